@@ -1,0 +1,123 @@
+"""Domain errors. They know no protocol: each edge (HTTP, gRPC, command line) has one table that maps them.
+
+Rules of this module: pure; imports nothing of ours; the text of an error is safe to show to a client and says what to
+do next; it never holds a passphrase, a token, private bytes or signed content.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class NotaryError(Exception):
+    """Base of every error that this program raises on purpose; ``str(error)`` is the message."""
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+class NotFound(NotaryError):
+    """The metadata, key or collection does not exist (or may not be told from one that does not)."""
+
+
+class MalformedUpload(NotaryError):
+    """The body of an upload is not the multipart form that the protocol asks for."""
+
+
+class NoFilename(NotaryError):
+    """A part of an upload names no role."""
+
+
+class InvalidRole(NotaryError):
+    """A name is not the name of a TUF role, or the role does not fit the operation."""
+
+
+class MalformedJSON(NotaryError):
+    """Bytes are not the strict JSON that metadata must be, or lack its outermost shape."""
+
+
+class InvalidGun(NotaryError):
+    """The server does not hold collections of this name."""
+
+
+class InvalidParameters(NotaryError):
+    """A query parameter is not what it must be."""
+
+
+class TooLarge(NotaryError):
+    """A request is larger than the configured limit."""
+
+
+class Unauthorized(NotaryError):
+    """The caller lacks a right.
+
+    ``challenge`` is the value of ``WWW-Authenticate``; ``access`` the rights that were asked for, as triples
+    (type, name, action).
+    """
+
+    def __init__(self, message: str, challenge: str, access: tuple[tuple[str, str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+        self.access = access
+
+
+# -- metadata ---------------------------------------------------------------------------------------------------------
+
+
+class Fault(StrEnum):
+    """Which part of an upload breaks the rules; the values are what clients parse (docs/protocol.md, section 1)."""
+
+    VALIDATION = "ErrValidation"
+    HIERARCHY = "ErrBadHierarchy"
+    ROOT = "ErrBadRoot"
+    TARGETS = "ErrBadTargets"
+    SNAPSHOT = "ErrBadSnapshot"
+
+
+class InvalidUpdate(NotaryError):
+    """An upload that parses but breaks a rule of TUF or of this service.
+
+    ``missing`` names the absent role when ``fault`` is HIERARCHY, else it is "".
+    """
+
+    def __init__(self, fault: Fault, message: str, missing: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.missing = missing
+
+
+class InvalidMetadata(NotaryError):
+    """One metadata file, by itself, is not valid: its structure, signatures, version or expiry."""
+
+
+# -- storage and signing ----------------------------------------------------------------------------------------------
+
+
+class OldVersion(NotaryError):
+    """A role's stored version is not below the one to be written: somebody else published first."""
+
+
+class KeyNotFound(NotaryError):
+    """The signing service does not hold a key of this id."""
+
+
+class UnsupportedAlgorithm(NotaryError):
+    """The signing service cannot make or use keys of this algorithm."""
+
+
+class SigningFailed(NotaryError):
+    """The signing service could not be reached or could not do its work."""
+
+
+class StorageFailed(NotaryError):
+    """The store could not be reached or could not do its work."""
+
+
+# -- start-up ---------------------------------------------------------------------------------------------------------
+
+
+class ConfigError(NotaryError):
+    """A configuration value cannot be used. The message is one line: the key or variable, the value, what was expected.
+
+    Values of secrets are never shown.
+    """

@@ -1,0 +1,158 @@
+"""The two storage ports, and the records that pass through them.
+
+Rules of this module: pure; a port says what is stored, never how. Every method may be called at any time from the
+reactor's thread and never blocks it. Records are immutable. Bytes come back exactly as they were given. Rows that a
+Go Notary marked deleted do not exist for us (docs/protocol.md, section 5).
+
+A backend fails with :class:`notary.errors.StorageFailed` when its database does; everything else that a method raises
+is said at the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from twisted.internet.defer import Deferred
+
+from notary.tuf.model import Gun, RoleName
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One metadata file to be written: the bytes are the whole signed file."""
+
+    role: RoleName
+    version: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One metadata file as it is stored.
+
+    ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC).
+    """
+
+    role: RoleName
+    version: int
+    data: bytes
+    sha256: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of the changefeed. A deletion has version 0 and an empty ``sha256``. ``created`` is aware, UTC."""
+
+    id: int
+    created: datetime
+    gun: str
+    version: int
+    sha256: str
+    category: Literal["update", "deletion"]
+
+
+class MetadataStore(Protocol):
+    """The signed metadata of every collection, all versions, and the changefeed."""
+
+    def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
+        """The newest version of each of ``roles`` that exists, read as of one moment; absent roles are left out."""
+        ...
+
+    def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
+        """The version of ``role`` with this checksum (lower-case hex). Raises NotFound."""
+        ...
+
+    def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
+        """The given version of ``role``. Raises NotFound."""
+        ...
+
+    def publish(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+        """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
+
+        Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
+        comes twice: somebody else was first. InvalidGun if the backend cannot hold this name, or cannot tell it from
+        an existing one.
+        """
+        ...
+
+    def delete(self, gun: Gun) -> Deferred[bool]:
+        """Remove every version of every role. True, with one ``deletion`` record, if there was anything to remove."""
+        ...
+
+    def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Deferred[Sequence[Change]]:
+        """At most ``abs(records)`` changes (of one collection, or of all if ``gun`` is None), oldest first.
+
+        ``records`` > 0 takes those after ``change_id`` (None: from the beginning); ``records`` < 0 takes those just
+        before it. A negative ``change_id`` stands for the end of the feed and always goes backwards.
+        ``records`` is never 0. (docs/protocol.md, section 1)
+        """
+        ...
+
+    def check(self) -> Deferred[None]:
+        """Do the smallest real piece of work; raises StorageFailed if that is not possible."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A signing key at rest. ``private`` is wrapped (a compact JWE, see docs/protocol.md section 5), never plain.
+
+    ``last_used`` (aware, UTC) is None while the key is pending: made, handed out, never used to sign.
+    """
+
+    key_id: str
+    algorithm: str
+    public: bytes
+    private: bytes
+    gun: str
+    role: str
+    passphrase_alias: str
+    encryption_alg: str = "A256GCM"
+    keywrap_alg: str = "PBES2-HS256+A128KW"
+    last_used: datetime | None = None
+
+
+class KeyStore(Protocol):
+    """The signer's keys, wrapped."""
+
+    def add(self, key: StoredKey) -> Deferred[StoredKey]:
+        """Store a pending key, unless a pending one of the same gun, role and algorithm exists; return the one kept.
+
+        Callers that race for the same three get the same key, on one instance or several.
+        """
+        ...
+
+    def get(self, key_id: str) -> Deferred[StoredKey]:
+        """The key of this id. Raises KeyNotFound."""
+        ...
+
+    def pending(self, gun: str, role: str, algorithm: str) -> Deferred[StoredKey | None]:
+        """The pending key of this gun, role and algorithm, if there is one."""
+        ...
+
+    def mark_used(self, key_id: str, when: datetime) -> Deferred[None]:
+        """End the pending state of a key; no effect if it has ended or the key is gone.
+
+        Needs no right to UPDATE: the row is deleted and inserted again, in one transaction.
+        """
+        ...
+
+    def delete(self, key_id: str) -> Deferred[bool]:
+        """Remove a key; False if there was none."""
+        ...
+
+    def check(self) -> Deferred[None]:
+        """Do the smallest real piece of work; raises StorageFailed if that is not possible."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        ...
