@@ -1,0 +1,48 @@
+# Two commands matter: `make up` and `make test`. `make help` lists the rest.
+# The work is done by small scripts in etc/; both commands install what they miss.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint pytest fixtures docs-config clean runtime dev packages
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+up: runtime ## serve https://localhost:4443 in the foreground, and print a session to try
+	@etc/up.sh
+
+test: packages lint pytest ## run every check: ruff, mypy, all tests with coverage
+
+lint: dev ## ruff and mypy only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
+	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+fixtures: dev ## make all certificates and keys in fixtures/ anew (ten years)
+	$(BIN)/python fixtures/regenerate.py
+
+docs-config: dev ## write docs/configuration.md from the table in notary/config/
+	$(BIN)/python -m notary.config >docs/configuration.md
+
+clean: ## remove .venv, caches and build leftovers; var/ with its database stays
+	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis _trial_temp
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- what those need ----------------------------------------------------------------------------------------------------
+
+runtime:
+	@etc/require-packages.sh up
+	@etc/venv.sh runtime
+
+dev:
+	@etc/require-packages.sh up
+	@etc/venv.sh dev
+
+packages:
+	@etc/require-packages.sh test

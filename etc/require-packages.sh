@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|test
+#
+# Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
+# the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
+set -euo pipefail
+
+target=${1:?up or test}
+python=${PYTHON:-python3}
+
+if ! command -v "$python" >/dev/null; then
+    echo "error: $python is not installed; Python 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 names another)" >&2
+    exit 1
+fi
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+case $version in
+    3.11 | 3.12 | 3.13) ;;
+    *)
+        echo "error: $python is Python $version; 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 names another)" >&2
+        exit 1
+        ;;
+esac
+
+missing_packages() {
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
+    if [ "$target" = test ]; then
+        command -v openssl >/dev/null || echo openssl
+        # The client, the server and the signer that the interop tests talk to.
+        { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
+    fi
+}
+
+missing=$(missing_packages | tr '\n' ' ')
+missing=${missing% }
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "error: missing, and there is no apt-get to install it with; the Debian packages are: $missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "Some packages are missing. Run this, then the same make command again:" >&2
+    echo "    sudo apt-get update && sudo apt-get install -y $missing" >&2
+    exit 1
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+install() {
+    # shellcheck disable=SC2086  # one word a package
+    apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing </dev/null
+}
+echo "Installing Debian packages: $missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# The package lists may be good already. If not, or if an earlier run was cut off, put things in order and try again.
+if ! install >"$log" 2>&1; then
+    if ! { dpkg --configure -a && apt-get update && install; } >"$log" 2>&1; then
+        cat "$log" >&2
+        echo "error: could not install: $missing" >&2
+        exit 1
+    fi
+fi
+missing=$(missing_packages | tr '\n' ' ')
+if [ -n "$missing" ]; then
+    echo "error: installed, yet $python still lacks what these should bring: $missing" >&2
+    exit 1
+fi

@@ -1,0 +1,393 @@
+"""The configuration of both daemons: ``(text, environ, directory) -> ServerConfig | SignerConfig``.
+
+Rules of this package:
+
+- Pure: it reads no file, no environment and no clock; it imports nothing of ours but ``notary.errors``.
+- The frozen dataclasses below are the one table of keys. A field made with ``key`` is a key: its type, its default,
+  when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
+  ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits`` and ``caching.memory_bytes`` are ours.
+- What looks like a mistake but harms nothing (an unknown key) becomes a line in ``config.warnings``.
+"""
+
+# ruff: noqa: RUF009 - a field made by key() is what dataclasses.field() would be, only with the table's row in it
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+from notary.config.table import Reader, key, shown, variable_part
+from notary.config.values import (
+    ADDRESS,
+    BOOLEAN,
+    BYTES,
+    CACHE_BYTES,
+    FILE,
+    GUN_PREFIXES,
+    HOST,
+    LEVEL,
+    LOG_LEVELS,
+    MAX_AGE,
+    PORT,
+    SECONDS,
+    TEXT,
+    Address,
+    Secret,
+    one_of,
+)
+from notary.errors import ConfigError
+
+__all__ = ["LOG_LEVELS", "Address", "Secret"]
+
+SQL_BACKENDS = ("mysql", "postgres", "sqlite3")
+"""The storage backends that need ``storage.db_url``."""
+
+SERVER_PREFIX = "NOTARY_SERVER_"
+SIGNER_PREFIX = "NOTARY_SIGNER_"
+_DEFAULT_ALIAS = "DEFAULT_ALIAS"
+
+_REMOTE = ("trust_service.type", ("remote",))
+_TOKEN = ("auth.type", ("token",))
+_SQL = ("storage.backend", SQL_BACKENDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """The section ``logging``."""
+
+    level: str = key(
+        LEVEL,
+        "The least severe level that is logged; letter case does not matter, `warn` means `warning`, `trace` means "
+        "`debug`. SIGUSR1 makes a running daemon one step more verbose, SIGUSR2 one step less.",
+        default="error",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bugsnag:
+    """The section ``reporting.bugsnag``; ``api_key`` is "" if errors are reported to nobody."""
+
+    api_key: Secret = key(TEXT, "The API key of the Bugsnag project.", default=Secret(), secret=True)
+    release_stage: str = key(
+        TEXT, "The release stage that reports carry.", default="", needs=("reporting.bugsnag.api_key",)
+    )
+    endpoint: str = key(
+        TEXT, "The URL to report to, where it is not Bugsnag's own.", default="", needs=("reporting.bugsnag.api_key",)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporting:
+    """The section ``reporting``."""
+
+    bugsnag: Bugsnag = field(default_factory=Bugsnag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The section ``server`` of the server: plain HTTP if ``tls_cert_file`` is None."""
+
+    http_addr: Address = key(ADDRESS, "Where to listen for HTTP or HTTPS. `:4443` means port 4443 of every interface.")
+    tls_cert_file: Path | None = key(
+        FILE,
+        "The certificate for HTTPS: the leaf, then the intermediates, as PEM. Both files, or neither for plain HTTP.",
+        default=None,
+        needs=("server.tls_key_file",),
+    )
+    tls_key_file: Path | None = key(
+        FILE,
+        "The private key for HTTPS, as PEM. Both files, or neither for plain HTTP.",
+        default=None,
+        needs=("server.tls_cert_file",),
+    )
+    client_ca_file: Path | None = key(
+        FILE,
+        "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
+        default=None,
+        needs=("server.tls_cert_file",),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustService:
+    """The section ``trust_service``; a local one ignores everything but ``type``."""
+
+    type: str = key(
+        one_of("local", "remote"),
+        "Who holds the timestamp and snapshot keys: `remote` is a Notary signer; `local` keeps Ed25519 keys in this "
+        "process's memory until it ends, which is for trying things out.",
+    )
+    hostname: str = key(
+        HOST, "The host of the signer; its certificate must carry this name.", default="", required=True, when=_REMOTE
+    )
+    port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
+    key_algorithm: str = key(
+        one_of("ecdsa", "rsa", "ed25519"),
+        "The algorithm of the keys that the signer makes.",
+        default="ed25519",
+        required=True,
+        when=_REMOTE,
+    )
+    tls_ca_file: Path | None = key(
+        FILE,
+        "Certificates as PEM that the signer's certificate must chain to; by default those of the system.",
+        default=None,
+        when=_REMOTE,
+    )
+    tls_client_cert: Path | None = key(
+        FILE,
+        "The certificate to show to the signer. Both files or neither.",
+        default=None,
+        when=_REMOTE,
+        needs=("trust_service.tls_client_key",),
+    )
+    tls_client_key: Path | None = key(
+        FILE,
+        "The private key of `tls_client_cert`. Both files or neither.",
+        default=None,
+        when=_REMOTE,
+        needs=("trust_service.tls_client_cert",),
+    )
+
+
+_BACKEND = one_of("mysql", "postgres", "sqlite3", "memory")
+_BACKEND_DOC = "Where data lives; `memory` forgets it when the process ends."
+_DB_URL_DOC = (
+    "Which database: a DSN of go-sql-driver (`user:password@tcp(host:3306)/database?parseTime=true`) for mysql, a "
+    "`postgres://` URL for postgres, the path of a file for sqlite3 (relative to the directory of the configuration "
+    "file)."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The section ``storage`` of the server. A relative SQLite path in ``db_url`` has been made absolute."""
+
+    backend: str = key(_BACKEND, _BACKEND_DOC)
+    db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenOptions:
+    """The section ``auth.options``; empty unless ``auth.type`` is "token"."""
+
+    realm: str = key(
+        TEXT,
+        "The URL where clients get their token; it goes into the challenge.",
+        default="",
+        required=True,
+        when=_TOKEN,
+    )
+    service: str = key(
+        TEXT,
+        "The name of this service; tokens must have it as their audience.",
+        default="",
+        required=True,
+        when=_TOKEN,
+    )
+    issuer: str = key(TEXT, "The issuer that tokens must have.", default="", required=True, when=_TOKEN)
+    rootcertbundle: Path | None = key(
+        FILE,
+        "Certificates as PEM: a token must be signed by one of them or by a chain that leads to one.",
+        default=None,
+        required=True,
+        when=_TOKEN,
+    )
+    autoredirect: bool = key(
+        BOOLEAN,
+        "Send clients to `https://<the host they asked>/auth/token` instead of `realm`.",
+        default=False,
+        when=_TOKEN,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """The section ``auth``; ``type`` is "" (everybody may do everything) or "token"."""
+
+    type: str = key(
+        one_of("token")._replace(expected='"token", or "" for no authentication'),
+        "Who may read and write: `token` is the bearer scheme of the Docker registry; without it, everybody.",
+        default="",
+    )
+    options: TokenOptions = field(default_factory=TokenOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxAge:
+    """The section ``caching.max_age``: ``max-age`` of answers in seconds; 0 turns caching by clients off."""
+
+    current_metadata: int = key(
+        MAX_AGE, "Seconds that clients may cache the current metadata of a role; 0 means not at all.", default=300
+    )
+    consistent_metadata: int = key(
+        MAX_AGE,
+        "Seconds that clients may cache metadata that was asked for by checksum or version; 0 means not at all.",
+        default=2_592_000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caching:
+    """The section ``caching``."""
+
+    max_age: MaxAge = field(default_factory=MaxAge)
+    memory_bytes: int = key(
+        CACHE_BYTES, "How much metadata this process keeps in memory, in bytes; 0 means none.", default=64 << 20
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repositories:
+    """The section ``repositories``; without prefixes every GUN is accepted."""
+
+    gun_prefixes: tuple[str, ...] = key(
+        GUN_PREFIXES,
+        "If given, only GUNs that begin with one of these are held. In the environment: separated by spaces.",
+        default=(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The section ``limits``: sizes in bytes, times in seconds."""
+
+    upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; beyond it 413.", default=100 << 20)
+    header_bytes: int = key(BYTES, "The largest request line and headers together, in bytes.", default=64 << 10)
+    header_timeout: float = key(
+        SECONDS, "Seconds from the first byte of a request to the end of its headers.", default=15.0
+    )
+    body_timeout: float = key(SECONDS, "Seconds that a request's body may stand still.", default=30.0)
+    idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+
+
+_DEBUG_DOC = "Serve profiles and variables on localhost:8080, as the flag `-debug` does."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The configuration of ``notary-server``; ``warnings`` are lines for the log."""
+
+    server: Server
+    trust_service: TrustService
+    storage: Storage
+    auth: Auth = field(default_factory=Auth)
+    logging: Logging = field(default_factory=Logging)
+    reporting: Reporting = field(default_factory=Reporting)
+    caching: Caching = field(default_factory=Caching)
+    repositories: Repositories = field(default_factory=Repositories)
+    limits: Limits = field(default_factory=Limits)
+    debug: bool = key(BOOLEAN, _DEBUG_DOC, default=False)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerServer:
+    """The section ``server`` of the signer: always TLS."""
+
+    grpc_addr: Address = key(ADDRESS, "Where to listen for gRPC. `:7899` means port 7899 of every interface.")
+    tls_cert_file: Path = key(FILE, "The certificate for TLS: the leaf, then the intermediates, as PEM.")
+    tls_key_file: Path = key(FILE, "The private key for TLS, as PEM.")
+    client_ca_file: Path | None = key(
+        FILE,
+        "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerStorage:
+    """The section ``storage`` of the signer. A relative SQLite path in ``db_url`` has been made absolute."""
+
+    backend: str = key(_BACKEND, _BACKEND_DOC)
+    db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
+    default_alias: str = key(
+        TEXT,
+        "The alias of the passphrase that encrypts new keys; `NOTARY_SIGNER_DEFAULT_ALIAS` stands in for it. The "
+        "passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`.",
+        default="",
+        required=True,
+        when=_SQL,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerConfig:
+    """The configuration of ``notary-signer``; ``passphrases`` are keyed by the variable name after the prefix."""
+
+    server: SignerServer
+    storage: SignerStorage
+    logging: Logging = field(default_factory=Logging)
+    reporting: Reporting = field(default_factory=Reporting)
+    debug: bool = key(BOOLEAN, _DEBUG_DOC, default=False)
+    passphrases: Mapping[str, Secret] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def passphrase(self, alias: str) -> Secret | None:
+        """Return the passphrase of an alias, or None if the environment does not give it. Letter case is ignored."""
+        return self.passphrases.get(variable_part(alias))
+
+
+_Store = TypeVar("_Store", Storage, SignerStorage)
+
+
+def _resolved(storage: _Store, directory: Path) -> _Store:
+    """Make a relative path of an SQLite file absolute; URLs and ``:memory:`` are left alone."""
+    if storage.backend != "sqlite3" or re.match(r":memory:|[A-Za-z][A-Za-z0-9+.-]*:", storage.db_url):
+        return storage
+    return dataclasses.replace(storage, db_url=Secret(directory / storage.db_url))
+
+
+def load_server(text: str, environ: Mapping[str, str], directory: str | Path) -> ServerConfig:
+    """Read the configuration of the server.
+
+    Args:
+        text: The configuration file, JSON.
+        environ: The environment, for ``NOTARY_SERVER_*``.
+        directory: The directory of the configuration file, where relative paths begin.
+
+    Raises:
+        ConfigError: A value is missing or cannot be used.
+    """
+    reader = Reader(ServerConfig, text, environ, SERVER_PREFIX, Path(directory))
+    reader.warn_of_variables("ignored")
+    config = reader.read(ServerConfig, warnings=tuple(reader.warnings))
+    return dataclasses.replace(config, storage=_resolved(config.storage, Path(directory)))
+
+
+def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) -> SignerConfig:
+    """Read the configuration of the signer.
+
+    Every variable ``NOTARY_SIGNER_*`` that names no key is the passphrase of the alias that it names. A database needs
+    the passphrase of its default alias from the start, lest the first key creation be the one to find out.
+
+    Args:
+        text: The configuration file, JSON.
+        environ: The environment, for ``NOTARY_SIGNER_*``.
+        directory: The directory of the configuration file, where relative paths begin.
+
+    Raises:
+        ConfigError: A value is missing or cannot be used.
+    """
+    reader = Reader(SignerConfig, text, environ, SIGNER_PREFIX, Path(directory))
+    reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
+    reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
+    passphrases = {
+        name.removeprefix(SIGNER_PREFIX): Secret(value)
+        for name, value in reader.other_variables.items()
+        if name != SIGNER_PREFIX + _DEFAULT_ALIAS
+    }
+    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
+    alias = config.storage.default_alias
+    if config.storage.backend in SQL_BACKENDS and config.passphrase(alias) is None:
+        raise ConfigError(
+            f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
+            f"expected the passphrase of storage.default_alias {shown(alias)}"
+        )
+    return dataclasses.replace(config, storage=_resolved(config.storage, Path(directory)))

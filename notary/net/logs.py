@@ -1,0 +1,199 @@
+"""Log lines: an observer of ``twisted.logger`` that writes one line of JSON or logfmt for each event.
+
+Rules of this module:
+
+- A line carries ``level``, ``msg`` and ``time`` (RFC 3339, UTC) and the event's own fields, laid out as the reference's
+  logger does (docs/protocol.md, section 7). Every line is printable ASCII: whatever a client puts into a path or a name
+  cannot end the line or begin another.
+- A field is whatever keyword the code that logs passes. Whoever logs keeps secrets out of them.
+- Levels are those of the reference. Twisted's ``critical`` is ``error`` here: the process goes on. Only the end of the
+  process is ``fatal``.
+- What Twisted itself tells (factories, ports, reactors) and what libraries print to standard output is ``debug``.
+- Logging never raises: a stream that is closed or broken loses lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from threading import RLock
+from typing import Any, Literal, Protocol
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
+from zope.interface import implementer  # type: ignore[import-untyped]
+
+LEVELS = ("panic", "fatal", "error", "warning", "info", "debug")
+"""The names of the levels, least verbose first."""
+
+Layout = Literal["json", "logfmt"]
+
+_LEVEL_NAMES = {
+    LogLevel.debug: "debug",
+    LogLevel.info: "info",
+    LogLevel.warn: "warning",
+    LogLevel.error: "error",
+    LogLevel.critical: "error",
+}
+
+# Members of an event that are not fields: Twisted's own, and those of its old logging interface.
+_NOT_FIELDS = frozenset(
+    {"failure", "format", "isError", "logLevel", "message", "system", "time", "why"},
+)
+_OWN_FIELDS = ("level", "msg", "time")
+
+
+class Stream(Protocol):
+    """Where lines go: standard error, an open file, a ``twisted.python.logfile.LogFile``."""
+
+    def write(self, text: str, /) -> object:
+        """Write one line, its newline included."""
+
+    def flush(self) -> object:
+        """Hand what was written to the operating system."""
+
+
+@implementer(ILogObserver)
+class LineObserver:
+    """Writes events at or above a level, which may change while the process runs.
+
+    Args:
+        stream: Where lines go.
+        layout: "json" or "logfmt".
+        level: One of LEVELS; "info" is the level of the reference until its configuration has been read.
+        clock: The time of lines that are no events, in seconds since 1970.
+    """
+
+    def __init__(
+        self, stream: Stream, layout: Layout = "json", level: str = "info", clock: Callable[[], float] = time.time
+    ) -> None:
+        self._stream = stream
+        self._render = _json_line if layout == "json" else _logfmt_line
+        self._clock = clock
+        # Reentrant, because Twisted's handlers of signals log, and a signal may come in the middle of a line.
+        self._lock = RLock()
+        self.level = level
+
+    @property
+    def level(self) -> str:
+        """The least severe level that is written."""
+        return LEVELS[self._threshold]
+
+    @level.setter
+    def level(self, name: str) -> None:
+        self._threshold = LEVELS.index(name)
+
+    def step(self, *, more: bool) -> None:
+        """Make the log one level more or less verbose, as a signal asks, and say so at any level."""
+        wanted = self._threshold + (1 if more else -1)
+        if 0 <= wanted < len(LEVELS):
+            self._threshold = wanted
+            self.announce("info", f"The log level is now {self.level}")
+        else:
+            self.announce("warning", f"The log level stays {self.level}: there is no level beyond it")
+
+    def announce(self, level: str, msg: str, /, **fields: object) -> None:
+        """Write a line whatever the threshold: the version, warnings of the configuration, the end of the process."""
+        self._write(level, msg, self._clock(), fields)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event, if it is severe enough."""
+        level = _level(event)
+        if LEVELS.index(level) > self._threshold:
+            return
+        fields = {
+            name: value for name, value in event.items() if not name.startswith("log_") and name not in _NOT_FIELDS
+        }
+        msg = formatEvent(event)
+        failure = event.get("log_failure")
+        if failure is None and isinstance(event.get("failure"), Failure):  # Twisted's old interface
+            failure = event["failure"]
+            msg = safe_str(event.get("why") or "Unhandled Error")
+        if failure is not None:
+            fields |= failure_fields(failure)
+        self._write(level, msg, event.get("log_time") or self._clock(), fields)
+
+    def _write(self, level: str, msg: str, seconds: float, fields: dict[str, Any]) -> None:
+        stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        values: dict[str, Any] = {"level": level, "msg": msg, "time": stamp}
+        for name, value in fields.items():
+            values[f"fields.{name}" if name in _OWN_FIELDS else name] = _plain(value)
+        line = self._render(values) + "\n"
+        try:
+            with self._lock:
+                self._stream.write(line)
+                self._stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            # Nobody reads the log any more (EPIPE), the disk is full, the stream is closed, or a signal came while
+            # Python was writing to it. There is nowhere to say so, and it is no reason to stop serving.
+            return
+
+
+def failure_fields(failure: Failure) -> dict[str, str]:
+    """Describe a failure in two fields: ``error``, with its causes, and ``traceback``: places only, no source lines."""
+    places = traceback.walk_tb(failure.getTracebackObject())  # type: ignore[no-untyped-call]
+    return {
+        "error": ", because ".join(_errors(failure.value)),
+        "traceback": "; ".join(f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in places),
+    }
+
+
+def _errors(error: BaseException | None) -> Iterator[str]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield f"{type(error).__name__}: {safe_str(error)}"
+        error = error.__cause__
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level", LogLevel.info)
+    if level is LogLevel.info and _is_noise(event):
+        level = LogLevel.debug
+    return _LEVEL_NAMES[level]
+
+
+def _is_noise(event: LogEvent) -> bool:
+    """Whether Twisted, or a library that prints, tells something that nobody asked for."""
+    namespace = event.get("log_namespace") or ""
+    # A factory speaks in the name of its own class, which may be one of ours.
+    return (
+        namespace in ("log_legacy", "stdout")
+        or namespace.startswith("twisted.")
+        or (event.get("log_format") or "").startswith(("Starting factory ", "Stopping factory "))
+    )
+
+
+def _plain(value: object) -> str | float | bool | None:
+    """Turn a field's value into one that JSON has."""
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and value.bit_length() < 64):  # noqa: PLR2004
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else safe_str(value)
+
+
+def _quoted(value: object) -> str:
+    # JSON leaves DEL as it is; everything else that is not printable ASCII comes out escaped.
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return "{" + ",".join(f"{_quoted(name)}:{_quoted(values[name])}" for name in sorted(values)) + "}"
+
+
+def _logfmt_line(values: dict[str, Any]) -> str:
+    """Lay out as the reference's text formatter does: time, level and msg first, quotes only where needed."""
+    names = ["time", "level", "msg", *sorted(values.keys() - set(_OWN_FIELDS))]
+    return " ".join(f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}={_logfmt_value(values[name])}" for name in names)
+
+
+def _logfmt_value(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if re.fullmatch(r"[A-Za-z0-9._/@^+-]*", text) else _quoted(text)

@@ -1,0 +1,379 @@
+"""TLS contexts from files, and listening ports.
+
+Rules of this module: a file that is named but cannot be used is a ConfigError that names its key, the file and the
+cause, never a weaker connection; files are read when a context is built, before anything listens; TLS 1.2 is the
+oldest version spoken, with forward secrecy and authenticated encryption only; every certificate of a bundle is a trust
+anchor, leaf and intermediate included, as in Go, where OpenSSL by itself wants a self-signed root; a client trusts the
+bundle it was given and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import idna
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from OpenSSL import SSL
+from OpenSSL.crypto import X509, X509StoreFlags
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from service_identity.exceptions import CertificateError, VerificationError
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IReactorFDSet,
+)
+from twisted.internet.tcp import Port, Server
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer  # type: ignore[import-untyped]
+
+from notary.errors import ConfigError
+
+_log = Logger()
+
+HTTP: Final = (b"http/1.1",)
+"""The protocols (ALPN) of HTTPS."""
+GRPC: Final = (b"h2",)
+"""The protocols (ALPN) of gRPC."""
+_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
+_BACKLOG: Final = 1024
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+_Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerOptions:
+    """Makes the server's side of connections.
+
+    ``context`` may be replaced at any time: the connections that are made from then on use the new one.
+    """
+
+    def __init__(self, context: SSL.Context) -> None:
+        self.context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+        """Return the OpenSSL side of a new connection."""
+        return SSL.Connection(self.context)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientOptions:
+    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove."""
+
+    def __init__(self, context: SSL.Context, hostname: str) -> None:
+        self._context = context
+        self._hostname = hostname
+        self._is_address = _is_address(hostname)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+        """Return the OpenSSL side of a new connection."""
+        connection = SSL.Connection(self._context)
+        if not self._is_address:
+            connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
+        return connection
+
+    def _verify(self, connection: SSL.Connection, certificate: X509, _error: int, depth: int, trusted: int) -> bool:
+        if not trusted or depth > 0:
+            return bool(trusted)
+        leaf = certificate.to_cryptography()
+        try:
+            if self._is_address:
+                verify_certificate_ip_address(leaf, self._hostname)
+            else:
+                verify_certificate_hostname(leaf, self._hostname)
+        except (VerificationError, CertificateError):
+            connection.get_app_data().failVerification(Failure())
+            return False
+        return True
+
+
+def server_context(
+    cert_file: Path,
+    key_file: Path,
+    client_ca_file: Path | None = None,
+    protocols: Sequence[bytes] = HTTP,
+    section: str = "server",
+) -> SSL.Context:
+    """Return the context of a server.
+
+    ``cert_file`` holds the leaf, then the intermediates; with ``client_ca_file`` every client must show a certificate
+    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``section`` is where the
+    configuration names the files, for messages. Raises ConfigError. An expired certificate is only warned about: a
+    server that does not start helps nobody, and its clients will say so.
+    """
+    context = _context(SSL.TLS_SERVER_METHOD)
+    _use_certificate(context, f"{section}.tls_cert_file", cert_file, f"{section}.tls_key_file", key_file)
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
+    if client_ca_file is not None:
+        _trust(context, f"{section}.client_ca_file", client_ca_file)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        # OpenSSL resumes the session of a client with a certificate only within a named context.
+        context.set_session_id(b"notary")
+    return context
+
+
+def server_options(
+    cert_file: Path,
+    key_file: Path,
+    client_ca_file: Path | None = None,
+    protocols: Sequence[bytes] = HTTP,
+    section: str = "server",
+) -> ServerOptions:
+    """Return what `listen` needs for TLS; see `server_context`."""
+    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section))
+
+
+def client_options(
+    hostname: str,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    protocols: Sequence[bytes] = GRPC,
+    section: str = "trust_service",
+) -> ClientOptions:
+    """Return the options of a TLS client of ``hostname``, for `twisted.internet.endpoints.wrapClientTLS`.
+
+    Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
+    ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD)
+    if cert_file is not None and key_file is not None:
+        _use_certificate(context, f"{section}.tls_client_cert", cert_file, f"{section}.tls_client_key", key_file)
+    context.set_alpn_protos(list(protocols))
+    if ca_file is not None:
+        _trust(context, f"{section}.tls_ca_file", ca_file)
+    else:
+        context.set_default_verify_paths()
+    return ClientOptions(context, hostname)
+
+
+def _context(method: int) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(_CIPHERS)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions resume by ticket; nothing is kept here
+    return context
+
+
+def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
+    return next((protocol for protocol in ours if protocol in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _use_certificate(context: SSL.Context, cert_name: str, cert_file: Path, key_name: str, key_file: Path) -> None:
+    certificates = _certificates(cert_name, cert_file)
+    leaf = certificates[0]
+    key = _private_key(key_name, key_file)
+    if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
+        raise ConfigError(
+            f'{key_name}: "{key_file}" is not the key of the first certificate in "{cert_file}"; '
+            f"expected a pair, and the leaf before the intermediates"
+        )
+    try:
+        context.use_certificate(leaf)
+        context.use_privatekey(key)
+        for intermediate in certificates[1:]:
+            context.add_extra_chain_cert(intermediate)
+    except SSL.Error as error:
+        raise ConfigError(f'{cert_name}: "{cert_file}" is refused by OpenSSL ({_reason(error)})') from None
+    _warn_of_dates(cert_name, cert_file, certificates)
+
+
+def _trust(context: SSL.Context, name: str, path: Path) -> None:
+    """Make every certificate in a file, and nothing else, a trust anchor of the context."""
+    certificates = _certificates(name, path)
+    store = context.get_cert_store()
+    assert store is not None  # noqa: S101 - a context that was just made has one
+    for certificate in certificates:
+        store.add_cert(X509.from_cryptography(certificate))
+    store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
+    _warn_of_dates(name, path, certificates)
+
+
+def _read(name: str, path: Path, expected: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f'{name}: "{path}" cannot be read ({error.strerror}); expected {expected}') from None
+
+
+def _certificates(name: str, path: Path) -> list[x509.Certificate]:
+    expected = "a file of certificates as PEM"
+    data = _read(name, path, expected)
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError:
+        cause = "holds a malformed certificate" if b"-----BEGIN CERTIFICATE-----" in data else "holds no certificate"
+        raise ConfigError(f'{name}: "{path}" {cause}; expected {expected}') from None
+
+
+def _private_key(name: str, path: Path) -> _Key:
+    expected = "a private key (RSA, ECDSA or Ed25519) as PEM, without a passphrase"
+    data = _read(name, path, expected)
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError:
+        raise ConfigError(f'{name}: "{path}" is encrypted; expected {expected}') from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f'{name}: "{path}" holds no usable private key; expected {expected}') from None
+    if not isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey)):
+        raise ConfigError(f'{name}: "{path}" holds a key of another kind; expected {expected}')
+    return key
+
+
+def _public_bytes(key: Any) -> bytes:
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _warn_of_dates(name: str, path: Path, certificates: Sequence[x509.Certificate]) -> None:
+    now = datetime.now(UTC)
+    for certificate in certificates:
+        subject = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc <= now:
+            when = certificate.not_valid_after_utc.isoformat()
+            _log.warn(
+                "{key}: the certificate of {subject} in {path} EXPIRED at {when}; peers will refuse it",
+                key=name,
+                subject=subject,
+                path=str(path),
+                when=when,
+            )
+        elif certificate.not_valid_before_utc > now:
+            when = certificate.not_valid_before_utc.isoformat()
+            _log.warn(
+                "{key}: the certificate of {subject} in {path} is not valid before {when}; peers will refuse it",
+                key=name,
+                subject=subject,
+                path=str(path),
+                when=when,
+            )
+
+
+def _reason(error: SSL.Error) -> str:
+    reasons = [entry[2] for entry in error.args[0] if entry[2]] if error.args else []
+    return "; ".join(reasons) or "unknown cause"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+# -- listening --------------------------------------------------------------------------------------------------------
+
+
+class _Server(Server):
+    """A connection that sends at once what the socket takes.
+
+    The stock one asks the reactor to be told when the socket is writable, for every write, although a socket that has
+    nothing queued nearly always is: two system calls and a turn of the reactor for each answer.
+    """
+
+    _waiting = False  # for the reactor to say that the socket is writable
+
+    def write(self, data: bytes) -> None:
+        """Write ``data``, now as far as possible."""
+        if not self._waiting and self.connected:
+            sent = self.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int) and sent > 0:
+                data = data[sent:]
+            # A lost connection is found again, and reported, when the reactor writes.
+        super().write(data)
+
+    def startWriting(self) -> None:
+        """Ask to be told when the socket is writable; until then data is queued."""
+        self._waiting = True
+        super().startWriting()
+
+    def stopWriting(self) -> None:
+        """All that was queued is sent."""
+        self._waiting = False
+        super().stopWriting()
+
+
+class _Port(Port):
+    """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
+
+    transport = _Server
+
+    def createInternetSocket(self) -> socket.socket:
+        """Return the socket that will be bound."""
+        made: socket.socket = super().createInternetSocket()
+        if self.interface == "::":
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        return made
+
+
+def listen(
+    reactor: Any, host: str, port: int, factory: IProtocolFactory, tls: ServerOptions | None = None
+) -> Deferred[IListeningPort]:
+    """Listen on ``host``: an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no
+    IPv6). ``port`` 0 means any. With ``tls``, connections speak TLS.
+
+    Fails with CannotListenError.
+    """
+    if tls is not None:
+        wrapper = TLSMemoryBIOFactory(tls, isClient=False, wrappedFactory=factory, clock=reactor)
+        # The default protocol collects small writes for a turn of the reactor; our answers are single writes.
+        wrapper.protocol = TLSMemoryBIOProtocol
+        factory = wrapper
+    return maybeDeferred(_listen, reactor, host, port, factory)
+
+
+def _listen(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+    if host:
+        return _bind(reactor, _resolve(host, port), port, factory)
+    try:
+        return _bind(reactor, "::", port, factory)
+    except CannotListenError as error:
+        if error.socketError.errno not in _NO_IPV6:
+            raise
+        return _bind(reactor, "0.0.0.0", port, factory)  # noqa: S104 - what "every interface" means
+
+
+def _bind(reactor: Any, interface: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+    if not IReactorFDSet.providedBy(reactor):
+        listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
+        return listening
+    bound = _Port(port, factory, _BACKLOG, interface, reactor)
+    bound.startListening()
+    return bound
+
+
+def _resolve(host: str, port: int) -> str:
+    """Return one address of a host, IPv4 if it has one, as Go does."""
+    if _is_address(host):
+        return host
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise CannotListenError(host, port, error) from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])

@@ -1,0 +1,357 @@
+"""Who may do what: the port, no authentication at all, and the Docker registry's bearer tokens.
+
+Rules of this module: checking a token is pure (text and the time in; a subject out, or Unauthorized) and bounded in
+work, and nothing that a caller sends makes it raise anything but Unauthorized. No part of a token gets into an error,
+but for the subject of one that was accepted. A key that the token itself brings is used only when the bundle vouches
+for it. (docs/protocol.md, section 8; RFC 6750, RFC 7515, RFC 7519)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwcrypto.common import JWException  # type: ignore[import-untyped]
+from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
+from jwcrypto.jws import JWS  # type: ignore[import-untyped]
+from OpenSSL import crypto
+
+from notary.errors import ConfigError, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
+from notary.tuf.canonical import Members, parse
+
+Access: TypeAlias = tuple[str, str, str]
+"""A right: (type of the resource, its name, action), for example ("repository", "example.com/app", "pull")."""
+
+ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+"""Signature algorithms of tokens: asymmetric ones only, since a public key must never do as a shared secret."""
+
+LEEWAY: Final = timedelta(seconds=60)
+"""How far the clock of a token's issuer may be off."""
+
+MAX_TOKEN: Final = 64 * 1024
+"""Characters of the longest token that is looked at."""
+
+MAX_CHAIN: Final = 8
+"""Certificates of the longest chain that a token may bring."""
+
+_BUNDLE: Final = "auth.options.rootcertbundle"
+_CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_HEADER: Final = frozenset({"alg", "kid", "x5c", "jwk", "crit", "b64"})
+_CLAIMS: Final = frozenset({"iss", "sub", "aud", "exp", "nbf", "access"})
+_RIGHTS: Final = frozenset({"type", "name", "actions"})
+_JWK_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+_ESCAPES: Final = {
+    **{'"': '\\"', "\\": "\\\\"},
+    **{"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"},
+}
+
+
+class AccessController(Protocol):
+    """Decides whether a request may go on."""
+
+    def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:
+        """Let through a request that needs every right of ``access``; return its subject, "" if nobody is named.
+
+        ``authorization`` and ``host`` are the request's headers of these names, ``now`` is aware. Raises Unauthorized.
+        """
+        ...
+
+
+class NoAuth:
+    """Everybody may do everything."""
+
+    def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:  # noqa: ARG002 - the port's
+        """Let the request through."""
+        return ""
+
+
+class _InvalidToken(NotaryError):
+    """A token is not accepted; the message says why and repeats nothing of it."""
+
+
+class TokenAuth:
+    """Accepts the tokens of one issuer that are meant for this service.
+
+    ``realm`` is where clients get them, ``service`` the audience that they must have. ``certificates`` (see
+    :func:`load_bundle`) are trusted as they are, each a key that signs tokens or an authority of such keys. With
+    ``autoredirect`` clients are sent to ``https://<the host they asked>/auth/token`` instead of ``realm``.
+    """
+
+    def __init__(
+        self,
+        realm: str,
+        service: str,
+        issuer: str,
+        certificates: Sequence[x509.Certificate],
+        autoredirect: bool = False,
+    ) -> None:
+        self._realm = realm
+        self._service = service
+        self._issuer = issuer
+        self._autoredirect = autoredirect
+        self._anchors = [crypto.X509.from_cryptography(certificate) for certificate in certificates]
+        keys = [_key_of(certificate) for certificate in certificates]
+        self._by_fingerprint = {
+            _fingerprint(certificate): key for certificate, key in zip(certificates, keys, strict=True)
+        }
+        self._by_members = {_members(key.export_public(as_dict=True)): key for key in keys}
+
+    def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:
+        """Check the bearer token of a request: see AccessController.
+
+        The challenge says ``invalid_token`` when the token is not accepted at all, ``insufficient_scope`` when it
+        lacks a right, and neither when there is none (RFC 6750, 3.1).
+        """
+        words = (authorization or "").split(" ")
+        if len(words) != 2 or words[0].lower() != "bearer":  # noqa: PLR2004 - "Bearer" and the token
+            raise self._unauthorized("a bearer token is needed: get one from the realm", "", host, access)
+        try:
+            subject, rights = self._check(words[1], now)
+        except (_InvalidToken, InvalidMetadata) as error:
+            raise self._unauthorized(f"the token is not accepted: {error}", "invalid_token", host, access) from None
+        if not rights.issuperset(access):
+            raise self._unauthorized("the token does not give the rights", "insufficient_scope", host, access)
+        return subject
+
+    # -- the token ----------------------------------------------------------------------------------------------------
+
+    def _check(self, token: str, now: datetime) -> tuple[str, frozenset[Access]]:
+        """The subject of ``token`` and the rights that it gives. Raises _InvalidToken or InvalidMetadata."""
+        if len(token) > MAX_TOKEN:
+            raise _InvalidToken("it is too long")
+        if _COMPACT.fullmatch(token) is None:
+            raise _InvalidToken("it is not a signed token in the compact form")
+        header_part, claims_part, _ = token.split(".")
+        header = Members(_object(header_part, "header"), _HEADER, "its header")
+        raw_claims = _object(claims_part, "claims")
+        claims = Members(raw_claims, _CLAIMS, "its claims")
+        # What costs little is looked at first; the order is otherwise of no matter, all must hold.
+        if claims.text("iss") != self._issuer:
+            raise _InvalidToken("it is of another issuer")
+        audience = raw_claims.get("aud")
+        if self._service not in ((audience,) if isinstance(audience, str) else claims.texts("aud")):
+            raise _InvalidToken("it is meant for another service")
+        seconds, leeway = now.timestamp(), LEEWAY.total_seconds()
+        if seconds > claims.integer("exp") + leeway:
+            raise _InvalidToken("it has expired")
+        if seconds < claims.integer("nbf") - leeway:
+            raise _InvalidToken("it is not valid yet")
+        rights = _rights(claims.sequence("access"))
+        subject = claims.text("sub")
+        _verify(token, header, self._signing_key(header, now))
+        return subject, rights
+
+    def _signing_key(self, header: Members, now: datetime) -> JWK:
+        """The key that the header names, in the reference's order of preference, if it is to be trusted."""
+        if chain := header.texts("x5c"):
+            return self._leaf_key(chain, now)
+        if jwk := header.mapping("jwk"):
+            # The key is found among ours or in the certificate by its text, which is unique (RFC 7638): what the token
+            # brings is never made into a key, so nothing in it (a private part, a use) can matter.
+            wanted = _members(jwk)
+            if chain := Members(jwk, frozenset({"x5c"}), "its jwk").texts("x5c"):
+                key = self._leaf_key(chain, now)
+                if _members(key.export_public(as_dict=True)) != wanted:
+                    raise _InvalidToken("its jwk is not the key of its certificate")
+                return key
+            if wanted not in self._by_members:
+                raise _InvalidToken("its jwk is not trusted")
+            return self._by_members[wanted]
+        key_id = header.text("kid")
+        if key_id not in self._by_fingerprint:
+            raise _InvalidToken("it names no key that is trusted")
+        return self._by_fingerprint[key_id]
+
+    def _leaf_key(self, chain: Sequence[str], now: datetime) -> JWK:
+        """The key of the first certificate of ``chain``, once the rest leads from it to one of ours.
+
+        The rules are those of the reference (Go's x509, any key usage): every certificate, ours as well, must be
+        inside its time, and every issuer must be an authority.
+        """
+        if len(chain) > MAX_CHAIN:
+            raise _InvalidToken("its chain of certificates is too long")
+        try:
+            certificates = [
+                x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True)) for encoded in chain
+            ]
+            key = _key_of(certificates[0])
+            leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
+        except (ValueError, UnsupportedAlgorithm):
+            raise _InvalidToken("its chain holds something that is not a certificate of a usable key") from None
+        store = crypto.X509Store()
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        store.set_time(now.astimezone(UTC))
+        for anchor in self._anchors:
+            store.add_cert(anchor)
+        try:
+            verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
+        except crypto.X509StoreContextError:
+            raise _InvalidToken("its chain of certificates does not lead to one that is trusted") from None
+        # OpenSSL leaves these to its caller. Its last certificate is ours, so nobody's signature on it matters.
+        for certificate in (found.to_cryptography() for found in verified[:-1]):
+            algorithm = certificate.signature_hash_algorithm
+            if algorithm is not None and algorithm.name in _WEAK_HASHES:
+                raise _InvalidToken("its chain of certificates uses a broken hash")
+        if not all(_is_authority(found.to_cryptography()) for found in verified[1:]):
+            raise _InvalidToken("its chain of certificates has an issuer that is no authority")
+        return key
+
+    # -- the challenge ------------------------------------------------------------------------------------------------
+
+    def _unauthorized(self, message: str, error: str, host: str, access: Sequence[Access]) -> Unauthorized:
+        """The error with a challenge that tells the client where to ask for which rights (RFC 6750, section 3)."""
+        realm = self._realm
+        if self._autoredirect and _HOST.fullmatch(host):
+            realm = f"https://{host}/auth/token"
+        parameters = [f"realm={_quote(realm)}", f"service={_quote(self._service)}"]
+        if access:
+            parameters.append(f"scope={_quote(_scope(access))}")
+        if error:
+            parameters.append(f'error="{error}"')
+        return Unauthorized(message, "Bearer " + ",".join(parameters), tuple(access))
+
+
+def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM file, of which there must be one at least.
+
+    Raises ConfigError naming the file, also when a certificate's key could sign no token.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{_BUNDLE}: cannot read {path}: {error.strerror}; expected PEM certificates") from None
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        raise ConfigError(f"{_BUNDLE}: {path} holds no certificate; expected PEM certificates")
+    try:
+        certificates = tuple(x509.load_pem_x509_certificates(data))
+    except ValueError:
+        raise ConfigError(f"{_BUNDLE}: {path} holds a damaged certificate; expected PEM certificates") from None
+    for certificate in certificates:
+        try:
+            _key_of(certificate)
+        except (ValueError, UnsupportedAlgorithm):
+            raise ConfigError(
+                f"{_BUNDLE}: {path} holds a certificate ({certificate.subject.rfc4514_string()}) whose key cannot sign"
+                " tokens; expected RSA, Ed25519, or ECDSA on P-256, P-384 or P-521"
+            ) from None
+    return certificates
+
+
+def _object(part: str, name: str) -> dict[str, Any]:
+    """One base64url part of a token as the JSON object that it must be."""
+    try:
+        value = parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, MalformedJSON):  # the message of neither is repeated: it may hold a piece of the token
+        raise _InvalidToken(f"its {name} cannot be read") from None
+    if not isinstance(value, dict):
+        raise _InvalidToken(f"its {name} are not an object")
+    return value
+
+
+def _rights(grants: Iterable[Any]) -> frozenset[Access]:
+    """What the claim ``access`` gives. An action is but its name: "*" is one action, not every action."""
+    rights: set[Access] = set()
+    for grant in grants:
+        members = Members(grant, _RIGHTS, "its access")
+        kind, name = members.text("type"), members.text("name")
+        rights.update((kind, name, action) for action in members.texts("actions"))
+    return frozenset(rights)
+
+
+def _verify(token: str, header: Members, key: JWK) -> None:
+    """Check the signature over ``token`` with ``key``. Raises _InvalidToken."""
+    if header.text("alg") not in ALGORITHMS:
+        raise _InvalidToken("its algorithm is not supported")
+    if header.sequence("crit") or header.flag("b64"):
+        # Such extensions change what the rest means, and the reference knows none (RFC 7515, 4.1.11; RFC 7797).
+        raise _InvalidToken("it needs an extension that is not supported")
+    jws = JWS()
+    jws.allowed_algs = list(ALGORITHMS)
+    try:
+        jws.deserialize(token)
+        jws.verify(key)
+    except JWException:  # its text holds pieces of the token
+        raise _InvalidToken("its signature is wrong") from None
+
+
+def _key_of(certificate: x509.Certificate) -> JWK:
+    """The public key of ``certificate``. Raises ValueError or UnsupportedAlgorithm if it can sign no token."""
+    key = certificate.public_key()
+    if isinstance(key, (RSAPublicKey, Ed25519PublicKey)) or (
+        isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
+    ):
+        return JWK.from_pyca(key)
+    raise ValueError("no algorithm of tokens uses a key of this type")
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    """Whether ``certificate`` may issue others: those of version 1, which cannot say so, may."""
+    if certificate.version is x509.Version.v1:
+        return True
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    """The libtrust name of a key: 240 bits of the SHA-256 of its DER form, in base32, in groups of four."""
+    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode("ascii")
+    return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _members(jwk: dict[str, Any]) -> tuple[str, ...]:
+    """What makes a JWK the key that it is. Raises InvalidMetadata or _InvalidToken if it is no public key."""
+    reader = Members(jwk, frozenset({"kty"}), "its jwk")
+    kind = reader.text("kty")
+    if kind not in _JWK_MEMBERS:
+        raise _InvalidToken("its jwk is no key of a supported type")
+    return (kind, *(reader.text(name) for name in _JWK_MEMBERS[kind]))
+
+
+def _scope(access: Iterable[Access]) -> str:
+    """``type:name:action,action`` of every resource, in the order in which they are asked for."""
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for kind, name, action in access:
+        actions = wanted.setdefault((kind, name), [])
+        if action not in actions:
+            actions.append(action)
+    return " ".join(f"{kind}:{name}:{','.join(actions)}" for (kind, name), actions in wanted.items())
+
+
+def _quote(text: str) -> str:
+    """``text`` as a quoted string that ends where it should and is one line, as the reference (Go's %q) writes it.
+
+    As in every header, a character of the result is a byte on the wire; text beyond ASCII goes out as UTF-8.
+    """
+    quoted = "".join(map(_escape, text))
+    return f'"{quoted}"'
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character.encode("utf-8").decode("latin-1")
+    if code < 0x80:  # noqa: PLR2004 - ASCII
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004 - the basic plane

@@ -1,0 +1,197 @@
+"""The use cases of the server: read, publish, get and rotate keys, delete, list changes.
+
+Rules of this module: knows the ports (store, signing service) and the pure TUF core, but no HTTP. What is read is
+served byte for byte as it was stored. Validation is pure and runs in a thread, because a large upload takes longer than
+the reactor may be held. Nothing is written before everything is valid and signed, and then in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
+from notary.server.signing import SigningService, sign_draft
+from notary.storage import Change, MetadataStore, Stored, Update
+from notary.tuf import publish, refresh
+from notary.tuf.keys import PublicKey
+from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Envelope, Gun, RoleName, Root, Snapshot, Timestamp
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
+        """Start ``work``."""
+        ...
+
+
+class Repository:
+    """Every collection that a server holds.
+
+    ``now`` gives the time (aware, UTC). ``on_refresh`` is told the role of each timestamp or snapshot that the server
+    renewed because it had expired; ``on_expired_root`` is called when it did so under an expired root.
+    """
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        signing: SigningService,
+        in_thread: InThread,
+        now: Callable[[], datetime],
+        on_refresh: Callable[[RoleName], None],
+        on_expired_root: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._signing = signing
+        self._in_thread = in_thread
+        self._now = now
+        self._on_refresh = on_refresh
+        self._on_expired_root = on_expired_root
+        self._log = Logger(namespace="notary.server.repository")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Stored:
+        """One immutable file by its checksum (lower-case hex). Raises NotFound."""
+        return await self._store.by_checksum(gun, role, sha256)
+
+    async def by_version(self, gun: Gun, role: RoleName, version: int) -> Stored:
+        """One immutable file by its version. Raises NotFound."""
+        return await self._store.by_version(gun, role, version)
+
+    async def current(self, gun: Gun, role: RoleName) -> Stored:
+        """The file of ``role`` that clients shall use now. Raises NotFound.
+
+        Root and targets roles are found by walking from the timestamp over the snapshot, so that only what a published
+        timestamp vouches for is ever served; an expired timestamp or snapshot that the server can sign is renewed.
+        (docs/protocol.md, section 1)
+        """
+        if role in (TIMESTAMP, SNAPSHOT):
+            return await self._current_signed_by_server(gun, role)
+        found = await self._store.current(gun, [TIMESTAMP, SNAPSHOT, role])
+        timestamp = _present(found, TIMESTAMP)
+        snapshot = await self._vouched(gun, Timestamp.parse(Envelope.parse(timestamp.data)), SNAPSHOT, found)
+        return await self._vouched(gun, Snapshot.parse(Envelope.parse(snapshot.data)), role, found)
+
+    async def _vouched(
+        self, gun: Gun, by: Timestamp | Snapshot, role: RoleName, found: Mapping[RoleName, Stored]
+    ) -> Stored:
+        """The file of ``role`` whose checksum stands in ``by``; nearly always the one in ``found``."""
+        meta = by.meta.get(role)
+        if meta is None:
+            raise NotFound(f"{role} is not part of the current snapshot")
+        sha256 = meta.hashes["sha256"].hex()
+        stored = found.get(role)
+        if stored is not None and stored.sha256 == sha256:
+            return stored
+        return await self._store.by_checksum(gun, role, sha256)
+
+    async def _current_signed_by_server(self, gun: Gun, role: RoleName) -> Stored:
+        found = await self._store.current(gun, [ROOT, SNAPSHOT, TIMESTAMP])
+        timestamp = _present(found, TIMESTAMP)
+        renewal = refresh.stale(found, self._now())
+        if renewal is not None and await self._renew(gun, renewal):
+            found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+            timestamp = _present(found, TIMESTAMP)
+        if role == TIMESTAMP:
+            return timestamp
+        return await self._vouched(gun, Timestamp.parse(Envelope.parse(timestamp.data)), SNAPSHOT, found)
+
+    async def _renew(self, gun: Gun, renewal: refresh.Refresh) -> bool:
+        """Sign and store what has expired. False if the server lacks the keys: then the old files are served."""
+        if renewal.root_expired:
+            self._log.warn("the root of {gun} has expired; its publisher must sign a new one", gun=gun)
+            self._on_expired_root()
+        try:
+            updates = await self._signed_renewal(gun, renewal)
+        except (InvalidUpdate, SigningFailed) as error:
+            self._log.warn("cannot renew the expired metadata of {gun}: {error}", gun=gun, error=str(error))
+            return False
+        if not updates:
+            return False
+        try:
+            await self._store.publish(gun, updates)
+        except OldVersion:
+            return True  # another request, or another instance, was first: what it wrote is as good
+        for update in updates:
+            self._on_refresh(update.role)
+        return True
+
+    async def _signed_renewal(self, gun: Gun, renewal: refresh.Refresh) -> list[Update]:
+        """What can be renewed: the snapshot's key may be its publisher's, while the timestamp's is always ours."""
+        updates = []
+        snapshot = None
+        if renewal.snapshot is not None:
+            try:
+                snapshot = await sign_draft(self._signing, renewal.snapshot)
+            except InvalidUpdate:
+                self._log.warn("the snapshot of {gun} has expired; its publisher must sign a new one", gun=gun)
+            else:
+                updates.append(Update(SNAPSHOT, renewal.snapshot.version, snapshot))
+        if snapshot is not None or renewal.timestamp_due:
+            updates.append(await self._signed_timestamp(renewal.timestamp(snapshot)))
+        return updates
+
+    async def _signed_timestamp(self, draft: publish.Draft) -> Update:
+        return Update(TIMESTAMP, draft.version, await sign_draft(self._signing, draft))
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    async def publish(self, gun: Gun, uploads: Sequence[publish.Upload]) -> Update:
+        """Validate an upload, complete it with what the server signs, and store it all. The new timestamp.
+
+        Raises InvalidUpdate, OldVersion and InvalidGun; SigningFailed and StorageFailed when these services are down.
+        """
+        current = await self._store.current(gun, publish.needed([upload.role for upload in uploads]))
+        plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        updates = [Update(file.role, file.version, file.data) for file in plan.updates]
+        snapshot = None
+        if plan.snapshot is not None:
+            snapshot = await sign_draft(self._signing, plan.snapshot)
+            updates.append(Update(SNAPSHOT, plan.snapshot.version, snapshot))
+        # Last, because the timestamp holds the snapshot's checksum.
+        timestamp = await self._signed_timestamp(plan.timestamp(snapshot))
+        await self._store.publish(gun, [*updates, timestamp])
+        return timestamp
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    async def get_key(self, gun: Gun, role: RoleName) -> PublicKey:
+        """The key that the current root names for ``role`` if the server can sign with it, else a pending key."""
+        found = await self._store.current(gun, [ROOT])
+        if ROOT in found:
+            root = Root.parse(Envelope.parse(found[ROOT].data))
+            for key in root.roles[role].keys.values():
+                try:
+                    return await self._signing.get_key(key.canonical_id)
+                except KeyNotFound:
+                    continue
+        return await self._signing.create_key(gun, role)
+
+    async def rotate_key(self, gun: Gun, role: RoleName) -> PublicKey:
+        """A pending key; the server signs with it from when a root that names it is published."""
+        return await self._signing.create_key(gun, role)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    async def delete(self, gun: Gun) -> bool:
+        """Forget a collection. False if there was none. Its keys stay with the signing service."""
+        return await self._store.delete(gun)
+
+    async def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Sequence[Change]:
+        """See MetadataStore.changes."""
+        return await self._store.changes(gun, change_id, records)
+
+
+def _present(found: Mapping[RoleName, Stored], role: RoleName) -> Stored:
+    try:
+        return found[role]
+    except KeyError:
+        raise NotFound(f"there is no {role}") from None

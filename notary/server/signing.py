@@ -1,0 +1,104 @@
+"""Signing for the server: the port, and the signer that lives in the server's own memory.
+
+Rules of this module: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
+creation to its first signature; while it is pending it is handed out again for the same collection and role, so that a
+client that asks twice before it publishes gets one key. Private keys never leave this module.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from notary.errors import KeyNotFound
+from notary.tuf import private
+from notary.tuf.keys import PublicKey
+from notary.tuf.model import Gun, RoleName, Signature
+from notary.tuf.publish import Draft
+
+
+class SigningService(Protocol):
+    """Holds the timestamp and snapshot keys of collections and signs with them.
+
+    Every method fails with SigningFailed when the service cannot be reached or cannot do its work.
+    """
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """The pending key of this collection and role, made now if there is none."""
+        ...
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """The public part of a key. Raises KeyNotFound."""
+        ...
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """Sign ``payload``; the signature method (docs/protocol.md, section 2) and the signature. Raises KeyNotFound."""
+        ...
+
+    def check(self) -> Deferred[None]:
+        """Do the smallest real piece of work; raises SigningFailed if that is not possible."""
+        ...
+
+
+class LocalSigner:
+    """Ed25519 keys in memory: for trying things out. A restart loses them, and with them the right to publish."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, private.PrivateKey] = {}
+        self._pending: dict[tuple[Gun, RoleName], PublicKey] = {}
+        self._made_for: dict[str, tuple[Gun, RoleName]] = {}
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """See the port."""
+        return maybeDeferred(self._create, gun, role)
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """See the port."""
+        return maybeDeferred(lambda: self._find(key_id).public)
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """See the port."""
+        return maybeDeferred(self._sign, key_id, payload)
+
+    def check(self) -> Deferred[None]:
+        """See the port: memory always works."""
+        return maybeDeferred(lambda: None)
+
+    def _create(self, gun: Gun, role: RoleName) -> PublicKey:
+        pending = self._pending.get((gun, role))
+        if pending is None:
+            key = private.generate("ed25519")
+            pending = self._pending[gun, role] = key.public
+            self._keys[pending.key_id] = key
+            self._made_for[pending.key_id] = (gun, role)
+        return pending
+
+    def _find(self, key_id: str) -> private.PrivateKey:
+        try:
+            return self._keys[key_id]
+        except KeyError:
+            raise KeyNotFound(f"the local signing service holds no key {key_id}") from None
+
+    def _sign(self, key_id: str, payload: bytes) -> tuple[str, bytes]:
+        key = self._find(key_id)
+        owner = self._made_for.pop(key_id, None)
+        if owner is not None:
+            del self._pending[owner]
+        return key.method, key.sign(payload)
+
+
+async def sign_draft(service: SigningService, draft: Draft) -> bytes:
+    """Sign ``draft`` with every key of its role that the service holds; the bytes of the finished file.
+
+    Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
+    """
+
+    signatures = []
+    for key in draft.keys:  # nearly always one
+        try:
+            method, sig = await service.sign(key.canonical_id, draft.payload)
+        except KeyNotFound:
+            continue
+        signatures.append(Signature(key_id=key.key_id, method=method, sig=sig))
+    return draft.assemble(signatures)

@@ -1,0 +1,252 @@
+r"""Strict JSON in, canonical JSON out, and typed access to the members of what came in.
+
+Rules of this module: pure. What :func:`parse` lets through means the same to every reader: UTF-8, no member twice, no
+integer that a reader with 64-bit floats (the Go client's) would change. :func:`dumps` writes the bytes that signatures
+cover (docs/protocol.md, section 2). :class:`Members` reads an object the way the Go client fills a struct, without the
+laxness that would let two readers see different things.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn, TypeAlias
+
+from notary.errors import InvalidMetadata, MalformedJSON
+
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
+"""A JSON value. A whole number written as ``1e2`` or ``1.0`` is a subclass of ``int``: see :meth:`Members.integer`."""
+
+MAX_DEPTH: Final = 100
+"""How deeply objects and arrays may nest. Metadata itself needs seven levels; ``custom`` may hold any JSON below."""
+
+MAX_INTEGER: Final = 2**53 - 1
+"""Larger integers are not safe in JSON (RFC 7493, 2.2): the Go client verifies a 64-bit float's idea of them."""
+
+_DIGITS: Final = len(str(MAX_INTEGER))
+_SHOWN: Final = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(r'\\(?:(["\\])|u00([0-9a-f]{2})|([bfnrt]))')
+_CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+class _Whole(int):
+    """A whole number that was not written as digits alone: canonical JSON takes it, an integer field does not."""
+
+    __slots__ = ()
+
+
+def parse(data: bytes) -> Json:
+    """Read one JSON value.
+
+    Refused, with MalformedJSON: anything but UTF-8 (a byte order mark included), members given twice, NaN and
+    infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, and
+    anything after the value.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedJSON(f"not UTF-8 at byte {error.start}") from None
+    if text.startswith("\ufeff"):
+        raise MalformedJSON("starts with a byte order mark: write UTF-8 without one")
+    try:
+        value: Json = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise MalformedJSON(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise MalformedJSON(f"nested more than {MAX_DEPTH} deep") from None
+    for depth, _ in enumerate(_levels(value), start=1):
+        if depth > MAX_DEPTH:
+            raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
+    # Half a surrogate pair can only come from an escape; most input has none such and is not searched.
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise MalformedJSON("a string holds half a surrogate pair") from None
+    return value
+
+
+def dumps(value: Json) -> bytes:
+    r"""Write canonical JSON: no spaces, members in the order of their code points, only ``\`` and ``"`` escaped.
+
+    Whole floats are written as integers, as the Go client does. Raises InvalidMetadata for other floats and for
+    strings that are not text (half a surrogate pair): those have no canonical form.
+    """
+    text = _encode(value)
+    if any(isinstance(item, float) for level in _levels([value]) for container in level for item in _items(container)):
+        text = _encode(_FLOATLESS.decode(text))
+    if "\\" in text:
+        text = _ESCAPE.sub(_unescape, text)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidMetadata("a string holds half a surrogate pair") from None
+
+
+def quote(name: str) -> str:
+    """A name from the input, made fit for a message: printable ASCII, and never long."""
+    return ascii(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+
+
+class Members:
+    """The members of one object of known shape.
+
+    ``value`` is the object, ``known`` the names that mean something in it, ``where`` what messages call it. An absent
+    member, and ``null``, read as the zero value of their type, as they do in the Go client, which may write ``null``
+    for an empty list; a ``null`` object has no members. Unknown members are ignored, since they may be somebody's
+    extension and are signed, unless the object is ``closed``. A name that differs from a known one in case alone is
+    refused: the Go client would take it for the known one. Everything here raises InvalidMetadata.
+    """
+
+    __slots__ = ("_members", "_where")
+
+    def __init__(self, value: Json, known: frozenset[str], where: str, *, closed: bool = False) -> None:
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise InvalidMetadata(f"{where}: expected an object")
+        if not value.keys() <= known:
+            for name in value.keys() - known:
+                if closed:
+                    raise InvalidMetadata(f"{where}: unknown member {quote(name)}")
+                if name.casefold() in known:
+                    raise InvalidMetadata(f"{where}: {quote(name)} must be written {quote(name.casefold())}")
+        self._members = value
+        self._where = where
+
+    def text(self, name: str, default: str = "") -> str:
+        """A string, or ``default``."""
+        value = self._members.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self._wrong(name, "a string")
+        return value
+
+    def integer(self, name: str) -> int:
+        """An integer written as digits alone, or 0. The Go client reads neither ``true`` nor ``1e2`` as an integer."""
+        value = self._members.get(name)
+        if value is None:
+            return 0
+        if type(value) is not int:
+            raise self._wrong(name, "an integer")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A truth value, or False."""
+        value = self._members.get(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false")
+        return value
+
+    def binary(self, name: str) -> bytes:
+        """The bytes of a string in standard base64, or b"". Line breaks are skipped, as the Go client does."""
+        value = self.text(name).replace("\r", "").replace("\n", "")
+        try:
+            # Some versions of Python pass over padding that nothing calls for.
+            if len(value) % 4 == 0 and not value.endswith("==="):
+                return base64.b64decode(value, validate=True)
+        except ValueError:
+            pass
+        raise self._wrong(name, "standard base64")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object with names of the writer's choice, or {}."""
+        value = self._members.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object")
+        return value
+
+    def sequence(self, name: str) -> list[Any]:
+        """A list, or []."""
+        value = self._members.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self._wrong(name, "a list")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings, or ()."""
+        values = self.sequence(name)
+        if not all(isinstance(value, str) for value in values):
+            raise self._wrong(name, "a list of strings")
+        return tuple(values)
+
+    def _wrong(self, name: str, expected: str) -> InvalidMetadata:
+        return InvalidMetadata(f"{self._where}: {name} must be {expected}")
+
+
+def _encode(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
+
+
+def _unescape(found: re.Match[str]) -> str:
+    """What canonical JSON has instead of an escape of ``json.dumps``: it writes control characters as they are."""
+    kept, code, letter = found.groups()
+    if kept:
+        return found.group()
+    return chr(int(code, 16)) if code else _CONTROL[letter]
+
+
+def _items(container: list[Any] | dict[str, Any]) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _levels(value: Json) -> Iterator[list[list[Any] | dict[str, Any]]]:
+    """The containers of ``value``, one level of nesting at a time: a walk that no nesting can make overflow."""
+    level = [value] if isinstance(value, (list, dict)) else []
+    while level:
+        yield level
+        level = [item for container in level for item in _items(container) if isinstance(item, (list, dict))]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise MalformedJSON(f"member {quote(twice)} is given twice in one object")
+    return members
+
+
+def _integer(digits: str) -> int:
+    # The length is looked at first: Python refuses to convert thousands of digits, with an error of its own.
+    if len(digits) > _DIGITS + 1 or abs(value := int(digits)) > MAX_INTEGER:
+        raise MalformedJSON("an integer is too large: JSON readers agree on 53 bits only")
+    return value
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if abs(value) > MAX_INTEGER:
+        raise MalformedJSON("a number is too large: JSON readers agree on 53 bits only")
+    return _Whole(value) if value.is_integer() else value
+
+
+def _whole(digits: str) -> int:
+    value = float(digits)
+    if not value.is_integer():
+        raise InvalidMetadata("canonical JSON holds no fractions: write a string or an integer")
+    return int(value)
+
+
+def _constant(name: str) -> NoReturn:
+    raise MalformedJSON(f"{name} is not JSON")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidMetadata(f"{name} has no canonical form")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_number, parse_constant=_constant
+)
+_FLOATLESS = json.JSONDecoder(parse_float=_whole, parse_constant=_no_constant)

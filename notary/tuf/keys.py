@@ -1,0 +1,252 @@
+"""Public keys: their ids, what they verify, and when signatures suffice.
+
+Rules of this module: pure. :data:`_ALGORITHMS` is the one table of what can be verified; a new algorithm is a row in
+it. Whatever bytes a key or a signature holds, verification answers False rather than fail. Key ids, key types and
+methods are those of docs/protocol.md, section 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias
+
+import nacl.signing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from notary.errors import InvalidMetadata
+from notary.tuf import canonical
+from notary.tuf.canonical import Json, Members, quote
+
+MIN_RSA_BITS: Final = 2048
+CURVES: Final = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
+"""The elliptic curves that Go clients know."""
+
+_KEY = frozenset({"keytype", "keyval"})
+_KEYVAL = frozenset({"public", "private"})
+_BARE_TYPES = MappingProxyType({"ecdsa-x509": "ecdsa", "rsa-x509": "rsa"})
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key as metadata holds it.
+
+    ``key_type`` says how to read ``public``: ``ecdsa`` and ``rsa`` are PKIX DER, ``ed25519`` 32 raw bytes,
+    ``ecdsa-x509`` and ``rsa-x509`` a PEM certificate chain, leaf first. Any other type, and any other bytes, make a key
+    that verifies nothing.
+    """
+
+    key_type: str
+    public: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, value: Json) -> PublicKey:
+        """Read ``{"keytype", "keyval": {"private", "public"}}``; ``private`` is ignored. Raises InvalidMetadata."""
+        key = Members(value, _KEY, "key")
+        return cls(key.text("keytype"), Members(key.mapping("keyval"), _KEYVAL, "key").binary("public"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The key as metadata holds it."""
+        public = base64.b64encode(self.public).decode("ascii")
+        return {"keytype": self.key_type, "keyval": {"private": None, "public": public}}
+
+    @cached_property
+    def key_id(self) -> str:
+        """The id by which metadata refers to this key: lower-case hex of a SHA-256."""
+        return hashlib.sha256(canonical.dumps(self.to_json())).hexdigest()
+
+    @cached_property
+    def canonical_id(self) -> str:
+        """The id by which key stores know the key: for certificates, that of the leaf's bare public key.
+
+        Raises InvalidMetadata if a certificate is called for and there is none.
+        """
+        bare = _BARE_TYPES.get(self.key_type)
+        if bare is None:
+            return self.key_id
+        try:
+            return PublicKey(bare, _pkix(_certificate(self.public))).key_id
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            raise InvalidMetadata(f"key {self.key_id} holds no certificate that can be read") from None
+
+    @cached_property
+    def certificates(self) -> tuple[x509.Certificate, ...]:
+        """The certificate chain, or () if ``public`` is anything else.
+
+        Go clients compute key ids over their own encoding of the chain, so PEM that is spelled in another way (text
+        between the blocks, other line lengths) could never be verified by them, and counts as no chain at all.
+        """
+        try:
+            chain = tuple(x509.load_pem_x509_certificates(self.public))
+            spelled = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            return ()
+        return chain if spelled == self.public else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One signature: ``method`` is lower-case, ``sig`` the raw bytes."""
+
+    key_id: str
+    method: str
+    sig: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleKeys:
+    """Who may sign a role: ``keys`` by id, of which ``threshold`` must. Raises InvalidMetadata if that is below 1.
+
+    The ids are those that metadata claims; :func:`meets_threshold` checks them against the keys.
+    """
+
+    keys: Mapping[str, PublicKey]
+    threshold: int
+
+    def __post_init__(self) -> None:
+        if self.threshold < 1:
+            raise InvalidMetadata(f"invalid threshold {self.threshold}: it must be 1 or more")
+
+
+class Signed(Protocol):
+    """What signatures are checked on: an :class:`notary.tuf.model.Envelope`, as far as this module needs it."""
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """The signatures."""
+        ...
+
+    @property
+    def payload(self) -> bytes:
+        """The bytes that they cover."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How signatures fared: the ids whose signatures are valid, and whether they meet the threshold."""
+
+    valid_key_ids: frozenset[str]
+    ok: bool
+
+
+def verify(key: PublicKey, signature: Signature, payload: bytes) -> bool:
+    """Whether ``signature`` is by ``key`` over ``payload``, with a method that fits the key. No key id is looked at."""
+    return _identity(key, signature, payload) is not None
+
+
+def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
+    """Check the signatures of ``envelope`` against the keys of ``role``.
+
+    Signatures by other keys do not count, and one public key counts once, under however many ids or certificates it
+    appears. Raises InvalidMetadata if there are no signatures at all, or if one names a key whose id is not that of
+    its content.
+    """
+    if not envelope.signatures:
+        raise InvalidMetadata("no signatures")
+    valid: dict[str, bytes] = {}
+    for signature in dict.fromkeys(envelope.signatures):
+        key = role.keys.get(signature.key_id)
+        if key is None or signature.key_id in valid:
+            continue
+        if key.key_id != signature.key_id:
+            raise InvalidMetadata(f"key id {quote(signature.key_id)} does not match the content of its key")
+        identity = _identity(key, signature, envelope.payload)
+        if identity is not None:
+            valid[signature.key_id] = identity
+    return Result(frozenset(valid), len(set(valid.values())) >= role.threshold)
+
+
+# -- algorithms -------------------------------------------------------------------------------------------------------
+#
+# A loader turns the bytes of a key into a key of the libraries, or raises. A check raises unless the signature is good.
+
+_Key: TypeAlias = Any
+_Loader: TypeAlias = Callable[[bytes], _Key]
+_Check: TypeAlias = Callable[[_Key, bytes, bytes], object]
+
+
+def _identity(key: PublicKey, signature: Signature, payload: bytes) -> bytes | None:
+    """What tells the verified public key from all others, or None if the signature is not valid."""
+    row = _ALGORITHMS.get((signature.method, key.key_type))
+    if row is None:
+        return None
+    load, check = row
+    try:
+        loaded = load(key.public)
+        check(loaded, signature.sig, payload)
+        return _pkix(loaded) if key.key_type != "ed25519" else key.public
+    except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
+        return None
+
+
+def _pkix(key: _Key) -> bytes:
+    encoded: bytes = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _der(public: bytes) -> _Key:
+    key = serialization.load_der_public_key(public)
+    if _pkix(key) != public:
+        # Compressed points, missing parameters: OpenSSL reads more spellings than Go clients do.
+        raise ValueError("not the encoding that Go clients read")
+    return key
+
+
+def _pem(public: bytes) -> _Key:
+    return serialization.load_pem_public_key(public)
+
+
+def _certificate(public: bytes) -> _Key:
+    return x509.load_pem_x509_certificate(public).public_key()
+
+
+def _ecdsa(key: _Key, sig: bytes, payload: bytes) -> None:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise ValueError("not a key on a known curve")
+    width = (key.curve.key_size + 7) // 8
+    if len(sig) != 2 * width:
+        raise ValueError("not r and s in fixed width")
+    r, s = int.from_bytes(sig[:width], "big"), int.from_bytes(sig[width:], "big")
+    key.verify(encode_dss_signature(r, s), payload, ec.ECDSA(hashes.SHA256()))
+
+
+def _rsa(key: _Key) -> rsa.RSAPublicKey:
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < MIN_RSA_BITS:
+        raise ValueError("not an RSA key of sufficient size")
+    return key
+
+
+def _pss(key: _Key, sig: bytes, payload: bytes) -> None:
+    sha256 = hashes.SHA256()
+    _rsa(key).verify(sig, payload, padding.PSS(padding.MGF1(sha256), sha256.digest_size), sha256)
+
+
+def _pkcs1v15(key: _Key, sig: bytes, payload: bytes) -> None:
+    _rsa(key).verify(sig, payload, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _eddsa(key: _Key, sig: bytes, payload: bytes) -> None:
+    key.verify(payload, sig)
+
+
+_ALGORITHMS: Final[Mapping[tuple[str, str], tuple[_Loader, _Check]]] = MappingProxyType(
+    {
+        # (method, key type): (how to load the key, how to check a signature)
+        ("ecdsa", "ecdsa"): (_der, _ecdsa),
+        ("ecdsa", "ecdsa-x509"): (_certificate, _ecdsa),
+        ("rsapss", "rsa"): (_der, _pss),
+        ("rsapss", "rsa-x509"): (_certificate, _pss),
+        ("rsapkcs1v15", "rsa"): (_der, _pkcs1v15),
+        ("rsapkcs1v15", "rsa-x509"): (_certificate, _pkcs1v15),
+        ("pycrypto-pkcs#1 pss", "rsa"): (_pem, _pss),
+        ("eddsa", "ed25519"): (nacl.signing.VerifyKey, _eddsa),
+    }
+)

@@ -1,0 +1,608 @@
+"""What an upload must satisfy before it is stored (docs/protocol.md, section 3), and what the server then signs itself.
+
+Rules of this module: pure. Bytes and ``now`` come in, values or typed errors go out; nothing is fetched and nothing is
+signed here. The caller loads what :func:`needed` names, once; :func:`validate` judges the upload against it and returns
+a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one transaction.
+
+The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
+shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
+
+Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
+
+Two kinds of error leave :func:`validate`. InvalidUpdate says what is wrong with the upload, including a stored parent
+that the upload leaves without valid signatures: the publisher can mend it. InvalidMetadata says that the *stored* root
+or snapshot cannot be used: nothing that this publisher did, so an edge must treat it as a failure of the service.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
+from notary.tuf import canonical, keys
+from notary.tuf.canonical import quote
+from notary.tuf.keys import PublicKey
+from notary.tuf.model import (
+    MAX_VERSION,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Envelope,
+    FileMeta,
+    Gun,
+    RoleKeys,
+    RoleName,
+    Root,
+    Signature,
+    Snapshot,
+    Targets,
+    peek,
+)
+
+SNAPSHOT_LIFETIME = timedelta(days=3 * 365)
+"""How long a snapshot that the server makes is valid (docs/protocol.md, section 3)."""
+
+TIMESTAMP_LIFETIME = timedelta(days=14)
+"""How long a timestamp is valid (docs/protocol.md, section 3)."""
+
+MAX_LEAP = 1_000
+"""How far an uploaded version may lie above the stored one (docs/protocol.md, section 9)."""
+
+_NOT_BEFORE_LEEWAY = timedelta(days=1)
+_SHA1_SIGNATURES = {
+    "1.2.840.113549.1.1.5",  # RSA
+    "1.3.14.3.2.29",  # RSA, the older identifier
+    "1.2.840.10040.4.3",  # DSA
+    "1.2.840.10045.4.1",  # ECDSA
+}
+
+
+class Held(Protocol):
+    """One metadata file that the store holds; ``notary.storage.Stored`` is one."""
+
+    @property
+    def version(self) -> int:
+        """The version of the file."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """The whole signed file, exactly as it is stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One uploaded file. Building it is the check that precedes validation: raises MalformedJSON.
+
+    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``.
+    """
+
+    role: RoleName
+    data: bytes
+    envelope: Envelope = field(init=False, repr=False, compare=False)
+    version: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        envelope, version = peek(self.data)
+        object.__setattr__(self, "envelope", envelope)
+        object.__setattr__(self, "version", version)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One file of an upload that is to be stored as it came."""
+
+    role: RoleName
+    version: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that the server wants to make: complete but for its signatures.
+
+    ``payload`` is the canonical JSON to be signed; ``keys`` are those that root names for ``role``, of which at least
+    ``threshold`` must sign.
+    """
+
+    role: RoleName
+    version: int
+    payload: bytes
+    keys: tuple[PublicKey, ...]
+    threshold: int
+
+    def assemble(self, signatures: Sequence[Signature]) -> bytes:
+        """The whole signed file, with those of ``signatures`` that verify.
+
+        Raises InvalidUpdate if they fall short of the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a
+        snapshot (the publisher should have uploaded one), ErrBadRoot for a timestamp (root names a key that is not
+        this server's).
+        """
+        by_id = {key.key_id: key for key in self.keys}
+        valid = {
+            signature.key_id: signature
+            for signature in signatures
+            if signature.key_id in by_id and keys.verify(by_id[signature.key_id], signature, self.payload)
+        }
+        if len(valid) < self.threshold:
+            raise self._unsigned(len(valid))
+        # Members stand in the order in which the Go server writes them: when one takes over this database it hashes
+        # its own re-serialisation of the stored snapshot, which must come out the same.
+        listed = b",".join(
+            canonical.dumps({"keyid": one.key_id, "method": one.method, "sig": base64.b64encode(one.sig).decode()})
+            for one in valid.values()
+        )
+        return b'{"signed":' + self.payload + b',"signatures":[' + listed + b"]}"
+
+    def _unsigned(self, held: int) -> InvalidUpdate:
+        ids = ", ".join(key.key_id for key in self.keys) or "none"
+        shortage = (
+            f"this server can sign with {held} of the {self.threshold} {self.role} key(s) needed "
+            f"(root names these: {ids})"
+        )
+        if self.role == SNAPSHOT:
+            return InvalidUpdate(
+                Fault.HIERARCHY,
+                f"no snapshot was uploaded, and {shortage}: upload a signed snapshot, "
+                "or publish a root that names the server's snapshot key",
+                missing=SNAPSHOT,
+            )
+        return InvalidUpdate(Fault.ROOT, f"{shortage}: publish a root that names the server's {self.role} key")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a valid upload leads to.
+
+    ``updates`` are stored as they are. If ``snapshot`` is not None it must be signed and stored too. ``timestamp``
+    gives the last draft, once the snapshot is complete.
+    """
+
+    updates: tuple[Accepted, ...]
+    snapshot: Draft | None
+    _root: Root
+    _timestamp_version: int
+    _now: datetime
+
+    def timestamp(self, snapshot: bytes | None = None) -> Draft:
+        """The timestamp over ``snapshot``: the finished file; left out if the upload holds the snapshot itself.
+
+        Raises InvalidUpdate if there can be no such timestamp.
+        """
+        if snapshot is None:
+            snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
+        return next_timestamp(self._root, self._timestamp_version, snapshot, self._now)
+
+
+def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
+    """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
+    wanted = {ROOT, SNAPSHOT, TIMESTAMP, *roles}
+    for role in roles:
+        wanted.update(_ancestors(role))
+    return frozenset(wanted)
+
+
+def validate(gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime) -> Plan:
+    """Judge ``uploads`` against ``current``, the newest stored version of each role that :func:`needed` names.
+
+    Of two files for one role the later counts. An uploaded timestamp is ignored. A version that is already stored is
+    not refused here: the store does that, in the transaction that writes. ``now`` is aware.
+
+    Raises InvalidUpdate; InvalidMetadata if the stored root or snapshot cannot be used (see the module's rules).
+    """
+    return _Validation(gun, current, {upload.role: upload for upload in uploads}, now).run()
+
+
+def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, bytes], now: datetime) -> Draft:
+    """The snapshot that follows ``previous`` (None: the first one), with ``loaded`` in place of what it listed.
+
+    Roles that ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidMetadata if ``previous`` is not a
+    snapshot; InvalidUpdate if no later version fits into the database, or if root names a key that cannot be read.
+    """
+    meta: dict[str, canonical.Json] = {}
+    if previous is not None:
+        snapshot = Snapshot.parse(stored_envelope(SNAPSHOT, previous.data))
+        meta.update(snapshot.envelope.signed["meta"])
+    for role, data in loaded.items():
+        meta[role] = _file_meta(data)
+    version = 1 if previous is None else previous.version + 1
+    return _draft(root, SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
+
+
+def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+    """The timestamp over the finished ``snapshot`` that follows ``previous_version`` (0: the first one).
+
+    Raises InvalidUpdate as :func:`next_snapshot` does.
+    """
+    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
+    return _draft(root, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+
+
+def stored_envelope(role: RoleName, data: bytes) -> Envelope:
+    """The envelope of a stored file; InvalidMetadata (never MalformedJSON) if the bytes are not one."""
+    try:
+        return Envelope.parse(data)
+    except MalformedJSON as error:
+        raise InvalidMetadata(f"the stored {role} is not metadata: {error}") from error
+
+
+class _Validation:
+    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones."""
+
+    def __init__(
+        self, gun: Gun, current: Mapping[RoleName, Held], uploads: Mapping[RoleName, Upload], now: datetime
+    ) -> None:
+        self._gun = gun
+        self._current = current
+        self._uploads = {role: upload for role, upload in uploads.items() if role != TIMESTAMP}
+        self._now = now
+        self._loaded: dict[RoleName, bytes] = {}
+        self._targets: dict[RoleName, Targets] = {}
+
+    def run(self) -> Plan:
+        root = self._establish_root()
+        roles = sorted(
+            (role for role in self._uploads if role == TARGETS or role.is_delegation),
+            key=lambda role: (role.depth, role),
+        )
+        for role in roles:
+            self._accept_targets(root, role)
+        if SNAPSHOT in self._uploads:
+            with _blame(Fault.SNAPSHOT, SNAPSHOT):
+                self._accept_snapshot(root)
+            draft = None
+        else:
+            draft = self._draft_snapshot(root)
+        self._forbid_leaps()
+        updates = tuple(
+            Accepted(role, self._uploads[role].version, self._uploads[role].data)
+            for role in (ROOT, *roles, SNAPSHOT)
+            if role in self._uploads
+        )
+        timestamp = self._current.get(TIMESTAMP)
+        return Plan(updates, draft, root, 0 if timestamp is None else timestamp.version, self._now)
+
+    # -- root ---------------------------------------------------------------------------------------------------------
+
+    def _establish_root(self) -> Root:
+        held = self._current.get(ROOT)
+        stored = None if held is None else self._stored_root(held)
+        upload = self._uploads.get(ROOT)
+        if upload is not None:
+            with _blame(Fault.ROOT, ROOT):
+                root = self._accept_root(stored, upload)
+            self._loaded[ROOT] = upload.data
+            return root
+        if held is None or stored is None:
+            raise InvalidUpdate(Fault.VALIDATION, "this collection has no root yet, and the upload holds none")
+        self._loaded[ROOT] = held.data
+        return stored
+
+    def _stored_root(self, held: Held) -> Root:
+        # Neither its own expiry nor that of its certificates counts: it was checked when it came in, and a collection
+        # whose root has expired must be able to publish the next one.
+        root = Root.parse(stored_envelope(ROOT, held.data))
+        _require_signatures(ROOT, root.envelope, _certified_keys(root, self._gun, None), "its own certificates")
+        return root
+
+    def _accept_root(self, stored: Root | None, upload: Upload) -> Root:
+        # "No root yet" counts as version 1, so that a first root may say 1 or 2 (docs/protocol.md, section 3).
+        version = 1 if stored is None else stored.version
+        if upload.version not in (version, version + 1):
+            raise InvalidMetadata(
+                f"root: version {upload.version} cannot follow version {version}; the next one is {version + 1}"
+            )
+        root = Root.parse(upload.envelope)
+        own = _certified_keys(root, self._gun, self._now)
+        if stored is not None:
+            trusted = _certified_keys(stored, self._gun, None)
+            _require_signatures(
+                ROOT, upload.envelope, trusted, f"the certificates of the stored root (version {version})"
+            )
+        _require_signatures(ROOT, upload.envelope, own, "its own certificates")
+        self._require_unexpired(ROOT, root.expires)
+        return root
+
+    # -- targets and delegations --------------------------------------------------------------------------------------
+
+    def _accept_targets(self, root: Root, role: RoleName) -> None:
+        for ancestor in _ancestors(role):
+            if ancestor not in self._targets:
+                self._load_ancestor(root, ancestor, role)
+        upload = self._uploads[role]
+        with _blame(Fault.TARGETS, role):
+            targets = self._verified(root, role, upload.envelope)
+            self._require_unexpired(role, targets.expires)
+        self._targets[role] = targets
+        self._loaded[role] = upload.data
+
+    def _load_ancestor(self, root: Root, role: RoleName, descendant: RoleName) -> None:
+        """Take ``role`` from the store because ``descendant`` hangs on it. Its expiry does not count."""
+        held = self._current.get(role)
+        if held is None or not self._is_listed(role):
+            raise InvalidUpdate(
+                Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
+            )
+        try:
+            targets = self._verified(root, role, Envelope.parse(held.data))
+        except (InvalidMetadata, MalformedJSON) as error:
+            raise InvalidUpdate(
+                Fault.TARGETS,
+                f"{descendant}: its parent {role}, as stored, is not valid any more; upload it too ({error})",
+            ) from error
+        self._targets[role] = targets
+        self._loaded[role] = held.data
+
+    def _is_listed(self, role: RoleName) -> bool:
+        """Whether the stored snapshot lists ``role``: a publisher removes a delegation by leaving it out there."""
+        return self._listed is None or role in self._listed
+
+    @cached_property
+    def _listed(self) -> Collection[str] | None:
+        held = self._current.get(SNAPSHOT)
+        return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data)).meta
+
+    def _verified(self, root: Root, role: RoleName, envelope: Envelope) -> Targets:
+        """``envelope`` as the file of ``role``, signed as root or the parent (verified before) asks."""
+        if role.parent is None:
+            signers, named_by = root.roles[TARGETS], "root"
+        else:
+            delegation = self._targets[role.parent].delegations.get(role)
+            if delegation is None:
+                raise InvalidMetadata(f"{role}: {role.parent} does not delegate to it")
+            signers, named_by = delegation.role, role.parent
+            for key in signers.keys.values():
+                _check_delegation_certificate(role, key)
+        _require_signatures(role, envelope, signers, f"the keys that {named_by} names for it")
+        self._forbid_unreadable_leap(role)
+        return Targets.parse(envelope, role)
+
+    # -- snapshot -----------------------------------------------------------------------------------------------------
+
+    def _accept_snapshot(self, root: Root) -> None:
+        envelope = self._uploads[SNAPSHOT].envelope
+        _require_signatures(SNAPSHOT, envelope, root.roles[SNAPSHOT], "the keys that root names for it")
+        self._forbid_unreadable_leap(SNAPSHOT)
+        snapshot = Snapshot.parse(envelope)
+        self._require_unexpired(SNAPSHOT, snapshot.expires)
+        for role, data in self._loaded.items():
+            meta = snapshot.meta.get(role)
+            if meta is None:
+                raise InvalidMetadata(f"snapshot: it lists no hashes for {role}")
+            if not meta.matches(data):
+                raise InvalidMetadata(
+                    f"snapshot: its hashes for {role} are not those of version {self._version_of(role)}, "
+                    f"which is {'in this upload' if role in self._uploads else 'stored'}"
+                )
+
+    def _version_of(self, role: RoleName) -> int:
+        return self._uploads[role].version if role in self._uploads else self._current[role].version
+
+    def _draft_snapshot(self, root: Root) -> Draft:
+        previous = self._current.get(SNAPSHOT)
+        if previous is None and TARGETS not in self._loaded:
+            raise InvalidUpdate(Fault.VALIDATION, "the first upload to a collection must hold targets")
+        return next_snapshot(root, previous, self._loaded, self._now)
+
+    # -- what every file must satisfy ---------------------------------------------------------------------------------
+
+    def _require_unexpired(self, role: RoleName, expires: datetime) -> None:
+        if expires < self._now:
+            raise InvalidMetadata(f"{role}: it expired at {expires.isoformat()}")
+
+    def _forbid_leaps(self) -> None:
+        for role in self._uploads:
+            self._forbid_leap(role)
+
+    def _forbid_leap(self, role: RoleName) -> None:
+        """Nobody may use up the versions of a role, after which nothing could be published (section 9)."""
+        held = self._current.get(role)
+        stored = 0 if held is None else held.version
+        version = self._uploads[role].version
+        if version > stored + MAX_LEAP:
+            raise InvalidUpdate(
+                Fault.VALIDATION,
+                f"{role}: version {version} is too far above the stored version {stored}; "
+                f"the largest allowed is {stored + MAX_LEAP}",
+            )
+
+    def _forbid_unreadable_leap(self, role: RoleName) -> None:
+        """Tell a leap beyond all versions before the model does, which would call it a fault of structure."""
+        if role in self._uploads and self._uploads[role].version > MAX_VERSION:
+            self._forbid_leap(role)
+
+
+@contextmanager
+def _blame(fault: Fault, role: RoleName) -> Iterator[None]:
+    """What is invalid in here is the upload's ``fault``, and the message names ``role``."""
+    try:
+        yield
+    except InvalidMetadata as error:
+        message = str(error)
+        raise InvalidUpdate(fault, message if message.startswith(role) else f"{role}: {message}") from error
+
+
+def _ancestors(role: RoleName) -> list[RoleName]:
+    """The parents of a delegation, the outermost (targets) first; none for every other role."""
+    chain: list[RoleName] = []
+    while (parent := role.parent) is not None:
+        chain.insert(0, parent)
+        role = parent
+    return chain
+
+
+def _require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, who: str) -> None:
+    try:
+        result = keys.meets_threshold(envelope, signers)
+    except InvalidMetadata as error:
+        raise InvalidMetadata(f"{role}: {error}") from error
+    if not result.ok:
+        raise InvalidMetadata(
+            f"{role}: it has {len(result.valid_key_ids)} valid signature(s) by {who}; {signers.threshold} needed"
+        )
+
+
+# -- certificates -----------------------------------------------------------------------------------------------------
+
+
+def _certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
+    """The root keys that may vouch for a root of ``gun``: certificate chains that pass, under the ids of what passed.
+
+    A key counts if its chain has exactly one leaf, which comes first, is made out to ``gun`` and has no fault; expiry
+    is one only if ``now`` is given. Intermediates with a fault are left out of the chain, which changes the key's id,
+    so that signatures under the old id no longer count: that is what clients do.
+
+    Raises InvalidMetadata, with the reason for each key, if no key counts.
+    """
+    named = root.roles[ROOT]
+    usable: dict[str, PublicKey] = {}
+    faults: list[str] = []
+    for key in named.keys.values():
+        try:
+            certified = _certified_key(key, gun, now)
+        except InvalidMetadata as error:
+            faults.append(f"{key.key_id}: {error}")
+        else:
+            usable[certified.key_id] = certified
+    if not usable:
+        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({'; '.join(faults) or 'no keys'})")
+    return RoleKeys(usable, named.threshold)
+
+
+def _certified_key(key: PublicKey, gun: Gun, now: datetime | None) -> PublicKey:
+    chain = [_Certificate.read(certificate) for certificate in key.certificates]
+    if not chain:
+        raise InvalidMetadata("not a chain of certificates in the usual PEM form")
+    leaf, *rest = chain
+    if leaf.authority:
+        raise InvalidMetadata("the first certificate must be the leaf, not an authority")
+    if not all(certificate.authority for certificate in rest):
+        raise InvalidMetadata("more than one leaf certificate")
+    if not leaf.covers(gun):
+        raise InvalidMetadata(f"common name {quote(leaf.name)} is neither the collection nor a prefix of it with a *")
+    fault = leaf.fault(now)
+    if fault is not None:
+        raise InvalidMetadata(fault)
+    if leaf.key_type is None:
+        raise InvalidMetadata("the certificate's key is neither ECDSA nor RSA")
+    kept = [leaf, *(certificate for certificate in rest if now is None or certificate.fault(now) is None)]
+    return PublicKey(leaf.key_type, b"".join(certificate.pem for certificate in kept))
+
+
+def _check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
+    """A delegation's certificate must be sound; its expiry does not count, that of the metadata does."""
+    try:
+        certificate = x509.load_pem_x509_certificate(key.public)
+    except ValueError:
+        return  # Not a certificate: a bare key, or one that can verify nothing.
+    fault = _Certificate.read(certificate).fault(None)
+    if fault is not None:
+        raise InvalidMetadata(f"{role}: key {key.key_id}: {fault}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """What counts of an X.509 certificate. ``key_type`` is the type of a TUF key that holds it, if it can have one."""
+
+    pem: bytes
+    name: str
+    authority: bool
+    begins: datetime
+    ends: datetime
+    sha1: bool
+    rsa_bits: int | None
+    key_type: str | None
+
+    @classmethod
+    def read(cls, certificate: x509.Certificate) -> _Certificate:
+        """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
+        try:
+            public = certificate.public_key()
+            key_type, rsa_bits = None, None
+            if isinstance(public, ec.EllipticCurvePublicKey):
+                key_type = "ecdsa-x509"
+            elif isinstance(public, rsa.RSAPublicKey):
+                key_type, rsa_bits = "rsa-x509", public.key_size
+            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            authorities = [
+                extension.value.ca
+                for extension in certificate.extensions
+                if isinstance(extension.value, x509.BasicConstraints)
+            ]
+            return cls(
+                pem=certificate.public_bytes(Encoding.PEM),
+                name=str(names[-1].value) if names else "",
+                authority=any(authorities),
+                begins=certificate.not_valid_before_utc,
+                ends=certificate.not_valid_after_utc,
+                sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
+                rsa_bits=rsa_bits,
+                key_type=key_type,
+            )
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            raise InvalidMetadata("the certificate cannot be read") from None
+
+    def covers(self, gun: Gun) -> bool:
+        """Whether the common name is ``gun``, or a prefix of it followed by ``*``."""
+        return gun.startswith(self.name.rstrip("*")) if self.name.endswith("*") else self.name == gun
+
+    def fault(self, now: datetime | None) -> str | None:
+        """What makes the certificate unfit, if anything; whether it has expired matters only if ``now`` is given."""
+        if self.begins > self.ends:
+            return "the certificate ends before it begins"
+        if self.sha1:
+            return "the certificate is signed with SHA-1"
+        if self.rsa_bits is not None and self.rsa_bits < keys.MIN_RSA_BITS:
+            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {keys.MIN_RSA_BITS} needed"
+        if now is not None and (now > self.ends or now + _NOT_BEFORE_LEEWAY < self.begins):
+            return f"the certificate is valid only from {self.begins.isoformat()} to {self.ends.isoformat()}"
+        return None
+
+
+# -- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime) -> Draft:
+    if version > MAX_VERSION:
+        raise InvalidUpdate(
+            Fault.VALIDATION, f"{role}: version {version - 1} is stored, after which no other fits into the database"
+        )
+    payload = canonical.dumps(
+        {
+            "_type": role.capitalize(),
+            # Whole seconds: the Go implementation drops trailing zeros of a fraction when it writes it again.
+            "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "meta": dict(meta),
+            "version": version,
+        }
+    )
+    named = root.roles[role]
+    try:
+        for key in named.keys.values():
+            key.canonical_id  # noqa: B018 - the signing service will be asked by it
+    except InvalidMetadata as error:
+        raise InvalidUpdate(Fault.VALIDATION, f"{role}: {error}") from error
+    # A key under a name that is not its id could sign, but no client would find it by that signature.
+    able = tuple(key for key_id, key in named.keys.items() if key.key_id == key_id)
+    return Draft(role, version, payload, able, named.threshold)
+
+
+def _file_meta(data: bytes) -> dict[str, canonical.Json]:
+    meta = FileMeta.of(data)
+    return {
+        "hashes": {name: base64.b64encode(digest).decode() for name, digest in meta.hashes.items()},
+        "length": meta.length,
+    }

@@ -1,0 +1,97 @@
+"""The server in small, around the pure core: what is stored of one collection, the server's keys, and publishing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from notary.errors import InvalidUpdate, MalformedJSON, OldVersion
+from notary.tuf import publish
+from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName, Signature
+from tests.support.author import Author, Key, file_meta, make_key
+
+GUN = "example.com/team/app"
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Held:
+    version: int
+    data: bytes
+
+
+class Collection:
+    """``current`` is what the store would give; ``keys`` are the server's, by canonical id."""
+
+    def __init__(self, *, now: datetime = NOW) -> None:
+        self.now = now
+        self.snapshot_key = make_key("ed25519")
+        self.timestamp_key = make_key("ed25519")
+        self.keys = {key.key_id: key for key in (self.snapshot_key, self.timestamp_key)}
+        self.current: dict[RoleName, Held] = {}
+
+    def author(self, snapshot: str = "server") -> Author:
+        """A publisher of this collection; ``snapshot`` says who holds the snapshot key."""
+        key = make_key() if snapshot == "client" else self.snapshot_key.public_part
+        return Author(GUN, timestamp=self.timestamp_key.public_part, snapshot=key, now=self.now)
+
+    def validate(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> publish.Plan:
+        pairs = files.items() if isinstance(files, Mapping) else files
+        uploads = [publish.Upload(RoleName(role), data) for role, data in pairs]
+        wanted = publish.needed([upload.role for upload in uploads])
+        current = {role: self.current[role] for role in wanted if role in self.current}
+        return publish.validate(Gun(GUN), current, uploads, self.now)
+
+    def publish(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+        """What a server does with an upload; the files that it wrote."""
+        plan = self.validate(files)
+        written = {update.role: Held(update.version, update.data) for update in plan.updates}
+        snapshot = None
+        if plan.snapshot is not None:
+            snapshot = self.sign(plan.snapshot)
+            written[SNAPSHOT] = Held(plan.snapshot.version, snapshot)
+        timestamp = plan.timestamp(snapshot)
+        written[TIMESTAMP] = Held(timestamp.version, self.sign(timestamp))
+        for role, held in written.items():
+            if role in self.current and self.current[role].version >= held.version:
+                raise OldVersion(role)
+        self.current.update(written)
+        return {str(role): held.data for role, held in written.items()}
+
+    def outcome(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> str:
+        """The answer to an upload, in the words of ``tests.support.uploads``."""
+        try:
+            self.publish(files)
+        except InvalidUpdate as error:
+            return error.fault
+        except MalformedJSON:
+            return "MALFORMED_JSON"
+        except OldVersion:
+            return "VERSION"
+        return "OK"
+
+    def sign(self, draft: publish.Draft) -> bytes:
+        return draft.assemble(
+            signatures(draft, [self.keys[k.canonical_id] for k in draft.keys if k.canonical_id in self.keys])
+        )
+
+    def signed(self, role: str) -> dict[str, Any]:
+        """The signed part of a stored file."""
+        return dict(json.loads(self.current[RoleName(role)].data)["signed"])
+
+    def check(self) -> None:
+        """Every stored base role can be found from the timestamp, and is exactly what was promised."""
+        assert self.signed("timestamp")["meta"] == {"snapshot": file_meta(self.current[SNAPSHOT].data)}
+        listed = self.signed("snapshot")["meta"]
+        for role in (ROOT, TARGETS):
+            hashes = file_meta(self.current[role].data)["hashes"]
+            assert listed[role]["hashes"].items() <= hashes.items()
+
+
+def signatures(draft: publish.Draft, keys: Iterable[Key]) -> list[Signature]:
+    made = [key.sign(draft.payload) for key in keys]
+    return [Signature(one["keyid"], one["method"], base64.b64decode(one["sig"])) for one in made]

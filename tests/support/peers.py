@@ -1,0 +1,248 @@
+"""Real servers for the interoperability tests: the Go ``notary-server`` and ours, as processes on loopback.
+
+Rules of this module: a server is a process of its own, found and ended by its pid; its port is ephemeral; it is ready
+when its port accepts; its output goes to a file that every failure shows. Whoever starts one ends it (``Daemon`` is a
+context manager). Certificates are minted for the tests, never read from the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+GO_SERVER = ("/usr/bin/notary-server",)
+OUR_SERVER = tuple(
+    shlex.split(os.environ.get("INTEROP_SERVER", "")) or [str(Path(sys.executable).with_name("notary-server"))]
+)
+"""The server under test: the console script of this environment, or the command in ``INTEROP_SERVER``."""
+OUR_TWISTD = (str(Path(sys.executable).with_name("twistd")),)
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files of one TLS server: its CA, its certificate chain and its key, all PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def mint_certificates(directory: Path, names: Iterable[str] = ("localhost", "notary-server")) -> Certificates:
+    """A CA and a server certificate that it signed, for ``names`` and 127.0.0.1, valid for a day."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "interop test CA")])
+    names = list(names)
+
+    def builder(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(ca_name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+
+    ca = (
+        builder(ca_name, ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    leaf = (
+        builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]), key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [*(x509.DNSName(name) for name in names), x509.IPAddress(ip_address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    files = Certificates(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+    files.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    files.certificate.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_open(port: int) -> bool:
+    """Whether something accepts connections on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would configure a server, and with ``extra``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NOTARY_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+def server_config(
+    port: int, tls: Certificates | None = None, storage: Mapping[str, str] | None = None, level: str = "error"
+) -> dict[str, dict[str, str]]:
+    """A configuration that both servers read the same: local signer, memory unless ``storage`` says otherwise."""
+    server = {"http_addr": f"127.0.0.1:{port}"}
+    if tls is not None:
+        server |= {"tls_cert_file": str(tls.certificate), "tls_key_file": str(tls.key)}
+    return {
+        "server": server,
+        "trust_service": {"type": "local"},
+        "storage": dict(storage or {"backend": "memory"}),
+        "logging": {"level": level},
+    }
+
+
+class Daemon:
+    """One server process.
+
+    ``command`` is what to run; ``port`` where it will listen (it is told so by its configuration, not by us). Output of
+    every start is appended to ``log``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        port: int,
+        directory: Path,
+        *,
+        tls: Certificates | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.command = tuple(command)
+        self.port = port
+        self.directory = directory
+        self.tls = tls
+        self.environment = clean_environment(environment)
+        self.log = directory / f"{name}.log"
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port, without a trailing slash."""
+        return f"{'https' if self.tls else 'http'}://localhost:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def output(self) -> str:
+        """All that the server has printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        assert not self.alive, f"{self.name} runs already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, cwd=self.directory
+            )
+        self.starts += 1
+
+    def start(self) -> Self:
+        """Start the process and wait until its port accepts; AssertionError with its output if that does not happen."""
+        self.spawn()
+        deadline = time.monotonic() + READY_SECONDS
+        while not is_open(self.port):
+            assert self.alive, f"{self.name} ended while starting (status {self.wait()}):\n{self.output()}"
+            assert time.monotonic() < deadline, f"{self.name} is not ready:\n{self.output()}"
+            time.sleep(0.02)
+        return self
+
+    def ensure(self) -> bool:
+        """Start the process again if it has died; True if that was necessary."""
+        if self.alive:
+            return False
+        sys.stderr.write(f"\n{self.name} died (status {self.wait()}) and is started afresh:\n{self.output()[-2000:]}\n")
+        self.start()
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit status, once the process has ended by itself (negative: the signal that ended it)."""
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.wait(seconds)
+
+    def stop(self) -> int:
+        """Ask the process to end, with SIGTERM, and return its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, if it runs."""
+        if self._process is not None and self.alive:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def daemon(
+    name: str,
+    command: Sequence[str],
+    directory: Path,
+    *,
+    tls: Certificates | None = None,
+    storage: Mapping[str, str] | None = None,
+    level: str = "error",
+    environment: Mapping[str, str] | None = None,
+) -> Daemon:
+    """A server of ``command`` (``GO_SERVER`` or ``OUR_SERVER``) on a free port, configured by a file; not yet started."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = directory / f"{name}.json"
+    config.write_text(json.dumps(server_config(port, tls, storage, level)))
+    return Daemon(name, (*command, f"-config={config}"), port, directory, tls=tls, environment=environment)

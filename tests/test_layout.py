@@ -1,0 +1,242 @@
+"""The house keeps its rules: who imports whom, what every file has, and that names and numbers agree across files."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import notary
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = {
+    "notary": set(),
+    "notary.errors": set(),
+    "notary.config": {"notary.errors"},
+    "notary.tuf": {"notary.errors"},
+    "notary.storage": {"notary.errors", "notary.config", "notary.tuf"},
+    "notary.net": {"notary.errors"},
+    "notary.proto": set(),
+    "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
+    "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
+    "notary.server.tap": {"notary.server"},
+    "notary.signer.tap": {"notary.signer"},
+    "twisted.plugins": set(),
+}
+"""What each layer may import of ours, besides itself and the package ``notary`` (its version).
+
+The most specific name counts. A ``tap`` may import what its daemon may, and that daemon.
+"""
+for daemon in ("server", "signer"):
+    LAYERS[f"notary.{daemon}.tap"] |= LAYERS[f"notary.{daemon}"]
+
+WITHOUT_TWISTED = {"notary", "notary.errors", "notary.config", "notary.tuf"}
+
+
+def layer_of(module: str) -> str:
+    """The layer that a module of ours belongs to: the longest name in LAYERS that it is, or is inside of."""
+    candidates = [
+        layer for layer in LAYERS if layer != "notary" and (module == layer or module.startswith(layer + "."))
+    ]
+    if module == "notary":
+        return "notary"
+    if not candidates:
+        pytest.fail(f"{module} is in no layer: say in LAYERS where it belongs")
+    return max(candidates, key=len)
+
+
+def imports(source: str) -> Iterator[tuple[str, bool]]:
+    """Every name that a module imports, as an absolute dotted path; and whether that happens at module level."""
+
+    def walk(node: ast.AST, *, top: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                yield from ((f"{'.' * child.level}{child.module or ''}.{alias.name}", top) for alias in child.names)
+            else:
+                yield from walk(child, top=top and not inside)
+
+    return walk(ast.parse(source), top=True)
+
+
+def is_ours(name: str) -> bool:
+    return name == "notary" or name.startswith("notary.")
+
+
+def violations(module: str, source: str) -> list[str]:
+    """What this module imports against the rules of docs/architecture.md, one line each."""
+    found = []
+    own = layer_of(module)
+    for name, top in imports(source):
+        if name.startswith("."):
+            found.append(f"{module} imports {name}: imports are absolute")
+        elif is_ours(name) and name != "notary.__version__":
+            imported = layer_of(name)
+            if imported not in LAYERS[own] | {own, "notary"}:
+                found.append(f"{module} imports {name}: {own} may not know {imported}")
+        if own in WITHOUT_TWISTED and name.split(".")[0] == "twisted":
+            found.append(f"{module} imports {name}: {own} never imports Twisted")
+        if top and re.fullmatch(r"twisted\.internet\.reactor(\..*)?", name):
+            found.append(f"{module} imports {name} at module level: the reactor is an argument")
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def python_files(*folders: str) -> list[Path]:
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path for path in files if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")))
+
+
+def text_files() -> list[Path]:
+    """Everything that people write here; not what tools leave behind."""
+    folders = ("notary", "twisted", "tests", "fixtures", "etc", "docs", "docker", ".ci")
+    inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    beside = [ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("*.md")]
+    return sorted(path for path in [*inside, *beside] if path.is_file() and path.suffix not in {".pyc", ".cache"})
+
+
+OURS = python_files("notary", "twisted")
+ALL = python_files("notary", "twisted", "tests", "fixtures")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_imports_follow_the_layers(path: Path) -> None:
+    assert violations(module_name(path), read(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param("notary.errors", "import notary.config", id="errors-config"),
+        pytest.param("notary.config", "from notary.tuf import model", id="config-tuf"),
+        pytest.param("notary.tuf.keys", "from notary.storage import Update", id="tuf-storage"),
+        pytest.param("notary.tuf.keys", "from notary import storage", id="tuf-storage-from-package"),
+        pytest.param("notary.tuf.keys", "from twisted.python import log", id="tuf-twisted"),
+        pytest.param("notary.config", "import twisted", id="config-twisted"),
+        pytest.param("notary.errors", "def f():\n    import twisted.web", id="errors-twisted-inside"),
+        pytest.param("notary.net.http", "from notary.tuf.model import Gun", id="net-tuf"),
+        pytest.param("notary.net.http", "import notary.config", id="net-config"),
+        pytest.param("notary.storage.sql", "import notary.net.http", id="storage-net"),
+        pytest.param("notary.storage.sql", "from notary.server import repository", id="storage-server"),
+        pytest.param("notary.server.api", "from notary.signer.keyring import Keyring", id="server-signer"),
+        pytest.param("notary.signer.rpc", "import notary.server.signing as s", id="signer-server"),
+        pytest.param("notary.server.api", "from notary.server.tap import Options", id="server-own-tap"),
+        pytest.param("notary.server.api", "from notary.server import tap", id="server-own-tap-from-package"),
+        pytest.param("notary.server.tap", "import notary.signer.tap", id="tap-other-tap"),
+        pytest.param("notary.server.api", "from . import auth", id="relative"),
+        pytest.param("notary.server.api", "from ..errors import NotFound", id="relative-up"),
+        pytest.param("notary.net.http", "from twisted.internet import reactor", id="reactor"),
+        pytest.param("notary.net.http", "import twisted.internet.reactor as r", id="reactor-module"),
+        pytest.param("notary.net.http", "from twisted.internet.reactor import callLater", id="reactor-method"),
+        pytest.param("notary.net.http", "class A:\n    from twisted.internet import reactor", id="reactor-in-class"),
+        pytest.param("notary.net.http", "if x:\n    from twisted.internet import reactor", id="reactor-in-if"),
+        pytest.param("twisted.plugins.notary_plugins", "from notary.server import tap", id="plugin"),
+    ],
+)
+def test_a_violation_is_caught(module: str, source: str) -> None:
+    assert len(violations(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        pytest.param("notary.server.tap", "from notary.storage.sql import open_store", id="tap-storage"),
+        pytest.param("notary.server.tap", "from notary.server import api\nimport notary.config", id="tap-server"),
+        pytest.param("notary.server.tap", "def f():\n    from twisted.internet import reactor", id="reactor-inside"),
+        pytest.param("notary.server.tap", "from notary import __version__, config", id="version"),
+        pytest.param("notary.storage.sql", "from notary.storage import Update", id="own-package"),
+        pytest.param("notary.server.repository", "from notary.tuf import publish", id="server-tuf"),
+        pytest.param("notary.net.tls", "from notary.errors import ConfigError\nimport twisted", id="net-errors"),
+        pytest.param("notary.tuf.keys", "import notaryservice.x, cryptography.x509", id="third-party"),
+    ],
+)
+def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_a_module_outside_the_layers_is_caught() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"notary\.helpers is in no layer"):
+        violations("notary.helpers", "")
+
+
+@pytest.mark.parametrize("path", ALL, ids=name_of)
+def test_every_module_says_its_rules(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(read(path)))
+    assert docstring, f"{name_of(path)} opens with no docstring"
+
+
+@pytest.mark.parametrize("path", ALL, ids=name_of)
+def test_no_file_is_too_long(path: Path) -> None:
+    assert len(read(path).splitlines()) <= 700, f"{name_of(path)}: is it still one thing?"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|(a|b|rc)\d+)?", notary.__version__)
+    assert importlib.metadata.version("notary-service") == notary.__version__, "stale install: run `make test` again"
+    changes = read(ROOT / "CHANGELOG.md")
+    headings = re.findall(r"^## \[?([^]\s]+)", changes, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert notary.__version__ in changes
+
+
+def test_no_path_of_somebodys_machine() -> None:
+    machine = re.compile(r"(?<![\w.:}\]*-])/(?:home|Users|root|work|workspace)/\w")
+    assert machine.search("see " + "/home" + "/me/notes")
+    found = [
+        f"{name_of(path)}: {line.strip()}"
+        for path in text_files()
+        for line in path.read_text(errors="replace").splitlines()
+        if machine.search(line)
+    ]
+    assert found == []
+
+
+def anchors(markdown: str) -> set[str]:
+    """The anchors that a forge makes of the headings of a page."""
+    headings = re.findall(r"^#+ +(.+?)\s*$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    broken = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", link):
+                continue
+            path = page.parent / target if target else page
+            if not path.exists() or (anchor and anchor not in anchors(read(path))):
+                broken.append(f"{name_of(page)}: {link}")
+    assert broken == []
+
+
+def test_the_session_in_the_readme_is_the_one_that_make_up_prints() -> None:
+    assert f"```\n{read(ROOT / 'etc/session.sh')}```\n" in read(ROOT / "README.md")
+
+
+def test_sections_that_the_code_refers_to_exist() -> None:
+    headings = re.findall(r"^## (\d+)\. ", read(ROOT / "docs/protocol.md"), re.MULTILINE)
+    assert headings == [str(number) for number in range(1, 10)]
+    reference = re.compile(r"docs/protocol\.md,?\s+sections?\s+(\d+)")
+    found = {number for path in ALL for number in reference.findall(read(path))}
+    assert found
+    assert found <= set(headings)

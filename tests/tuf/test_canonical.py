@@ -1,0 +1,308 @@
+"""Strict parsing, canonical writing, and the typed reading of members."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from notary.errors import InvalidMetadata, MalformedJSON
+from notary.tuf import canonical
+from notary.tuf.canonical import MAX_DEPTH, MAX_INTEGER, Members
+
+# Canonical JSON has control characters as they are, which no JSON parser takes back: they have a test of their own.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+INTEGERS = st.integers(-MAX_INTEGER, MAX_INTEGER)
+VALUES = st.recursive(
+    st.none() | st.booleans() | INTEGERS | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(b"", "not JSON", id="nothing"),
+        pytest.param(b" \n", "not JSON", id="white-space"),
+        pytest.param(b"{", "not JSON", id="truncated-object"),
+        pytest.param(b'{"a":1', "not JSON", id="truncated-after-member"),
+        pytest.param(b'["a', "not JSON", id="truncated-string"),
+        pytest.param(b"[1,]", "not JSON", id="trailing-comma"),
+        pytest.param(b"{'a':1}", "not JSON", id="single-quotes"),
+        pytest.param(b"{a:1}", "not JSON", id="bare-name"),
+        pytest.param(b'{1:"a"}', "not JSON", id="number-as-name"),
+        pytest.param(b"[01]", "not JSON", id="leading-zero"),
+        pytest.param(b"[+1]", "not JSON", id="plus"),
+        pytest.param(b"[.5]", "not JSON", id="no-integer-part"),
+        pytest.param(b"[1.]", "not JSON", id="no-fraction"),
+        pytest.param("[\u0661]".encode(), "not JSON", id="arabic-digit"),
+        pytest.param(b"[True]", "not JSON", id="python"),
+        pytest.param(b"// x\n{}", "not JSON", id="comment"),
+        pytest.param(b"{}{}", "Extra data", id="second-value"),
+        pytest.param(b"{} x", "Extra data", id="trailing-text"),
+        pytest.param(b"{}\x00", "Extra data", id="trailing-nul"),
+        pytest.param(b"{}\xc2\xa0", "Extra data", id="trailing-no-break-space"),
+        pytest.param(b"{}\x0c", "Extra data", id="trailing-form-feed"),
+        pytest.param(b"\x00{}", "not JSON", id="leading-nul"),
+        pytest.param(b'{"a":1,"a":1}', "'a' is given twice", id="member-twice"),
+        pytest.param(b'{"a":1,"\\u0061":1}', "'a' is given twice", id="member-twice-in-disguise"),
+        pytest.param(b'[{"x":{"b":1,"c":2,"b":3}}]', "'b' is given twice", id="member-twice-inside"),
+        pytest.param(b"[NaN]", "NaN", id="nan"),
+        pytest.param(b"[Infinity]", "Infinity", id="infinity"),
+        pytest.param(b"[-Infinity]", "-Infinity", id="minus-infinity"),
+        pytest.param(b"[1e400]", "too large", id="float-overflow"),
+        pytest.param(b"[-1e400]", "too large", id="float-underflow"),
+        pytest.param(b"[1e16]", "too large", id="whole-float-too-large"),
+        pytest.param(b"[9007199254740992]", "too large", id="integer-of-54-bits"),
+        pytest.param(b"[-9007199254740992]", "too large", id="negative-integer-of-54-bits"),
+        pytest.param(b"[18446744073709551616]", "too large", id="integer-of-65-bits"),
+        pytest.param(b"[" + b"9" * 5000 + b"]", "too large", id="integer-of-5000-digits"),
+        pytest.param(b"[-" + b"9" * 5000 + b"]", "too large", id="negative-integer-of-5000-digits"),
+        pytest.param(b"\xef\xbb\xbf{}", "byte order mark", id="utf-8-bom"),
+        pytest.param('"\u00e9"'.encode("latin-1"), "not UTF-8 at byte 1", id="latin-1"),
+        pytest.param('{"a":1}'.encode("utf-16"), "not UTF-8 at byte 0", id="utf-16-bom"),
+        pytest.param('{"a":1}'.encode("utf-16-le"), "not JSON", id="utf-16-le"),
+        pytest.param('{"a":1}'.encode("utf-32-be"), "not JSON", id="utf-32-be"),
+        pytest.param(b'"\xed\xa0\x80"', "not UTF-8", id="raw-surrogate"),
+        pytest.param(b'"\xc0\xaf"', "not UTF-8", id="overlong"),
+        pytest.param(b'"\xf4\x90\x80\x80"', "not UTF-8", id="beyond-unicode"),
+        pytest.param(b'"\\ud800"', "surrogate", id="high-surrogate"),
+        pytest.param(b'["\\uDFFFx"]', "surrogate", id="low-surrogate"),
+        pytest.param(b'{"\\udc00\\ud800":1}', "surrogate", id="surrogates-the-wrong-way-round"),
+        pytest.param(b'"\x00"', "Invalid control character", id="raw-nul"),
+        pytest.param(b'"\n"', "Invalid control character", id="raw-newline"),
+        pytest.param(b'"\x1f"', "Invalid control character", id="raw-control"),
+        pytest.param(b'"\\x41"', "not JSON", id="unknown-escape"),
+        pytest.param(b'"\\u12"', "not JSON", id="short-escape"),
+        pytest.param(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "deep", id="arrays-one-too-deep"),
+        pytest.param(b'{"a":' * MAX_DEPTH + b"[]" + b"}" * MAX_DEPTH, "deep", id="objects-one-too-deep"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, "deep", id="arrays-100000-deep"),
+        pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "deep", id="objects-100000-deep"),
+        pytest.param(b"[" * 100_000, "deep", id="arrays-100000-deep-and-open"),
+    ],
+)
+def test_what_is_refused(data, message):
+    with pytest.raises(MalformedJSON, match=message):
+        canonical.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        pytest.param(b" \t\r\n{} \n", {}, id="white-space-around"),
+        pytest.param(b"null", None, id="null"),
+        pytest.param(b'[true,false,-0,"\\u00e9"]', [True, False, 0, "é"], id="scalars"),
+        pytest.param(
+            b'{"a":{"a":1},"A":[{"a":2},{"a":3}]}', {"a": {"a": 1}, "A": [{"a": 2}, {"a": 3}]}, id="same-names"
+        ),
+        pytest.param(b"[9007199254740991,-9007199254740991]", [MAX_INTEGER, -MAX_INTEGER], id="largest-integers"),
+        pytest.param(b"[1.5,-0.25]", [1.5, -0.25], id="fractions"),
+        pytest.param(b"[1e2,2.0,-0.0,1e-400]", [100, 2, 0, 0], id="whole-floats"),
+        pytest.param(b'"\\ud83d\\ude00\\u0000\\n\\/"', "😀\0\n/", id="escapes"),
+        pytest.param(b'"\\\\ud800"', "\\ud800", id="backslash-then-letters"),
+        pytest.param('"\ufeff\U0010ffff"'.encode(), "\ufeff\U0010ffff", id="bom-inside-a-string"),
+        pytest.param(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH), id="deepest"),
+    ],
+)
+def test_what_is_taken(data, value):
+    assert canonical.parse(data) == value
+
+
+def test_numbers_keep_the_kind_that_they_were_written_as():
+    integer, whole, fraction = canonical.parse(b"[100,1e2,0.5]")
+    assert type(integer) is int
+    assert isinstance(whole, int)
+    assert type(whole) is not int
+    assert type(fraction) is float
+
+
+def test_messages_are_short_and_ascii():
+    name = "é\n" * 100_000
+    with pytest.raises(MalformedJSON) as caught:
+        canonical.parse(json.dumps([name])[1:-1].join(['{"x":{', ":1,", ":2}}"]).encode())
+    assert str(caught.value).isascii()
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+# The right-hand sides were printed by the Go client's JSON library.
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        pytest.param({}, b"{}", id="empty-object"),
+        pytest.param([None, True, False], b"[null,true,false]", id="literals"),
+        pytest.param({"b": 1, "a": [1, {"d": 1, "c": 2}]}, b'{"a":[1,{"c":2,"d":1}],"b":1}', id="sorted"),
+        pytest.param({"é": 3, "\uffff": 2, "😀": 1}, '{"é":3,"\uffff":2,"😀":1}'.encode(), id="code-point-order"),
+        pytest.param({"a": 1, "B": 2, "": 3, "aa": 4}, b'{"":3,"B":2,"a":1,"aa":4}', id="case-and-prefixes"),
+        pytest.param('x\n\0\x7f\t"\\/<>&\u2028', 'x\n\0\x7f\t\\"\\\\/<>&\u2028'.encode(), id="only-two-escapes"),
+        pytest.param("\b\f\r\x1f\x01", b'"\b\f\r\x1f\x01"'[1:-1], id="control-characters"),
+        pytest.param("\\n \\u0041 \\", b"\\\\n \\\\u0041 \\\\", id="backslashes-that-look-like-escapes"),
+        pytest.param([100.0, -0.0, 1e15], b"[100,0,1000000000000000]", id="whole-floats"),
+        pytest.param({"1.5": "a:1.5", "n": 1.0}, b'{"1.5":"a:1.5","n":1}', id="fractions-in-text"),
+    ],
+)
+def test_canonical_form(value, data):
+    assert canonical.dumps(value) == (b'"%b"' % data if isinstance(value, str) else data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(1.5, id="fraction"),
+        pytest.param({"a": [{"b": -0.1}]}, id="fraction-inside"),
+        pytest.param([math.nan], id="nan"),
+        pytest.param({"a": math.inf}, id="infinity"),
+        pytest.param("\ud800", id="surrogate"),
+        pytest.param({"\udfff": 1}, id="surrogate-in-a-name"),
+    ],
+)
+def test_what_has_no_canonical_form(value):
+    with pytest.raises(InvalidMetadata):
+        canonical.dumps(value)
+
+
+def test_a_parsed_whole_float_is_written_as_an_integer():
+    assert canonical.dumps(canonical.parse(b'{"b": 1.0, "a": [1E2, -0.0]}')) == b'{"a":[100,0],"b":1}'
+
+
+@given(VALUES)
+@example({"1.0": ["\\", '"', "\u2028", "a:1.5,2e3", "\\u0041"]})
+def test_what_is_written_is_read(value):
+    data = canonical.dumps(value)
+    assert canonical.parse(data) == value
+    assert canonical.dumps(canonical.parse(data)) == data
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("".join(map(chr, range(256))) + "\\u0000\\n\\\\")
+def test_strings_have_two_escapes_and_no_more(text):
+    written = canonical.dumps(text).decode()
+    assert written == '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.none()))
+def test_members_are_in_the_order_of_their_bytes(value):
+    in_order = sorted(value, key=str.encode)
+    assert canonical.dumps(value) == b"{" + b",".join(canonical.dumps(name) + b":null" for name in in_order) + b"}"
+
+
+@given(
+    st.binary()
+    | st.text('[]{}":,\\u0123456789abcdefD.-+ \n\r\tnulltruefalseNaNInfinity\ud800\0').map(
+        lambda text: text.encode("utf-8", "surrogatepass")
+    )
+)
+def test_any_bytes_are_read_or_refused(data):
+    try:
+        value = canonical.parse(data)
+    except MalformedJSON:
+        return
+    assert value == json.loads(data)
+
+
+@given(VALUES, st.data())
+def test_changed_bytes_are_read_or_refused(value, data):
+    whole = bytearray(canonical.dumps(value))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    whole[place] ^= data.draw(st.integers(1, 255))
+    try:
+        canonical.parse(bytes(whole))
+    except MalformedJSON:
+        return
+
+
+KNOWN = frozenset({"version", "keys", "keyids", "sig"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("Version", id="capital"),
+        pytest.param("VERSION", id="capitals"),
+        pytest.param("ver\u017fion", id="long-s"),
+        pytest.param("\u212aeys", id="kelvin"),
+    ],
+)
+@pytest.mark.parametrize("beside", [{}, {"version": 1, "keys": {}}], ids=["alone", "beside"])
+def test_names_that_go_takes_for_known_ones_are_refused(name, beside):
+    with pytest.raises(InvalidMetadata, match=r"must be written '(version|keys)'"):
+        Members({name: 1, **beside}, KNOWN, "x")
+
+
+def test_unknown_members_are_for_others_unless_the_object_is_closed():
+    assert Members({"version": 1, "x-other": 2, "X-Other": 3}, KNOWN, "x").integer("version") == 1
+    with pytest.raises(InvalidMetadata, match="x: unknown member 'x-other'"):
+        Members({"version": 1, "x-other": 2}, KNOWN, "x", closed=True)
+
+
+@pytest.mark.parametrize("value", [{}, None, {"version": None}], ids=["absent", "null-object", "null-member"])
+def test_absent_and_null_read_as_zero(value):
+    members = Members(value, KNOWN, "x")
+    assert members.text("version") == ""
+    assert members.text("version", "z") == "z"
+    assert members.integer("version") == 0
+    assert members.flag("version") is False
+    assert members.binary("version") == b""
+    assert members.mapping("version") == {}
+    assert members.sequence("version") == []
+    assert members.texts("version") == ()
+
+
+@pytest.mark.parametrize("value", [[], "", 0, False, 1.5], ids=repr)
+def test_only_objects_have_members(value):
+    with pytest.raises(InvalidMetadata, match="x: expected an object"):
+        Members(value, KNOWN, "x")
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "message"),
+    [
+        pytest.param("text", 1, "a string", id="number-as-text"),
+        pytest.param("text", ["a"], "a string", id="list-as-text"),
+        pytest.param("integer", True, "an integer", id="truth-as-integer"),
+        pytest.param("integer", "1", "an integer", id="text-as-integer"),
+        pytest.param("integer", 1.5, "an integer", id="fraction-as-integer"),
+        pytest.param("integer", canonical.parse(b"1e2"), "an integer", id="whole-float-as-integer"),
+        pytest.param("integer", canonical.parse(b"1.0"), "an integer", id="one-point-nought-as-integer"),
+        pytest.param("flag", 1, "true or false", id="number-as-flag"),
+        pytest.param("flag", "true", "true or false", id="text-as-flag"),
+        pytest.param("mapping", [], "an object", id="list-as-mapping"),
+        pytest.param("sequence", {}, "a list", id="object-as-sequence"),
+        pytest.param("sequence", "ab", "a list", id="text-as-sequence"),
+        pytest.param("texts", ["a", 1], "a list of strings", id="number-among-texts"),
+        pytest.param("texts", ["a", None], "a list of strings", id="null-among-texts"),
+        pytest.param("binary", 1, "a string", id="number-as-binary"),
+        pytest.param("binary", "AA=", "standard base64", id="one-pad-missing"),
+        pytest.param("binary", "AAA", "standard base64", id="no-padding"),
+        pytest.param("binary", "A", "standard base64", id="one-letter"),
+        pytest.param("binary", "AA==AA==", "standard base64", id="two-values"),
+        pytest.param("binary", "AAAA====", "standard base64", id="too-much-padding"),
+        pytest.param("binary", "====", "standard base64", id="padding-alone"),
+        pytest.param("binary", "AA-_", "standard base64", id="url-alphabet"),
+        pytest.param("binary", "AA AA", "standard base64", id="space"),
+        pytest.param("binary", "AA\tAA", "standard base64", id="tab"),
+        pytest.param("binary", "AAA\u00e9", "standard base64", id="not-ascii"),
+        pytest.param("binary", "\u0661AAA", "standard base64", id="arabic-digit"),
+    ],
+)
+def test_wrong_types(method, value, message):
+    with pytest.raises(InvalidMetadata, match=f"x: sig must be {message}"):
+        getattr(Members({"sig": value}, KNOWN, "x"), method)("sig")
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        pytest.param("", b"", id="empty"),
+        pytest.param("AAE=", b"\0\1", id="padded"),
+        pytest.param("+/+/", b"\xfb\xff\xbf", id="plus-and-slash"),
+        pytest.param("AA\r\nE=\n", b"\0\1", id="line-breaks-as-go-skips-them"),
+        pytest.param("AAF=", b"\0\1", id="spare-bits-as-go-drops-them"),
+    ],
+)
+def test_base64(text, data):
+    assert Members({"sig": text}, KNOWN, "x").binary("sig") == data

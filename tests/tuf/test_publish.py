@@ -1,0 +1,578 @@
+"""What an upload must satisfy: the shared table of uploads, then what only the core can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
+from notary.tuf import publish
+from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
+from tests.support.author import (
+    HARMLESS,
+    Author,
+    Role,
+    Signed,
+    canonical,
+    file_meta,
+    flip_bit,
+    make_key,
+    make_root_key,
+    moment,
+    setting,
+    sign,
+)
+from tests.support.collection import GUN, NOW, Collection, Held, signatures
+from tests.support.uploads import CASES, Case
+
+A = RoleName("targets/a")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_table_of_uploads(case: Case) -> None:
+    collection = Collection()
+    *earlier, last = case.steps(collection.author(case.snapshot))
+    for files in earlier:
+        collection.publish(files)
+        collection.check()
+    before = dict(collection.current)
+    assert collection.outcome(last) == case.expected
+    if case.expected == "OK" and TARGETS in collection.current:
+        assert collection.current != before
+        if "not the stored" not in case.name:
+            collection.check()
+    else:
+        assert collection.current == before
+
+
+# -- what a plan holds ------------------------------------------------------------------------------------------------
+
+
+def test_first_plan_of_the_server() -> None:
+    collection = Collection()
+    author = collection.author()
+    author.delegate("targets/a")
+    files = author.first()
+    plan = collection.validate(list(reversed(files.items())))
+    assert plan.updates == tuple(publish.Accepted(role, 1, files[role]) for role in (ROOT, TARGETS, A))
+    assert plan.snapshot is not None
+    assert (plan.snapshot.role, plan.snapshot.version, plan.snapshot.threshold) == (SNAPSHOT, 1, 1)
+    assert [key.key_id for key in plan.snapshot.keys] == [collection.snapshot_key.key_id]
+    assert json.loads(plan.snapshot.payload) == {
+        "_type": "Snapshot",
+        "expires": moment(NOW + timedelta(days=3 * 365)),
+        "meta": {role: file_meta(data) for role, data in files.items()},
+        "version": 1,
+    }
+    snapshot = collection.sign(plan.snapshot)
+    timestamp = plan.timestamp(snapshot)
+    assert json.loads(timestamp.payload) == {
+        "_type": "Timestamp",
+        "expires": moment(NOW + timedelta(days=14)),
+        "meta": {"snapshot": file_meta(snapshot)},
+        "version": 1,
+    }
+
+
+def test_plan_with_an_uploaded_snapshot() -> None:
+    collection = Collection()
+    files = collection.author("client").first()
+    plan = collection.validate(files)
+    assert plan.snapshot is None
+    assert [update.role for update in plan.updates] == [ROOT, TARGETS, SNAPSHOT]
+    assert plan.timestamp() == plan.timestamp(files["snapshot"])
+    assert json.loads(plan.timestamp().payload)["meta"] == {"snapshot": file_meta(files["snapshot"])}
+
+
+def test_server_made_snapshot_keeps_what_was_not_uploaded() -> None:
+    collection = Collection()
+    author = collection.author()
+    author.delegate("targets/a")
+    author.delegate("targets/b")
+    author.delegate("targets/a/c")
+    collection.publish(author.first())
+    before = collection.signed("snapshot")["meta"]
+    written = collection.publish(author.publish("targets/a"))
+    assert set(written) == {"targets/a", "snapshot", "timestamp"}
+    assert collection.signed("snapshot") == {
+        "_type": "Snapshot",
+        "expires": moment(NOW + timedelta(days=3 * 365)),
+        "meta": before | {"targets/a": file_meta(written["targets/a"])},
+        "version": 2,
+    }
+    assert collection.signed("timestamp")["version"] == 2
+
+
+def test_a_removed_delegation_stays_listed_in_server_made_snapshots() -> None:
+    collection = Collection()
+    author = collection.author()
+    author.delegate("targets/a")
+    collection.publish(author.first())
+    del author.delegations["targets/a"]
+    collection.publish(author.publish("targets"))
+    assert "targets/a" in collection.signed("snapshot")["meta"]
+
+
+def test_members_of_a_stored_snapshot_that_the_core_does_not_know_are_kept() -> None:
+    collection = Collection()
+    author = collection.author()
+    collection.publish(author.first())
+    meta = {**collection.signed("snapshot")["meta"], "targets/x": {**file_meta(b""), "custom": {"n": [1, "é"]}}}
+    edited = sign({**collection.signed("snapshot"), "meta": meta}, [collection.snapshot_key])
+    collection.current[SNAPSHOT] = Held(1, edited)
+    collection.publish(author.publish("targets"))
+    assert collection.signed("snapshot")["meta"]["targets/x"] == meta["targets/x"]
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "targets/a"])
+@pytest.mark.parametrize("damage", HARMLESS.values(), ids=HARMLESS)
+def test_snapshots_hash_the_bytes_that_are_stored(role: str, damage: Callable[[bytes], bytes]) -> None:
+    collection = Collection()
+    author = collection.author()
+    author.delegate("targets/a")
+    files = author.first()
+    files[role] = damage(files[role])
+    collection.publish(files)
+    assert collection.current[RoleName(role)].data == files[role]
+    assert collection.signed("snapshot")["meta"][role] == file_meta(files[role])
+
+
+def test_a_collection_whose_snapshot_lists_other_bytes_heals() -> None:
+    """The Go server hashed its own re-serialisation (docs/protocol.md, section 9)."""
+    collection = Collection()
+    author = collection.author()
+    author.delegate("targets/a")
+    collection.publish(author.first())
+    broken = collection.signed("snapshot")
+    for role in ("root", "targets"):
+        broken["meta"][role] = file_meta(b"something else")
+    collection.current[SNAPSHOT] = Held(1, sign(broken, [collection.snapshot_key]))
+    collection.publish(author.publish("targets/a"))
+    collection.check()
+
+
+def test_a_time_zone_and_a_fraction_of_now_do_not_show() -> None:
+    collection = Collection(now=datetime(2026, 3, 1, 0, 30, 0, 999_999, tzinfo=UTC))
+    collection.publish(collection.author().first())
+    assert collection.signed("timestamp")["expires"] == "2026-03-15T00:30:00Z"
+
+
+# -- what must be loaded ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uploaded", "more"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param(["root"], [], id="root"),
+        pytest.param(["targets"], ["targets"], id="targets"),
+        pytest.param(["targets/a"], ["targets", "targets/a"], id="delegation"),
+        pytest.param(
+            ["targets/a/b/c", "targets/a/d"],
+            ["targets", "targets/a", "targets/a/b", "targets/a/b/c", "targets/a/d"],
+            id="nested delegations",
+        ),
+    ],
+)
+def test_needed(uploaded: list[str], more: list[str]) -> None:
+    assert publish.needed([RoleName(role) for role in uploaded]) == {ROOT, SNAPSHOT, TIMESTAMP, *more}
+
+
+# -- the order of the checks ------------------------------------------------------------------------------------------
+
+
+def _break(files: dict[str, bytes], *roles: str) -> dict[str, bytes]:
+    return {
+        role: sign(json.loads(data)["signed"], [make_key()]) if role in roles else data for role, data in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "fault"),
+    [
+        pytest.param(["root", "targets", "targets/a", "snapshot"], Fault.ROOT, id="everything"),
+        pytest.param(["targets/a", "snapshot"], Fault.TARGETS, id="all but root"),
+        pytest.param(["snapshot"], Fault.SNAPSHOT, id="snapshot"),
+    ],
+)
+def test_first_fault_is_told(broken: list[str], fault: Fault) -> None:
+    collection = Collection()
+    author = collection.author("client")
+    author.delegate("targets/a")
+    author.bump("targets", by=5000)
+    with pytest.raises(InvalidUpdate) as caught:
+        collection.validate(_break(author.first(), *broken))
+    assert caught.value.fault == fault
+    assert broken[0] in str(caught.value)
+
+
+def test_shallow_targets_are_judged_before_deep_ones() -> None:
+    collection = Collection()
+    author = collection.author()
+    for role in ("targets/b", "targets/a", "targets/a/a"):
+        author.delegate(role)
+    files = _break(author.first(), "targets/a/a", "targets/b")
+    with pytest.raises(InvalidUpdate, match=r"^targets/b: "):
+        collection.validate(files)
+
+
+def test_a_leap_is_told_with_both_numbers() -> None:
+    collection = Collection()
+    author = collection.author()
+    collection.publish(author.first())
+    collection.publish(author.publish("targets"))
+    author.bump("targets", by=1001)
+    with pytest.raises(InvalidUpdate, match=r"version 1003 .* stored version 2;") as caught:
+        collection.validate(author.files("targets"))
+    assert caught.value.fault == Fault.VALIDATION
+
+
+def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
+    with pytest.raises(MalformedJSON):
+        publish.Upload(TARGETS, b"[]")
+
+
+def test_the_version_of_an_upload() -> None:
+    author = Author(GUN)
+    author.bump("targets", by=41)
+    assert publish.Upload(TARGETS, author.targets()).version == 42
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        ("root", Fault.ROOT),
+        ("targets", Fault.TARGETS),
+        ("targets/a", Fault.TARGETS),
+        ("snapshot", Fault.SNAPSHOT),
+    ],
+)
+def test_an_upload_may_expire_now_but_not_a_moment_before(role: str, fault: Fault) -> None:
+    collection = Collection()
+    author = collection.author("client")
+    author.delegate("targets/a")
+    author.lifetimes[role] = timedelta(0)
+    files = author.first()
+    collection.validate(files)
+    collection.now += timedelta(microseconds=1)
+    with pytest.raises(InvalidUpdate, match=rf"^{role}: it expired at 2026-03-01") as caught:
+        collection.validate(files)
+    assert caught.value.fault == fault
+
+
+@pytest.mark.parametrize(
+    ("late", "accepted"),
+    [
+        pytest.param(timedelta(days=1), True, id="a day ahead"),
+        pytest.param(timedelta(days=1, seconds=1), False, id="more than a day ahead"),
+        pytest.param(timedelta(days=-30), True, id="at its very end"),
+        pytest.param(timedelta(days=-30, seconds=-1), False, id="after its end"),
+    ],
+)
+def test_the_time_of_a_root_certificate(late: timedelta, accepted: bool) -> None:
+    collection = Collection()
+    author = collection.author()
+    begins = NOW + late
+    author.roles["root"] = Role([make_root_key(GUN, begins=begins, ends=begins + timedelta(days=30))])
+    assert collection.outcome(author.first()) == ("OK" if accepted else "ErrBadRoot")
+
+
+@pytest.fixture
+def aged() -> tuple[Collection, Author]:
+    """A collection with a delegation, of which everything, root certificate included, has expired."""
+    collection = Collection()
+    author = collection.author("client")
+    author.roles["root"] = Role([make_root_key(GUN, begins=NOW - timedelta(1), ends=NOW + timedelta(1))])
+    author.delegate("targets/a")
+    for role in ("root", "targets", "targets/a", "snapshot"):
+        author.lifetimes[role] = timedelta(hours=1)
+    collection.publish(author.first())
+    author.lifetimes.clear()
+    collection.now = author.now = NOW + timedelta(days=365)
+    return collection, author
+
+
+def test_expiry_of_stored_root_and_parents_stops_no_publisher(aged: tuple[Collection, Author]) -> None:
+    collection, author = aged
+    collection.publish(author.publish("targets/a"))
+    collection.check()
+
+
+def test_expired_root_can_be_followed_by_a_fresh_one(aged: tuple[Collection, Author]) -> None:
+    collection, author = aged
+    author.rotate("root", make_root_key(GUN, begins=author.now))
+    collection.publish(author.publish("root"))
+    collection.check()
+
+
+def test_expired_certificate_cannot_vouch_for_its_own_new_root(aged: tuple[Collection, Author]) -> None:
+    collection, author = aged
+    with pytest.raises(InvalidUpdate, match="valid only from") as caught:
+        collection.validate(author.publish("root"))
+    assert caught.value.fault == Fault.ROOT
+
+
+# -- what is stored can be bad, too -----------------------------------------------------------------------------------
+
+
+def _stored(snapshot: str = "server") -> tuple[Collection, Author]:
+    collection = Collection()
+    author = collection.author(snapshot)
+    author.delegate("targets/a")
+    collection.publish(author.first())
+    return collection, author
+
+
+_JUNK = [pytest.param(b"junk", id="not JSON"), pytest.param(b"[]", id="no envelope")]
+
+
+@pytest.mark.parametrize("data", [*_JUNK, pytest.param(sign({"_type": "Root"}, []), id="no root")])
+def test_a_stored_root_that_is_none_is_the_services_failure(data: bytes) -> None:
+    collection, author = _stored()
+    collection.current[ROOT] = Held(1, data)
+    with pytest.raises(InvalidMetadata):
+        collection.validate(author.publish("root", "targets"))
+
+
+def test_a_stored_root_that_does_not_verify_is_the_services_failure() -> None:
+    collection, author = _stored()
+    collection.current[ROOT] = Held(1, author.root(signers=[make_root_key(GUN)]))
+    with pytest.raises(InvalidMetadata, match=r"^root: it has 0 valid signature"):
+        collection.validate(author.publish("targets"))
+
+
+@pytest.mark.parametrize("data", [*_JUNK, pytest.param(sign({"_type": "Snapshot"}, []), id="no snapshot")])
+@pytest.mark.parametrize("role", ["targets", "targets/a"])
+def test_a_stored_snapshot_that_is_none_is_the_services_failure(data: bytes, role: str) -> None:
+    collection, author = _stored()
+    collection.current[SNAPSHOT] = Held(1, data)
+    with pytest.raises(InvalidMetadata):
+        collection.validate(author.publish(role))
+
+
+def test_a_stored_snapshot_that_is_none_can_be_replaced_by_its_publisher() -> None:
+    collection, author = _stored("client")
+    collection.current[SNAPSHOT] = Held(1, b"junk")
+    collection.publish(author.publish("targets"))
+    collection.check()
+
+
+@pytest.mark.parametrize("data", [*_JUNK, pytest.param(sign({"_type": "Targets"}, []), id="no targets")])
+def test_a_stored_parent_that_is_none_must_be_uploaded_again(data: bytes) -> None:
+    collection, author = _stored()
+    collection.current[TARGETS] = Held(1, data)
+    with pytest.raises(InvalidUpdate, match=r"^targets/a: its parent targets, as stored, .* upload it too") as caught:
+        collection.validate(author.publish("targets/a"))
+    assert caught.value.fault == Fault.TARGETS
+    collection.publish(author.publish("targets", "targets/a"))
+    collection.check()
+
+
+def test_a_stored_timestamp_that_is_none_is_replaced() -> None:
+    collection, author = _stored()
+    collection.current[TIMESTAMP] = Held(7, b"junk")
+    collection.publish(author.publish("targets"))
+    assert collection.signed("timestamp")["version"] == 8
+
+
+def test_a_stored_parent_that_the_snapshot_has_dropped_is_no_parent() -> None:
+    collection, author = _stored("client")
+    author.delegate("targets/a/b")
+    collection.publish(author.publish("targets/a", "targets/a/b"))
+    del author.stored["targets/a"]
+    collection.publish(author.publish("targets"))
+    with pytest.raises(InvalidUpdate, match="its parent targets/a is neither in this upload nor in the") as caught:
+        collection.validate(author.publish("targets/a/b"))
+    assert caught.value.fault == Fault.TARGETS
+    author.versions["targets/a"] = 3
+    collection.publish(author.publish("targets/a", "targets/a/b"))
+    collection.check()
+
+
+def test_stored_parents_count_without_a_stored_snapshot() -> None:
+    collection, author = _stored("client")
+    del collection.current[SNAPSHOT]
+    collection.publish(author.publish("targets/a"))
+
+
+@pytest.mark.parametrize("role", [SNAPSHOT, TIMESTAMP])
+def test_no_version_follows_the_last_one(role: RoleName) -> None:
+    collection, author = _stored()
+    collection.current[role] = Held(2**31 - 1, collection.current[role].data)
+    with pytest.raises(InvalidUpdate, match=rf"^{role}: version 2147483647 is stored") as caught:
+        collection.publish(author.publish("targets"))
+    assert caught.value.fault == Fault.VALIDATION
+
+
+def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
+    collection, author = _stored()
+    collection.current[TARGETS] = Held(2**31 - 5, collection.current[TARGETS].data)
+    author.versions["targets"] = 2**31
+    with pytest.raises(InvalidUpdate, match=r"^targets: invalid version 2147483648") as caught:
+        collection.validate(author.files("targets"))
+    assert caught.value.fault == Fault.TARGETS
+    author.versions["targets"] = 2**31 - 1
+    collection.publish(author.files("targets"))
+
+
+# -- drafts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drafted() -> tuple[Collection, publish.Draft]:
+    collection = Collection()
+    plan = collection.validate(collection.author().first())
+    assert plan.snapshot is not None
+    return collection, plan.snapshot
+
+
+def test_an_assembled_file_is_in_the_form_of_the_go_server(drafted: tuple[Collection, publish.Draft]) -> None:
+    collection, draft = drafted
+    data = draft.assemble(signatures(draft, [collection.snapshot_key]))
+    value = json.loads(data)
+    assert (
+        data == b'{"signed":' + canonical(value["signed"]) + b',"signatures":' + canonical(value["signatures"]) + b"}"
+    )
+    assert list(value["signatures"][0]) == ["keyid", "method", "sig"]
+
+
+def test_only_signatures_that_verify_get_into_the_file(drafted: tuple[Collection, publish.Draft]) -> None:
+    collection, draft = drafted
+    (good,) = signatures(draft, [collection.snapshot_key])
+    (stranger,) = signatures(draft, [make_key()])
+    bad = dataclasses.replace(good, sig=flip_bit(good.sig, 7))
+    assert draft.assemble([bad, good, stranger, good]) == draft.assemble([good])
+    for wrong in ([], [bad], [stranger], [bad, stranger]):
+        with pytest.raises(InvalidUpdate, match="0 of the 1 snapshot key"):
+            draft.assemble(wrong)
+
+
+def test_a_threshold_counts_keys_not_signatures() -> None:
+    collection = Collection()
+    author = collection.author()
+    second = make_key("rsa")
+    author.roles["timestamp"] = Role([collection.timestamp_key, second], 2)
+    draft = collection.validate(author.first()).timestamp(b"a snapshot")
+    once, other = signatures(draft, [collection.timestamp_key, second])
+    with pytest.raises(InvalidUpdate, match="1 of the 2 timestamp key") as caught:
+        draft.assemble([once, once])
+    assert (caught.value.fault, caught.value.missing) == (Fault.ROOT, "")
+    assert len(json.loads(draft.assemble([once, other]))["signatures"]) == 2
+
+
+def test_keys_in_certificates_sign_under_the_id_that_root_gives_them() -> None:
+    collection = Collection()
+    author = collection.author()
+    key = make_root_key("anything")
+    author.roles["snapshot"] = Role([key.public_part])
+    collection.keys[key.bare.key_id] = key
+    collection.publish(author.first())
+    assert json.loads(collection.current[SNAPSHOT].data)["signatures"][0]["keyid"] == key.key_id
+
+
+@pytest.mark.parametrize(("role", "fault"), [("snapshot", Fault.HIERARCHY), ("timestamp", Fault.ROOT)])
+def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> None:
+    collection = Collection()
+    author = collection.author()
+    (key,) = author.roles[role].keys
+
+    def edit(signed: Signed) -> None:
+        signed["keys"]["ab" * 32] = signed["keys"].pop(key.key_id)
+        signed["roles"][role]["keyids"] = ["ab" * 32]
+
+    with pytest.raises(InvalidUpdate, match="names these: none") as caught:
+        collection.publish({"root": author.root(edit=edit), "targets": author.targets()})
+    assert caught.value.fault == fault
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda a: a.roles.update(root=Role([make_root_key("else/where")])),
+            r"^root: no root key is a valid certificate .*: common name 'else/where' is neither",
+            id="common name",
+        ),
+        pytest.param(
+            lambda a: a.roles.update(root=Role([])), r"^root: no root key is a valid .* \(no keys\)$", id="no root keys"
+        ),
+        pytest.param(
+            lambda a: a.versions.update(root=3),
+            r"^root: version 3 cannot follow version 1; the next one is 2$",
+            id="root version",
+        ),
+        pytest.param(
+            lambda a: a.roles.update(targets=Role([make_key()], 2)),
+            r"^targets: it has 1 valid signature\(s\) by the keys that root names for it; 2 needed$",
+            id="threshold",
+        ),
+    ],
+)
+def test_messages_say_what_is_wrong_and_what_is_expected(change: Callable[[Author], None], message: str) -> None:
+    collection = Collection()
+    author = collection.author()
+    change(author)
+    with pytest.raises(InvalidUpdate, match=message):
+        collection.validate(author.first())
+
+
+# -- any bit ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def signed_files() -> tuple[Collection, dict[str, bytes]]:
+    """Uploads with every kind of key, all valid."""
+    collection = Collection()
+    author = collection.author("client")
+    author.roles["targets"] = Role([make_key("rsa")])
+    author.delegate("targets/a", make_key("ed25519"), make_root_key("delegate"), threshold=2)
+    author.add("v1", b"content")
+    files = author.first()
+    collection.validate(files)
+    return collection, files
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(role=st.sampled_from(["root", "targets", "targets/a", "snapshot"]), bit=st.integers(0, 2**20))
+def test_one_changed_bit_in_a_signed_payload_is_refused(
+    signed_files: tuple[Collection, dict[str, bytes]], role: str, bit: int
+) -> None:
+    collection, files = signed_files
+    head, middle, tail = files[role].partition(b',"signatures":')
+    payload = flip_bit(head.removeprefix(b'{"signed":'), bit)
+    with pytest.raises((InvalidUpdate, MalformedJSON)):
+        collection.validate({**files, role: b'{"signed":' + payload + middle + tail})
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[Collection, Author]:
+    return _stored()
+
+
+@settings(max_examples=100, deadline=None)
+@given(version=st.integers(-5, 2**53 - 1), stored=st.integers(0, 2**31 - 1))
+def test_a_version_is_refused_exactly_if_it_leaps(
+    published: tuple[Collection, Author], version: int, stored: int
+) -> None:
+    collection, author = published
+    collection.current[TARGETS] = Held(stored, b"never read")
+    data = author.targets(edit=setting("version", to=version))
+    leaps = version > stored + 1000
+    if leaps or not 1 <= version < 2**31:
+        with pytest.raises(InvalidUpdate) as caught:
+            collection.validate({"targets": data})
+        assert caught.value.fault == (Fault.VALIDATION if leaps else Fault.TARGETS)
+    else:
+        collection.validate({"targets": data})

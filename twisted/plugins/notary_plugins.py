@@ -1,0 +1,10 @@
+"""The subcommands of ``twistd``. This file is data: it names modules and imports nothing of ours."""
+
+from twisted.application.service import ServiceMaker
+
+notary_server = ServiceMaker(  # type: ignore[no-untyped-call]
+    "Notary server",
+    "notary.server.tap",
+    "The Notary server: keeps and serves signed collections (TUF metadata)",
+    "notary-server",
+)
