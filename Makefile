@@ -31,7 +31,7 @@ docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
-	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis _trial_temp
+	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis _trial_temp twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what those need ----------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line, by default that of the process."""
         try:
-            super().parseOptions(_long_options(sys.argv[1:] if options is None else options))  # type: ignore[no-untyped-call]
+            super().parseOptions(_long_options(sys.argv[1:] if options is None else options))
         except usage.UsageError as error:
             # twistd would print its own help, all of it, and lose the one line that matters.
             sys.exit(f"{self.program}: {error}; see {self.program} --help")
@@ -195,12 +195,12 @@ class Daemon(Service):
     def setServiceParent(self, parent: Any) -> None:
         """Become a part of an application, and its log observer: this is how ``twistd`` gets ours."""
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self.log)  # type: ignore[no-untyped-call]
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+            parent.setComponent(ILogObserver, self.log)
+        super().setServiceParent(parent)
 
     def startService(self) -> None:
         """Start the service and listen to signals."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         for number, more in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
             self._handlers[number] = signal.signal(number, self._step_later(more=more))
         self._starting = maybeDeferred(self._service.startService)
@@ -208,7 +208,7 @@ class Daemon(Service):
 
     def stopService(self) -> Deferred[object]:
         """Stop the service, also in the middle of its start."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()
         if self._starting is not None:
             self._starting.cancel()
         while self._handlers:
@@ -266,7 +266,7 @@ def make_daemon(
         service = build(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
         beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
-        _report(log, Failure(error))  # type: ignore[no-untyped-call]
+        _report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
         raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
     return Daemon(service, log, reactor, twistd=options.parent is not None)
@@ -308,7 +308,7 @@ def _stream(twistd: Mapping[str, Any] | None) -> Stream:
     if twistd["logfile"] == "-":
         return sys.stdout
     try:
-        return LogFile.fromFullPath(twistd["logfile"] or "twistd.log")  # type: ignore[no-any-return, no-untyped-call]
+        return LogFile.fromFullPath(twistd["logfile"] or "twistd.log")  # type: ignore[no-any-return]
     except OSError as error:
         sys.exit(f"--logfile: {error}")
 

@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 LEVELS = ("panic", "fatal", "error", "warning", "info", "debug")
 """The names of the levels, least verbose first."""
@@ -137,7 +137,7 @@ class LineObserver:
 
 def failure_fields(failure: Failure) -> dict[str, str]:
     """Describe a failure in two fields: ``error``, with its causes, and ``traceback``: places only, no source lines."""
-    places = traceback.walk_tb(failure.getTracebackObject())  # type: ignore[no-untyped-call]
+    places = traceback.walk_tb(failure.getTracebackObject())
     return {
         "error": ", because ".join(_errors(failure.value)),
         "traceback": "; ".join(f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in places),

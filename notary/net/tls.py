@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import idna
 from cryptography import x509
@@ -39,7 +39,7 @@ from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 from notary.errors import ConfigError
 
@@ -108,6 +108,7 @@ def server_context(
     key_file: Path,
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
+    *,
     section: str = "server",
 ) -> SSL.Context:
     """Return the context of a server.
@@ -134,10 +135,11 @@ def server_options(
     key_file: Path,
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
+    *,
     section: str = "server",
 ) -> ServerOptions:
     """Return what `listen` needs for TLS; see `server_context`."""
-    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section))
+    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
 
 
 def client_options(
@@ -146,6 +148,7 @@ def client_options(
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
+    *,
     section: str = "trust_service",
 ) -> ClientOptions:
     """Return the options of a TLS client of ``hostname``, for `twisted.internet.endpoints.wrapClientTLS`.
@@ -296,6 +299,10 @@ class _Server(Server):
 
     _waiting = False  # for the reactor to say that the socket is writable
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.setTcpNoDelay(True)  # an answer must not wait for the client to acknowledge its first half
+
     def write(self, data: bytes) -> None:
         """Write ``data``, now as far as possible."""
         if not self._waiting and self.connected:
@@ -321,7 +328,7 @@ class _Server(Server):
 class _Port(Port):
     """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
 
-    transport = _Server
+    transport = cast("type[Server]", _Server)
 
     def createInternetSocket(self) -> socket.socket:
         """Return the socket that will be bound."""
@@ -334,13 +341,13 @@ class _Port(Port):
 def listen(
     reactor: Any, host: str, port: int, factory: IProtocolFactory, tls: ServerOptions | None = None
 ) -> Deferred[IListeningPort]:
-    """Listen on ``host``: an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no
-    IPv6). ``port`` 0 means any. With ``tls``, connections speak TLS.
+    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given.
 
-    Fails with CannotListenError.
+    ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
+    ``port`` 0 means any. Fails with CannotListenError.
     """
     if tls is not None:
-        wrapper = TLSMemoryBIOFactory(tls, isClient=False, wrappedFactory=factory, clock=reactor)
+        wrapper: Any = TLSMemoryBIOFactory(cast("Any", tls), isClient=False, wrappedFactory=factory, clock=reactor)
         # The default protocol collects small writes for a turn of the reactor; our answers are single writes.
         wrapper.protocol = TLSMemoryBIOProtocol
         factory = wrapper
@@ -364,7 +371,7 @@ def _bind(reactor: Any, interface: str, port: int, factory: IProtocolFactory) ->
         return listening
     bound = _Port(port, factory, _BACKLOG, interface, reactor)
     bound.startListening()
-    return bound
+    return cast("IListeningPort", bound)
 
 
 def _resolve(host: str, port: int) -> str:

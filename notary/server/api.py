@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from http import HTTPStatus
 from typing import Any
 
 from twisted.logger import Logger
@@ -24,7 +25,7 @@ from notary.errors import InvalidGun, InvalidParameters, InvalidRole, NoFilename
 from notary.net.http import Call, Response, parse_multipart
 from notary.server.auth import AccessController
 from notary.server.health import Health
-from notary.server.metrics import Metrics
+from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import InThread, Repository
 from notary.storage import Change, Stored
 from notary.tuf import canonical
@@ -40,6 +41,7 @@ DEFAULT_RECORDS = 100
 MAX_RECORDS = 10_000
 """How many changes an answer holds at the most: a client that wants more asks again with the last id."""
 
+_VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
 
 
@@ -70,9 +72,7 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
     errors.TooLarge: Fault(413, "TOO_LARGE", "The request is larger than this server accepts."),
-    errors.UnsupportedAlgorithm: Fault(
-        500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."
-    ),
+    errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
 
 
@@ -117,7 +117,7 @@ class Route:
     operation: str
     method: str
     path: re.Pattern[str]
-    handler: Callable[[Api, Call, re.Match[str]], Awaitable[Response]]
+    handler: Callable[[Api, Call, Mapping[str, str]], Awaitable[Response]]
     actions: tuple[str, ...] | None = ()
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
@@ -171,20 +171,20 @@ class Api:
 
     async def __call__(self, call: Call) -> Response:
         """Answer one call. Never raises a domain error."""
-        route, match = _find(call)
+        route, names = _find(call)
         call.notes["operation"] = route.operation
         try:
-            return await self._serve(route, match, call)
+            return await self._serve(route, names, call)
         except NotaryError as error:
             return self._refuse(route, call, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a client gets an answer whatever happens
             self._log.failure("unexpected error in {operation}", operation=route.operation, path=call.path)
             return fault_response(route.broken)
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
-        operation = call.notes.get("operation", "Malformed")
-        self._metrics.observe_request(operation, call.method, status, seconds, len(call.body), sent)
+        notes = {"operation": "Malformed", **call.notes}
+        self._metrics.observe_request(notes["operation"], call.method, status, seconds, len(call.body), sent)
         self._log.info(
             "{method} {path} {status}",
             method=call.method,
@@ -193,8 +193,7 @@ class Api:
             bytes=sent,
             seconds=round(seconds, 6),
             remote=call.remote,
-            gun=call.notes.get("gun", ""),
-            operation=operation,
+            **notes,
         )
 
     def failed(self, error: Exception) -> Response:
@@ -202,8 +201,8 @@ class Api:
         self._log.failure("unexpected error outside of any operation", Failure(error))
         return fault_response(UNKNOWN)
 
-    async def _serve(self, route: Route, match: re.Match[str], call: Call) -> Response:
-        gun = match.groupdict().get("gun", "")
+    async def _serve(self, route: Route, names: Mapping[str, str], call: Call) -> Response:
+        gun = names.get("gun", "")
         if gun:
             call.notes["gun"] = gun
             if self._gun_prefixes and not gun.startswith(self._gun_prefixes):
@@ -212,78 +211,93 @@ class Api:
             access = tuple(("repository", gun, action) for action in route.actions) if gun else (_CATALOG,)
             self._access.authorize(call.headers.get("authorization"), call.headers.get("host", ""), access, self._now())
         try:
-            return await route.handler(self, call, match)
+            return await route.handler(self, call, names)
         except InvalidGun as error:
             raise route.bad_name(str(error)) from error
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
         fault = FAULTS.get(type(error), route.broken)
-        server_error = fault.status >= 500
+        server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         report = self._log.error if server_error else self._log.info
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
+        if route.handler is Api.update:
+            self._metrics.uploaded(fault.code, len(call.body))
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
-    async def ping(self, _call: Call, _match: re.Match[str]) -> Response:
+    async def ping(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """Say that this is a registry-style API (clients ask before they ask for tokens)."""
         return Response(200, b"{}", (("Content-Type", JSON_UTF8),))
 
-    async def not_found(self, _call: Call, _match: re.Match[str]) -> Response:
+    async def not_found(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """Raise NotFound: every path that is not in the table."""
         raise NotFound("nothing is served at this path")
 
-    async def update(self, call: Call, match: re.Match[str]) -> Response:
-        gun = Gun(match["gun"])
+    async def update(self, call: Call, names: Mapping[str, str]) -> Response:
+        """Publish the uploaded files."""
+        gun = Gun(names["gun"])
         uploads = await self._in_thread(lambda: read_uploads(call.headers.get("content-type", ""), call.body))
         timestamp = await self._repository.publish(gun, uploads)
+        self._metrics.uploaded(ACCEPTED, len(call.body))
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
-    async def by_hash(self, _call: Call, match: re.Match[str]) -> Response:
-        gun, role = _names(match)
+    async def by_hash(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """One immutable file, by checksum."""
+        gun, role = _gun_and_role(names)
         return _metadata(
-            await self._repository.by_checksum(gun, role, match["checksum"].lower()), self._consistent_headers
+            await self._repository.by_checksum(gun, role, names["checksum"].lower()), self._consistent_headers
         )
 
-    async def by_version(self, _call: Call, match: re.Match[str]) -> Response:
-        gun, role = _names(match)
+    async def by_version(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """One immutable file, by version."""
+        gun, role = _gun_and_role(names)
         return _metadata(
-            await self._repository.by_version(gun, role, _version(match["version"])), self._consistent_headers
+            await self._repository.by_version(gun, role, _version(names["version"])), self._consistent_headers
         )
 
-    async def current(self, _call: Call, match: re.Match[str]) -> Response:
-        gun, role = _names(match)
+    async def current(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """The file of a role that counts now."""
+        gun, role = _gun_and_role(names)
         return _metadata(await self._repository.current(gun, role), self._current_headers)
 
-    async def get_key(self, _call: Call, match: re.Match[str]) -> Response:
-        gun, role = _names(match)
+    async def get_key(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """The public key with which the server signs a role."""
+        gun, role = _gun_and_role(names)
         key = await self._repository.get_key(gun, role)
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, _call: Call, match: re.Match[str]) -> Response:
-        gun, role = _names(match)
+    async def rotate_key(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """The public key with which the server will sign a role."""
+        gun, role = _gun_and_role(names)
         key = await self._repository.rotate_key(gun, role)
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def delete(self, _call: Call, match: re.Match[str]) -> Response:
-        gun = Gun(match["gun"])
+    async def delete(self, _call: Call, names: Mapping[str, str]) -> Response:
+        """Forget a collection."""
+        gun = Gun(names["gun"])
         if await self._repository.delete(gun):
             self._log.info("trust data deleted for {gun}", gun=gun)
         return Response(200, b"", ())
 
-    async def changefeed(self, call: Call, match: re.Match[str]) -> Response:
-        name = match.groupdict().get("gun")
+    async def changefeed(self, call: Call, names: Mapping[str, str]) -> Response:
+        """A page of the changes of one collection, or of all."""
+        name = names.get("gun")
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
         changes = await self._repository.changes(Gun(name) if name else None, change_id, page)
         return Response(200, _changes(changes), (("Content-Type", JSON),))
 
-    async def health(self, _call: Call, _match: re.Match[str]) -> Response:
+    async def health(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """Whether the services behind this one work."""
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
-    async def metrics(self, _call: Call, _match: re.Match[str]) -> Response:
+    async def metrics(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """The figures of this process, for Prometheus."""
         content_type, body = self._metrics.render()
         return Response(200, body, (("Content-Type", content_type),))
 
@@ -303,7 +317,8 @@ def _route(operation: str, method: str, path: str, handler: Any, actions: Any, *
 # fmt: off
 ROUTES: Sequence[Route] = (
     _route("Ping", "GET", r"/v2/", Api.ping, ()),
-    _route("UpdateTUF", "POST", _GUN + r"/tuf/", Api.update, _PUSH, bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING),
+    _route("UpdateTUF", "POST", _GUN + r"/tuf/", Api.update, _PUSH,
+           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING),
     _route("GetRoleByHash", "GET", _GUN + rf"/tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
     _route("GetRoleByVersion", "GET", _GUN + rf"/tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
     _route("GetRole", "GET", _GUN + rf"/tuf/{_ROLE}\.json", Api.current, _PULL),
@@ -316,16 +331,16 @@ ROUTES: Sequence[Route] = (
     _route("Metrics", "GET", r"/metrics", Api.metrics, None),
 )
 # fmt: on
-NOTHING = _route("NotFound", "", r"(?s:.*)", Api.not_found, ())
+_NOTHING = _route("NotFound", "", r"", Api.not_found, ())
 
 
-def _find(call: Call) -> tuple[Route, re.Match[str]]:
-    """The first row that fits. HEAD is answered wherever GET is."""
+def _find(call: Call) -> tuple[Route, Mapping[str, str]]:
+    """The first row that fits, and what its path names. HEAD is answered wherever GET is."""
     method = "GET" if call.method == "HEAD" else call.method
     for route in ROUTES:
         if route.method == method and (match := route.path.fullmatch(call.path)):
-            return route, match
-    return NOTHING, NOTHING.path.fullmatch(call.path) or re.fullmatch("", "")
+            return route, match.groupdict()
+    return _NOTHING, {}
 
 
 # -- what handlers read and write -------------------------------------------------------------------------------------
@@ -346,9 +361,9 @@ def read_uploads(content_type: str, body: bytes) -> list[Upload]:
     return uploads
 
 
-def _names(match: re.Match[str]) -> tuple[Gun, RoleName]:
+def _gun_and_role(names: Mapping[str, str]) -> tuple[Gun, RoleName]:
     try:
-        return Gun(match["gun"]), RoleName(match["role"])
+        return Gun(names["gun"]), RoleName(names["role"])
     except InvalidRole as error:
         raise NotFound(str(error)) from error
 
@@ -356,7 +371,7 @@ def _names(match: re.Match[str]) -> tuple[Gun, RoleName]:
 def _version(text: str) -> int:
     """A version from a path. No stored version is 0 or has more digits than a 32-bit integer."""
     digits = text.lstrip("0")
-    if not 0 < len(digits) <= 10:
+    if not 0 < len(digits) <= _VERSION_DIGITS:
         raise NotFound(f"there is no version {text[:20]}")
     return int(digits)
 

@@ -53,13 +53,13 @@ _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_HEADER: Final = frozenset({"alg", "kid", "x5c", "jwk", "crit", "b64"})
+_HEADER: Final = frozenset({"alg", "kid", "x5c", "jwk"})
+_EXTENSIONS: Final = frozenset({"crit", "b64"})
 _CLAIMS: Final = frozenset({"iss", "sub", "aud", "exp", "nbf", "access"})
 _RIGHTS: Final = frozenset({"type", "name", "actions"})
 _JWK_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _ESCAPES: Final = {
-    **{'"': '\\"', "\\": "\\\\"},
-    **{"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"},
+    character: f"\\{letter}" for character, letter in zip('"\\\a\b\f\n\r\t\v', '"\\abfnrtv', strict=True)
 }
 
 
@@ -82,7 +82,7 @@ class NoAuth:
         return ""
 
 
-class _InvalidToken(NotaryError):
+class _TokenError(NotaryError):
     """A token is not accepted; the message says why and repeats nothing of it."""
 
 
@@ -124,7 +124,7 @@ class TokenAuth:
             raise self._unauthorized("a bearer token is needed: get one from the realm", "", host, access)
         try:
             subject, rights = self._check(words[1], now)
-        except (_InvalidToken, InvalidMetadata) as error:
+        except (_TokenError, InvalidMetadata) as error:
             raise self._unauthorized(f"the token is not accepted: {error}", "invalid_token", host, access) from None
         if not rights.issuperset(access):
             raise self._unauthorized("the token does not give the rights", "insufficient_scope", host, access)
@@ -133,26 +133,30 @@ class TokenAuth:
     # -- the token ----------------------------------------------------------------------------------------------------
 
     def _check(self, token: str, now: datetime) -> tuple[str, frozenset[Access]]:
-        """The subject of ``token`` and the rights that it gives. Raises _InvalidToken or InvalidMetadata."""
+        """The subject of ``token`` and the rights that it gives. Raises _TokenError or InvalidMetadata."""
         if len(token) > MAX_TOKEN:
-            raise _InvalidToken("it is too long")
+            raise _TokenError("it is too long")
         if _COMPACT.fullmatch(token) is None:
-            raise _InvalidToken("it is not a signed token in the compact form")
+            raise _TokenError("it is not a signed token in the compact form")
         header_part, claims_part, _ = token.split(".")
-        header = Members(_object(header_part, "header"), _HEADER, "its header")
-        raw_claims = _object(claims_part, "claims")
+        raw_header = _object(header_part, "header")
+        if not _EXTENSIONS.isdisjoint(raw_header):
+            # They change what the rest means, and the reference knows none (RFC 7515, 4.1.11; RFC 7797).
+            raise _TokenError("it needs an extension that is not supported")
+        header = Members(raw_header, _HEADER, "its header")
+        raw_claims = _object(claims_part, "body")
         claims = Members(raw_claims, _CLAIMS, "its claims")
         # What costs little is looked at first; the order is otherwise of no matter, all must hold.
         if claims.text("iss") != self._issuer:
-            raise _InvalidToken("it is of another issuer")
+            raise _TokenError("it is of another issuer")
         audience = raw_claims.get("aud")
         if self._service not in ((audience,) if isinstance(audience, str) else claims.texts("aud")):
-            raise _InvalidToken("it is meant for another service")
+            raise _TokenError("it is meant for another service")
         seconds, leeway = now.timestamp(), LEEWAY.total_seconds()
         if seconds > claims.integer("exp") + leeway:
-            raise _InvalidToken("it has expired")
+            raise _TokenError("it has expired")
         if seconds < claims.integer("nbf") - leeway:
-            raise _InvalidToken("it is not valid yet")
+            raise _TokenError("it is not valid yet")
         rights = _rights(claims.sequence("access"))
         subject = claims.text("sub")
         _verify(token, header, self._signing_key(header, now))
@@ -169,14 +173,14 @@ class TokenAuth:
             if chain := Members(jwk, frozenset({"x5c"}), "its jwk").texts("x5c"):
                 key = self._leaf_key(chain, now)
                 if _members(key.export_public(as_dict=True)) != wanted:
-                    raise _InvalidToken("its jwk is not the key of its certificate")
+                    raise _TokenError("its jwk is not the key of its certificate")
                 return key
             if wanted not in self._by_members:
-                raise _InvalidToken("its jwk is not trusted")
+                raise _TokenError("its jwk is not trusted")
             return self._by_members[wanted]
         key_id = header.text("kid")
         if key_id not in self._by_fingerprint:
-            raise _InvalidToken("it names no key that is trusted")
+            raise _TokenError("it names no key that is trusted")
         return self._by_fingerprint[key_id]
 
     def _leaf_key(self, chain: Sequence[str], now: datetime) -> JWK:
@@ -186,7 +190,7 @@ class TokenAuth:
         inside its time, and every issuer must be an authority.
         """
         if len(chain) > MAX_CHAIN:
-            raise _InvalidToken("its chain of certificates is too long")
+            raise _TokenError("its chain of certificates is too long")
         try:
             certificates = [
                 x509.load_der_x509_certificate(base64.b64decode(encoded, validate=True)) for encoded in chain
@@ -194,7 +198,7 @@ class TokenAuth:
             key = _key_of(certificates[0])
             leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
         except (ValueError, UnsupportedAlgorithm):
-            raise _InvalidToken("its chain holds something that is not a certificate of a usable key") from None
+            raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         store.set_time(now.astimezone(UTC))
@@ -203,14 +207,14 @@ class TokenAuth:
         try:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
         except crypto.X509StoreContextError:
-            raise _InvalidToken("its chain of certificates does not lead to one that is trusted") from None
+            raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
         # OpenSSL leaves these to its caller. Its last certificate is ours, so nobody's signature on it matters.
         for certificate in (found.to_cryptography() for found in verified[:-1]):
             algorithm = certificate.signature_hash_algorithm
             if algorithm is not None and algorithm.name in _WEAK_HASHES:
-                raise _InvalidToken("its chain of certificates uses a broken hash")
+                raise _TokenError("its chain of certificates uses a broken hash")
         if not all(_is_authority(found.to_cryptography()) for found in verified[1:]):
-            raise _InvalidToken("its chain of certificates has an issuer that is no authority")
+            raise _TokenError("its chain of certificates has an issuer that is no authority")
         return key
 
     # -- the challenge ------------------------------------------------------------------------------------------------
@@ -259,9 +263,9 @@ def _object(part: str, name: str) -> dict[str, Any]:
     try:
         value = parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (ValueError, MalformedJSON):  # the message of neither is repeated: it may hold a piece of the token
-        raise _InvalidToken(f"its {name} cannot be read") from None
+        raise _TokenError(f"its {name} cannot be read") from None
     if not isinstance(value, dict):
-        raise _InvalidToken(f"its {name} are not an object")
+        raise _TokenError(f"its {name} is not an object")
     return value
 
 
@@ -276,19 +280,16 @@ def _rights(grants: Iterable[Any]) -> frozenset[Access]:
 
 
 def _verify(token: str, header: Members, key: JWK) -> None:
-    """Check the signature over ``token`` with ``key``. Raises _InvalidToken."""
+    """Check the signature over ``token`` with ``key``. Raises _TokenError."""
     if header.text("alg") not in ALGORITHMS:
-        raise _InvalidToken("its algorithm is not supported")
-    if header.sequence("crit") or header.flag("b64"):
-        # Such extensions change what the rest means, and the reference knows none (RFC 7515, 4.1.11; RFC 7797).
-        raise _InvalidToken("it needs an extension that is not supported")
+        raise _TokenError("its algorithm is not supported")
     jws = JWS()
     jws.allowed_algs = list(ALGORITHMS)
     try:
         jws.deserialize(token)
         jws.verify(key)
     except JWException:  # its text holds pieces of the token
-        raise _InvalidToken("its signature is wrong") from None
+        raise _TokenError("its signature is wrong") from None
 
 
 def _key_of(certificate: x509.Certificate) -> JWK:
@@ -319,11 +320,11 @@ def _fingerprint(certificate: x509.Certificate) -> str:
 
 
 def _members(jwk: dict[str, Any]) -> tuple[str, ...]:
-    """What makes a JWK the key that it is. Raises InvalidMetadata or _InvalidToken if it is no public key."""
+    """What makes a JWK the key that it is. Raises InvalidMetadata or _TokenError if it is no public key."""
     reader = Members(jwk, frozenset({"kty"}), "its jwk")
     kind = reader.text("kty")
     if kind not in _JWK_MEMBERS:
-        raise _InvalidToken("its jwk is no key of a supported type")
+        raise _TokenError("its jwk is no key of a supported type")
     return (kind, *(reader.text(name) for name in _JWK_MEMBERS[kind]))
 
 

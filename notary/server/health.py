@@ -64,7 +64,7 @@ class Health(Service):
             if self._failures.get(name) != str(error):
                 self._log.error("health check failed: {check}: {error}", check=name, error=str(error))
             self._failures[name] = str(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one broken check must not end the others
             self._log.failure("health check broke: {check}", check=name)
             self._failures[name] = "the check itself failed; the log says why"
         else:

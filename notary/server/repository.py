@@ -151,7 +151,7 @@ class Repository:
         """
         current = await self._store.current(gun, publish.needed([upload.role for upload in uploads]))
         plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
-        updates = [Update(file.role, file.version, file.data) for file in plan.updates]
+        updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
             snapshot = await sign_draft(self._signing, plan.snapshot)

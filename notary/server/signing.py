@@ -7,15 +7,20 @@ client that asks twice before it publishes gets one key. Private keys never leav
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound
 from notary.tuf import private
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import Gun, RoleName, Signature
 from notary.tuf.publish import Draft
+
+T = TypeVar("T")
 
 
 class SigningService(Protocol):
@@ -33,7 +38,7 @@ class SigningService(Protocol):
         ...
 
     def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
-        """Sign ``payload``; the signature method (docs/protocol.md, section 2) and the signature. Raises KeyNotFound."""
+        """The signature method (docs/protocol.md, section 2) and signature of ``payload``. Raises KeyNotFound."""
         ...
 
     def check(self) -> Deferred[None]:
@@ -88,12 +93,46 @@ class LocalSigner:
         return key.method, key.sign(payload)
 
 
+class MeasuredSigner:
+    """Reports every call of another service: ``observe(method, seconds, ok=)``. A missing key is an answer, not a fault."""
+
+    def __init__(self, service: SigningService, clock: IReactorTime, observe: Callable[..., None]) -> None:
+        self._service = service
+        self._clock = clock
+        self._observe = observe
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """See the port."""
+        return self._measured("create_key", self._service.create_key(gun, role))
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """See the port."""
+        return self._measured("get_key", self._service.get_key(key_id))
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """See the port."""
+        return self._measured("sign", self._service.sign(key_id, payload))
+
+    def check(self) -> Deferred[None]:
+        """See the port; checks are counted where their outcome is shown."""
+        return self._service.check()
+
+    def _measured(self, method: str, call: Deferred[T]) -> Deferred[T]:
+        started = self._clock.seconds()
+
+        def done(result: T | Failure) -> T | Failure:
+            ok = not isinstance(result, Failure) or result.check(KeyNotFound) is not None
+            self._observe(method, self._clock.seconds() - started, ok=ok)
+            return result
+
+        return call.addBoth(done)
+
+
 async def sign_draft(service: SigningService, draft: Draft) -> bytes:
     """Sign ``draft`` with every key of its role that the service holds; the bytes of the finished file.
 
     Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
     """
-
     signatures = []
     for key in draft.keys:  # nearly always one
         try:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
 from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner
+from notary.server.signing import LocalSigner, MeasuredSigner, SigningService
 from notary.storage import MetadataStore
 from notary.storage.sql import open_metadata_store
 
@@ -53,7 +53,7 @@ class Server(Service):
         self._metrics = Metrics(version=__version__)
         self._threads = ThreadPool(0, VALIDATORS, "validate")
         self._access = _access_controller(config)
-        self._signing = self._signing_service()
+        self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
@@ -97,7 +97,14 @@ class Server(Service):
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
         )
-        self._site = Site(api, edge_response, api.failed, api.finished, self._limits(), self._reactor)
+        self._site = Site(
+            api,
+            self._reactor,
+            edge_error=edge_response,
+            on_error=api.failed,
+            on_finish=api.finished,
+            limits=self._limits(),
+        )
         if self._tls is not None:
             self._log.info("Enabling TLS")
         address = config.server.http_addr
@@ -105,8 +112,9 @@ class Server(Service):
         self._port = await tls.listen(self._reactor, address.host, address.port, self._site, self._tls)
 
     async def _stop(self) -> None:
+        self._log.info("Stopping")
         if self._port is not None:
-            await self._port.stopListening()
+            await maybeDeferred(self._port.stopListening)
         if self._site is not None:
             await self._site.stop(DRAIN_SECONDS)
         if self._health is not None:
@@ -119,7 +127,7 @@ class Server(Service):
     def _in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._threads, work)
 
-    def _signing_service(self) -> LocalSigner:
+    def _signing_service(self) -> SigningService:
         if self._config.trust_service.type != "local":
             raise ConfigError('trust_service.type: "remote" is not served by this version; expected "local"')
         self._log.info(
@@ -137,6 +145,27 @@ class Server(Service):
             body_seconds=limits.body_timeout,
             idle_seconds=limits.idle_timeout,
         )
+
+
+class Bootstrap(Service):
+    """Sets up the storage of a configuration, then ends the process."""
+
+    def __init__(self, config: ServerConfig, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._log = Logger(namespace="notary.server")
+
+    def startService(self) -> Deferred[None]:
+        """Open the store, which creates what is missing, and close it."""
+        super().startService()
+        return Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        storage = self._config.storage
+        store = await open_metadata_store(storage.backend, storage.db_url, self._reactor)
+        await store.close()
+        self._log.info("The {backend} backend is set up", backend=storage.backend)
+        self._reactor.stop()
 
 
 def _utc_now() -> datetime:
@@ -165,7 +194,8 @@ def makeService(options: Options) -> daemon.Daemon:
     """The body of the twistd plugin."""
     from twisted.internet import reactor
 
-    return daemon.make_daemon(options, load_server, lambda config: Server(config, reactor), reactor)
+    service = Bootstrap if options["bootstrap"] else Server
+    return daemon.make_daemon(options, load_server, lambda config: service(config, reactor), reactor)
 
 
 def main() -> None:

@@ -18,15 +18,9 @@ from typing import Literal, Protocol
 from twisted.internet.defer import Deferred
 
 from notary.tuf.model import Gun, RoleName
+from notary.tuf.publish import Update
 
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One metadata file to be written: the bytes are the whole signed file."""
-
-    role: RoleName
-    version: int
-    data: bytes
+__all__ = ["Change", "KeyStore", "MetadataStore", "Stored", "StoredKey", "Update"]
 
 
 @dataclass(frozen=True, slots=True)

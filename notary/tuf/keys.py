@@ -48,9 +48,14 @@ class PublicKey:
 
     @classmethod
     def parse(cls, value: Json) -> PublicKey:
-        """Read ``{"keytype", "keyval": {"private", "public"}}``; ``private`` is ignored. Raises InvalidMetadata."""
+        """Read ``{"keytype", "keyval": {"private", "public"}}``. Raises InvalidMetadata.
+
+        What ``private`` holds is dropped, but Go clients could not read the key if it were not null or base64.
+        """
         key = Members(value, _KEY, "key")
-        return cls(key.text("keytype"), Members(key.mapping("keyval"), _KEYVAL, "key").binary("public"))
+        halves = Members(key.mapping("keyval"), _KEYVAL, "key")
+        halves.binary("private")
+        return cls(key.text("keytype"), halves.binary("public"))
 
     def to_json(self) -> dict[str, Any]:
         """The key as metadata holds it."""

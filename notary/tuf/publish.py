@@ -102,8 +102,8 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """One file of an upload that is to be stored as it came."""
+class Update:
+    """One metadata file to be stored: ``data`` is the whole signed file."""
 
     role: RoleName
     version: int
@@ -171,7 +171,7 @@ class Plan:
     gives the last draft, once the snapshot is complete.
     """
 
-    updates: tuple[Accepted, ...]
+    updates: tuple[Update, ...]
     snapshot: Draft | None
     _root: Root
     _timestamp_version: int
@@ -268,7 +268,7 @@ class _Validation:
             draft = self._draft_snapshot(root)
         self._forbid_leaps()
         updates = tuple(
-            Accepted(role, self._uploads[role].version, self._uploads[role].data)
+            Update(role, self._uploads[role].version, self._uploads[role].data)
             for role in (ROOT, *roles, SNAPSHOT)
             if role in self._uploads
         )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 import pytest
 import pytest_twisted
 
-from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, daemon, mint_certificates
+from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, daemon, mint_certificates
 from tests.support.sides import Side
 
 
@@ -27,28 +25,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="session")
-def running_sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
+    directory = tmp_path_factory.mktemp("sides")
+    with daemon("go", GO_SERVER, directory) as go, daemon("ours", OUR_SERVER, directory) as ours:
+        yield go, ours
+
+
+@pytest_twisted.async_yield_fixture
+async def sides(daemons: tuple[Daemon, Daemon]) -> AsyncIterator[Sides]:
+    """Both servers. The Go server is started afresh if a test before has killed it; ours must never die."""
     from twisted.internet import reactor
 
-    directory = tmp_path_factory.mktemp("sides")
-    with ExitStack() as stack:
-        go = stack.enter_context(daemon("go", GO_SERVER, directory))
-        ours = stack.enter_context(daemon("ours", OUR_SERVER, directory))
-        sides = Sides(Side(go, reactor), Side(ours, reactor))
-        yield sides
-        for side in sides:
-            pytest_twisted.blockon(side.close())
-
-
-@pytest.fixture
-def sides(running_sides: Sides) -> Sides:
-    """Both servers. The Go server is started afresh if the test before has killed it; ours must never die."""
-    running_sides.go.daemon.ensure()
-    assert running_sides.ours.daemon.alive, f"our server has died:\n{running_sides.ours.daemon.output()[-4000:]}"
-    return running_sides
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Path:
-    """Where trust directories go."""
-    return tmp_path / "machines"
+    go, ours = daemons
+    go.ensure()
+    assert ours.alive, f"our server has died:\n{ours.output()[-4000:]}"
+    sides = Sides(Side(go, reactor), Side(ours, reactor))
+    yield sides
+    for side in sides:
+        await side.close()

@@ -240,7 +240,7 @@ def daemon(
     level: str = "error",
     environment: Mapping[str, str] | None = None,
 ) -> Daemon:
-    """A server of ``command`` (``GO_SERVER`` or ``OUR_SERVER``) on a free port, configured by a file; not yet started."""
+    """A server of ``command`` on a free port, with a configuration file; it is not started yet."""
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / f"{name}.json"

@@ -15,6 +15,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -257,9 +258,14 @@ class Collection:
         """Whether the server took anything yet."""
         return bool(self.author.stored)
 
+    @property
+    def quoted(self) -> str:
+        """The name as it goes into a path."""
+        return quote(self.gun, safe="/:*")
+
     def path(self, rest: str = "") -> str:
         """The path of something in this collection."""
-        return f"/v2/{self.gun}/_trust/tuf/{rest}"
+        return f"/v2/{self.quoted}/_trust/tuf/{rest}"
 
     async def key(self, role: str, method: str = "GET") -> Key:
         """The server's key for ``role``; POST asks for a new one."""
@@ -309,18 +315,25 @@ class Collection:
     async def send(
         self, body: bytes, files: Upload = (), author: Author | None = None, content_type: str = MULTIPART
     ) -> Answer:
-        """POST a body to the upload path; ``files`` is what it holds if the server takes it."""
+        """POST a body to the upload path; ``files`` is what it holds if the server takes it.
+
+        AssertionError if the server refuses it and serves another timestamp than before.
+        """
+        timestamp = await self.side.get(self.path("timestamp.json"))
         headers = {"Content-Type": content_type} if content_type else {}
         answer = await self.side.request("POST", self.path(), body, headers)
         if answer.status == 200:
             self.took(files, author)
+        else:
+            self.side.daemon.ensure()
+            after = await self.side.get(self.path("timestamp.json"))
+            assert after.body == timestamp.body, f"{self.side.name}: {answer}, and the collection changed: {after}"
         return answer
 
     def took(self, files: Upload, author: Author | None = None) -> None:
         """Remember that the server took ``files``."""
-        before = self.author.stored
         self.author = clone(author or self.author)
-        self.author.stored = {**before, **{role: data for role, data in dict(files).items() if role != "timestamp"}}
+        self.author.stored |= {role: data for role, data in dict(files).items() if role != "timestamp"}
 
     async def publish(self) -> Answer:
         """An upload that is good whatever went before."""
@@ -351,7 +364,7 @@ class Collection:
         served = await self.current()
         assert served.keys() >= set(BASE_ROLES), f"{self.side.name}: only {sorted(served)} can be read"
         for role, data in self.author.stored.items():
-            assert served.get(role) == data or role == "snapshot", f"{self.side.name}: {role} is not what was uploaded"
+            assert served[role] == data or role == "snapshot", f"{self.side.name}: {role} is not what was uploaded"
         verify_collection(served)
         for role, meta in json.loads(served["snapshot"])["signed"]["meta"].items():
             digest = base64.b64decode(meta["hashes"]["sha256"]).hex()
@@ -360,16 +373,20 @@ class Collection:
 
 
 async def make_collection(
-    side: Side, *, published: bool = True, server_snapshot: bool = False, gun: str = ""
+    side: Side, *, published: bool = True, server_snapshot: bool = False, gun: str = "", root: Key | None = None
 ) -> Collection:
-    """A new collection; ``published`` with a delegation ``targets/releases`` and a first version of everything."""
+    """A new collection; ``published`` with a delegation ``targets/releases`` and a first version of everything.
+
+    ``gun`` and ``root`` stand in for a name and a root key of its own.
+    """
     gun = gun or f"{PREFIX}app{next(_numbers):05}x"
+    path = f"/v2/{quote(gun, safe='/:*')}/_trust/tuf"
     keys = {}
     for role in ("timestamp", *(["snapshot"] if server_snapshot else [])):
-        answer = await side.get(f"/v2/{gun}/_trust/tuf/{role}.key")
+        answer = await side.get(f"{path}/{role}.key")
         assert answer.status == 200, f"{side.name}: {role} key of {gun}: {answer}\n{side.daemon.output()[-2000:]}"
         keys[role] = server_key_from(answer.body)
-    collection = Collection(side, gun, lambda: Author(gun, **keys))
+    collection = Collection(side, gun, lambda: Author(gun, root=root, **keys))
     if published:
         author = clone(collection.author)
         author.add("v1", b"content of v1")

@@ -317,6 +317,7 @@ def test_also_good(role, path, value):
         pytest.param("root", "keys.k2.keytype", 1, "keytype must be a string", id="unused-key-without-type"),
         pytest.param("root", "keys.k1.keyval", [], "keyval must be an object", id="keyval-as-list"),
         pytest.param("root", "keys.k1.keyval.public", "?", "public must be standard base64", id="key-not-base64"),
+        pytest.param("root", "keys.k1.keyval.private", {}, "private must be a string", id="private-as-object"),
         pytest.param("root", "roles", ABSENT, "missing root role", id="no-roles"),
         pytest.param("root", "roles", [], "roles must be an object", id="roles-as-list"),
         *[

@@ -60,7 +60,7 @@ def test_first_plan_of_the_server() -> None:
     author.delegate("targets/a")
     files = author.first()
     plan = collection.validate(list(reversed(files.items())))
-    assert plan.updates == tuple(publish.Accepted(role, 1, files[role]) for role in (ROOT, TARGETS, A))
+    assert plan.updates == tuple(publish.Update(role, 1, files[role]) for role in (ROOT, TARGETS, A))
     assert plan.snapshot is not None
     assert (plan.snapshot.role, plan.snapshot.version, plan.snapshot.threshold) == (SNAPSHOT, 1, 1)
     assert [key.key_id for key in plan.snapshot.keys] == [collection.snapshot_key.key_id]

@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-notary_server = ServiceMaker(  # type: ignore[no-untyped-call]
+notary_server = ServiceMaker(
     "Notary server",
     "notary.server.tap",
     "The Notary server: keeps and serves signed collections (TUF metadata)",

@@ -1,0 +1,103 @@
+"""Request targets, read as the Go server reads them, because that decides which collection a request names.
+
+Rules of this module: pure; text in, values or :class:`Refused` out. Targets come as Latin-1 text, one character a byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Refused(Exception):
+    """A request that the edge itself answers.
+
+    ``status`` is the HTTP status, ``str(refused)`` a message that is safe to show to the client.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def split_target(target: str) -> tuple[str, str, str]:
+    """The origin (only a proxy's client names one), path and query of a request target, all as received.
+
+    Raises Refused (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``.
+    """
+    origin = _ABSOLUTE.match(target)
+    rest = target if origin is None else target[origin.end() :]
+    path, _, query = rest.partition("?")
+    if origin is not None and not path:
+        path = "/"
+    if not path.startswith("/") and path != "*":
+        raise Refused(400, "the request target is malformed")
+    return "" if origin is None else origin[0], path, query
+
+
+def decode_path(path: str) -> str:
+    """Percent-decode a path whose characters stand for bytes (Latin-1), ``%2F`` included, as Go's URL.Path has it.
+
+    Returns "" if the result is not UTF-8: no route has that path, so it is not found. Raises Refused (400) on a ``%``
+    that is not followed by two hexadecimal digits.
+    """
+    if "%" in path:
+        if _BAD_ESCAPE.search(path) is not None:
+            raise Refused(400, "the path has a malformed percent-escape")
+        decoded = unquote_to_bytes(path.encode("latin-1"))
+    elif path.isascii():
+        return path
+    else:
+        decoded = path.encode("latin-1")
+    try:
+        return decoded.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def parse_query(query: str) -> Mapping[str, tuple[str, ...]]:
+    """Parse a query string whose characters stand for bytes (Latin-1) as Go's URL.Query does.
+
+    Pairs with a malformed escape or a ``;`` are ignored; ``+`` is a space; bytes that are not UTF-8 become U+FFFD.
+    """
+    values: dict[str, tuple[str, ...]] = {}
+    for pair in query.split("&"):
+        if not pair or ";" in pair or _BAD_ESCAPE.search(pair) is not None:
+            continue
+        name, _, value = (
+            unquote_to_bytes(part.encode("latin-1")).decode("utf-8", "replace")
+            for part in pair.replace("+", " ").partition("=")
+        )
+        values[name] = (*values.get(name, ()), value)
+    return values
+
+
+def clean_path(path: str) -> str:
+    """Return the canonical form of a decoded path: no ``.``, ``..`` or empty segments, a slash in front.
+
+    A slash at the end is kept; ``..`` never leads above the root. A path that differs from its canonical form is
+    answered with a redirection to it, as the router of the Go server does.
+    """
+    if path.startswith("/") and "//" not in path and "/." not in path:
+        return path
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in {"", "."}:
+            kept.append(segment)
+    clean = "/" + "/".join(kept)
+    return clean + "/" if kept and path.endswith("/") else clean
+
+
+def redirection(origin: str, path: str, query: str) -> str | None:
+    """Where a request with a decoded path that is not clean must go (a Location), None if it is clean."""
+    clean = clean_path(path)
+    if clean == path or not path:
+        return None
+    return origin + quote(clean, safe="$&+,/:;=@") + ("?" + query if query else "")

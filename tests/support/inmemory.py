@@ -1,0 +1,168 @@
+"""A whole server in memory: the real Site, Api, Repository and store, without sockets.
+
+    server = Server(store)
+    answer = await server.get("/v2/example.com/app/_trust/tuf/root.json")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+
+from notary.net.http import Limits, Site
+from notary.server.api import Api, CachePolicy, edge_response
+from notary.server.auth import NoAuth
+from notary.server.health import Health
+from notary.server.metrics import Metrics
+from notary.server.repository import Repository
+from notary.server.signing import LocalSigner
+
+BOUNDARY = "-----------the-boundary"
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of the one error in an error's body."""
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        (error,) = self.json["errors"]
+        assert error["message"]
+        return error["code"]
+
+    @property
+    def detail(self) -> Any:
+        return self.json["errors"][0]["detail"]
+
+
+class _Transport(StringTransportWithDisconnection):
+    """Fires ``written`` at each write."""
+
+    def __init__(self) -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.7", 4711))
+        self.written: Deferred[None] = Deferred()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        written, self.written = self.written, Deferred()
+        written.callback(None)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+class Server:
+    """``now`` can be moved; ``events`` are the request log: (call, status, bytes)."""
+
+    def __init__(self, store, *, access=None, prefixes=(), max_age=(300, 2592000), limits=None, signing=None) -> None:
+        self.now = NOW
+        self.clock = Clock()
+        self.clock.advance(NOW.timestamp())
+        self.metrics = Metrics(version="0")
+        self.signing = signing or LocalSigner()
+        self.checks = {}
+        self.health = Health(self.checks, self.clock, self.metrics.set_health)
+        self.repository = Repository(
+            store, self.signing, maybe_now, lambda: self.now, self.metrics.refreshed, self.metrics.expired_root
+        )
+        self.api = Api(
+            self.repository,
+            access or NoAuth(),
+            self.health,
+            self.metrics,
+            maybe_now,
+            lambda: self.now,
+            tuple(prefixes),
+            current=CachePolicy(max_age[0], must_revalidate=True),
+            consistent=CachePolicy(max_age[1], must_revalidate=False),
+        )
+        self.events = []
+        self.site = Site(
+            self.api,
+            self.clock,
+            edge_error=edge_response,
+            on_error=self.api.failed,
+            on_finish=self._finished,
+            limits=limits or Limits(),
+        )
+
+    def _finished(self, call, status, sent, seconds) -> None:
+        self.events.append((call, status, sent))
+        self.api.finished(call, status, sent, seconds)
+
+    def advance(self, **time: float) -> None:
+        self.now += timedelta(**time)
+
+    async def raw(self, data: bytes, *, head_only: bool = False) -> Answer:
+        """What the server answers to the bytes of one request."""
+        transport = _Transport()
+        protocol = self.site.buildProtocol(transport.getPeer())
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        protocol.dataReceived(data)
+        while (answer := _parsed(transport.value(), head_only)) is None:
+            await transport.written
+        transport.loseConnection()
+        return answer
+
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Answer:
+        fields = {"Host": "notary.example", "Content-Length": str(len(body)), **(headers or {})}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        return await self.raw("\r\n".join(lines).encode() + body, head_only=method == "HEAD")
+
+    async def get(self, target: str, **headers: str) -> Answer:
+        return await self.request("GET", target, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    async def upload(self, gun: str, files: Mapping[str, bytes] | list[tuple[str, bytes]]) -> Answer:
+        content_type, body = multipart(files)
+        return await self.request("POST", f"/v2/{gun}/_trust/tuf/", {"Content-Type": content_type}, body)
+
+
+def maybe_now(work):
+    """The place of the thread pool: what is pure may as well run here."""
+    return maybeDeferred(work)
+
+
+def multipart(files: Mapping[str, bytes] | list[tuple[str, bytes]]) -> tuple[str, bytes]:
+    """Content type and body of an upload, as the Go client writes it."""
+    pairs = list(files.items()) if isinstance(files, Mapping) else files
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{role}"\r\n'
+        f"Content-Type: application/octet-stream\r\n\r\n".encode()
+        + data
+        + b"\r\n"
+        for role, data in pairs
+    ]
+    return f"multipart/form-data; boundary={BOUNDARY}", b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def _parsed(data: bytes, head_only: bool) -> Answer | None:
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    status = int(status_line.split()[1])
+    length = 0 if head_only or status in {204, 304} else int(headers["content-length"])
+    return Answer(status, headers, body) if len(body) >= length else None
+
+
