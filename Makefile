@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint pytest fixtures docs-config clean runtime dev packages
+.PHONY: help up test lint pytest fixtures docs-config proto clean runtime dev packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -29,6 +29,9 @@ fixtures: dev ## make all certificates and keys in fixtures/ anew (ten years)
 
 docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md
+
+proto: dev ## write the Python modules in notary/proto/ from the .proto files there
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/signer.proto notary/proto/health.proto
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
 	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis _trial_temp twisted/plugins/dropin.cache

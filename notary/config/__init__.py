@@ -6,7 +6,8 @@ Rules of this package:
 - The frozen dataclasses below are the one table of keys. A field made with ``key`` is a key: its type, its default,
   when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
   ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
-- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits`` and ``caching.memory_bytes`` are ours.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits``, ``caching.memory_bytes`` and
+  ``server.client_names`` are ours.
 - What looks like a mistake but harms nothing (an unknown key) becomes a line in ``config.warnings``.
 """
 
@@ -34,6 +35,7 @@ from notary.config.values import (
     LEVEL,
     LOG_LEVELS,
     MAX_AGE,
+    NAMES,
     PORT,
     SECONDS,
     TEXT,
@@ -298,6 +300,13 @@ class SignerServer:
         FILE,
         "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
         default=None,
+    )
+    client_names: tuple[str, ...] = key(
+        NAMES,
+        "If given, a client's certificate must also carry one of these, as a DNS name or, if it has none, as its "
+        "common name. In the environment: separated by spaces.",
+        default=(),
+        needs=("server.client_ca_file",),
     )
 
 

@@ -148,6 +148,18 @@ def _gun_prefixes(value: Any) -> tuple[str, ...]:
     return tuple(prefixes)
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    names = value.split() if isinstance(value, str) else value
+    if not isinstance(names, list):
+        raise TypeError
+    if not names:
+        raise ValueError  # nobody, or everybody? It is a right: do not guess
+    for name in names:
+        if not isinstance(name, str) or not name or re.search(r"[\s*]", name):
+            raise ValueError
+    return tuple(names)
+
+
 TEXT = Kind("a string", _text)
 FILE = Kind("the path of a file, relative to the directory of the configuration file", _file_name, file=True)
 BOOLEAN = Kind("true or false", _boolean)
@@ -163,3 +175,4 @@ GUN_PREFIXES = Kind(
     'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or spaces around',
     _gun_prefixes,
 )
+NAMES = Kind("a list of one or more names, without spaces or wildcards in them", _names)

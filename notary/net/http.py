@@ -24,12 +24,20 @@ from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web import http
+from zope.interface import implementer
 
 from notary.net.multipart import Part, parse_multipart
 from notary.net.target import Refused, clean_path, decode_path, parse_query, redirection, split_target
@@ -47,6 +55,8 @@ _KEPT_BY_304: Final = frozenset({"cache-control", "content-location", "expires",
 _BODILESS: Final = frozenset({204, 304})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _CONDITIONAL: Final = frozenset({"GET", "HEAD"})
+_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
+_PIECE: Final = 64 * 1024  # bytes of a body that are handed to the transport at a time
 _CLOSE: Final = b"Connection: close\r\n"
 _PROGRESS: Final = 1024  # bytes of a body that must arrive within Limits.body_seconds
 _SWEEP_SECONDS: Final = 1.0
@@ -171,8 +181,10 @@ class _Phase(Enum):
     BODY = auto()
     BUSY = auto()  # the handler has the request
     REFUSED = auto()  # answered before its end: input is read and dropped until the client closes
+    CLOSING = auto()  # nothing more is said; what is written still goes out
 
 
+@implementer(IPushProducer)
 class _Request(http.Request):
     """One request: collects a bounded body, has the site's handler answer it, writes the answer in one piece."""
 
@@ -187,6 +199,7 @@ class _Request(http.Request):
         self.call: Call | None = None
         self.response: Response | None = None
         self._limit = 0
+        self._rest = b""  # a body that goes out in pieces
 
     def gotLength(self, length: int | None) -> None:
         limits = self.site.limits
@@ -207,7 +220,7 @@ class _Request(http.Request):
     def process(self) -> None:
         try:
             origin, path, query = split_target(self.uri.decode("latin-1"))
-            self.call = call = self._make_call(path, query)
+            self.call = call = self._make_call(origin, path, query)
         except Refused as refused:
             self.channel.refuse(refused.status, str(refused))
             return
@@ -225,29 +238,41 @@ class _Request(http.Request):
             self.answer(self.site.failed(error))
             return
         self.site.working.add(self)
-        deferred.addErrback(self._failed).addCallback(self.answer)
-        deferred.addErrback(lambda failure: _log.failure("an answer could not be sent", failure))
-        deferred.addBoth(lambda _: self.site.worked(self))
+        deferred.addCallbacks(self._checked, self._failed).addCallback(self.answer)
+        deferred.addBoth(self._worked)
 
-    def _make_call(self, path: str, query: str) -> Call:
+    def _make_call(self, origin: str, path: str, query: str) -> Call:
         headers = {
             name.decode("ascii").lower(): b", ".join(values).decode("latin-1")
             for name, values in self.requestHeaders.getAllRawHeaders()
         }
         if self.clientproto == b"HTTP/1.1" and len(self.requestHeaders.getRawHeaders(b"host", ())) != 1:
             raise Refused(400, "exactly one Host field is needed")
+        if origin:
+            headers["host"] = origin.partition("://")[2]  # RFC 9112, section 3.2.2
+        if _HOST.fullmatch(headers.get("host", "")) is None:
+            raise Refused(400, "the host is malformed")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise Refused(417, "the only expectation known here is 100-continue")
         return Call(
             method=self.method.decode("ascii"),
             path="" if path == "*" else decode_path(path),
             raw_path=path.encode("latin-1"),
-            query=parse_query(query) if query else _NO_QUERY,
+            query=parse_query(query[1:]) if query else _NO_QUERY,
             headers=headers,
             remote=self.channel.remote,
             secure=self.channel.secure,
             body=self.content.getvalue(),
         )
+
+    def _checked(self, result: object) -> Response:
+        if isinstance(result, Response):
+            return result
+        return self.site.failed(TypeError(f"a handler returned {type(result).__name__}, not a Response"))
+
+    def _worked(self, result: object) -> object:
+        self.site.worked(self)
+        return result
 
     def _failed(self, failure: Failure) -> Response:
         error = failure.value
@@ -265,15 +290,49 @@ class _Request(http.Request):
             self.site.log(self)
             return
         body = b"" if call.method == "HEAD" else response.body
-        self.sentLength = len(body)
+        channel = self.channel
         if self.site.stopping:
-            self.channel.persistent = False
-        connection = b"" if self.channel.persistent else _CLOSE
+            channel.persistent = False
+        connection = b"" if channel.persistent else _CLOSE
+        first = body[:_PIECE]
+        self.sentLength = len(first)
         self.startedWriting = 1  # all of it: what twisted.web would do in seven steps
-        self.channel.write(b"".join((response.head, connection, self.site.date(), body)))
-        self.finish()
+        channel.write(b"".join((response.head, connection, self.site.date(), first)))
+        if len(body) > _PIECE or channel.choked:
+            # The request is not done before the client has taken the most of it: a client that sends requests and does
+            # not read cannot pile up answers.
+            self._rest = body
+            self.registerProducer(self, True)
+            self.resumeProducing()
+        else:
+            self.finish()
+
+    def resumeProducing(self) -> None:
+        """Write more of a large body, as much as the client takes; then it has a while to take more."""
+        channel = self.channel
+        while not channel.choked:
+            piece = self._rest[self.sentLength : self.sentLength + _PIECE]
+            if not piece:
+                self.unregisterProducer()
+                self.finish()
+                return
+            self.sentLength += len(piece)
+            channel.write(piece)
+        channel.deadline = self.site.seconds() + self.site.limits.write_seconds
+
+    def pauseProducing(self) -> None:
+        """The channel knows: see ``choked``."""
+
+    def stopProducing(self) -> None:
+        """The connection is going away: ``connectionLost`` follows."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        if self.response is not None:
+            self.site.log(self)  # half of an answer is one too
 
 
+@implementer(IHalfCloseableProtocol)
 class Connection(http.HTTPChannel):
     """One client: twisted.web's parser, with our limits, deadlines and answers to what is no request."""
 
@@ -296,12 +355,18 @@ class Connection(http.HTTPChannel):
         self._address: Any = None
         self._progress = 0
         self._dropped = 0
+        self._ended = False
 
     @property
     def method(self) -> str:
-        """The method of the request that is being received."""
+        """The method of the request that is being received, "" as long as it is not known."""
         command: bytes = getattr(self, "_command", b"")
         return command.decode("ascii")
+
+    @property
+    def choked(self) -> bool:
+        """Whether the client takes our bytes more slowly than we make them."""
+        return self._waitingForTransport
 
     # -- the transport speaks -----------------------------------------------------------------------------------------
 
@@ -311,12 +376,15 @@ class Connection(http.HTTPChannel):
         self.secure = self.isSecure()
         self._await(_Phase.HEAD, self.site.limits.head_seconds)  # which covers the TLS handshake
         self.site.opened(self)
+        self.retire()
 
     def getHost(self) -> Any:
         """The local address, asked for once: every Request wants it, and each time is a system call."""
         return self._address
 
     def dataReceived(self, data: bytes) -> None:
+        if self.phase is _Phase.CLOSING:
+            return
         if self.phase is _Phase.REFUSED:
             self._dropped += len(data)
             if self._dropped > self.site.limits.body:
@@ -337,19 +405,21 @@ class Connection(http.HTTPChannel):
         super().connectionLost(reason)
         self.site.closed(self)
 
-    def pauseProducing(self) -> None:
-        """The client takes an answer more slowly than it was made: it has a while to go on."""
-        super().pauseProducing()
-        self.deadline = self.site.seconds() + self.site.limits.write_seconds
+    def readConnectionLost(self) -> None:
+        """The client sends no more, but may still read: what is complete is answered, and what is not is refused."""
+        self._ended = True
+        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._begun):
+            self.refuse(400, "the request was cut off")
+        if self.phase is not _Phase.BUSY and self.phase is not _Phase.CLOSING:
+            self._end()
 
-    def resumeProducing(self) -> None:
-        super().resumeProducing()
-        self.deadline = None if self.phase is _Phase.BUSY else self.site.seconds() + self.site.limits.idle_seconds
+    def writeConnectionLost(self) -> None:
+        """Our half is closed, as ``refuse`` asked for."""
 
     # -- the parser speaks --------------------------------------------------------------------------------------------
 
     def lineReceived(self, line: bytes) -> None:
-        if self.phase is _Phase.REFUSED:
+        if self._deaf:
             return
         if not self.requests and len(line) > self.site.limits.request_line:
             self.refuse(414, f"the request line is longer than {self.site.limits.request_line} bytes")
@@ -360,28 +430,48 @@ class Connection(http.HTTPChannel):
         self._respondToBadRequestAndDisconnect(too_long=True)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if self.phase is not _Phase.REFUSED:
+        if not self._deaf:
             super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
-        if self.phase is _Phase.REFUSED:
+        if self._deaf:
+            return
+        headers = self.requests[-1].requestHeaders
+        coding = headers.getRawHeaders(b"transfer-encoding")
+        if coding is not None and (
+            self._version != b"HTTP/1.1" or headers.hasHeader(b"content-length") or coding[0].lower() != b"chunked"
+        ):
+            # twisted.web takes `identity`, and chunks from HTTP/1.0 clients; a proxy in front may see it otherwise.
+            self.refuse(400, "the length of the body is ambiguous")
             return
         self._await(_Phase.BODY, self.site.limits.body_seconds)
         super().allHeadersReceived()
 
+    def checkPersistence(self, request: http.Request, version: bytes) -> bool:
+        """Whether the connection stays open: unless the client says otherwise, in any of its Connection fields."""
+        options = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower().split(b",")
+        return version == b"HTTP/1.1" and b"close" not in {option.strip() for option in options}
+
     def allContentReceived(self) -> None:
-        if self.phase is _Phase.REFUSED:
+        if self._deaf:
             return
         self.phase = _Phase.BUSY
         self.deadline = None
         super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
-        self._await(_Phase.IDLE, self.site.limits.idle_seconds)
+        if not self.persistent:
+            self._await(_Phase.CLOSING, self.site.limits.write_seconds)
+        elif self._buffer or self._dataBuffer:
+            self._await(_Phase.HEAD, self.site.limits.head_seconds)
+        else:
+            self._await(_Phase.IDLE, self.site.limits.idle_seconds)
         super().requestDone(request)
+        if self._ended and self.phase is not _Phase.BUSY:
+            self.readConnectionLost()
 
     def _send100Continue(self) -> None:
-        if self.phase is not _Phase.REFUSED:
+        if not (self._deaf or self._buffer or self.length == 0):
             super()._send100Continue()
 
     def _respondToBadRequestAndDisconnect(self, *, too_long: bool = False) -> None:
@@ -398,6 +488,16 @@ class Connection(http.HTTPChannel):
 
     # -- deadlines and refusals ---------------------------------------------------------------------------------------
 
+    @property
+    def _deaf(self) -> bool:
+        """Whether what the parser still finds is not to be heard."""
+        return self.phase is _Phase.REFUSED or self.phase is _Phase.CLOSING
+
+    @property
+    def _begun(self) -> bool:
+        """Whether something of a head has come."""
+        return bool(self.requests or self._buffer)
+
     def _await(self, phase: _Phase, seconds: float) -> None:
         self.phase = phase
         self.deadline = self.site.seconds() + seconds
@@ -405,26 +505,33 @@ class Connection(http.HTTPChannel):
 
     def expire(self) -> None:
         """Give up waiting for whatever the connection waits for."""
-        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and (self.requests or self._buffer)):
+        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._begun):
             self.refuse(408, "the request took too long")
-        elif self.phase is _Phase.IDLE and not self._waitingForTransport:
-            self.deadline = self.site.seconds() + self.site.limits.write_seconds
-            self.phase = _Phase.REFUSED
-            self.loseConnection()
+        elif self.phase is _Phase.BUSY or self.phase is _Phase.CLOSING:
+            self.forceAbortClient()
         else:
-            self.transport.abortConnection()
+            self._end()
+
+    def _end(self) -> None:
+        """Close the connection once everything written is sent."""
+        refused = self.phase is _Phase.REFUSED
+        self._await(_Phase.CLOSING, self.site.limits.write_seconds)
+        if refused:
+            self.transport.loseConnection()  # `refuse` has done the rest
+        else:
+            self.loseConnection()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is not (yet) a request, and end the connection so that the client can read why.
+        """Answer what is not a request, and end the connection so that the client can read why.
 
         Closing a socket with unread input resets the connection, and the client may lose the answer that it has not
         read yet; therefore input is dropped for a while before that.
         """
-        if self.phase is _Phase.REFUSED:
+        if self._deaf:
             return
         self._await(_Phase.REFUSED, self.site.limits.linger_seconds)
         response = self.site.refused(status, message)
-        body = b"" if self.method == "HEAD" else response.body
+        body = b"" if self._incomplete_call().method == "HEAD" else response.body
         self.transport.write(b"".join((response.head, _CLOSE, self.site.date(), body)))
         self._report_incomplete(response.status, len(body))
         self._networkProducer.unregisterProducer()
@@ -433,19 +540,25 @@ class Connection(http.HTTPChannel):
             self.transport.loseWriteConnection()
 
     def _report_incomplete(self, status: int, sent: int) -> None:
-        """Log what is known of a request that never became one."""
-        request = self.requests[-1] if self.requests else None
-        started = request.started if request is not None else self.site.seconds()
-        call = request.call if request is not None and request.call is not None else None
-        if call is None:
-            target: bytes = getattr(self, "_path", b"")[:_LOGGED_TARGET]
-            call = Call(self.method, target.decode("utf-8", "replace"), target, remote=self.remote, secure=self.secure)
-        self.site.finished(call, status, sent, self.site.seconds() - started)
+        """Log what never became a call."""
+        now = self.site.seconds()
+        started = self.requests[-1].started if self.requests else now
+        self.site.finished(self._incomplete_call(), status, sent, now - started)
+
+    def _incomplete_call(self) -> Call:
+        """What is known of a request that never became a call."""
+        method, target = self.method, getattr(self, "_path", b"")
+        if not method and self.requests and self.requests[-1].clientproto.startswith(b"HTTP/"):  # received, but bad
+            method, target = self.requests[-1].method.decode("ascii"), self.requests[-1].uri
+        path: bytes = target.partition(b"?")[0][:_LOGGED_TARGET]
+        return Call(method, path.decode("utf-8", "replace"), path, remote=self.remote, secure=self.secure)
 
     def retire(self) -> None:
-        """Close the connection as soon as it has answered what it has begun to receive."""
-        if self.phase is _Phase.IDLE or (self.phase is _Phase.HEAD and not self.requests and not self._buffer):
-            self.loseConnection()
+        """When the site stops: close the connection unless it has begun to receive a request."""
+        if self.site.stopping and (self.phase is _Phase.IDLE or (self.phase is _Phase.HEAD and not self._begun)):
+            self._end()
+            # Nothing is being sent. A TLS client that does not answer the closing alert must not hold up the stop.
+            self.deadline = self.site.seconds()
 
     def forceAbortClient(self) -> None:
         """Drop the connection, answered or not."""
@@ -460,8 +573,8 @@ class Site(http.HTTPFactory):
     413, 414, 417, 431; also 500 if all else fails); ``on_error(exception)`` what a handler raised; both return a
     Response and should not raise. ``on_finish(call, status, bytes_sent, seconds)`` is told once of every request that
     was answered, refused or given up by its client (499 if that was before it was complete): ``bytes_sent`` counts the
-    body only, ``seconds`` run from the request line until the answer is handed to the transport. A call that was refused
-    has what was understood of it, perhaps nothing.
+    body only, ``seconds`` run from the request line until the answer is handed to the transport. The call of a request
+    that was refused has what was understood of it, perhaps nothing.
     """
 
     noisy = False

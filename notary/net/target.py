@@ -26,18 +26,18 @@ class Refused(Exception):
 
 
 def split_target(target: str) -> tuple[str, str, str]:
-    """The origin (only a proxy's client names one), path and query of a request target, all as received.
+    """The origin (only a proxy's client names one), path and query (with its ``?``) of a request target, as received.
 
     Raises Refused (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``.
     """
     origin = _ABSOLUTE.match(target)
     rest = target if origin is None else target[origin.end() :]
-    path, _, query = rest.partition("?")
+    path, mark, query = rest.partition("?")
     if origin is not None and not path:
         path = "/"
     if not path.startswith("/") and path != "*":
         raise Refused(400, "the request target is malformed")
-    return "" if origin is None else origin[0], path, query
+    return "" if origin is None else origin[0], path, mark + query
 
 
 def decode_path(path: str) -> str:
@@ -96,8 +96,11 @@ def clean_path(path: str) -> str:
 
 
 def redirection(origin: str, path: str, query: str) -> str | None:
-    """Where a request with a decoded path that is not clean must go (a Location), None if it is clean."""
+    """Where a request with a decoded path that is not clean must go (a Location), None if it is clean.
+
+    ``query`` is kept as it is, with its ``?``.
+    """
     clean = clean_path(path)
     if clean == path or not path:
         return None
-    return origin + quote(clean, safe="$&+,/:;=@") + ("?" + query if query else "")
+    return origin + quote(clean, safe="$&+,/:;=@") + query

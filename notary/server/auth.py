@@ -9,6 +9,7 @@ for it. (docs/protocol.md, section 8; RFC 6750, RFC 7515, RFC 7519)
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -50,6 +51,7 @@ MAX_CHAIN: Final = 8
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
 _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+_UNUSABLE: Final = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
 _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -119,14 +121,14 @@ class TokenAuth:
         The challenge says ``invalid_token`` when the token is not accepted at all, ``insufficient_scope`` when it
         lacks a right, and neither when there is none (RFC 6750, 3.1).
         """
-        words = (authorization or "").split(" ")
-        if len(words) != 2 or words[0].lower() != "bearer":  # noqa: PLR2004 - "Bearer" and the token
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token or " " in token:
             raise self._unauthorized("a bearer token is needed: get one from the realm", "", host, access)
         try:
-            subject, rights = self._check(words[1], now)
+            subject, rights = self._check(token, now)
         except (_TokenError, InvalidMetadata) as error:
             raise self._unauthorized(f"the token is not accepted: {error}", "invalid_token", host, access) from None
-        if not rights.issuperset(access):
+        if not all((kind, name, action) in rights or (kind, name, "*") in rights for kind, name, action in access):
             raise self._unauthorized("the token does not give the rights", "insufficient_scope", host, access)
         return subject
 
@@ -186,8 +188,8 @@ class TokenAuth:
     def _leaf_key(self, chain: Sequence[str], now: datetime) -> JWK:
         """The key of the first certificate of ``chain``, once the rest leads from it to one of ours.
 
-        The rules are those of the reference (Go's x509, any key usage): every certificate, ours as well, must be
-        inside its time, and every issuer must be an authority.
+        The rules are those of the reference (Go's x509, any extended key usage): every certificate, ours as well, must
+        be inside its time, every issuer must be an authority, and only signatures over SHA-1 and MD5 are too weak.
         """
         if len(chain) > MAX_CHAIN:
             raise _TokenError("its chain of certificates is too long")
@@ -197,7 +199,7 @@ class TokenAuth:
             ]
             key = _key_of(certificates[0])
             leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
-        except (ValueError, UnsupportedAlgorithm):
+        except (*_UNUSABLE, crypto.Error):
             raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
@@ -206,15 +208,14 @@ class TokenAuth:
             store.add_cert(anchor)
         try:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
-        except crypto.X509StoreContextError:
+            # OpenSSL leaves this to its caller. The last certificate is ours: nobody's signature on it matters.
+            weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
+        except (crypto.X509StoreContextError, UnsupportedAlgorithm):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
-        # OpenSSL leaves these to its caller. Its last certificate is ours, so nobody's signature on it matters.
-        for certificate in (found.to_cryptography() for found in verified[:-1]):
-            algorithm = certificate.signature_hash_algorithm
-            if algorithm is not None and algorithm.name in _WEAK_HASHES:
-                raise _TokenError("its chain of certificates uses a broken hash")
-        if not all(_is_authority(found.to_cryptography()) for found in verified[1:]):
-            raise _TokenError("its chain of certificates has an issuer that is no authority")
+        finally:
+            _clear_openssl_errors()
+        if weak:
+            raise _TokenError("its chain of certificates uses a broken hash")
         return key
 
     # -- the challenge ------------------------------------------------------------------------------------------------
@@ -237,22 +238,23 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
 
     Raises ConfigError naming the file, also when a certificate's key could sign no token.
     """
+    expected = "expected certificates as PEM"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{_BUNDLE}: cannot read {path}: {error.strerror}; expected PEM certificates") from None
+        raise ConfigError(f'{_BUNDLE}: "{path}" cannot be read ({error.strerror}); {expected}') from None
     if b"-----BEGIN CERTIFICATE-----" not in data:
-        raise ConfigError(f"{_BUNDLE}: {path} holds no certificate; expected PEM certificates")
+        raise ConfigError(f'{_BUNDLE}: "{path}" holds no certificate; {expected}')
     try:
         certificates = tuple(x509.load_pem_x509_certificates(data))
-    except ValueError:
-        raise ConfigError(f"{_BUNDLE}: {path} holds a damaged certificate; expected PEM certificates") from None
+    except _UNUSABLE:
+        raise ConfigError(f'{_BUNDLE}: "{path}" holds a damaged certificate; {expected}') from None
     for certificate in certificates:
         try:
             _key_of(certificate)
-        except (ValueError, UnsupportedAlgorithm):
+        except _UNUSABLE:
             raise ConfigError(
-                f"{_BUNDLE}: {path} holds a certificate ({certificate.subject.rfc4514_string()}) whose key cannot sign"
+                f'{_BUNDLE}: "{path}" holds a certificate, "{certificate.subject.rfc4514_string()}", whose key signs no'
                 " tokens; expected RSA, Ed25519, or ECDSA on P-256, P-384 or P-521"
             ) from None
     return certificates
@@ -261,16 +263,20 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
 def _object(part: str, name: str) -> dict[str, Any]:
     """One base64url part of a token as the JSON object that it must be."""
     try:
-        value = parse(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        value = parse(data)
     except (ValueError, MalformedJSON):  # the message of neither is repeated: it may hold a piece of the token
         raise _TokenError(f"its {name} cannot be read") from None
+    if base64.urlsafe_b64encode(data).rstrip(b"=") != part.encode("ascii"):
+        # The library checks the signature over what it encodes afresh: that must be what was sent.
+        raise _TokenError(f"its {name} is encoded in a way of its own")
     if not isinstance(value, dict):
         raise _TokenError(f"its {name} is not an object")
     return value
 
 
 def _rights(grants: Iterable[Any]) -> frozenset[Access]:
-    """What the claim ``access`` gives. An action is but its name: "*" is one action, not every action."""
+    """What the claim ``access`` gives, action by action."""
     rights: set[Access] = set()
     for grant in grants:
         members = Members(grant, _RIGHTS, "its access")
@@ -293,7 +299,7 @@ def _verify(token: str, header: Members, key: JWK) -> None:
 
 
 def _key_of(certificate: x509.Certificate) -> JWK:
-    """The public key of ``certificate``. Raises ValueError or UnsupportedAlgorithm if it can sign no token."""
+    """The public key of ``certificate``. Raises one of _UNUSABLE if it can sign no token."""
     key = certificate.public_key()
     if isinstance(key, (RSAPublicKey, Ed25519PublicKey)) or (
         isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
@@ -302,14 +308,20 @@ def _key_of(certificate: x509.Certificate) -> JWK:
     raise ValueError("no algorithm of tokens uses a key of this type")
 
 
-def _is_authority(certificate: x509.Certificate) -> bool:
-    """Whether ``certificate`` may issue others: those of version 1, which cannot say so, may."""
-    if certificate.version is x509.Version.v1:
-        return True
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+def _is_weakly_signed(certificate: x509.Certificate) -> bool:
+    """Whether the signature on ``certificate`` is over a broken hash. Raises UnsupportedAlgorithm."""
+    algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
+    return algorithm is not None and algorithm.name in _WEAK_HASHES
+
+
+def _clear_openssl_errors() -> None:
+    """Empty OpenSSL's queue of errors.
+
+    Checking a chain leaves errors in the thread's queue, where OpenSSL would find them at the next read of any TLS
+    connection and end it. pyOpenSSL empties the queue only when it raises, so it is made to.
+    """
+    with contextlib.suppress(crypto.Error):
+        crypto.load_certificate(crypto.FILETYPE_ASN1, b"")
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

@@ -1,4 +1,4 @@
-"""Signing for the server: the port, and the signer that lives in the server's own memory.
+"""Signing for the server: the port, the signer that lives in the server's own memory, and the one that is a service.
 
 Rules of this module: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
 creation to its first signature; while it is pending it is handed out again for the same collection and role, so that a
@@ -8,19 +8,26 @@ client that asks twice before it publishes gets one key. Private keys never leav
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from google.protobuf.message import DecodeError, Message
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound
+from notary.errors import KeyNotFound, SigningFailed
+from notary.net.grpc import Channel, RpcError, Status
+from notary.proto import health_pb2, signer_pb2
 from notary.tuf import private
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import Gun, RoleName, Signature
 from notary.tuf.publish import Draft
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+SIGNER_SECONDS = 5.0
+"""How long the signer may take for one call. A publish needs one or two of them, one after the other."""
 
 
 class SigningService(Protocol):
@@ -43,6 +50,10 @@ class SigningService(Protocol):
 
     def check(self) -> Deferred[None]:
         """Do the smallest real piece of work; raises SigningFailed if that is not possible."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release connections. Nothing may be called after."""
         ...
 
 
@@ -68,7 +79,11 @@ class LocalSigner:
 
     def check(self) -> Deferred[None]:
         """See the port: memory always works."""
-        return maybeDeferred(lambda: None)
+        return succeed(None)
+
+    def close(self) -> Deferred[None]:
+        """See the port: there is nothing to release."""
+        return succeed(None)
 
     def _create(self, gun: Gun, role: RoleName) -> PublicKey:
         pending = self._pending.get((gun, role))
@@ -93,8 +108,70 @@ class LocalSigner:
         return key.method, key.sign(payload)
 
 
+class RemoteSigner:
+    """Keys of a signer of its own, ours or the Go one's, over gRPC (docs/protocol.md, section 4).
+
+    ``algorithm`` is that of the keys it makes. A signature is asked for at once, without asking first whether the key
+    is there, as the reference does: the signer says so by itself.
+    """
+
+    def __init__(self, channel: Channel, algorithm: str) -> None:
+        self._channel = channel
+        self._algorithm = algorithm
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """See the port."""
+        request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
+        answer = self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey)
+        return answer.addCallback(_public_key)
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """See the port."""
+        request = signer_pb2.KeyID(ID=key_id)
+        answer = self._call("/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse)
+        return answer.addCallback(_public_key)
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """See the port."""
+        request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=payload)
+        answer = self._call("/proto.Signer/Sign", request, signer_pb2.Signature)
+        return answer.addCallback(lambda signature: (signature.algorithm.algorithm, signature.content))
+
+    async def _check(self) -> None:
+        for service in ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"):
+            request = health_pb2.HealthCheckRequest(service=service)
+            answer = await self._call("/grpc.health.v1.Health/Check", request, health_pb2.HealthCheckResponse)
+            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                raise SigningFailed(f"the signer at {self._channel.name} says that it cannot work; its log says why")
+
+    def check(self) -> Deferred[None]:
+        """See the port."""
+        return Deferred.fromCoroutine(self._check())
+
+    def close(self) -> Deferred[None]:
+        """See the port."""
+        return self._channel.close()
+
+    def _call(self, path: str, request: Message, answer: type[M]) -> Deferred[M]:
+        call = self._channel.call(path, request.SerializeToString(), SIGNER_SECONDS)
+        return call.addCallback(answer.FromString).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> NoReturn:
+        failure.trap(RpcError, DecodeError)
+        error = failure.value
+        if isinstance(error, RpcError):
+            if error.status is Status.NOT_FOUND:
+                raise KeyNotFound(str(error))
+            raise SigningFailed(f"the signer at {self._channel.name}: {error.status.name}: {error.message}")
+        raise SigningFailed(f"the signer at {self._channel.name} sent an answer that is not of the protocol")
+
+
+def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) -> PublicKey:
+    return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
+
+
 class MeasuredSigner:
-    """Reports every call of another service: ``observe(method, seconds, ok=)``. A missing key is an answer, not a fault."""
+    """Reports each call of a service: ``observe(method, seconds, ok=)``. A missing key is an answer, not a fault."""
 
     def __init__(self, service: SigningService, clock: IReactorTime, observe: Callable[..., None]) -> None:
         self._service = service
@@ -116,6 +193,10 @@ class MeasuredSigner:
     def check(self) -> Deferred[None]:
         """See the port; checks are counted where their outcome is shown."""
         return self._service.check()
+
+    def close(self) -> Deferred[None]:
+        """See the port."""
+        return self._service.close()
 
     def _measured(self, method: str, call: Deferred[T]) -> Deferred[T]:
         started = self._clock.seconds()

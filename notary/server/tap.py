@@ -21,13 +21,14 @@ from notary import __version__
 from notary.config import ServerConfig, load_server
 from notary.errors import ConfigError
 from notary.net import daemon, tls
+from notary.net.grpc import Channel
 from notary.net.http import Limits, Site
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
 from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner, MeasuredSigner, SigningService
+from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
 from notary.storage import MetadataStore
 from notary.storage.sql import open_metadata_store
 
@@ -53,11 +54,11 @@ class Server(Service):
         self._metrics = Metrics(version=__version__)
         self._threads = ThreadPool(0, VALIDATORS, "validate")
         self._access = _access_controller(config)
-        self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+        self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
         self._store: MetadataStore | None = None
         self._health: Health | None = None
         self._site: Site | None = None
@@ -80,7 +81,8 @@ class Server(Service):
         store = await open_metadata_store(config.storage.backend, config.storage.db_url, self._reactor)
         self._store = store
         self._log.info("Starting Server")
-        self._health = Health({"DB operational": store.check}, self._reactor, self._metrics.set_health)
+        checks = {"DB operational": store.check, "Trust operational": self._signing.check}
+        self._health = Health(checks, self._reactor, self._metrics.set_health)
         self._health.startService()
         repository = Repository(
             store, self._signing, self._in_thread, _utc_now, self._metrics.refreshed, self._metrics.expired_root
@@ -119,6 +121,7 @@ class Server(Service):
             await self._site.stop(DRAIN_SECONDS)
         if self._health is not None:
             self._health.stopService()
+        await self._signing.close()
         if self._store is not None:
             await self._store.close()
         if self._threads.started:
@@ -128,13 +131,16 @@ class Server(Service):
         return deferToThreadPool(self._reactor, self._threads, work)
 
     def _signing_service(self) -> SigningService:
-        if self._config.trust_service.type != "local":
-            raise ConfigError('trust_service.type: "remote" is not served by this version; expected "local"')
-        self._log.info(
-            "Using local signing service, which requires ED25519. "
-            "Ignoring all other trust_service parameters, including keyAlgorithm"
-        )
-        return LocalSigner()
+        trust = self._config.trust_service
+        if trust.type == "local":
+            self._log.info(
+                "Using local signing service, which requires ED25519. "
+                "Ignoring all other trust_service parameters, including keyAlgorithm"
+            )
+            return LocalSigner()
+        self._log.info("Using remote signing service")
+        options = tls.client_options(trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key)
+        return RemoteSigner(Channel.to(self._reactor, trust.hostname, trust.port, options), trust.key_algorithm)
 
     def _limits(self) -> Limits:
         limits = self._config.limits

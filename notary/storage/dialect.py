@@ -3,7 +3,7 @@
 Rules of this module: a row is data and small pure functions; no row knows the tables, and nothing outside this module
 asks which backend it talks to. Drivers are DB-API 2.0 modules, imported by name when a store is opened, so that nobody
 needs the driver of a database that they do not use. A new backend is a row in :data:`DIALECTS`, a folder in
-``schema/`` and a row in ``tests/storage/backends.py``.
+``schema/`` and a row in ``tests/storage/conftest.py``.
 """
 
 from __future__ import annotations
@@ -126,12 +126,13 @@ def _sqlite_text(data: bytes) -> str:
 
 
 def _sqlite_embedded(connection: sqlite3.Connection) -> None:
-    """Let readers and the writer work side by side.
+    """Let readers and the writer work side by side; the file remembers it.
 
-    The file remembers it. Processes that switch at the same moment can be told "busy" at once, whatever the time-out
-    (SQLite fears a deadlock), so the waiting is ours.
+    While another process writes in the old way, SQLite fears a deadlock and says "busy" at once, whatever the time-out:
+    the waiting is ours.
     """
-    deadline = time.monotonic() + _PATIENCE
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + milliseconds / 1000
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()

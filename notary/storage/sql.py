@@ -111,7 +111,7 @@ class Database:
         )
         self._turns = DeferredSemaphore(dialect.writers)
         self._under_way = 0
-        self._closed: Deferred[None] | None = None
+        self._ending: Deferred[None] | None = None
         self._pool.start()
 
     def now(self) -> datetime:
@@ -133,13 +133,22 @@ class Database:
         return self._run(lambda: self._pool.runWithConnection(_set_up, self.dialect, service))
 
     def close(self) -> Deferred[None]:
-        """Wait for the work that is under way, then end connections and threads."""
-        if self._closed is None:
-            self._closed = Deferred()
-            if not self._under_way:
-                self._closed.callback(None)
-            self._closed.addCallback(self._disconnect)
-        return self._closed
+        """Wait for the work that is under way, then end connections and threads. May be called again."""
+        if self._ending is None:
+            self._ending = Deferred()
+            self._ending.addCallback(self._disconnect)
+            self._end_if_idle()
+        waiter: Deferred[None] = Deferred()
+
+        def pass_on(result: Failure | None) -> None:
+            waiter.callback(result)
+
+        self._ending.addBoth(pass_on)
+        return waiter
+
+    def _end_if_idle(self) -> None:
+        if self._ending is not None and not self._under_way:
+            self._ending.callback(None)
 
     def _disconnect(self, _: None) -> Deferred[None]:
         # adbapi would close the connections in the reactor's thread, and SQLite then copies its whole log.
@@ -161,15 +170,14 @@ class Database:
 
     def _run(self, start: Callable[[], Deferred[_T]]) -> Deferred[_T]:
         """Count what is under way, translate the driver's errors, and keep the work from being cancelled half-way."""
-        if self._closed is not None:
+        if self._ending is not None:
             return fail(StorageFailed("the store is closed"))
         waiter: Deferred[_T] = Deferred()
         self._under_way += 1
 
         def done(result: _T | Failure) -> _T | Failure:
             self._under_way -= 1
-            if self._closed is not None and not self._under_way:
-                self._closed.callback(None)
+            self._end_if_idle()
             return result
 
         start().addErrback(self._translate).addBoth(done).addCallbacks(waiter.callback, waiter.errback)

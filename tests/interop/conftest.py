@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_twisted
@@ -20,6 +20,13 @@ class Sides(NamedTuple):
 
 
 @pytest.fixture(scope="session")
+def reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return mint_certificates(tmp_path_factory.mktemp("tls"))
 
@@ -32,14 +39,10 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, 
 
 
 @pytest_twisted.async_yield_fixture
-async def sides(daemons: tuple[Daemon, Daemon]) -> AsyncIterator[Sides]:
+async def sides(reactor: Any, daemons: tuple[Daemon, Daemon]) -> AsyncIterator[Sides]:
     """Both servers. The Go server is started afresh if a test before has killed it; ours must never die."""
-    from twisted.internet import reactor
-
     go, ours = daemons
     go.ensure()
     assert ours.alive, f"our server has died:\n{ours.output()[-4000:]}"
-    sides = Sides(Side(go, reactor), Side(ours, reactor))
-    yield sides
-    for side in sides:
-        await side.close()
+    async with Side(go, reactor) as reference, Side(ours, reactor) as tested:
+        yield Sides(reference, tested)

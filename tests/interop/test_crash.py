@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -27,7 +28,7 @@ def version_of(data: bytes) -> int:
 
 
 async def publish_until_killed(server: Daemon, collections: list[Collection], answers: int) -> None:
-    """All collections publish again and again, at the same time; the answer after ``answers`` others kills the server."""
+    """All collections publish at once, again and again; the answer after ``answers`` others kills the server."""
     counter = itertools.count()
 
     async def publish(collection: Collection) -> None:
@@ -50,24 +51,20 @@ async def publish_until_killed(server: Daemon, collections: list[Collection], an
 
 @pytest.mark.parametrize("answers", [0, 1, 2, 5, 9, 17])
 @pytest_twisted.ensureDeferred
-async def test_killed_while_publishing(answers: int, tmp_path: Path) -> None:
-    from twisted.internet import reactor
-
+async def test_killed_while_publishing(reactor: Any, answers: int, tmp_path: Path) -> None:
     storage = {"backend": "sqlite3", "db_url": "notary.db"}
     with daemon("ours", OUR_SERVER, tmp_path, storage=storage) as server:
-        side = Side(server, reactor)
-        collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
-        await publish_until_killed(server, collections, answers)
-        await side.close()
+        async with Side(server, reactor) as side:
+            collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
+            await publish_until_killed(server, collections, answers)
         server.start()
-        side = Side(server, reactor)
-        for collection in collections:
-            collection.side = side
-            await check_state(collection)
-            await check_goes_on(collection)
-        newcomer = await make_collection(side)
-        await newcomer.verify()
-        await side.close()
+        async with Side(server, reactor) as side:
+            for collection in collections:
+                collection.side = side
+                await check_state(collection)
+                await check_goes_on(collection)
+            newcomer = await make_collection(side)
+            await newcomer.verify()
 
 
 async def check_state(collection: Collection) -> None:

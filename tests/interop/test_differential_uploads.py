@@ -33,7 +33,20 @@ from tests.support.author import (
     raw_signature,
     setting,
 )
-from tests.support.sides import BOUNDARY, MULTIPART, Answer, Case, Collection, Side, clone, form, make_collection, part
+from tests.support.sides import (
+    BOUNDARY,
+    MULTIPART,
+    Answer,
+    Case,
+    Collection,
+    Side,
+    clone,
+    form,
+    form_of,
+    form_of,
+    make_collection,
+    part,
+)
 
 BAD_ROOT = "400 INVALID_UPDATE ErrBadRoot"
 BAD_TARGETS = "400 INVALID_UPDATE ErrBadTargets"
@@ -50,6 +63,11 @@ VERSION = "400 VERSION"
 STRICT_JSON = "hash the stored bytes, and refuse unsigned members, duplicate keys and trailing data (MALFORMED_JSON)"
 FAR_VERSION = "refuse a version more than 1,000 above the stored one (ErrValidation, names both numbers)"
 TRUNCATED = "a truncated multipart body crashes the request: MALFORMED_UPLOAD"
+BOUNDED = (
+    "docs/adr/0004: integers that a reader with 64-bit floats would change, nesting beyond a bound: MALFORMED_JSON"
+)
+RFC_3339 = "section 2: expires RFC 3339 (fractions and offsets occur); Go 1.19 reads more than that"
+RFC_2046 = "section 1: multipart/form-data, whose lines end in CR LF (RFC 2046)"
 FOREIGN_KEYS = "no snapshot key: ErrBadHierarchy; foreign timestamp key: ErrBadRoot; missing parent: ErrBadTargets"
 
 
@@ -404,12 +422,12 @@ odd("integer with an exponent", inserting(b"1e3"), inserting(b"1000"), "200")
 odd("integer with a fraction of zero", inserting(b"1.0"), inserting(b"1"), "200")
 odd("integer minus zero", inserting(b"-0"), inserting(b"0"), "200")
 odd("integer negative", inserting(b"-12"), None, "200")
-odd("integer of 2^53", inserting(b"9007199254740992"), None, "200")
-odd("integer of 2^53 + 1", inserting(b"9007199254740993"), None, BAD_TARGETS)
-odd("integer of 2^53 + 1, signed rounded", inserting(b"9007199254740993"), inserting(b"9007199254740992"), "200")
-odd("integer of 5,000 digits", inserting(b"9" * 5000), None, BAD_TARGETS)
+odd("integer of 2^53 - 1", inserting(b"9007199254740991"), None, "200")
+odd("integer of 2^53", inserting(b"9007199254740992"), None, "200", own=MALFORMED_JSON, row=BOUNDED)
+odd("integer of 2^53 + 1", inserting(b"9007199254740993"), None, BAD_TARGETS, own=MALFORMED_JSON, row=BOUNDED)
+odd("integer of 5,000 digits", inserting(b"9" * 5000), None, BAD_TARGETS, own=MALFORMED_JSON, row=BOUNDED)
 odd("fraction", inserting(b"1.5"), None, BAD_TARGETS)
-odd("exponent too large", inserting(b"1e999"), None, BAD_TARGETS)
+odd("exponent too large", inserting(b"1e999"), None, BAD_TARGETS, own=MALFORMED_JSON, row=BOUNDED)
 odd("NaN", inserting(b"NaN"), None, MALFORMED_JSON)
 odd("infinity", inserting(b"-Infinity"), None, MALFORMED_JSON)
 odd("leading zero", inserting(b"01"), None, MALFORMED_JSON)
@@ -435,7 +453,8 @@ odd(
     row=STRICT_JSON,
 )
 odd("UTF-16", lambda p: p.decode().encode("utf-16"), None, MALFORMED_JSON)
-odd("nested 100 deep", inserting(b"[" * 100 + b"]" * 100), None, "200")
+odd("nested 90 deep", inserting(b"[" * 90 + b"]" * 90), None, "200")
+odd("nested 1,000 deep", inserting(b"[" * 1000 + b"]" * 1000), None, "200", own=MALFORMED_JSON, row=BOUNDED)
 odd("nested 100,000 deep", inserting(b"[" * 100_000 + b"]" * 100_000), None, MALFORMED_JSON)
 odd(
     "a key twice in an unknown member",
@@ -446,7 +465,14 @@ odd(
     row=STRICT_JSON,
 )
 odd("white space", lambda p: p.replace(b",", b" ,\r\n\t"), lambda p: p, "200")
-odd("type in another case", lambda p: p.replace(b'"_type"', b'"_Type"'), None, "200")
+odd(
+    "type in another case",
+    lambda p: p.replace(b'"_type"', b'"_Type"'),
+    None,
+    "200",
+    own=MALFORMED_JSON,
+    row=STRICT_JSON,
+)
 
 
 def custom(value: Any) -> Any:
@@ -460,7 +486,8 @@ def custom(value: Any) -> Any:
 
 
 case("custom data of a target", custom({"b": [1, "x"], "a": None}), "200", server_snapshot=True)
-case("custom data that is text", custom("<&>"), "200", server_snapshot=True)
+case("custom data that is text", custom("text"), "200", server_snapshot=True)
+case("custom data with HTML characters", custom("<&>"), "200", server_snapshot=True, reserialised=True)
 case("custom data that is null", custom(None), "200", server_snapshot=True, reserialised=True)
 
 
@@ -488,12 +515,10 @@ for _text, _reference in {
     "2099-01-01T00:00:00.5Z": "200",
     "2099-01-01T00:00:00.123456789Z": "200",
     "2099-01-01T00:00:00.1234567890123Z": "200",
-    "2099-01-01T00:00:00,5Z": "200",
     "2099-01-01T00:00:00.Z": MALFORMED_JSON,
     "2099-01-01T00:00:00+02:00": "200",
     "2099-01-01T00:00:00.25-11:30": "200",
     "2099-01-01T00:00:00+00:00": "200",
-    "2099-01-01T00:00:00+24:00": "200",
     "2099-01-01T00:00:00+0200": MALFORMED_JSON,
     "2099-01-01T00:00:00": MALFORMED_JSON,
     "2099-01-01t00:00:00z": MALFORMED_JSON,
@@ -503,7 +528,6 @@ for _text, _reference in {
     "2099-02-30T00:00:00Z": MALFORMED_JSON,
     "2096-02-29T00:00:00Z": "200",
     "2099-01-01T24:00:00Z": MALFORMED_JSON,
-    "2099-01-01T5:00:00Z": "200",
     "2099-01-01T00:00:60Z": MALFORMED_JSON,
     "9999-12-31T23:59:59Z": "200",
     "9999-12-31T23:59:59-12:00": "200",
@@ -518,6 +542,8 @@ for _text, _reference in {
     "\uff12099-01-01T00:00:00Z": MALFORMED_JSON,
 }.items():
     case(f"expires {_text!r}", expiring(_text), _reference)
+for _text in ("2099-01-01T00:00:00,5Z", "2099-01-01T00:00:00+24:00", "2099-01-01T5:00:00Z"):
+    case(f"expires {_text!r}", expiring(_text), "200", own=MALFORMED_JSON, row=RFC_3339)
 for _value in (None, True, {}, [], 4070908800):
     case(f"expires {_value!r}", expiring(_value), BAD_TARGETS if _value is None else MALFORMED_JSON)
 
@@ -536,7 +562,7 @@ for _role, _refusal in (("targets", BAD_TARGETS), ("snapshot", BAD_SNAPSHOT)):
     case(f"{_role} version 1,001", versioned(1001, _role), "200")
     for _value in (1002, 2**31 - 1, 2**31):
         case(f"{_role} version {_value}", versioned(_value, _role), "200", own=BAD_VALIDATION, row=FAR_VERSION)
-    case(f"{_role} version 2^63 - 1", versioned(2**63 - 1, _role), _refusal, own=BAD_VALIDATION, row=FAR_VERSION)
+    case(f"{_role} version 2^63 - 1", versioned(2**63 - 1, _role), _refusal, own=MALFORMED_JSON, row=BOUNDED)
 
 
 # -- names of roles ---------------------------------------------------------------------------------------------------
@@ -687,7 +713,13 @@ upload_form(
 upload_form("cut after the last dashes", body_of(lambda usual, _: usual[:-2]), "200")
 upload_form("text before the first part", body_of(lambda usual, _: b"preamble\r\n" + usual), "200")
 upload_form("text after the last part", body_of(lambda usual, _: usual + b"epilogue"), "200")
-upload_form("lines end in LF", body_of(lambda usual, _: usual.replace(b"\r\n", b"\n")), "200")
+upload_form(
+    "lines end in LF",
+    body_of(lambda usual, _: usual.replace(b"\r\n", b"\n")),
+    "200",
+    own=MALFORMED_UPLOAD,
+    row=RFC_2046,
+)
 upload_form("part without headers", disposition(""), NO_FILENAME)
 upload_form("part without a file name", disposition(_FORM), NO_FILENAME)
 upload_form("part with an empty file name", disposition(_FORM + '; filename=""'), NO_FILENAME)
@@ -727,6 +759,37 @@ upload_form(
 )
 
 
+# -- the request itself -----------------------------------------------------------------------------------------------
+
+
+def sent(*headers: str, chunk: int = 0) -> Any:
+    """Good targets in a request with these headers; ``chunk`` is the size of chunks in bytes, 0 for a plain body."""
+
+    async def recipe(c: Collection, a: Author) -> Answer:
+        files = c.make(a, "targets")
+        body = form_of(files)
+        length = f"Content-Length: {len(body)}"
+        if chunk:
+            length = "Transfer-Encoding: chunked"
+            pieces = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+            body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+        given = [length, f"Content-Type: {MULTIPART}", *headers]
+        answer = await c.side.raw("POST", c.path().encode(), body, given)
+        if answer.status == 200:
+            c.took(files, a)
+        return answer
+
+    return recipe
+
+
+case("request as it should be", sent(), "200", server_snapshot=True)
+case("request in chunks", sent(chunk=100), "200", server_snapshot=True)
+case("request in chunks of one byte", sent(chunk=1), "200", server_snapshot=True)
+case("request that expects 100-continue", sent("Expect: 100-continue"), "200", server_snapshot=True)
+case("request with a foreign token", sent("Authorization: Bearer abc"), "200", server_snapshot=True)
+case("request with two content types", sent("Content-Type: text/plain"), "200", server_snapshot=True)
+
+
 # -- the test ---------------------------------------------------------------------------------------------------------
 
 
@@ -746,7 +809,7 @@ async def check(case: Case, side: Side, expected: str, *, reserialises: bool) ->
     elif answer.status != 200 and collection.author.stored == taken:
         assert await collection.current() == before, f"{side.name}: a refused upload changed the collection"
     elif reserialises:
-        with pytest.raises((AssertionError, UnicodeDecodeError)):
+        with pytest.raises((AssertionError, UnicodeDecodeError, RecursionError)):
             await collection.verify()
     elif not case.incoherent:
         await collection.verify()

@@ -239,10 +239,14 @@ def daemon(
     storage: Mapping[str, str] | None = None,
     level: str = "error",
     environment: Mapping[str, str] | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> Daemon:
-    """A server of ``command`` on a free port, with a configuration file; it is not started yet."""
+    """A server of ``command`` on a free port, with a configuration file; not started yet.
+
+    ``extra`` holds more sections of the configuration.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = directory / f"{name}.json"
-    config.write_text(json.dumps(server_config(port, tls, storage, level)))
+    config.write_text(json.dumps(server_config(port, tls, storage, level) | dict(extra or {})))
     return Daemon(name, (*command, f"-config={config}"), port, directory, tls=tls, environment=environment)

@@ -14,7 +14,7 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from cryptography import x509
@@ -28,8 +28,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseFailed
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseFailed,
+)
 
 from tests.support.author import Author, Damage, Edit, Key, canonical, make_key, server_key_from
 from tests.support.peers import Daemon
@@ -170,13 +177,16 @@ def parse_response(data: bytes) -> Answer:
 
 
 class Side:
-    """One server under test, and a client of it."""
+    """One server under test, and a client of it; leaving it closes the client's idle connections."""
 
     def __init__(self, daemon: Daemon, reactor: Any) -> None:
         self.daemon = daemon
         self.reactor = reactor
         self.pool = HTTPConnectionPool(reactor)
-        self._client = HTTPClient(Agent(reactor, pool=self.pool))
+        trusted = (
+            None if daemon.tls is None else trustRootFromCertificates([Certificate.loadPEM(daemon.tls.ca.read_bytes())])
+        )
+        self._client = HTTPClient(Agent(reactor, BrowserLikePolicyForHTTPS(trusted), pool=self.pool))
 
     @property
     def name(self) -> str:
@@ -215,9 +225,11 @@ class Side:
         await connectProtocol(HostnameEndpoint(self.reactor, b"localhost", self.daemon.port), collector)
         return parse_response(await collector.closed.addTimeout(REQUEST_SECONDS, self.reactor))
 
-    def close(self) -> Deferred[Any]:
-        """Close the idle connections."""
-        return self.pool.closeCachedConnections()
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.closeCachedConnections()
 
 
 # -- collections ------------------------------------------------------------------------------------------------------
@@ -429,8 +441,20 @@ def _is_signed(payload: bytes, signature: Mapping[str, str], key: Mapping[str, A
     return True
 
 
+def _signed_bytes(value: Any) -> bytes:
+    """Canonical JSON in full: whole numbers written otherwise, and control characters as they are."""
+    if isinstance(value, dict):
+        members = (_signed_bytes(name) + b":" + _signed_bytes(value[name]) for name in sorted(value, key=str.encode))
+        return b"{" + b",".join(members) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(map(_signed_bytes, value)) + b"]"
+    if isinstance(value, str):
+        return b'"' + value.replace("\\", "\\\\").replace('"', '\\"').encode() + b'"'
+    return canonical(int(value) if isinstance(value, float) else value)
+
+
 def _check_signatures(role: str, file: Mapping[str, Any], keys: Mapping[str, Any], named: Mapping[str, Any]) -> None:
-    payload = canonical(file["signed"])
+    payload = _signed_bytes(file["signed"])
     good = {
         one["keyid"]
         for one in file["signatures"]

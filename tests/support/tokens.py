@@ -300,6 +300,37 @@ def _leaf(world: World, **options: Any) -> str:
     return world.chained(world.root.issue("leaf of its own", _p256(), world.now, **options))
 
 
+def _weakly_signed(algorithm: str) -> Callable[[World], str]:
+    """A token by a leaf of the trusted root whose certificate is signed over SHA-1 or MD5.
+
+    No library signs so any more; the certificate is a good one, patched.
+    """
+    last, prefix = {
+        "sha1": (b"\x05", bytes.fromhex("3021300906052b0e03021a05000414")),
+        "md5": (b"\x04", bytes.fromhex("3020300c06082a864886f70d020505000410")),
+    }[algorithm]
+    oids = bytes.fromhex("06092a864886f70d0101")
+
+    def build(world: World) -> str:
+        leaf = world.root.issue("weak", _p256(), world.now)
+        assert isinstance(world.root.key, rsa.RSAPrivateKey)
+        numbers = world.root.key.private_numbers()
+        body = leaf.certificate.tbs_certificate_bytes.replace(oids + b"\x0b", oids + last)
+        info = prefix + hashlib.new(algorithm, body).digest()
+        message = b"\x00\x01" + b"\xff" * (256 - 3 - len(info)) + b"\x00" + info
+        signature = pow(int.from_bytes(message, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
+        der = leaf.certificate.public_bytes(Encoding.DER).replace(oids + b"\x0b", oids + last)
+        return world.headed(leaf, x5c=[base64.b64encode(der[:-256] + signature).decode()])
+
+    return build
+
+
+def _version_four(world: World) -> str:
+    leaf = world.root.issue("version 4", _p256(), world.now).certificate.public_bytes(Encoding.DER)
+    version_three, four = bytes.fromhex("a003020102"), bytes.fromhex("a003020103")
+    return world.headed(world.ec, x5c=[base64.b64encode(leaf.replace(version_three, four, 1)).decode()])
+
+
 def _ed25519_leaf(world: World) -> str:
     return world.chained(
         world.root.issue("ed25519", ed25519.Ed25519PrivateKey.generate(), world.now), algorithm="EdDSA"
@@ -334,6 +365,19 @@ def _mislabelled(world: World, algorithm: Any) -> str:
     return _raw(header, None)(world)
 
 
+def _stray_bits(world: World) -> str:
+    """A token whose claims are spelt in a way that decodes to the same bytes as what was signed."""
+    head, claims, signature = _raw(None, json.dumps(world.claims(jti="12")).encode())(world).split(".")
+    for length in range(1, 4):
+        if len(claims) % 4 in (2, 3):
+            break
+        head, claims, signature = world.good(jti="1" * length).split(".")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = f"{claims[:-1]}{alphabet[alphabet.index(claims[-1]) ^ 1]}"
+    assert base64.urlsafe_b64decode(other + "==") == base64.urlsafe_b64decode(claims + "==")
+    return f"{head}.{other}.{signature}"
+
+
 def _padded(world: World) -> str:
     """A token of 60 KB, inside the limit of 64 KB."""
     return world.good(access=[_grant(GUN, "pull"), _grant("padding", "x" * 44_000)])
@@ -345,6 +389,7 @@ CASES = (
     Case("empty header", NO_TOKEN, lambda _: ""),
     Case("basic", NO_TOKEN, lambda _: "Basic dXNlcjpwYXNz"),
     Case("scheme alone", NO_TOKEN, lambda _: "Bearer"),
+    Case("scheme and a space", NO_TOKEN, lambda _: "Bearer "),
     Case("two spaces", NO_TOKEN, lambda world: world.good().replace(" ", "  ")),
     Case("three words", NO_TOKEN, lambda world: f"{world.good()} more"),
     Case("bare token", NO_TOKEN, lambda world: world.good().removeprefix("Bearer ")),
@@ -444,7 +489,9 @@ CASES = (
     Case("empty access", INSUFFICIENT, _grants()),
     Case("no actions", INSUFFICIENT, _grants(_grant(GUN))),
     Case("other action", INSUFFICIENT, _grants(_grant(GUN, "push"))),
-    Case("star is no pull", INSUFFICIENT, _grants(_grant(GUN, "*"))),
+    Case("star is every action", ACCEPTED, _grants(_grant(GUN, "*"))),
+    Case("star is no prefix", INSUFFICIENT, _grants(_grant(GUN, "pu*"))),
+    Case("star is no name", INSUFFICIENT, _grants(_grant("*", "*"))),
     Case("other collection", INSUFFICIENT, _grants(_grant("example.com/team", "pull"))),
     Case("collection below", INSUFFICIENT, _grants(_grant(f"{GUN}/sub", "pull"))),
     Case("collection in capitals", INSUFFICIENT, _grants(_grant(GUN.upper(), "pull"))),
@@ -560,8 +607,11 @@ CASES = (
         lambda world: _authority(world, ca=True, key_usage=usage(cert_sign=True)),
     ),
     Case("x5c, deeper than allowed", INVALID, _too_deep),
+    Case("x5c, signed over SHA-1", INVALID, _weakly_signed("sha1")),
+    Case("x5c, signed over MD5", INVALID, _weakly_signed("md5")),
     Case("x5c, unknown critical extension", INVALID, lambda world: _leaf(world, critical=True)),
     Case("x5c, 31 certificates", INVALID, _long_chain, at_reference=ACCEPTED),
+    Case("x5c, certificate of an unknown version", INVALID, _version_four),
     Case("x5c is a string", INVALID, lambda world: world.headed(world.ec, x5c=x5c(world.ec.certificate)[0])),
     Case("x5c is not base64", INVALID, lambda world: world.headed(world.ec, x5c=["!!!"])),
     Case("x5c is not ASCII", INVALID, lambda world: world.headed(world.ec, x5c=["é"])),
@@ -573,12 +623,12 @@ CASES = (
     ),
     # -- text
     Case("garbage", INVALID, lambda _: "Bearer garbage"),
-    Case("scheme and a space", INVALID, lambda _: "Bearer "),
     Case("dots", INVALID, lambda _: "Bearer .."),
     Case("two parts", INVALID, lambda world: world.good().rpartition(".")[0]),
     Case("four parts", INVALID, lambda world: f"{world.good()}.AAAA"),
     Case("not base64url", INVALID, lambda world: world.good().replace(".", ".!", 1)),
     Case("header of impossible length", INVALID, lambda world: "Bearer A." + world.good().split(".", 1)[1]),
+    Case("claims with stray bits at their end", INVALID, _stray_bits),
     Case("header is not JSON", INVALID, _raw(b"alg", None)),
     Case("header is a list", INVALID, _raw(b"[]", None)),
     Case("header is null", INVALID, _raw(b"null", None)),

@@ -8,3 +8,10 @@ notary_server = ServiceMaker(
     "The Notary server: keeps and serves signed collections (TUF metadata)",
     "notary-server",
 )
+
+notary_signer = ServiceMaker(
+    "Notary signer",
+    "notary.signer.tap",
+    "The Notary signer: keeps private keys and signs with them over gRPC",
+    "notary-signer",
+)

@@ -1,0 +1,551 @@
+"""The client: a channel that keeps one connection to a server and makes calls on it.
+
+Rules of this module:
+
+- A call ends at its deadline at the latest. Until there is a connection, and room on it, it waits; UNAVAILABLE says
+  that it never left, DEADLINE_EXCEEDED that it left and was not answered.
+- A call that the server certainly has not begun (a refused stream, a GOAWAY below it) is sent once more by itself.
+  Any other that is lost with its connection fails with UNAVAILABLE: only the caller knows whether it may be repeated.
+- From the first call (or ``connect``) until ``close`` the channel connects again by itself: at once after a connection
+  that was good, else after a delay that grows. Every attempt resolves the name again and tries every address.
+- A server that says nothing while it owes an answer is asked for a sign of life; one that gives none is given up.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Final, TypeAlias
+
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from hpack import NeverIndexedHeaderTuple
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IOpenSSLClientConnectionCreator,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import ClientFactory
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from notary.net.grpc.connection import Connection, Limits, describe
+from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
+from notary.net.grpc.status import RpcError, Status, of_reset
+
+_log = Logger()
+
+_LAST_CALL: Final = (1 << 31) - 3  # the number of the last stream of a connection
+_CLOSED: Final = "the channel is closed"
+_CHECK_SECONDS: Final = 1.0
+_LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0)
+
+_Head: TypeAlias = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before connecting again, in seconds: ``first``, then ``factor`` times more, up to ``most``.
+
+    Each wait is made up to ``jitter`` (a fraction) longer or shorter by chance, so that clients do not come in step.
+    """
+
+    first: float = 0.2
+    most: float = 5.0
+    factor: float = 1.6
+    jitter: float = 0.2
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Return the wait after so many failures in a row; ``chance`` is in [0, 1)."""
+        if failures == 0:
+            return 0.0
+        grown = min(self.most, self.first * self.factor ** min(failures - 1, 100))
+        return grown * (1 + self.jitter * (2 * chance - 1))
+
+
+class State(Enum):
+    """What a channel is doing; the names are gRPC's."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    READY = "ready"
+    TRANSIENT_FAILURE = "transient failure"
+    SHUTDOWN = "shutdown"
+
+
+class _Call:
+    """One call, from the caller's request to its answer."""
+
+    __slots__ = ("began", "body", "connection", "deadline", "head", "message", "result", "retried", "stream", "timer")
+
+    def __init__(self, head: _Head, body: bytes, message: Message, deadline: float, result: Deferred[bytes]) -> None:
+        self.head = head
+        self.body = body
+        self.message = message  # the answer
+        self.deadline = deadline
+        self.result = result
+        self.timer: IDelayedCall | None = None
+        self.connection: _ClientConnection | None = None  # None while it waits
+        self.stream = 0
+        self.began = 0.0  # when it was sent
+        self.retried = False
+
+
+class _ClientConnection(Connection):
+    client_side = True
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel.clock, channel.limits)
+        self.channel = channel
+        self.calls: dict[int, _Call] = {}
+        self.good = False  # it has carried an answer
+        self.leaving = False  # no more calls begin here
+        self._checking: IDelayedCall | None = None
+
+    # -- the transport ------------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        self.channel.made(self)
+        super().connectionMade()
+        self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
+
+    def _settings(self, event: RemoteSettingsChanged) -> None:
+        if not self.spoke:
+            self.spoke = True
+            self.channel.connected(self)
+        else:
+            self.channel.fill()
+        self.room(event)
+
+    def _check(self) -> None:
+        now = self.clock.seconds()
+        self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
+        self.check_life(now)
+        if self.closing is None and self.spoke and self.asked is None and self.calls:
+            oldest = next(iter(self.calls.values())).began
+            if now - max(self.heard, oldest) >= self.limits.keepalive:
+                self.ping()
+
+    def going_away(self, last_stream: int, code: int, debug: bytes) -> None:
+        """No more calls here; those that the server has not begun go elsewhere."""
+        if code != ErrorCodes.NO_ERROR:
+            text = debug.decode("utf-8", "replace")
+            _log.warn("{name} sends us away: error {code} {text}", name=self.channel.name, code=code, text=text)
+        self.leaving = True
+        self.channel.leaving(self)
+        for stream in [number for number in self.calls if number > last_stream]:
+            call = self.calls.pop(stream, None)
+            self._outgoing.pop(stream, None)
+            if call is not None:
+                self.channel.again(call)
+        self._maybe_leave()
+
+    def ending(self, reason: str) -> None:
+        """Fail what is under way."""
+        self.channel.leaving(self)
+        while self.calls:
+            call = self.calls.pop(next(iter(self.calls)))
+            self.channel.finish(call, RpcError(Status.UNAVAILABLE, f"{self.channel.name}: {reason}"))
+
+    def lost(self, *, quiet: bool) -> None:  # noqa: ARG002 - the channel knows whether it wanted that
+        """Tell the channel."""
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
+        self.channel.lost(self)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether a call may begin here."""
+        return (
+            self.closing is None
+            and not self.leaving
+            and len(self.calls) < self._h2.remote_settings.max_concurrent_streams
+        )
+
+    def begin(self, call: _Call) -> None:
+        """Send a request."""
+        h2 = self._h2
+        stream = call.stream = h2.get_next_available_stream_id()
+        now = call.began = self.clock.seconds()
+        call.connection = self
+        self.calls[stream] = call
+        timeout = NeverIndexedHeaderTuple(b"grpc-timeout", encode_timeout(call.deadline - now))
+        h2.send_headers(stream, [*call.head, timeout])
+        self.send_message(stream, call.body, None)
+        if stream >= _LAST_CALL:
+            self.leaving = True
+            self.channel.leaving(self)
+        self.later()
+
+    def forget(self, call: _Call, *, suspicious: bool) -> None:
+        """Nobody waits for a call any more."""
+        del self.calls[call.stream]
+        self.reset(call.stream, ErrorCodes.CANCEL)
+        if suspicious and self.heard <= call.began and self.asked is None:
+            self.ping()
+        self._after_call()
+
+    def _after_call(self) -> None:
+        self.channel.fill()
+        self._maybe_leave()
+
+    def _maybe_leave(self) -> None:
+        if self.leaving and not self.calls:
+            self.close("the connection is used up")
+
+    def _finish(self, stream: int, result: bytes | RpcError) -> None:
+        call = self.calls.pop(stream)
+        self.good = True
+        self.earn()
+        self.reset(stream, ErrorCodes.CANCEL)  # if it is not over: one side said all before it heard all
+        self.channel.finish(call, result)
+        self._after_call()
+
+    def _head(self, event: ResponseReceived) -> None:
+        call = self.calls.get(event.stream_id)
+        if call is None:
+            return
+        try:
+            check_answer(event.headers, ended=event.stream_ended is not None)
+        except RpcError as error:
+            self._finish(event.stream_id, error)
+
+    def _data(self, event: DataReceived) -> None:
+        self.seen(event)
+        call = self.calls.get(event.stream_id)
+        if call is None:
+            return
+        try:
+            call.message.feed(event.data)
+        except RpcError as error:
+            self._finish(event.stream_id, error)
+
+    def _trailers(self, event: TrailersReceived) -> None:
+        call = self.calls.get(event.stream_id)
+        if call is None:
+            return
+        result: bytes | RpcError
+        try:
+            check_trailers(event.headers)
+            result = call.message.finish()
+        except RpcError as error:
+            result = error
+        self._finish(event.stream_id, result)
+
+    def _ended(self, event: StreamEnded) -> None:
+        """An answer that has a status is finished before this comes."""
+        if event.stream_id in self.calls:
+            self._finish(event.stream_id, RpcError(Status.UNKNOWN, "the answer ended without a status"))
+
+    def _reset_by_server(self, event: StreamReset) -> None:
+        stream = event.stream_id or 0
+        self._outgoing.pop(stream, None)
+        call = self.calls.get(stream)
+        if call is None:
+            return
+        code = event.error_code or ErrorCodes.NO_ERROR
+        if code == ErrorCodes.REFUSED_STREAM:
+            del self.calls[stream]
+            self.channel.again(call)
+            self._after_call()
+        else:
+            text = f"the server reset the stream ({code.name if isinstance(code, ErrorCodes) else code})"
+            self._finish(stream, RpcError(of_reset(code), text))
+
+    on_event: ClassVar[dict[Any, Callable[[Any, Any], None]]] = {
+        ResponseReceived: _head,
+        DataReceived: _data,
+        TrailersReceived: _trailers,
+        StreamEnded: _ended,
+        StreamReset: _reset_by_server,
+        WindowUpdated: Connection.room,
+        RemoteSettingsChanged: _settings,
+    }
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def buildProtocol(self, addr: IAddress | None) -> _ClientConnection:  # noqa: ARG002
+        return _ClientConnection(self.channel)
+
+
+class Channel:
+    """Calls to one server.
+
+    ``endpoint`` makes the connections, through TLS if ``tls`` says how; ``name`` is the server's host and port, for
+    messages and for the ``:authority`` of requests. ``chance`` returns a number in [0, 1). Silence of
+    ``limits.keepalive`` seconds while a call is under way is suspicious.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        *,
+        name: str,
+        tls: IOpenSSLClientConnectionCreator | None = None,
+        limits: Limits | None = None,
+        backoff: Backoff | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.clock = clock
+        self.name = name
+        self.limits = limits or _LIMITS
+        self.last_error = ""
+        """Why there is no connection, "" if there is one or never was an attempt."""
+        self._authority = name.encode("ascii")
+        self._endpoint = endpoint
+        self._tls = tls
+        self._backoff = backoff or Backoff()
+        self._chance = chance
+        self._heads: dict[str, _Head] = {}
+        self._waiting: deque[_Call] = deque()
+        self._ready: _ClientConnection | None = None  # calls begin here
+        self._connecting = False
+        self._attempt: Deferred[Any] | None = None
+        self._connections: set[_ClientConnection] = set()
+        self._failures = 0
+        self._retry: IDelayedCall | None = None
+        self._wanted = False
+        self._closed: Deferred[None] | None = None
+
+    @classmethod
+    def to(
+        cls,
+        reactor: Any,
+        host: str,
+        port: int,
+        tls: IOpenSSLClientConnectionCreator | None = None,
+        *,
+        limits: Limits | None = None,
+        backoff: Backoff | None = None,
+    ) -> Channel:
+        """Return a channel to a TCP port of a host, which is a name or an IP address."""
+        limits = limits or _LIMITS
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=limits.handshake)
+        return cls(endpoint, reactor, name=name, tls=tls, limits=limits, backoff=backoff)
+
+    # -- for callers --------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What the channel is doing."""
+        if self._closed is not None:
+            return State.SHUTDOWN
+        if self._ready is not None:
+            return State.READY
+        if self._retry is not None and self._failures:
+            return State.TRANSIENT_FAILURE
+        return State.CONNECTING if self._wanted else State.IDLE
+
+    def connect(self) -> None:
+        """Begin to connect, before there is a call."""
+        if self._closed is None:
+            self._wanted = True
+            self._ensure()
+
+    def call(self, path: str, request: bytes, timeout: float) -> Deferred[bytes]:
+        """Call a method (``/package.Service/Method``) and return its answer, within ``timeout`` seconds.
+
+        Fails with RpcError. A caller that cancels the Deferred cancels the call, at the server too.
+        """
+        result: Deferred[bytes] = Deferred(lambda _: self._cancel(call))
+        deadline = self.clock.seconds() + timeout
+        call = _Call(self._head(path), pack(request), Message(self.limits.message), deadline, result)
+        if self._closed is not None:
+            self._fail(call, Status.CANCELLED, _CLOSED)
+        elif len(request) > self.limits.message:
+            text = f"a request of {len(request)} bytes is over the limit of {self.limits.message}"
+            self._fail(call, Status.RESOURCE_EXHAUSTED, text)
+        elif timeout <= 0:
+            self._fail(call, Status.DEADLINE_EXCEEDED, "the deadline has passed")
+        else:
+            call.timer = self.clock.callLater(timeout, self._expire, call)
+            ready = self._ready
+            if ready is not None and not self._waiting and ready.has_room():
+                ready.begin(call)
+            else:
+                self._waiting.append(call)
+                self.connect()
+        return result
+
+    def close(self) -> Deferred[None]:
+        """Fail all calls with CANCELLED and close; the Deferred fires when no connection is left."""
+        if self._closed is None:
+            self._closed = Deferred()
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+            while self._waiting:
+                self._fail(self._waiting.popleft(), Status.CANCELLED, _CLOSED)
+            if self._connecting and self._attempt is not None:
+                self._attempt.cancel()
+            for connection in list(self._connections):
+                while connection.calls:
+                    self._fail(connection.calls.pop(next(iter(connection.calls))), Status.CANCELLED, _CLOSED)
+                connection.fail(ErrorCodes.NO_ERROR, _CLOSED)
+        result: Deferred[None] = Deferred()
+        self._closed.addCallback(lambda _: result.callback(None))
+        self._maybe_closed()
+        return result
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _head(self, path: str) -> _Head:
+        found = self._heads.get(path)
+        if found is None:
+            found = self._heads[path] = [
+                (b":method", b"POST"),
+                (b":scheme", b"http" if self._tls is None else b"https"),
+                (b":path", path.encode("ascii")),
+                (b":authority", self._authority),
+                (b"te", b"trailers"),
+                (b"content-type", b"application/grpc"),
+                (b"user-agent", b"notary-service"),
+            ]
+        return found
+
+    def fill(self) -> None:
+        """Begin the calls that wait, as far as there is room."""
+        while self._waiting and self._ready is not None and self._ready.has_room():
+            self._ready.begin(self._waiting.popleft())
+
+    def again(self, call: _Call) -> None:
+        """Send a call once more that the server has certainly not begun."""
+        if call.retried or self._closed is not None:
+            self._fail(call, Status.UNAVAILABLE, f"{self.name} refused the call")
+            return
+        call.retried = True
+        call.connection = None
+        self._waiting.append(call)
+        self.connect()
+        self.fill()
+
+    def finish(self, call: _Call, result: bytes | RpcError) -> None:
+        """Tell the caller how a call ended."""
+        if call.timer is not None:
+            call.timer.cancel()
+            call.timer = None
+        if isinstance(result, bytes):
+            call.result.callback(result)
+        else:
+            call.result.errback(result)
+
+    def _fail(self, call: _Call, status: Status, text: str) -> None:
+        self.finish(call, RpcError(status, text))
+
+    def _take_back(self, call: _Call, *, suspicious: bool) -> None:
+        """Forget a call, wherever it is."""
+        if call.connection is None:
+            self._waiting.remove(call)
+        else:
+            call.connection.forget(call, suspicious=suspicious)
+
+    def _cancel(self, call: _Call) -> None:
+        self._take_back(call, suspicious=False)
+        self._fail(call, Status.CANCELLED, "the caller cancelled the call")
+
+    def _expire(self, call: _Call) -> None:
+        call.timer = None
+        if call.connection is not None:
+            error = RpcError(Status.DEADLINE_EXCEEDED, f"{self.name} did not answer in time")
+        elif self._ready is not None:
+            error = RpcError(Status.UNAVAILABLE, f"{self.name} has too many calls open")
+        else:
+            error = RpcError(Status.UNAVAILABLE, f"no connection to {self.name}: {self.last_error or 'connecting'}")
+        self._take_back(call, suspicious=True)
+        self.finish(call, error)
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def made(self, connection: _ClientConnection) -> None:
+        """There is a new connection; whether it is good is not known yet."""
+        self._connections.add(connection)
+
+    def _ensure(self) -> None:
+        """See that there is a connection, or will be."""
+        if self._ready is None and not self._connecting and self._retry is None:
+            self._retry = self.clock.callLater(self._backoff.delay(self._failures, self._chance()), self._connect)
+
+    def _connect(self) -> None:
+        self._retry = None
+        self._connecting = True
+        factory: Any = _Factory(self)
+        if self._tls is not None:
+            factory = TLSMemoryBIOFactory(self._tls, isClient=True, wrappedFactory=factory, clock=self.clock)
+            # The default protocol collects small writes for a turn of the reactor; ours are collected already.
+            factory.protocol = TLSMemoryBIOProtocol
+        self._attempt = self._endpoint.connect(factory)
+        self._attempt.addErrback(self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._attempt_failed(describe(failure))
+
+    def _attempt_failed(self, reason: str) -> None:
+        self._connecting = False
+        if reason != self.last_error and self._closed is None:
+            _log.warn("no gRPC connection to {name}: {reason}", name=self.name, reason=reason)
+        self.last_error = reason
+        self._failures += 1
+        if self._closed is None:
+            self._ensure()
+        else:
+            self._maybe_closed()
+
+    def connected(self, connection: _ClientConnection) -> None:
+        """A connection can take calls."""
+        if self.last_error:
+            _log.info("connected to {name}", name=self.name)
+        self.last_error = ""
+        self._connecting = False
+        self._ready = connection
+        self.fill()
+
+    def leaving(self, connection: _ClientConnection) -> None:
+        """A connection takes no more calls."""
+        if self._ready is connection:
+            self._ready = None
+            lived = self.clock.seconds() - connection.since
+            self._failures = 0 if connection.good or lived >= self._backoff.most else self._failures + 1
+            if self._closed is None:
+                self._ensure()
+
+    def lost(self, connection: _ClientConnection) -> None:
+        """A connection is no more."""
+        self._connections.discard(connection)
+        if not connection.spoke:
+            self._attempt_failed(connection.why)
+            return
+        if connection.why and self._ready is None and self._closed is None:
+            self.last_error = connection.why
+        self._maybe_closed()
+
+    def _maybe_closed(self) -> None:
+        closed = self._closed
+        if closed is not None and not closed.called and not self._connecting and not self._connections:
+            closed.callback(None)

@@ -1,0 +1,383 @@
+"""What the two sides of an HTTP/2 connection share: h2 and its bounds, batched writes, flow control, PING, closing.
+
+Rules of this module:
+
+- Whatever is said while input is handled leaves in one write; what is said at other times leaves together in the
+  reactor's next turn.
+- h2 neither validates nor normalises headers: ours are right when they are built, and ``frames`` checks those of the
+  peer in the one pass that reads them.
+- A peer that breaks a rule, or makes work for nothing, gets a GOAWAY with the reason and is closed; one that does not
+  let itself be closed is aborted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+from OpenSSL import SSL
+from service_identity.exceptions import VerificationError
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer  # type: ignore[import-untyped]
+
+from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
+
+_WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
+_INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)
+_CONTROLS_A_CALL: Final = 8  # frames that a well-behaved peer may need around one call: PING, WINDOW_UPDATE
+_STREAM_LIMIT: Final = (1 << 31) - 1
+_PING: Final = b"notary.."
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer may do. Sizes are in bytes, times in seconds (kept to within one second).
+
+    ``message`` bounds one message, ``buffered`` all incomplete ones of a connection; ``headers`` is the largest header
+    list. ``streams`` is how many calls a connection may have open. ``resets`` and ``controls`` bound the calls that a
+    peer cancels, and the frames that carry nothing, at once; in the long run ``resets_per_second`` and
+    ``controls_per_second``. A connection must speak HTTP/2 within ``handshake`` seconds, a request be complete within
+    ``request``, an answer be taken within ``answer``. After ``keepalive`` seconds of silence a peer is asked for a sign
+    of life and given ``keepalive_answer``; after ``linger`` a connection that we closed is cut off.
+    """
+
+    message: int = 4 * 1024 * 1024
+    buffered: int = 64 * 1024 * 1024
+    headers: int = 16 * 1024
+    streams: int = 1000
+    resets: int = 1000
+    resets_per_second: float = 100.0
+    controls: int = 2000
+    controls_per_second: float = 100.0
+    handshake: float = 10.0
+    request: float = 60.0
+    answer: float = 60.0
+    keepalive: float = 120.0
+    keepalive_answer: float = 20.0
+    linger: float = 3.0
+
+
+class Outgoing:
+    """What of a message has not left because the peer gives no room; then come the trailers, if any."""
+
+    __slots__ = ("body", "trailers")
+
+    def __init__(self, body: bytes, trailers: list[tuple[bytes, bytes]] | None) -> None:
+        self.body = memoryview(body)
+        self.trailers = trailers
+
+
+@implementer(IHandshakeListener)
+class Connection(Protocol):
+    """One side of a connection; a subclass says which, and takes the events of streams."""
+
+    client_side: ClassVar[bool]
+    on_event: ClassVar[dict[type[Event], Callable[[Any, Any], None]]]
+    """What to do with each kind of event; those that are not here are h2's own business."""
+
+    def __init__(self, clock: IReactorTime, limits: Limits) -> None:
+        self.clock = clock
+        self.limits = limits
+        now = clock.seconds()
+        self.since = now
+        self.heard = now  # when the last bytes came
+        self.asked: float | None = None  # when we asked for a sign of life that has not come
+        self.closing: float | None = None  # since when
+        self.spoke = False  # the peer: HTTP/2
+        self.why = ""  # the connection ended
+        self._h2 = self._make_h2()
+        self._scanner = Scanner(preface=not self.client_side, headers=limits.headers)
+        self._controls = Budget(limits.controls, limits.controls_per_second, now)
+        self._resets = Budget(limits.resets, limits.resets_per_second, now)
+        self._seen = 0  # bytes of messages that the window of the connection does not yet allow for again
+        self._outgoing: dict[int, Outgoing] = {}
+        self._in_turn = False
+        self._flushing: IDelayedCall | None = None
+
+    def _make_h2(self) -> H2Connection:
+        limits = self.limits
+        made = H2Connection(
+            H2Configuration(
+                client_side=self.client_side,
+                header_encoding=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+            )
+        )
+        made.decoder.max_header_list_size = limits.headers
+        self._own = {
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.INITIAL_WINDOW_SIZE: limits.message + LARGEST_FRAME,
+            SettingCodes.MAX_CONCURRENT_STREAMS: limits.streams,
+            SettingCodes.MAX_HEADER_LIST_SIZE: limits.headers,
+        }
+        made.local_settings = Settings(client=self.client_side, initial_values=self._own)
+        return made
+
+    # -- what a subclass says -----------------------------------------------------------------------------------------
+
+    def established(self) -> None:
+        """The peer speaks HTTP/2 and has accepted us."""
+
+    def going_away(self, last_stream: int, code: int, debug: bytes) -> None:
+        """The peer takes no more streams than up to ``last_stream``."""
+
+    def ending(self, reason: str) -> None:
+        """Nothing can be said any more on any stream."""
+
+    def lost(self, *, quiet: bool) -> None:
+        """The connection is no more; ``quiet`` says that it just closed, without an error on either side."""
+
+    def sent(self, stream: int) -> None:
+        """All that there is to send on a stream is sent."""
+
+    # -- the transport ------------------------------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Open with the settings."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(_WINDOW - _INITIAL_WINDOW)
+        # The limit is told as it is, and kept by us with a reset of the one stream: h2 would end the connection, and a
+        # client may open streams before it has read our settings.
+        self._h2.local_settings = Settings(
+            client=self.client_side,
+            initial_values={**self._own, SettingCodes.MAX_CONCURRENT_STREAMS: _STREAM_LIMIT},
+        )
+        self.flush()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: it must have agreed on HTTP/2."""
+        protocol = getattr(self.transport, "negotiatedProtocol", None)
+        if protocol != b"h2":
+            said = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
+            self.cut(f"TLS (ALPN) negotiated {said} and not h2")
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what came, answer all of it in one write."""
+        if self.closing is not None:
+            return
+        self.heard = self.clock.seconds()
+        self.asked = None
+        self._in_turn = True
+        try:
+            self._dispatch(self._h2.receive_data(self._scan(data)))
+        except Violation as violation:
+            self.fail(violation.code, str(violation))
+        except ProtocolError as error:
+            self.fail(error.error_code, str(error))
+        finally:
+            self._in_turn = False
+            self.flush()
+
+    def _scan(self, data: bytes) -> bytes:
+        scanner = self._scanner
+        data = scanner.feed(data)
+        if scanner.controls:
+            if not self._controls.spend(scanner.controls, self.heard):
+                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+            scanner.controls = 0
+        if scanner.resets:
+            self.spend_resets(scanner.resets)
+            scanner.resets = 0
+        return data
+
+    def spend_resets(self, count: int) -> None:
+        """Count streams that the peer opened for nothing. Raises Violation."""
+        if not self._resets.spend(count, self.heard):
+            raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, "too many streams that end in a reset")
+
+    def _dispatch(self, events: list[Event]) -> None:
+        on_event = self.on_event
+        for event in events:
+            handle = on_event.get(type(event))
+            if handle is not None:
+                handle(self, event)
+                if self.closing is not None:
+                    return
+        if self._scanner.goaways:
+            goaways, self._scanner.goaways = self._scanner.goaways, []
+            for goaway in goaways:
+                self.going_away(*goaway)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget everything."""
+        quiet = not self.why and isinstance(reason.value, (ConnectionDone, ConnectionLost))
+        self._end(describe(reason))
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self.lost(quiet=quiet)
+
+    def _end(self, why: str) -> None:
+        """Stop all streams, once."""
+        if self.closing is None:
+            self.closing = self.clock.seconds()
+            self.why = self.why or why
+            self._outgoing.clear()
+            self.ending(self.why)
+
+    # -- saying something ---------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what h2 has to send."""
+        data = self._h2.data_to_send()
+        if data and self.transport is not None:
+            self.transport.write(data)
+
+    def later(self) -> None:
+        """See that what was just said leaves soon."""
+        if not self._in_turn and self._flushing is None:
+            self._flushing = self.clock.callLater(0, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = None
+        self.flush()
+
+    def send_message(self, stream: int, body: bytes, trailers: list[tuple[bytes, bytes]] | None) -> bool:
+        """Send a packed message and end the stream, with trailers if given; whether all of it could be sent.
+
+        The rest follows when the peer gives room; then ``sent`` is called.
+        """
+        h2 = self._h2
+        if len(body) <= LARGEST_FRAME and len(body) <= h2.local_flow_control_window(stream):
+            h2.send_data(stream, body, end_stream=trailers is None)
+            if trailers is not None:
+                h2.send_headers(stream, trailers, end_stream=True)
+            return True
+        outgoing = self._outgoing[stream] = Outgoing(body, trailers)
+        return self._push(stream, outgoing)
+
+    def _push(self, stream: int, outgoing: Outgoing) -> bool:
+        """Send as much of a message as the peer gives room for; whether that was all."""
+        h2 = self._h2
+        body = outgoing.body
+        while body:
+            step = min(len(body), h2.local_flow_control_window(stream), h2.max_outbound_frame_size)
+            if step <= 0:
+                outgoing.body = body
+                return False
+            last = step == len(body) and outgoing.trailers is None
+            h2.send_data(stream, body[:step], end_stream=last)
+            self._controls.earn(2)
+            body = body[step:]
+        del self._outgoing[stream]
+        if outgoing.trailers is not None:
+            h2.send_headers(stream, outgoing.trailers, end_stream=True)
+        return True
+
+    def room(self, event: WindowUpdated | RemoteSettingsChanged) -> None:
+        """The peer gives more room, on one stream or on all."""
+        only = event.stream_id if isinstance(event, WindowUpdated) else 0
+        for stream in [only] if only else list(self._outgoing):
+            outgoing = self._outgoing.get(stream)
+            if outgoing is not None and not self.is_closed(stream) and self._push(stream, outgoing):
+                self.sent(stream)
+
+    def is_closed(self, stream: int) -> bool:
+        """Whether nothing may be said on a stream: a reset may have come that is not yet reported."""
+        found = self._h2.streams.get(stream)
+        return found is None or found.closed
+
+    def seen(self, event: DataReceived) -> None:
+        """Let the peer send as much again as just came. A stream needs no such care: its window holds any message."""
+        self._seen += event.flow_controlled_length
+        if self._seen >= _WINDOW // 2:
+            self._h2.increment_flow_control_window(self._seen)
+            self._seen = 0
+
+    def earn(self) -> None:
+        """A call was worth it: its peer may send a few more frames that carry nothing."""
+        self._controls.earn(_CONTROLS_A_CALL)
+
+    def reset(self, stream: int, code: ErrorCodes) -> None:
+        """End a stream at once, in both directions."""
+        self._outgoing.pop(stream, None)
+        if not self.is_closed(stream):
+            self._h2.reset_stream(stream, code)
+            self.later()
+
+    def say_goodbye(self, last_stream: int, code: ErrorCodes = ErrorCodes.NO_ERROR, debug: bytes = b"") -> None:
+        """Tell the peer that no stream above ``last_stream`` will be served; those below go on (h2 would end them)."""
+        frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=code, additional_data=debug)
+        if self.transport is not None:
+            self.transport.write(self._h2.data_to_send() + frame.serialize())
+
+    # -- life and death -----------------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.asked = self.clock.seconds()
+        self._h2.ping(_PING)
+        self.later()
+
+    def check_life(self, now: float) -> None:
+        """Cut off a peer that does not answer, does not begin or does not let itself be closed."""
+        limits = self.limits
+        if self.closing is not None:
+            if now - self.closing >= limits.linger:
+                self.abort()
+        elif not self.spoke:
+            if now - self.since >= limits.handshake:
+                self.cut("HTTP/2 did not begin in time")
+        elif self.asked is not None and now - self.asked >= limits.keepalive_answer:
+            self.cut("no sign of life")
+
+    def fail(self, code: int, text: str) -> None:
+        """End the connection because of what the peer did."""
+        if self.closing is None:
+            self._h2.close_connection(code, text.encode("utf-8", "replace")[:128])
+            self.close(text)
+
+    def close(self, why: str) -> None:
+        """Send what there is to send, then end the connection."""
+        if self.closing is None:
+            self._end(why)
+            self.flush()
+            if self.transport is not None:
+                self.transport.loseConnection()
+
+    def cut(self, why: str) -> None:
+        """End the connection at once; ``why`` is for the log."""
+        self._end(why)
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection, and what has not left."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
+
+
+def describe(reason: Failure) -> str:
+    """Return in words why a connection ended or could not be made."""
+    error = reason.value
+    if isinstance(error, SSL.Error):
+        texts = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
+        return f"TLS: {'; '.join(texts) or 'closed without a word'}"
+    if isinstance(error, VerificationError):
+        return "TLS: the certificate is for another name"
+    if isinstance(error, ConnectionDone):
+        return "the peer closed the connection"
+    if isinstance(error, ConnectionLost):
+        return "the connection was lost"
+    return str(error) or type(error).__name__

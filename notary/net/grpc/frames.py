@@ -1,0 +1,305 @@
+"""What travels: messages in their prefix, deadlines, the heads of requests and answers, and HTTP/2 frames at a glance.
+
+Rules of this module: pure; fed in pieces of any size; what breaks a rule raises, and nothing is buffered beyond the
+limit that it breaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from h2.errors import ErrorCodes
+
+from notary.net.grpc.status import RpcError, Status, decode_message, decode_status, of_http
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+_PREFIX: Final = 5  # bytes: a flag and a length
+
+
+def pack(message: bytes) -> bytes:
+    """Return ``message`` behind its prefix, not compressed."""
+    return b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
+
+
+class Message:
+    """The one message of a request or an answer, as it arrives; ``limit`` is the most bytes that it may have."""
+
+    __slots__ = ("_data", "_end", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._data: bytes | bytearray = b""
+        self._end = 0  # where the message ends in _data, once its prefix is there
+        self._limit = limit
+
+    def __len__(self) -> int:
+        """How many bytes are held."""
+        return len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises RpcError if they cannot be the message."""
+        if not self._data:
+            self._data = data
+        elif isinstance(self._data, bytes):
+            self._data = bytearray(self._data + data)
+        else:
+            self._data += data
+        if not self._end:
+            if len(self._data) < _PREFIX:
+                return
+            self._start()
+        if len(self._data) > self._end:
+            raise RpcError(Status.UNIMPLEMENTED, "more than one message: the method is unary")
+
+    def _start(self) -> None:
+        flag = self._data[0]
+        if flag == 1:
+            raise RpcError(Status.UNIMPLEMENTED, "the message is compressed; only identity is supported")
+        if flag:
+            raise RpcError(Status.INTERNAL, f"a message has the unknown flags {flag}")
+        size = int.from_bytes(self._data[1:_PREFIX], "big")
+        if size > self._limit:
+            raise RpcError(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes is over the limit of {self._limit}")
+        self._end = _PREFIX + size
+
+    def finish(self) -> bytes:
+        """Return the message; nothing follows. Raises RpcError if it is not complete."""
+        if not self._data:
+            raise RpcError(Status.UNIMPLEMENTED, "no message: the method is unary")
+        if len(self._data) != self._end:
+            raise RpcError(Status.INTERNAL, "the message is truncated")
+        return bytes(self._data[_PREFIX:])
+
+
+# -- deadlines --------------------------------------------------------------------------------------------------------
+
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_MOST: Final = 10**8 - 1
+
+
+def encode_timeout(seconds: float) -> bytes:
+    """Return ``seconds`` as the value of grpc-timeout, in the finest unit that fits, never below a microsecond."""
+    for unit, per_second in ((b"u", 1_000_000), (b"m", 1_000)):
+        count = int(seconds * per_second)
+        if count <= _MOST:
+            return b"%d%b" % (max(1, count), unit)
+    return b"%dS" % min(_MOST, int(seconds))
+
+
+def decode_timeout(value: bytes) -> float:
+    """Return the seconds of a grpc-timeout. Raises RpcError."""
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise RpcError(Status.INTERNAL, "grpc-timeout is malformed")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+# -- heads ------------------------------------------------------------------------------------------------------------
+
+_PSEUDO: Final = frozenset({b":method", b":path", b":scheme", b":authority"})
+_OF_CONNECTION: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+
+class Malformed(Exception):
+    """A head breaks the rules of HTTP/2; the stream is reset (RFC 9113, section 8.1.1)."""
+
+
+class Refused(Exception):
+    """A request is HTTP but not gRPC; ``status`` is the HTTP status of the answer, ``headers`` go with it."""
+
+    def __init__(self, status: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(status.decode())
+        self.status = status
+        self.headers = headers
+
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def parse_request(headers: Headers) -> tuple[str, bytes | None]:
+    """Return the path of a request and its grpc-timeout. Raises Malformed, Refused."""
+    fields: dict[bytes, bytes] = {}
+    pseudo = True
+    for name, value in headers:
+        if name[:1] == b":":
+            if not pseudo or name in fields or name not in _PSEUDO:
+                raise Malformed("a pseudo-header is misplaced, repeated or unknown")
+        else:
+            pseudo = False
+            if name in _OF_CONNECTION or name != name.lower():
+                raise Malformed("a header is not for HTTP/2")
+        fields[name] = value
+    if not fields.get(b":path") or b":scheme" not in fields or b":method" not in fields:
+        raise Malformed("a pseudo-header is missing")
+    if fields.get(b"te", b"trailers") != b"trailers":
+        raise Malformed("te is not for HTTP/2")
+    if fields[b":method"] != b"POST":
+        raise Refused(b"405", ((b"allow", b"POST"),))
+    if not _is_grpc(fields.get(b"content-type")):
+        raise Refused(b"415")
+    return fields[b":path"].decode("latin-1"), fields.get(b"grpc-timeout")
+
+
+def _is_grpc(content_type: bytes | None) -> bool:
+    return content_type == b"application/grpc" or (
+        content_type is not None and content_type.startswith((b"application/grpc+", b"application/grpc;"))
+    )
+
+
+def check_answer(headers: Headers, *, ended: bool) -> None:
+    """Check the head of an answer; ``ended`` says that nothing follows it. Raises RpcError if the call has failed."""
+    fields = dict(headers)
+    code = fields.get(b":status", b"")
+    if _is_grpc(fields.get(b"content-type")):
+        if b"grpc-status" in fields:
+            raise _error(fields)
+        if code == b"200" and not ended:
+            return
+    if code != b"200":
+        raise RpcError(of_http(code), f"the server answered with HTTP status {code.decode('latin-1')}")
+    raise RpcError(Status.UNKNOWN, "the answer is not gRPC: no status, or another content type")
+
+
+def check_trailers(headers: Headers) -> None:
+    """Check the trailers of an answer. Raises RpcError unless the status is OK."""
+    fields = dict(headers)
+    if fields.get(b"grpc-status") != b"0":
+        raise _error(fields)
+
+
+def _error(fields: dict[bytes, bytes]) -> RpcError:
+    status = decode_status(fields.get(b"grpc-status", b""))
+    if status is Status.OK:  # a whole answer that is only a status has no message
+        return RpcError(Status.UNIMPLEMENTED, "the answer has no message: the method is unary")
+    return RpcError(status, decode_message(fields.get(b"grpc-message", b"")))
+
+
+# -- HTTP/2 frames ----------------------------------------------------------------------------------------------------
+
+LARGEST_FRAME: Final = 16_384
+"""Bytes of a frame's payload: what every peer may send, and all that ours may (RFC 9113, section 6.5.2)."""
+_FRAME_HEAD: Final = 9
+_PREFACE: Final = 24
+_TINY: Final = 256
+_DATA, _HEADERS, _RST_STREAM, _GOAWAY, _CONTINUATION = 0, 1, 3, 7, 9
+_END_STREAM: Final = 1
+_END_HEADERS: Final = 4
+_LAST_STREAM: Final = 0x7FFF_FFFF
+
+
+class Violation(Exception):
+    """A peer breaks the rules or abuses them: the connection ends with ``code``."""
+
+    def __init__(self, code: ErrorCodes, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Scanner:
+    """Looks at the frames of a connection before h2 does.
+
+    By itself, h2 would
+
+    - collect a frame of any size before it refuses it, and decode headers of up to a megabyte;
+    - answer every PING and SETTINGS, however many;
+    - take no more frames after a GOAWAY, although streams that are open go on (RFC 9113, section 6.8).
+
+    ``preface`` says that a client's connection preface comes first, ``headers`` how many bytes one header block may
+    have. ``controls`` counts frames that cost work and carry nothing, ``resets`` RST_STREAM frames; whoever reads them
+    sets them to zero. ``goaways`` collects (last stream, error code, debug data), to be taken likewise.
+    """
+
+    def __init__(self, *, preface: bool, headers: int) -> None:
+        self.controls = 0
+        self.resets = 0
+        self.goaways: list[tuple[int, int, bytes]] = []
+        self._limit = headers
+        self._block = 0  # bytes of the header block that is arriving
+        self._in_block = False
+        self._missing = _PREFACE if preface else 0  # bytes of the current frame that have not arrived
+        self._held = b""  # the beginning of a frame's head
+        self._goaway: bytes | None = None  # the payload of the GOAWAY that is arriving
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; return those that are for h2. Raises Violation."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        position = 0
+        size = len(data)
+        passed = b""
+        begin = 0  # of what is to be passed, behind ``passed``
+        while True:
+            step = min(self._missing, size - position)
+            self._missing -= step
+            if self._goaway is not None:
+                self._goaway += data[position : position + step]
+                begin = position + step
+            position += step
+            if self._missing:
+                break
+            if self._goaway is not None:
+                self._end_goaway(self._goaway)
+            if size - position < _FRAME_HEAD:
+                self._held = data[position:]
+                break
+            self._missing = (data[position] << 16) | (data[position + 1] << 8) | data[position + 2]
+            kind = data[position + 3]
+            self._look(kind, data[position + 4], self._missing)
+            if kind == _GOAWAY and not self._in_block:
+                self._goaway = b""
+                passed += data[begin:position]
+                begin = position + _FRAME_HEAD
+            position += _FRAME_HEAD
+        end = size - len(self._held)
+        return data if begin == 0 and end == size else passed + data[begin:end]
+
+    def _look(self, kind: int, flags: int, length: int) -> None:
+        if length > LARGEST_FRAME:
+            raise Violation(ErrorCodes.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+        if kind == _DATA:
+            if length < _TINY and not flags & _END_STREAM:
+                self.controls += 1
+        elif kind in {_HEADERS, _CONTINUATION}:
+            self._block = length if kind == _HEADERS else self._block + length
+            self._in_block = not flags & _END_HEADERS
+            if kind == _CONTINUATION:
+                self.controls += 1
+            if self._block > self._limit:
+                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"a header block of over {self._limit} bytes")
+        elif kind == _RST_STREAM:
+            self.resets += 1
+        else:
+            self.controls += 1
+
+    def _end_goaway(self, payload: bytes) -> None:
+        self._goaway = None
+        if len(payload) < 8:  # noqa: PLR2004 - the last stream and the error code
+            raise Violation(ErrorCodes.FRAME_SIZE_ERROR, "a GOAWAY that is too short")
+        last = int.from_bytes(payload[:4], "big") & _LAST_STREAM
+        self.goaways.append((last, int.from_bytes(payload[4:8], "big"), payload[8:]))
+
+
+class Budget:
+    """What a peer may make us do for nothing: at most ``most`` at once, ``per_second`` in the long run."""
+
+    __slots__ = ("_left", "_most", "_per_second", "_since")
+
+    def __init__(self, most: int, per_second: float, now: float) -> None:
+        self._most = most
+        self._per_second = per_second
+        self._left = float(most)
+        self._since = now
+
+    def spend(self, count: int, now: float) -> bool:
+        """Take ``count`` at the time ``now``, in seconds; whether there was enough."""
+        self._left = min(self._most, self._left + (now - self._since) * self._per_second) - count
+        self._since = now
+        return self._left >= 0
+
+    def earn(self, count: int) -> None:
+        """Give back ``count``: the peer let us do something useful."""
+        self._left = min(self._most, self._left + count)

@@ -1,0 +1,73 @@
+"""Which clients may call the signer, of those whom TLS let in.
+
+Rules of this module: a client is known by the names in its certificate and by nothing else. The decision is made once a
+connection; the log hears of each refusal, with its reason, and the client is told no more than that it was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from twisted.logger import Logger
+
+from notary.net.grpc import Context, Handler, Peer, RpcError, Status
+
+
+def names_of(certificate: x509.Certificate) -> frozenset[str]:
+    """The DNS names of a certificate or, if it has none, its common names; in lower case."""
+    try:
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = alternative.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        names = []
+    if not names:
+        names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return frozenset(name.lower() for name in names)
+
+
+class Clients:
+    """Lets clients pass whose certificate carries one of ``names`` (letter case does not matter)."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(name.lower() for name in names)
+        self._known: WeakKeyDictionary[Peer, bool] = WeakKeyDictionary()
+        self._log = Logger(namespace="notary.signer.clients")
+
+    def guard(self, methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
+        """The same methods, for these clients only; others get PERMISSION_DENIED."""
+        return {path: self._guarded(handler) for path, handler in methods.items()}
+
+    def _guarded(self, handler: Handler) -> Handler:
+        def handle(request: bytes, context: Context) -> object:
+            if not self._may_call(context.peer):
+                raise RpcError(Status.PERMISSION_DENIED, "the signer does not serve this client; its log says why")
+            return handler(request, context)
+
+        return handle  # type: ignore[return-value]
+
+    def _may_call(self, peer: Peer) -> bool:
+        known = self._known.get(peer)
+        if known is None:
+            known = self._known[peer] = self._decide(peer)
+        return known
+
+    def _decide(self, peer: Peer) -> bool:
+        if peer.certificate is None:
+            self._log.warn("client {peer} is refused: it showed no certificate", peer=peer.address)
+            return False
+        try:
+            names = names_of(peer.certificate)
+        except ValueError:
+            self._log.warn("client {peer} is refused: its certificate cannot be read", peer=peer.address)
+            return False
+        if names.isdisjoint(self._names):
+            self._log.warn(
+                "client {peer} is refused: server.client_names has none of the names in its certificate: {names}",
+                peer=peer.address,
+                names=", ".join(sorted(names)) or "there are none",
+            )
+            return False
+        return True

@@ -1,0 +1,234 @@
+"""The signer's use cases: make a key, look one up, sign with it, delete it.
+
+Rules of this module:
+
+- Keys are named by their canonical id (docs/protocol.md, section 2) and come out of the store wrapped. Whatever takes
+  milliseconds (making, wrapping, unwrapping) runs in a thread, and at most once at a time for one key; those who ask
+  meanwhile share the outcome, also if the one who asked first gives up.
+- Unwrapped keys stay in a cache that is bounded in number. A deleted key leaves it; an unwrapping that the deletion
+  overtook does not bring it back.
+- A key is pending from its creation to its first signature (docs/protocol.md, section 5). That signature is given out
+  only when the store has recorded it; later ones write nothing.
+- No private bytes, passphrase or message is logged, or shown by an error or a ``repr``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningFailed
+from notary.signer.shared import Shared
+from notary.storage import KeyStore, StoredKey
+from notary.tuf import private, wrapping
+from notary.tuf.canonical import quote
+from notary.tuf.keys import PublicKey
+
+CAPACITY: Final = 4096
+"""How many unwrapped keys are kept: some ten megabytes, if all are used."""
+
+MAX_NAME: Final = 255
+"""The longest name of a collection or role, in characters: what the reference's tables hold."""
+
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+class InThread(Protocol):
+    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
+        """Start ``work``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The public half of a key, and the role that it was made for."""
+
+    key: PublicKey
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature: by which key, with which method (docs/protocol.md, section 2)."""
+
+    key: PublicKey
+    method: str
+    signature: bytes = field(repr=False)
+
+
+class Keyring:
+    """The keys of one store.
+
+    Args:
+        store: Where keys are, wrapped.
+        passphrase: Gives the passphrase of an alias, or None if there is none.
+        alias: The alias of the passphrase that wraps new keys.
+        in_thread: Runs what takes milliseconds.
+        now: The time (aware).
+        capacity: How many unwrapped keys to keep.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        passphrase: Callable[[str], str | None],
+        alias: str,
+        in_thread: InThread,
+        now: Callable[[], datetime],
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._store = store
+        self._passphrase = passphrase
+        self._alias = alias
+        self._in_thread = in_thread
+        self._now = now
+        self._capacity = capacity
+        self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
+        self._creating = Shared(self._create)
+        self._loading = Shared(self._load, self._remember)
+        self._marking = Shared(self._mark)
+        self._deleting = Shared(self._delete)
+
+    async def create(self, gun: str, role: str, algorithm: str) -> PublicKey:
+        """The pending key of this collection, role and algorithm, made now if there is none.
+
+        Raises UnsupportedAlgorithm, InvalidGun or InvalidRole (a name too long to be stored), SigningFailed (there is
+        no passphrase to wrap it), StorageFailed.
+        """
+        if len(gun) > MAX_NAME:
+            raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME} characters")
+        if len(role) > MAX_NAME:
+            raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME} characters")
+        return await self._creating((gun, role, algorithm))
+
+    async def find(self, key_id: str) -> Found:
+        """The public half of a key. Raises KeyNotFound, SigningFailed, StorageFailed."""
+        known = self._recall(key_id)
+        if known is not None:
+            return Found(known.key.public, known.role)
+        row = await self._store.get(_checked(key_id))
+        return Found(_public(row), row.role)
+
+    async def sign(self, key_id: str, message: bytes) -> Signed:
+        """Sign ``message``, which is the whole of it, not a digest.
+
+        Raises KeyNotFound, SigningFailed (the key cannot be unwrapped or used), UnsupportedAlgorithm, StorageFailed.
+        """
+        known = self._recall(key_id)
+        if known is None:
+            known = await self._loading(_checked(key_id))
+        signature = known.key.sign(message)
+        if known.pending:
+            await self._marking(key_id)
+            known.pending = False
+        return Signed(known.key.public, known.key.method, signature)
+
+    async def delete(self, key_id: str) -> bool:
+        """Remove a key; False if there was none. Raises StorageFailed."""
+        return _KEY_ID.fullmatch(key_id) is not None and await self._deleting(key_id)
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    async def _create(self, wanted: tuple[str, str, str]) -> PublicKey:
+        kept = await self._store.pending(*wanted)
+        if kept is None:
+            kept = await self._store.add(await self._in_thread(lambda: self._make(*wanted)))
+        return _public(kept)
+
+    def _make(self, gun: str, role: str, algorithm: str) -> StoredKey:
+        key = private.generate(algorithm)
+        key_id = key.public.key_id
+        return StoredKey(
+            key_id=key_id,
+            algorithm=algorithm,
+            public=key.public.public,
+            private=wrapping.wrap(key.encode(), self._secret(key_id, self._alias)),
+            gun=gun,
+            role=role,
+            passphrase_alias=self._alias,
+            encryption_alg=wrapping.ENCRYPTION,
+            keywrap_alg=wrapping.KEYWRAP,
+        )
+
+    # -- unwrapping ---------------------------------------------------------------------------------------------------
+
+    async def _load(self, key_id: str) -> _Unwrapped:
+        row = await self._store.get(key_id)
+        key = await self._in_thread(lambda: self._unwrap(row))
+        return _Unwrapped(key, row.role, pending=row.last_used is None)
+
+    def _unwrap(self, row: StoredKey) -> private.PrivateKey:
+        public = _public(row)
+        passphrase = self._secret(row.key_id, row.passphrase_alias)
+        try:
+            plaintext = wrapping.unwrap(row.private, passphrase)
+        except SigningFailed as error:
+            alias = quote(row.passphrase_alias)
+            raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
+        return private.decode(public.key_type, public.public, plaintext)
+
+    def _secret(self, key_id: str, alias: str) -> str:
+        passphrase = self._passphrase(alias)
+        if passphrase is None:
+            raise SigningFailed(
+                f"there is no passphrase of alias {quote(alias)}, which key {key_id} needs: "
+                f"give it in the variable NOTARY_SIGNER_<ALIAS>"
+            )
+        return passphrase
+
+    # -- the cache ----------------------------------------------------------------------------------------------------
+
+    def _recall(self, key_id: str) -> _Unwrapped | None:
+        known = self._unwrapped.get(key_id)
+        if known is not None:
+            self._unwrapped.move_to_end(key_id)
+        return known
+
+    def _remember(self, key_id: str, known: _Unwrapped) -> None:
+        self._unwrapped[key_id] = known
+        if len(self._unwrapped) > self._capacity:
+            self._unwrapped.popitem(last=False)
+
+    async def _mark(self, key_id: str) -> None:
+        await self._store.mark_used(key_id, self._now())
+
+    async def _delete(self, key_id: str) -> bool:
+        deleted = await self._store.delete(key_id)
+        # Not before: until now the row could be read again.
+        self._unwrapped.pop(key_id, None)
+        self._loading.forget(key_id)
+        return deleted
+
+
+@dataclass(slots=True)
+class _Unwrapped:
+    """A key that can sign; ``pending`` until its first signature is recorded."""
+
+    key: private.PrivateKey
+    role: str
+    pending: bool
+
+
+def _checked(key_id: str) -> str:
+    """The same id. Raises KeyNotFound, without telling what was asked for, if no key can have it."""
+    if _KEY_ID.fullmatch(key_id) is None:
+        raise KeyNotFound("there is no such key: a key id is 64 hexadecimal digits, in lower case")
+    return key_id
+
+
+def _public(row: StoredKey) -> PublicKey:
+    """The public half of a stored key. Raises SigningFailed if the row is not that of its id."""
+    key = PublicKey(row.algorithm, row.public)
+    if key.key_id != row.key_id:
+        raise SigningFailed(f"key {row.key_id} is damaged in the store: its public half belongs to another id")
+    return key

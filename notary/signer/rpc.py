@@ -1,0 +1,141 @@
+"""The signer's edge: gRPC messages in, use cases of the keyring, gRPC messages out (docs/protocol.md, section 4).
+
+Rules of this module:
+
+- :meth:`Rpc.methods` is the one table of methods, :data:`_STATUSES` the one table from domain errors to statuses.
+- The text of a domain error goes to the client and to the log. Of any other error the client learns nothing, and the
+  log its type and place only, because its text might hold a secret.
+- The log names keys, collections and roles; never a message, of which it could make no sense anyway.
+- The health service says SERVING only while the key store answers. It asks the store each time: whoever polls slowly
+  gets the truth, and whoever polls at once shares one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notary.errors import KeyNotFound, NotaryError, StorageFailed
+from notary.net.grpc import Context, Handler, RpcError, Status
+from notary.net.logs import failure_fields
+from notary.proto import health_pb2, signer_pb2
+from notary.signer.keyring import Keyring
+from notary.signer.shared import Shared
+from notary.tuf.keys import PublicKey
+
+SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
+"""The names that a health check may ask for: those of the reference, and the signer as a whole."""
+
+_STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
+"""All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else."""
+
+_Request = TypeVar("_Request", bound=Message)
+
+
+class Rpc:
+    """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks."""
+
+    def __init__(self, keyring: Keyring, check: Callable[[], Deferred[None]]) -> None:
+        self._keyring = keyring
+        self._check = check
+        self._asking = Shared(self._ask)
+        self._healthy = True
+        self._log = Logger(namespace="notary.signer.rpc")
+
+    def methods(self) -> Mapping[str, Handler]:
+        """What to serve: from the path of a method to what turns its request into its answer, or raises RpcError."""
+        return {
+            "/proto.KeyManagement/CreateKey": self._handler(signer_pb2.CreateKeyRequest, self._create_key),
+            "/proto.KeyManagement/DeleteKey": self._handler(signer_pb2.KeyID, self._delete_key),
+            "/proto.KeyManagement/GetKeyInfo": self._handler(signer_pb2.KeyID, self._get_key_info),
+            "/proto.Signer/Sign": self._handler(signer_pb2.SignatureRequest, self._sign),
+            "/grpc.health.v1.Health/Check": self._handler(health_pb2.HealthCheckRequest, self._check_health),
+        }
+
+    def _handler(self, request_type: type[_Request], method: Callable[[_Request], Awaitable[Message]]) -> Handler:
+        name = method.__name__.lstrip("_")
+
+        async def handle(data: bytes, _context: Context) -> bytes:
+            try:
+                request = request_type.FromString(data)
+            except DecodeError:
+                raise RpcError(Status.INTERNAL, f"the request is not a {request_type.DESCRIPTOR.full_name}") from None
+            try:
+                return (await method(request)).SerializeToString()
+            except (RpcError, CancelledError):
+                raise
+            except NotaryError as error:
+                status = _STATUSES.get(type(error), Status.INTERNAL)
+                self._log.error("{method} failed: {error}", method=name, error=str(error), status=status.name)
+                raise RpcError(status, str(error)) from None
+            except Exception as error:  # noqa: BLE001 - the edge: whatever it is, one call fails and the signer goes on
+                place = failure_fields(Failure())["traceback"]
+                self._log.error("{method} broke: {error}", method=name, error=type(error).__name__, traceback=place)
+                raise RpcError(Status.INTERNAL, "the signer could not do this; its log says why") from None
+
+        return handle
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    async def _create_key(self, request: signer_pb2.CreateKeyRequest) -> signer_pb2.PublicKey:
+        key = await self._keyring.create(request.gun, request.role, request.algorithm)
+        self._log.info(
+            "created, or found pending, key {key_id}",
+            key_id=key.key_id,
+            gun=request.gun,
+            role=request.role,
+            algorithm=key.key_type,
+        )
+        return signer_pb2.PublicKey(keyInfo=_info(key), publicKey=key.public)
+
+    async def _delete_key(self, request: signer_pb2.KeyID) -> signer_pb2.Void:
+        if await self._keyring.delete(request.ID):
+            self._log.info("deleted key {key_id}", key_id=request.ID)
+        return signer_pb2.Void()
+
+    async def _get_key_info(self, request: signer_pb2.KeyID) -> signer_pb2.GetKeyInfoResponse:
+        found = await self._keyring.find(request.ID)
+        return signer_pb2.GetKeyInfoResponse(keyInfo=_info(found.key), publicKey=found.key.public, role=found.role)
+
+    async def _sign(self, request: signer_pb2.SignatureRequest) -> signer_pb2.Signature:
+        signed = await self._keyring.sign(request.keyID.ID, request.content)
+        self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
+        return signer_pb2.Signature(
+            keyInfo=_info(signed.key),
+            algorithm=signer_pb2.Algorithm(algorithm=signed.method),
+            content=signed.signature,
+        )
+
+    # -- health -------------------------------------------------------------------------------------------------------
+
+    async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
+        if request.service not in SERVICES:
+            raise RpcError(Status.NOT_FOUND, "unknown service")
+        response = health_pb2.HealthCheckResponse
+        return response(status=response.SERVING if await self._asking("store") else response.NOT_SERVING)
+
+    async def _ask(self, _what: str) -> bool:
+        """Whether the store answers; the log hears of changes."""
+        try:
+            await self._check()
+        except StorageFailed as error:
+            if self._healthy:
+                self._log.error("the key store does not answer: {error}", error=str(error))
+            self._healthy = False
+        else:
+            if not self._healthy:
+                self._log.error("the key store answers again")
+            self._healthy = True
+        return self._healthy
+
+
+def _info(key: PublicKey) -> signer_pb2.KeyInfo:
+    return signer_pb2.KeyInfo(
+        keyID=signer_pb2.KeyID(ID=key.key_id), algorithm=signer_pb2.Algorithm(algorithm=key.key_type)
+    )

@@ -1,0 +1,84 @@
+"""What wraps private keys at rest: a compact JWE under a passphrase (docs/protocol.md, section 5).
+
+Rules of this module: pure but for the randomness of what it wraps. There is one format, that of the reference signer:
+PBES2-HS256+A128KW, A256GCM, ITERATIONS rounds. Anything else is refused before any key is derived, and so is a header
+that asks for more than MAX_ITERATIONS rounds: whoever can write to the database must not be able to stop the signer.
+No error shows the passphrase, the plaintext or anything of the JWE but its header, nor has a cause that does.
+
+Deriving the key takes milliseconds on purpose: call these functions in a thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from typing import Final
+
+from jwcrypto.common import base64url_encode, json_encode  # type: ignore[import-untyped]
+from jwcrypto.jwe import JWE  # type: ignore[import-untyped]
+from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
+
+from notary.errors import MalformedJSON, SigningFailed
+from notary.tuf import canonical
+from notary.tuf.canonical import quote
+
+KEYWRAP: Final = "PBES2-HS256+A128KW"
+"""How the content key is wrapped under the passphrase (RFC 7518, 4.8)."""
+ENCRYPTION: Final = "A256GCM"
+"""How the plaintext is encrypted under the content key (RFC 7518, 5.3)."""
+ITERATIONS: Final = 8192
+"""Rounds of PBKDF2 for what is wrapped here; the reference signer uses as many."""
+MAX_ITERATIONS: Final = 16_384
+"""The most rounds that a stored key may ask for."""
+
+_SALT: Final = 16
+_COMPACT = re.compile(rb"[\w-]+(?:\.[\w-]+){4}", re.ASCII)
+_MEMBERS: Final = frozenset({"alg", "enc", "p2c", "p2s"})
+
+
+def wrap(plaintext: bytes, passphrase: str) -> bytes:
+    """Encrypt ``plaintext``, not empty, under ``passphrase``, taken as UTF-8; the bytes of a compact JWE."""
+    header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT))}
+    jwe = JWE(plaintext, protected=json_encode(header), algs=[KEYWRAP, ENCRYPTION], recipient=_key(passphrase))
+    compact: str = jwe.serialize(compact=True)
+    return compact.encode("ascii")
+
+
+def unwrap(wrapped: bytes, passphrase: str) -> bytes:
+    """The plaintext of what :func:`wrap`, or the reference signer, made.
+
+    Raises SigningFailed if ``wrapped`` is no JWE of this format, or if it does not open, be it that the passphrase is
+    wrong or that ``wrapped`` was damaged: nobody can tell which.
+    """
+    _check(wrapped)
+    jwe = JWE(algs=[KEYWRAP, ENCRYPTION])
+    try:
+        jwe.deserialize(wrapped.decode("ascii"), _key(passphrase))
+    except Exception:  # noqa: BLE001 - whatever it is, its text might show what was decrypted
+        raise SigningFailed("it does not open: the passphrase is wrong, or the stored bytes are damaged") from None
+    plaintext: bytes = jwe.payload
+    return plaintext
+
+
+def _check(wrapped: bytes) -> None:
+    """Look at the header, and raise SigningFailed unless it asks for what :func:`wrap` does."""
+    if _COMPACT.fullmatch(wrapped) is None:
+        raise SigningFailed("it is not a compact JWE")
+    encoded = wrapped.partition(b".")[0]
+    try:
+        header = canonical.parse(base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
+    except (ValueError, MalformedJSON):
+        raise SigningFailed("the header of its JWE cannot be read") from None
+    if not isinstance(header, dict) or header.keys() != _MEMBERS:
+        raise SigningFailed(f"the header of its JWE must have the members {', '.join(sorted(_MEMBERS))} and no other")
+    for name, expected in (("alg", KEYWRAP), ("enc", ENCRYPTION)):
+        if header[name] != expected:
+            raise SigningFailed(f"its JWE has {name} {quote(str(header[name]))}; expected {expected!r}")
+    iterations = header["p2c"]
+    if type(iterations) is not int or not 1 <= iterations <= MAX_ITERATIONS:
+        raise SigningFailed(f"its JWE has p2c {quote(str(iterations))}; expected a number from 1 to {MAX_ITERATIONS}")
+
+
+def _key(passphrase: str) -> JWK:
+    return JWK(kty="oct", k=base64url_encode(passphrase.encode("utf-8")))
