@@ -33,8 +33,8 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
-    IReactorFDSet,
 )
+from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -366,7 +366,7 @@ def _listen(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IL
 
 
 def _bind(reactor: Any, interface: str, port: int, factory: IProtocolFactory) -> IListeningPort:
-    if not IReactorFDSet.providedBy(reactor):
+    if not isinstance(reactor, PosixReactorBase):
         listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
         return listening
     bound = _Port(port, factory, _BACKLOG, interface, reactor)

@@ -60,7 +60,7 @@ class Clients:
             return False
         try:
             names = names_of(peer.certificate)
-        except ValueError:
+        except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
             self._log.warn("client {peer} is refused: its certificate cannot be read", peer=peer.address)
             return False
         if names.isdisjoint(self._names):

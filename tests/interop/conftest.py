@@ -33,8 +33,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="session")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
+    """The Go server on memory (it has no embedded database), ours on SQLite, whose SQL is that of every database."""
     directory = tmp_path_factory.mktemp("sides")
-    with daemon("go", GO_SERVER, directory) as go, daemon("ours", OUR_SERVER, directory) as ours:
+    storage = {"backend": "sqlite3", "db_url": "notary.db"}
+    with (
+        daemon("go", GO_SERVER, directory) as go,
+        daemon("ours", OUR_SERVER, directory, storage=storage) as ours,
+    ):
         yield go, ours
 
 

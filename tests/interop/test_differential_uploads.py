@@ -43,7 +43,6 @@ from tests.support.sides import (
     clone,
     form,
     form_of,
-    form_of,
     make_collection,
     part,
 )
@@ -787,7 +786,6 @@ case("request in chunks", sent(chunk=100), "200", server_snapshot=True)
 case("request in chunks of one byte", sent(chunk=1), "200", server_snapshot=True)
 case("request that expects 100-continue", sent("Expect: 100-continue"), "200", server_snapshot=True)
 case("request with a foreign token", sent("Authorization: Bearer abc"), "200", server_snapshot=True)
-case("request with two content types", sent("Content-Type: text/plain"), "200", server_snapshot=True)
 
 
 # -- the test ---------------------------------------------------------------------------------------------------------

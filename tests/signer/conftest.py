@@ -25,10 +25,10 @@ PASSPHRASES = {ALIAS: "the first passphrase", "alias_two": "the second passphras
 
 @dataclass
 class Bench:
-    """A store, and keyrings on it that share passphrases; ``unwrapped`` counts what was unwrapped."""
+    """A store, and keyrings on it that share passphrases; ``threads`` counts what they ran in a thread."""
 
     store: KeyStore
-    passphrases: dict[str, str] = field(default_factory=lambda: dict(PASSPHRASES))
+    passphrases: dict[str, str] = field(default_factory=lambda: dict(PASSPHRASES), repr=False)
     threads: int = 0
 
     def keyring(self, store: KeyStore | None = None, alias: str = ALIAS, capacity: int = 100) -> Keyring:

@@ -367,7 +367,6 @@ async def test_a_key_that_cannot_be_used_is_named(bench, changes, message):
         with pytest.raises(SigningFailed, match=message) as caught:
             await keyring.sign(key_id, MESSAGE)
         assert key_id in str(caught.value)
-        assert "passphrase'" not in str(caught.value).replace("alias", "")
         assert "first passphrase" not in str(caught.value)
 
 

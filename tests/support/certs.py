@@ -76,11 +76,19 @@ class Authority:
         starts: timedelta = -DAY,
         ends: timedelta = DAY,
         key: CertificateIssuerPrivateKeyTypes | None = None,
+        common_name_only: bool = False,
     ) -> Leaf:
         """``names`` are host names and IP addresses; ``starts`` and ``ends`` count from now."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         certificate = _certificate(
-            names[0], key, self._name, self.key, authority=False, alternatives=names, starts=starts, ends=ends
+            names[0],
+            key,
+            self._name,
+            self.key,
+            authority=False,
+            alternatives=() if common_name_only else names,
+            starts=starts,
+            ends=ends,
         )
         return Leaf(key, (certificate, *self.chain))
 
@@ -122,8 +130,8 @@ def _certificate(
     if not authority:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(usage, critical=False)
-        names = x509.SubjectAlternativeName([_alternative(name) for name in alternatives])
-        builder = builder.add_extension(names, critical=False)
+        if names := [_alternative(name) for name in alternatives]:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
 
 

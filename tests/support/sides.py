@@ -514,6 +514,7 @@ class Case:
 
     def __post_init__(self) -> None:
         assert bool(self.own) == bool(self.row), f"{self.name}: an answer of our own needs the row it rests on"
+        assert self.own != self.reference, f"{self.name}: this is no exception"
 
     @property
     def expected(self) -> str:

@@ -181,7 +181,7 @@ class _ClientConnection(Connection):
             and len(self.calls) < self._h2.remote_settings.max_concurrent_streams
         )
 
-    def begin(self, call: _Call) -> None:
+    def send(self, call: _Call) -> None:
         """Send a request."""
         h2 = self._h2
         stream = call.stream = h2.get_next_available_stream_id()
@@ -388,7 +388,7 @@ class Channel:
             call.timer = self.clock.callLater(timeout, self._expire, call)
             ready = self._ready
             if ready is not None and not self._waiting and ready.has_room():
-                ready.begin(call)
+                ready.send(call)
             else:
                 self._waiting.append(call)
                 self.connect()
@@ -433,7 +433,7 @@ class Channel:
     def fill(self) -> None:
         """Begin the calls that wait, as far as there is room."""
         while self._waiting and self._ready is not None and self._ready.has_room():
-            self._ready.begin(self._waiting.popleft())
+            self._ready.send(self._waiting.popleft())
 
     def again(self, call: _Call) -> None:
         """Send a call once more that the server has certainly not begun."""

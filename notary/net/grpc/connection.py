@@ -31,10 +31,10 @@ from hyperframe.frame import GoAwayFrame
 from OpenSSL import SSL
 from service_identity.exceptions import VerificationError
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
 
@@ -152,9 +152,14 @@ class Connection(Protocol):
     # -- the transport ------------------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Open with the settings."""
+        """Begin; with TLS, once it is up."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        if not ISSLTransport.providedBy(self.transport):
+            self.begin()
+
+    def begin(self) -> None:
+        """Open with the settings."""
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW - _INITIAL_WINDOW)
         # The limit is told as it is, and kept by us with a reset of the one stream: h2 would end the connection, and a
@@ -171,6 +176,8 @@ class Connection(Protocol):
         if protocol != b"h2":
             said = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
             self.cut(f"TLS (ALPN) negotiated {said} and not h2")
+        else:
+            self.begin()
 
     def dataReceived(self, data: bytes) -> None:
         """Take what came, answer all of it in one write."""

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, I
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
-from zope.interface import implementer  # type: ignore[import-untyped]
+from zope.interface import implementer
 
 from notary.net.grpc.connection import Connection, Limits
 from notary.net.grpc.frames import Malformed, Message, Refused, decode_timeout, pack, parse_request
@@ -121,18 +121,15 @@ class _ServerConnection(Connection):
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
-    def connectionMade(self) -> None:
-        """Begin; stop reading from a client that does not read."""
-        self.transport.registerProducer(self, True)  # type: ignore[union-attr]
-        super().connectionMade()
-
-    def handshakeCompleted(self) -> None:
-        """Note whose certificate it is."""
+    def begin(self) -> None:
+        """Begin; note whose certificate it is; stop reading from a client that does not read."""
         if ISSLTransport.providedBy(self.transport):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
                 self.peer.certificate = certificate.to_cryptography()
-        super().handshakeCompleted()
+        # Not earlier: until TLS is up, the transport pauses producers because it waits for input.
+        cast("Any", self.transport).registerProducer(self, True)
+        super().begin()
 
     def pauseProducing(self) -> None:
         """The client does not read: take nothing from it."""
@@ -259,7 +256,7 @@ class _ServerConnection(Connection):
         call.result = pending
         pending.addCallbacks(self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,))
         pending.addErrback(self._fault)
-        if not pending.called and call.deadline is not None:
+        if call.id in self.streams and call.deadline is not None:
             call.timer = self.clock.callLater(max(0.0, call.deadline - self.clock.seconds()), self._expire, call)
 
     def _fault(self, failure: Failure) -> None:

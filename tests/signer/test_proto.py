@@ -1,0 +1,26 @@
+"""The generated modules are those of the .proto files beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+
+from notary.proto import health_pb2, signer_pb2
+
+ROOT = Path(signer_pb2.__file__).parents[2]
+
+
+@pytest.mark.parametrize("module", [signer_pb2, health_pb2], ids=["signer", "health"])
+def test_the_modules_were_generated_from_these_files(module, tmp_path):
+    source = module.DESCRIPTOR.name
+    target = tmp_path / "descriptors"
+    assert protoc.main(["protoc", f"-I{ROOT}", f"--descriptor_set_out={target}", str(ROOT / source)]) == 0
+    (fresh,) = FileDescriptorSet.FromString(target.read_bytes()).file
+    for file in (fresh, generated := FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)):
+        for message in file.message_type:
+            for field in message.field:
+                field.ClearField("json_name")
+    assert generated == fresh, "run `make proto`"
