@@ -31,7 +31,7 @@ from notary.tuf.canonical import quote
 from notary.tuf.keys import PublicKey
 
 CAPACITY: Final = 4096
-"""How many unwrapped keys are kept: some ten megabytes, if all are used."""
+"""How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
 
 MAX_NAME: Final = 255
 """The longest name of a collection or role, in characters: what the reference's tables hold."""

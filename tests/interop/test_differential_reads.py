@@ -27,6 +27,7 @@ from tests.support.sides import (
     Case,
     Collection,
     Side,
+    Table,
     clone,
     form,
     form_of,
@@ -49,13 +50,8 @@ EVERY_ERROR = 'section 1: body of every error: {"errors": …}, application/json
 LIMITS = "no limit on upload size: 413 beyond a configurable limit; requests are limited likewise"
 NEVER_DROPPED = "never a dropped connection where an answer is possible"
 
-CASES: list[Case] = []
-
-
-def case(name: str, recipe: Any, reference: str, **options: Any) -> None:
-    """Put a case into the table."""
-    assert name not in {one.name for one in CASES}, name
-    CASES.append(Case(name, recipe, reference, **options))
+CASES = Table()
+case = CASES.case
 
 
 async def history(side: Side, **options: Any) -> Collection:

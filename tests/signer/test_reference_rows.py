@@ -68,9 +68,7 @@ def test_its_signatures_verify_and_ours_look_the_same(row):
     public = PublicKey(key.algorithm, key.public)
     signature = base64.b64decode(signed["signature"])
     assert verify(public, Signature(key.key_id, signed["method"], signature), MESSAGE)
-    ours = private.decode(
-        key.algorithm, key.public, wrapping.unwrap(key.private, PASSPHRASES[key.passphrase_alias])
-    )
+    ours = private.decode(key.algorithm, key.public, wrapping.unwrap(key.private, PASSPHRASES[key.passphrase_alias]))
     assert (ours.method, len(ours.sign(MESSAGE))) == (signed["method"], len(signature))
     if key.algorithm == "ed25519":  # the one that is deterministic
         assert ours.sign(MESSAGE) == signature

@@ -86,9 +86,7 @@ async def test_every_field_is_filled(bench, algorithm, method):
     made = await caller.create(algorithm)
     key_id = made.keyInfo.keyID.ID
     row = await bench.store.get(key_id)
-    info = signer_pb2.KeyInfo(
-        keyID=key_id_message(row.key_id), algorithm=signer_pb2.Algorithm(algorithm=algorithm)
-    )
+    info = signer_pb2.KeyInfo(keyID=key_id_message(row.key_id), algorithm=signer_pb2.Algorithm(algorithm=algorithm))
     assert made == signer_pb2.PublicKey(keyInfo=info, publicKey=row.public)
 
     found = await caller.send(INFO, key_id_message(key_id), signer_pb2.GetKeyInfoResponse)

@@ -69,9 +69,7 @@ def test_nothing_repeats():
 
 def test_an_independent_implementation_opens_it():
     key = OctKey.import_key(PASSPHRASE)
-    opened = joserfc.jwe.decrypt_compact(
-        wrap(PLAINTEXT, PASSPHRASE), key, registry=JWERegistry(algorithms=ALGORITHMS)
-    )
+    opened = joserfc.jwe.decrypt_compact(wrap(PLAINTEXT, PASSPHRASE), key, registry=JWERegistry(algorithms=ALGORITHMS))
     assert opened.plaintext == PLAINTEXT
 
 

@@ -71,3 +71,9 @@ async def key_stores(database):
     instances = Instances(open_key_store, *database)
     yield instances.another
     await instances.close()
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """Where a SQLite file may be made."""
+    return tmp_path / "notary.db"

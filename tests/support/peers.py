@@ -128,6 +128,25 @@ def server_config(
     }
 
 
+def remote_signer(
+    port: int, ca: Path, client: tuple[Path, Path] | None, algorithm: str = "ecdsa"
+) -> dict[str, dict[str, str]]:
+    """The section of a server whose signer, on ``port`` of localhost, ``ca`` vouches for.
+
+    ``client`` holds the server's certificate and key for it; ``algorithm`` is that of the keys to be made.
+    """
+    section = {
+        "type": "remote",
+        "hostname": "localhost",
+        "port": str(port),
+        "tls_ca_file": str(ca),
+        "key_algorithm": algorithm,
+    }
+    if client is not None:
+        section |= {"tls_client_cert": str(client[0]), "tls_client_key": str(client[1])}
+    return {"trust_service": section}
+
+
 class Daemon:
     """One server process.
 

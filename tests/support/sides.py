@@ -12,7 +12,7 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
@@ -520,3 +520,16 @@ class Case:
     def expected(self) -> str:
         """What our server must answer."""
         return self.own or self.reference
+
+
+class Table(list[Case]):
+    """Cases under names of their own; ``options`` are what all have, unless one says otherwise."""
+
+    def __init__(self, cases: Iterable[Case] = (), **options: Any) -> None:
+        super().__init__(cases)
+        self.options = options
+
+    def case(self, name: str, recipe: Recipe, reference: str, **options: Any) -> None:
+        """Put a case into the table."""
+        assert name not in {one.name for one in self}, name
+        self.append(Case(name, recipe, reference, **self.options | options))

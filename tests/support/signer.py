@@ -39,10 +39,11 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of mutual TLS: the signer's certificate, a client's, and the authority of both."""
+    """The files of mutual TLS: the signer's certificate, a client's, and the authorities of both, root first."""
 
     folder: Path
     authority: Authority
+    intermediate: Authority
     signer: Leaf
     client: Leaf
 
@@ -52,7 +53,8 @@ class Pair:
         folder.mkdir(parents=True, exist_ok=True)
         root = Authority.root("signer test root")
         middle = root.intermediate("signer test intermediate")
-        pair = cls(folder, root, middle.leaf("localhost", "notary-signer", "127.0.0.1"), middle.leaf("notary-server"))
+        signer, client = middle.leaf("localhost", "notary-signer", "127.0.0.1"), middle.leaf("notary-server")
+        pair = cls(folder, root, middle, signer, client)
         pair.signer.write(folder, "signer")
         pair.client.write(folder, "clients")
         return pair
@@ -95,7 +97,7 @@ class Client:
     ``leaf`` is whose certificate it shows: by default that of the pair's client; None shows none.
     """
 
-    def __init__(self, pair: Pair, port: int, leaf: Leaf | None | str = "client") -> None:
+    def __init__(self, pair: Pair, port: int, leaf: Leaf | str | None = "client") -> None:
         shown = pair.client if isinstance(leaf, str) else leaf
         root = (pair.authority.write(pair.folder, "root")).read_bytes()
         if shown is None:

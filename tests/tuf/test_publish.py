@@ -1,4 +1,4 @@
-"""What an upload must satisfy: the shared table of uploads, then what only the core can be asked."""
+"""What an upload must satisfy: the shared tables of uploads, then what only the core can be asked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
 from notary.tuf import publish
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
+from tests.support import upload_files, upload_histories
 from tests.support.author import (
     HARMLESS,
     Author,
@@ -29,12 +30,12 @@ from tests.support.author import (
     sign,
 )
 from tests.support.collection import GUN, NOW, Collection, Held, signatures
-from tests.support.uploads import CASES, Case
+from tests.support.uploads import Case
 
 A = RoleName("targets/a")
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*upload_files.CASES, *upload_histories.CASES], ids=str)
 def test_table_of_uploads(case: Case) -> None:
     collection = Collection()
     *earlier, last = case.steps(collection.author(case.snapshot))

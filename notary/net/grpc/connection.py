@@ -2,8 +2,7 @@
 
 Rules of this module:
 
-- Whatever is said while input is handled leaves in one write; what is said at other times leaves together in the
-  reactor's next turn.
+- Whatever is said in one turn of the reactor leaves in one write: with TLS, one read of the socket is many records.
 - h2 neither validates nor normalises headers: ours are right when they are built, and ``frames`` checks those of the
   peer in the one pass that reads them.
 - A peer that breaks a rule, or makes work for nothing, gets a GOAWAY with the reason and is closed; one that does not
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -37,11 +36,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
+from notary.net.grpc.shortcuts import QuickDecoder, answer
 
 _WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
 _INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)
 _CONTROLS_A_CALL: Final = 8  # frames that a well-behaved peer may need around one call: PING, WINDOW_UPDATE
 _STREAM_LIMIT: Final = (1 << 31) - 1
+Fields: TypeAlias = list[tuple[bytes, bytes]]
+
 _PING: Final = b"notary.."
 
 
@@ -78,7 +80,7 @@ class Outgoing:
 
     __slots__ = ("body", "trailers")
 
-    def __init__(self, body: bytes, trailers: list[tuple[bytes, bytes]] | None) -> None:
+    def __init__(self, body: bytes, trailers: Fields | None) -> None:
         self.body = memoryview(body)
         self.trailers = trailers
 
@@ -107,7 +109,7 @@ class Connection(Protocol):
         self._resets = Budget(limits.resets, limits.resets_per_second, now)
         self._seen = 0  # bytes of messages that the window of the connection does not yet allow for again
         self._outgoing: dict[int, Outgoing] = {}
-        self._in_turn = False
+        self._written: list[bytes] = []  # frames that are not h2's
         self._flushing: IDelayedCall | None = None
 
     def _make_h2(self) -> H2Connection:
@@ -122,6 +124,7 @@ class Connection(Protocol):
                 normalize_inbound_headers=False,
             )
         )
+        made.decoder = QuickDecoder()
         made.decoder.max_header_list_size = limits.headers
         self._own = {
             SettingCodes.ENABLE_PUSH: 0,
@@ -180,21 +183,19 @@ class Connection(Protocol):
             self.begin()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what came, answer all of it in one write."""
+        """Take what came."""
         if self.closing is not None:
             return
         self.heard = self.clock.seconds()
         self.asked = None
-        self._in_turn = True
         try:
             self._dispatch(self._h2.receive_data(self._scan(data)))
         except Violation as violation:
             self.fail(violation.code, str(violation))
         except ProtocolError as error:
             self.fail(error.error_code, str(error))
-        finally:
-            self._in_turn = False
-            self.flush()
+        else:
+            self.later()
 
     def _scan(self, data: bytes) -> bytes:
         scanner = self._scanner
@@ -246,21 +247,41 @@ class Connection(Protocol):
     # -- saying something ---------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Send what h2 has to send."""
+        """Send what there is to send."""
         data = self._h2.data_to_send()
+        if self._written:
+            data += b"".join(self._written)
+            self._written.clear()
         if data and self.transport is not None:
             self.transport.write(data)
 
     def later(self) -> None:
         """See that what was just said leaves soon."""
-        if not self._in_turn and self._flushing is None:
+        if self._flushing is None and self.closing is None:
             self._flushing = self.clock.callLater(0, self._flush_now)
 
     def _flush_now(self) -> None:
         self._flushing = None
         self.flush()
 
-    def send_message(self, stream: int, body: bytes, trailers: list[tuple[bytes, bytes]] | None) -> bool:
+    def send_answer(self, stream: int, body: bytes, head: Fields, trailers: Fields) -> bool:
+        """Send an answer: its head, a packed message, its trailers; whether all of it could be sent.
+
+        An answer that fits in one frame is written without h2, which then forgets the stream: that halves its cost.
+        """
+        h2 = self._h2
+        size = len(body)
+        open_stream = h2.streams[stream]
+        window = min(h2.outbound_flow_control_window, open_stream.outbound_flow_control_window)
+        if size <= LARGEST_FRAME and size <= window and not h2.encoder.header_table.resized:
+            del h2.streams[stream]
+            h2.outbound_flow_control_window -= size
+            self._written.append(answer(stream, body))
+            return True
+        h2.send_headers(stream, head)
+        return self.send_message(stream, body, trailers)
+
+    def send_message(self, stream: int, body: bytes, trailers: Fields | None) -> bool:
         """Send a packed message and end the stream, with trailers if given; whether all of it could be sent.
 
         The rest follows when the peer gives room; then ``sent`` is called.
@@ -327,7 +348,8 @@ class Connection(Protocol):
         """Tell the peer that no stream above ``last_stream`` will be served; those below go on (h2 would end them)."""
         frame = GoAwayFrame(0, last_stream_id=last_stream, error_code=code, additional_data=debug)
         if self.transport is not None:
-            self.transport.write(self._h2.data_to_send() + frame.serialize())
+            self.flush()
+            self.transport.write(frame.serialize())
 
     # -- life and death -----------------------------------------------------------------------------------------------
 

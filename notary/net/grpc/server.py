@@ -287,8 +287,7 @@ class _ServerConnection(Connection):
             error = f"an answer of {len(answer)} bytes is over the limit of {self.limits.message}"
             self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, error))
             return
-        self._h2.send_headers(call.id, _HEAD)
-        if not self.send_message(call.id, pack(answer), _OK):
+        if not self.send_answer(call.id, pack(answer), _HEAD, _OK):
             call.answered = self.clock.seconds()
             self._writing[call.id] = call
         self._finish(call, Status.OK)

@@ -1,0 +1,74 @@
+"""SQLite files for tests: made, changed behind a store's back, and opened with special settings."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from twisted.internet import reactor
+
+from notary.storage import StoredKey, Update
+from notary.storage.dialect import SQLITE3
+from notary.storage.sql import (
+    open_database,
+    open_key_store,
+    open_metadata_store,
+)
+from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
+
+GUN = Gun("docker.io/library/alpine")
+ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+KEY = StoredKey("ab" * 32, "ecdsa", b"\x00\xffpublic", b"a.jwe", str(GUN), "timestamp", "alias1")
+OPENERS = [pytest.param(open_metadata_store, id="server"), pytest.param(open_key_store, id="signer")]
+
+
+def whole(version: int, size: int = 10) -> list[Update]:
+    return [Update(role, version, f"{role} {version}".encode().ljust(size)) for role in ROLES]
+
+
+def execute(path: Path, sql: str, *values: object) -> list[tuple]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+async def make(opener, path: Path) -> None:
+    """Make the file with its tables."""
+    await (await opener("sqlite3", str(path), reactor)).close()
+
+
+class _Using:
+    """A store for the length of an ``async with``."""
+
+    def __init__(self, deferred) -> None:
+        self.deferred = deferred
+
+    async def __aenter__(self):
+        self.store = await self.deferred
+        return self.store
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.store.close()
+
+
+def metadata_store(path: Path) -> _Using:
+    return _Using(open_metadata_store("sqlite3", str(path), reactor))
+
+
+def key_store(path: Path) -> _Using:
+    return _Using(open_key_store("sqlite3", str(path), reactor))
+
+
+async def special_database(service, path: Path, *, patience: float = 10.0, also=lambda connection: None):
+    """A database with less patience, or with something done to each connection."""
+
+    def prepare(connection: sqlite3.Connection) -> None:
+        SQLITE3.prepare(connection)
+        also(connection)
+
+    def arguments(db_url: str) -> dict:
+        return {**SQLITE3.arguments(db_url), "timeout": patience}
+
+    return await open_database(replace(SQLITE3, prepare=prepare, arguments=arguments), str(path), service, reactor)
