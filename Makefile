@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint pytest fixtures docs-config proto clean runtime dev packages
+.PHONY: help up test lint pytest bench fixtures docs-config proto clean runtime dev packages bench-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,6 +23,9 @@ lint: dev ## ruff and mypy only
 
 pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+bench: packages dev bench-packages ## ours beside the Go original, in numbers: docs/benchmarks.md; QUICK=1 only prints
+	$(BIN)/python -m tests.bench
 
 fixtures: dev ## make all certificates and keys in fixtures/ anew (ten years)
 	$(BIN)/python fixtures/regenerate.py
@@ -49,3 +52,6 @@ dev:
 
 packages:
 	@etc/require-packages.sh test
+
+bench-packages:
+	@etc/require-packages.sh bench

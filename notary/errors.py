@@ -44,10 +44,6 @@ class InvalidParameters(NotaryError):
     """A query parameter is not what it must be."""
 
 
-class TooLarge(NotaryError):
-    """A request is larger than the configured limit."""
-
-
 class Unauthorized(NotaryError):
     """The caller lacks a right.
 

@@ -7,15 +7,24 @@ reactor's own pool. Things that are on their way out when a test returns get a m
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed_reactor
 from twisted.internet import task
 from twisted.internet.process import reapProcessHandlers
+
+# A shell that starts the tests in the background lets them, and the daemons that they start, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Whether an example took long says something of the machine only.
+hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("ours")
 
 GRACE_SECONDS = 5.0
 TICK_SECONDS = 0.02

@@ -108,7 +108,7 @@ def test_every_key_of_the_server() -> None:
             "auth": {"type": "token", "options": {**TOKEN["options"], "autoredirect": True}},  # type: ignore[dict-item]
             "logging": {"level": "info"},
             "reporting": {"bugsnag": {"api_key": HIDDEN, "release_stage": "production", "endpoint": "https://bugs"}},
-            "caching": {"max_age": {"current_metadata": 0, "consistent_metadata": 31536000}, "memory_bytes": 0},
+            "caching": {"max_age": {"current_metadata": 0, "consistent_metadata": 31536000}},
             "repositories": {"gun_prefixes": ["docker.io/", "my-own-registry.com/team/"]},
             "limits": {
                 "upload_bytes": 1,
@@ -151,7 +151,7 @@ def test_every_key_of_the_server() -> None:
         reporting=config.Reporting(
             bugsnag=config.Bugsnag(api_key=Secret(HIDDEN), release_stage="production", endpoint="https://bugs")
         ),
-        caching=config.Caching(max_age=config.MaxAge(current_metadata=0, consistent_metadata=31536000), memory_bytes=0),
+        caching=config.Caching(max_age=config.MaxAge(current_metadata=0, consistent_metadata=31536000)),
         repositories=config.Repositories(gun_prefixes=("docker.io/", "my-own-registry.com/team/")),
         limits=config.Limits(upload_bytes=1, header_bytes=2, header_timeout=3.0, body_timeout=4.5, idle_timeout=5.0),
         debug=True,
@@ -362,7 +362,6 @@ BAD_VALUES = [
     pytest.param(
         "caching.max_age.consistent_metadata", 31536001, ["31536001", "0 and 31536000"], id="max_age consistent"
     ),
-    pytest.param("caching.memory_bytes", -1, ["-1", "0 turns the cache off"], id="memory"),
     *(
         pytest.param(
             "repositories.gun_prefixes", value, [json.dumps(value)[:90], '"docker.io/"'], id=f"prefixes {value}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -117,11 +118,42 @@ def test_regenerating_writes_the_same_files_with_new_content(tmp_path: Path) -> 
         assert result.returncode == 0, result.stderr
 
 
-def test_the_configuration_of_make_up_names_files_of_this_folder() -> None:
-    path = FIXTURES / "server-config.json"
-    loaded = config.load_server(path.read_text(), {}, path.parent)
-    assert loaded.warnings == ()
-    assert loaded.server.tls_cert_file == FIXTURES / "notary-server.crt"
-    assert loaded.server.tls_key_file == FIXTURES / "notary-server.key"
-    assert loaded.server.http_addr == ("localhost", 4443)
-    assert Path(loaded.storage.db_url).parent.resolve() == ROOT / "var"
+def shipped_pair() -> tuple[config.ServerConfig, config.SignerConfig]:
+    """The two configurations that `make up` runs."""
+    server, signer = (FIXTURES / f"{name}-config.json" for name in ("server", "signer"))
+    return (
+        config.load_server(server.read_text(), {}, FIXTURES),
+        config.load_signer(signer.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": "secret"}, FIXTURES),
+    )
+
+
+def test_the_configurations_of_make_up_name_files_of_this_folder() -> None:
+    server, signer = shipped_pair()
+    assert server.warnings == signer.warnings == ()
+    assert server.server.http_addr == ("localhost", 4443)
+    trust = server.trust_service
+    assert {server.server.tls_cert_file, trust.tls_client_cert} == {FIXTURES / "notary-server.crt"}
+    assert {server.server.tls_key_file, trust.tls_client_key} == {FIXTURES / "notary-server.key"}
+    assert trust.tls_ca_file == FIXTURES / "root-ca.crt"
+    assert signer.server.tls_cert_file == FIXTURES / "notary-signer.crt"
+    assert signer.server.tls_key_file == FIXTURES / "notary-signer.key"
+    assert signer.server.client_ca_file == FIXTURES / "notary-server.crt"
+    for storage in (server.storage, signer.storage):
+        assert Path(storage.db_url).parent.resolve() == ROOT / "var"
+
+
+def test_make_up_looks_at_the_ports_that_the_pair_uses() -> None:
+    server, signer = shipped_pair()
+    assert signer.server.grpc_addr == (server.trust_service.hostname, server.trust_service.port)
+    ports = f"for port in {server.server.http_addr.port} {signer.server.grpc_addr.port}; do"
+    assert ports in (ROOT / "etc/up.sh").read_text()
+
+
+def test_the_configurations_in_the_documentation_can_be_loaded() -> None:
+    page = (ROOT / "docs/deployment.md").read_text()
+    signer_text, server_text = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    server = config.load_server(server_text, {}, FIXTURES)
+    signer = config.load_signer(signer_text, {"NOTARY_SIGNER_PASSPHRASE_2026": "secret"}, FIXTURES)
+    assert server.warnings == signer.warnings == ()
+    assert server.trust_service.port == signer.server.grpc_addr.port
+    assert signer.server.client_names == ("notary-server",)

@@ -6,8 +6,7 @@ Rules of this package:
 - The frozen dataclasses below are the one table of keys. A field made with ``key`` is a key: its type, its default,
   when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
   ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
-- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits``, ``caching.memory_bytes`` and
-  ``server.client_names`` are ours.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits`` and ``server.client_names`` are ours.
 - What looks like a mistake but harms nothing (an unknown key) becomes a line in ``config.warnings``.
 """
 
@@ -28,7 +27,6 @@ from notary.config.values import (
     ADDRESS,
     BOOLEAN,
     BYTES,
-    CACHE_BYTES,
     FILE,
     GUN_PREFIXES,
     HOST,
@@ -240,9 +238,6 @@ class Caching:
     """The section ``caching``."""
 
     max_age: MaxAge = field(default_factory=MaxAge)
-    memory_bytes: int = key(
-        CACHE_BYTES, "How much metadata this process keeps in memory, in bytes; 0 means none.", default=64 << 20
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +256,9 @@ class Limits:
     """The section ``limits``: sizes in bytes, times in seconds."""
 
     upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; beyond it 413.", default=100 << 20)
-    header_bytes: int = key(BYTES, "The largest request line and headers together, in bytes.", default=64 << 10)
+    header_bytes: int = key(
+        BYTES, "The largest headers of a request, all together, in bytes; beyond it 431.", default=64 << 10
+    )
     header_timeout: float = key(
         SECONDS, "Seconds from the first byte of a request to the end of its headers.", default=15.0
     )
@@ -269,7 +266,9 @@ class Limits:
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
 
 
-_DEBUG_DOC = "Serve profiles and variables on localhost:8080, as the flag `-debug` does."
+_DEBUG_DOC = (
+    "As the flag `-debug`: meant for the debug server on localhost:8080, which is not part of this version yet."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

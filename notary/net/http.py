@@ -41,9 +41,9 @@ from zope.interface import implementer
 
 from notary.net.messages import Call, Response
 from notary.net.multipart import Part, parse_multipart
-from notary.net.target import Refused, clean_path, decode_path, parse_query, redirection, split_target
+from notary.net.target import Refused, decode_path, parse_query, redirection, split_target
 
-__all__ = ["Call", "Handler", "Limits", "Part", "Response", "Site", "clean_path", "parse_multipart"]
+__all__ = ["Call", "Handler", "Limits", "Part", "Response", "Site", "parse_multipart"]
 
 _log = Logger()
 
@@ -52,6 +52,8 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _CONDITIONAL: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 _PIECE: Final = 64 * 1024  # bytes of a body that are handed to the transport at a time
+_TURN: Final = 1024 * 1024  # bytes of a body that are handed to it before others have their turn
+_LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of digits
 _CLOSE: Final = b"Connection: close\r\n"
 _PROGRESS: Final = 1024  # bytes of a body that must arrive within Limits.body_seconds
 _SWEEP_SECONDS: Final = 1.0
@@ -63,7 +65,9 @@ _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before i
 class Limits:
     """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
 
-    ``body`` bounds the bodies of POST, PUT and PATCH, ``other_body`` those of the methods that need none. Within
+    ``body`` bounds the bodies of POST, PUT and PATCH, ``other_body`` those of the methods that need none. ``bodies``
+    bounds those of all requests in progress together, by the lengths that they declare or else by what has come of
+    them; one body of the largest size always has room when there is no other. Within
     ``head_seconds`` of its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a
     connection may wait for its next request; ``body_seconds`` how long the next kilobyte of a body may take;
     ``write_seconds`` how long a client may take nothing of an answer; ``linger_seconds`` how long, after a refusal,
@@ -72,6 +76,7 @@ class Limits:
 
     body: int = 100 * 1024 * 1024
     other_body: int = 64 * 1024
+    bodies: int = 400 * 1024 * 1024
     request_line: int = 8 * 1024
     head: int = 32 * 1024
     fields: int = 100
@@ -89,6 +94,7 @@ Handler: TypeAlias = Callable[[Call], Response | Coroutine[Any, Any, Response] |
 
 A handler is never cancelled when its client goes away: a write runs to its end, only the answer is dropped.
 """
+Admit: TypeAlias = Callable[[Call], Response | None]
 EdgeError: TypeAlias = Callable[[int, str], Response]
 OnError: TypeAlias = Callable[[Exception], Response]
 OnFinish: TypeAlias = Callable[[Call, int, int, float], None]
@@ -120,35 +126,70 @@ class _Request(http.Request):
         self.call: Call | None = None
         self.response: Response | None = None
         self._limit = 0
+        self._reserved = 0  # bytes of the site's budget of bodies
+        self._called = False  # whether the handler was given the call, and so will answer it
         self._rest = b""  # a body that goes out in pieces
+        self._turn: IDelayedCall | None = None  # when it goes on
 
     def gotLength(self, length: int | None) -> None:
+        """The head is complete: decide whether its body (None: of a length that is not known yet) may come."""
         limits = self.site.limits
         self._limit = limits.body if self.channel.method in _WITH_BODY else limits.other_body
         self.content = BytesIO()
+        if length == 0:
+            return
         if length is not None and length > self._limit:
-            self.channel.refuse(413, f"the body is larger than {self._limit} bytes")
+            self._refuse_size()
+            return
+        try:
+            call, refusal = self._read_head()
+        except Refused as refused:
+            self.channel.refuse(refused.status, str(refused))
+            return
+        refusal = refusal or self.site.admit(call)
+        if refusal is not None:
+            self.channel.reject(refusal)
+        elif length is not None:
+            self._reserve(length)
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self.content.tell() + len(data) > self._limit:
-            self.channel.refuse(413, f"the body is larger than {self._limit} bytes")
-        else:
+        if self.channel.deaf:  # refused in the middle of what has been read
+            return
+        size = self.content.tell() + len(data)
+        if size > self._limit:
+            self._refuse_size()
+        elif self._reserve(size):
             self.content.write(data)
+
+    def _refuse_size(self) -> None:
+        self.channel.refuse(413, f"the body is larger than {self._limit} bytes")
+
+    def _reserve(self, size: int) -> bool:
+        """Have room for a body of ``size`` bytes, or refuse the request."""
+        more = max(size - self._reserved, 0)
+        if not self.site.reserve(more):
+            self.channel.refuse(503, "too many bodies are being received, try again later")
+            return False
+        self._reserved += more
+        return True
 
     def parseCookies(self) -> None:
         """Nobody here reads cookies."""
 
     def process(self) -> None:
-        try:
-            origin, path, query = split_target(self.uri.decode("latin-1"))
-            self.call = call = self._make_call(origin, path, query)
-        except Refused as refused:
-            self.channel.refuse(refused.status, str(refused))
+        call, elsewhere = self.call, None
+        if call is None:  # there was no body
+            try:
+                call, elsewhere = self._read_head()
+            except Refused as refused:
+                self.channel.refuse(refused.status, str(refused))
+                return
+        if elsewhere is not None:
+            self.answer(elsewhere)
             return
-        location = redirection(origin, call.path, query)
-        if location is not None:
-            self.answer(Response(301, b"", (("Location", location),)))
-            return
+        call.body = self.content.getvalue()
+        self.content = BytesIO()
+        self._called = True
         try:
             result = self.site.handler(call)
             if isinstance(result, Response):
@@ -161,6 +202,13 @@ class _Request(http.Request):
         self.site.working.add(self)
         deferred.addCallbacks(self._checked, self._failed).addCallback(self.answer)
         deferred.addBoth(self._worked)
+
+    def _read_head(self) -> tuple[Call, Response | None]:
+        """The call, without its body, and what sends it to the clean form of its path if it is not. Raises Refused."""
+        origin, path, query = split_target(self.uri.decode("latin-1"))
+        self.call = call = self._make_call(origin, path, query)
+        location = redirection(origin, call.path, query)
+        return call, None if location is None else Response(301, b"", (("Location", location),))
 
     def _make_call(self, origin: str, path: str, query: str) -> Call:
         headers = {
@@ -183,7 +231,6 @@ class _Request(http.Request):
             headers=headers,
             remote=self.channel.remote,
             secure=self.channel.secure,
-            body=self.content.getvalue(),
         )
 
     def _checked(self, result: object) -> Response:
@@ -229,17 +276,30 @@ class _Request(http.Request):
             self.finish()
 
     def resumeProducing(self) -> None:
-        """Write more of a large body, as much as the client takes; then it has a while to take more."""
+        """Write more of a large body, as much as the client takes; then it has a while to take more.
+
+        A client that takes all at once gets a part in each turn of the reactor, so that others are served as well.
+        """
+        if self._turn is not None:
+            return
         channel = self.channel
+        end = self.sentLength + _TURN
         while not channel.choked:
             piece = self._rest[self.sentLength : self.sentLength + _PIECE]
             if not piece:
                 self.unregisterProducer()
                 self.finish()
                 return
+            if self.sentLength >= end:
+                self._turn = self.site.soon(self._take_turn)
+                break
             self.sentLength += len(piece)
             channel.write(piece)
         channel.deadline = self.site.seconds() + self.site.limits.write_seconds
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        self.resumeProducing()
 
     def pauseProducing(self) -> None:
         """The channel knows: see ``choked``."""
@@ -249,8 +309,28 @@ class _Request(http.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
+        self.producer = None  # it was the request itself
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         if self.response is not None:
             self.site.log(self)  # half of an answer is one too
+        elif not self._called:
+            self.release()
+
+    def release(self) -> None:
+        """Drop the bodies, when the request has been logged or will never be complete.
+
+        Whoever still refers to the request or its call (a traceback, a cycle) must not hold megabytes until the
+        garbage collector comes by.
+        """
+        if self.call is not None:
+            self.call.body = b""
+        self.call = self.response = None
+        self.content = BytesIO()
+        self._rest = b""
+        self.site.give_back(self._reserved)
+        self._reserved = 0
 
 
 @implementer(IHalfCloseableProtocol)
@@ -325,6 +405,14 @@ class Connection(http.HTTPChannel):
         if self.phase in {_Phase.HEAD, _Phase.BODY} and self.requests:
             self._report_incomplete(_CLIENT_CLOSED, 0)
         super().connectionLost(reason)
+        self.phase = _Phase.CLOSING
+        # Requests, the parser's state and a TLS transport refer to the connection, and it to them.
+        self.transport = self._networkProducer = None
+        self.requests.clear()
+        self._transferDecoder = None
+        self._requestProducer = None
+        self._dataBuffer.clear()
+        self.clearLineBuffer()
         self.site.closed(self)
 
     def readConnectionLost(self) -> None:
@@ -341,7 +429,7 @@ class Connection(http.HTTPChannel):
     # -- the parser speaks --------------------------------------------------------------------------------------------
 
     def lineReceived(self, line: bytes) -> None:
-        if self._deaf:
+        if self.deaf:
             return
         if not self.requests and len(line) > self.site.limits.request_line:
             self.refuse(414, f"the request line is longer than {self.site.limits.request_line} bytes")
@@ -352,13 +440,15 @@ class Connection(http.HTTPChannel):
         self._respondToBadRequestAndDisconnect(too_long=True)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if not self._deaf:
+        if not self.deaf:
             super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
-        if self._deaf:
+        if self.deaf:
             return
-        headers = self.requests[-1].requestHeaders
+        request = self.requests[-1]
+        request.method, request.uri, request.clientproto = self._command, self._path, self._version
+        headers = request.requestHeaders
         coding = headers.getRawHeaders(b"transfer-encoding")
         if coding is not None and (
             self._version != b"HTTP/1.1" or headers.hasHeader(b"content-length") or coding[0].lower() != b"chunked"
@@ -369,13 +459,19 @@ class Connection(http.HTTPChannel):
         self._await(_Phase.BODY, self.site.limits.body_seconds)
         super().allHeadersReceived()
 
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if header == b"Content-Length" and len(data) > _LENGTH_DIGITS and data.isdigit():
+            self.refuse(413, f"the length of the body has more than {_LENGTH_DIGITS} digits")
+            return False
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
         """Whether the connection stays open: unless the client says otherwise, in any of its Connection fields."""
         options = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower().split(b",")
         return version == b"HTTP/1.1" and b"close" not in {option.strip() for option in options}
 
     def allContentReceived(self) -> None:
-        if self._deaf:
+        if self.deaf:
             return
         self.phase = _Phase.BUSY
         self.deadline = None
@@ -393,7 +489,7 @@ class Connection(http.HTTPChannel):
             self.readConnectionLost()
 
     def _send100Continue(self) -> None:
-        if not (self._deaf or self._buffer or self.length == 0):
+        if not (self.deaf or self._buffer or self.length == 0):
             super()._send100Continue()
 
     def _respondToBadRequestAndDisconnect(self, *, too_long: bool = False) -> None:
@@ -411,7 +507,7 @@ class Connection(http.HTTPChannel):
     # -- deadlines and refusals ---------------------------------------------------------------------------------------
 
     @property
-    def _deaf(self) -> bool:
+    def deaf(self) -> bool:
         """Whether what the parser still finds is not to be heard."""
         return self.phase is _Phase.REFUSED or self.phase is _Phase.CLOSING
 
@@ -444,31 +540,37 @@ class Connection(http.HTTPChannel):
             self.loseConnection()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is not a request, and end the connection so that the client can read why.
+        """Answer what is not a request, in the application's words: see ``reject``."""
+        if not self.deaf:
+            self.reject(self.site.refused(status, message))
+
+    def reject(self, response: Response) -> None:
+        """Answer a request before its end, and end the connection so that the client can read why.
 
         Closing a socket with unread input resets the connection, and the client may lose the answer that it has not
         read yet; therefore input is dropped for a while before that.
         """
-        if self._deaf:
-            return
         self._await(_Phase.REFUSED, self.site.limits.linger_seconds)
-        response = self.site.refused(status, message)
         body = b"" if self._incomplete_call().method == "HEAD" else response.body
         self.transport.write(b"".join((response.head, _CLOSE, self.site.date(), body)))
         self._report_incomplete(response.status, len(body))
+        for request in self.requests:
+            request.release()
         self._networkProducer.unregisterProducer()
         self.clearLineBuffer()
         if not self.secure and ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
 
     def _report_incomplete(self, status: int, sent: int) -> None:
-        """Log what never became a call."""
+        """Log a request that the handler has not seen."""
         now = self.site.seconds()
         started = self.requests[-1].started if self.requests else now
         self.site.finished(self._incomplete_call(), status, sent, now - started)
 
     def _incomplete_call(self) -> Call:
-        """What is known of a request that never became a call."""
+        """The call of a request that the handler has not seen, or what is known of it."""
+        if self.requests and self.requests[-1].call is not None:
+            return cast("Call", self.requests[-1].call)
         method, target = self.method, getattr(self, "_path", b"")
         if not method and self.requests and self.requests[-1].clientproto.startswith(b"HTTP/"):  # received, but bad
             method, target = self.requests[-1].method.decode("ascii"), self.requests[-1].uri
@@ -492,8 +594,10 @@ class Site(http.HTTPFactory):
     """Serves ``handler`` over HTTP/1.1.
 
     ``clock`` gives time and timers. ``edge_error(status, message)`` words what this layer answers by itself (400, 408,
-    413, 414, 417, 431; also 500 if all else fails); ``on_error(exception)`` what a handler raised; both return a
-    Response and should not raise. ``on_finish(call, status, bytes_sent, seconds)`` is told once of every request that
+    413, 414, 417, 431, 503; also 500 if all else fails); ``on_error(exception)`` what a handler raised; both return a
+    Response and should not raise. ``admit(call)`` is asked about every request that has a body, before any of it is
+    read or asked for: the call, still without body, goes on to the handler unless ``admit`` returns or raises what the
+    client is refused with. ``on_finish(call, status, bytes_sent, seconds)`` is told once of every request that
     was answered, refused or given up by its client (499 if that was before it was complete): ``bytes_sent`` counts the
     body only, ``seconds`` run from the request line until the answer is handed to the transport. The call of a request
     that was refused has what was understood of it, perhaps nothing.
@@ -509,6 +613,7 @@ class Site(http.HTTPFactory):
         edge_error: EdgeError,
         on_error: OnError,
         on_finish: OnFinish,
+        admit: Admit = lambda _: None,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
         super().__init__(reactor=clock)
@@ -520,6 +625,8 @@ class Site(http.HTTPFactory):
         self._edge_error = edge_error
         self._on_error = on_error
         self._on_finish = on_finish
+        self._admit = admit
+        self._room = max(limits.bodies, limits.body, limits.other_body)  # bytes of bodies that may still come
         self.working: set[_Request] = set()  # handlers that run, though their clients may be gone
         self._connections: set[Connection] = set()
         self._sweeper: IDelayedCall | None = None
@@ -599,6 +706,21 @@ class Site(http.HTTPFactory):
             if connection.deadline is not None and connection.deadline <= now:
                 connection.expire()
 
+    def soon(self, function: Callable[[], None]) -> IDelayedCall:
+        """Call ``function`` in the next turn of the reactor."""
+        return self._clock.callLater(0, function)
+
+    def reserve(self, size: int) -> bool:
+        """Take ``size`` bytes of the budget of bodies, if it has them."""
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Return what ``reserve`` took."""
+        self._room += size
+
     def date(self) -> bytes:
         """Return the Date field and the end of the head."""
         second = int(self.seconds())
@@ -615,6 +737,13 @@ class Site(http.HTTPFactory):
             _log.failure("edge_error raised")
             return Response(status)
 
+    def admit(self, call: Call) -> Response | None:
+        """Return what the application refuses a call with, whose body has not been read."""
+        try:
+            return self._admit(call)
+        except Exception as error:  # noqa: BLE001 - the application's table decides
+            return self.failed(error)
+
     def failed(self, error: Exception) -> Response:
         """Return the application's answer to an exception of its handler."""
         try:
@@ -624,10 +753,11 @@ class Site(http.HTTPFactory):
             return self.refused(500, "internal error")
 
     def log(self, request: http.Request) -> None:
-        """What twisted.web calls when a request is finished."""
+        """What twisted.web calls when a request is finished: the last that needs what it was about."""
         ours = cast("_Request", request)
         response = cast("Response", ours.response)
         self.finished(cast("Call", ours.call), response.status, ours.sentLength, self.seconds() - ours.started)
+        ours.release()
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Report a request."""

@@ -21,13 +21,14 @@ _BODILESS: Final = frozenset({204, 304})
 
 @dataclass(slots=True)
 class Call:
-    """One request, complete.
+    """One request: complete for the handler, without ``body`` for what may refuse it before.
 
     ``path`` is percent-decoded (``%2F`` too) and clean, or "" if the target has no path or it is not UTF-8;
     ``raw_path`` is the request target as received, without its query. ``query`` has every value of a name in order;
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
     the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
+    ``body`` is emptied after that.
     """
 
     method: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -21,7 +21,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary import errors
-from notary.errors import InvalidGun, InvalidParameters, InvalidRole, NoFilename, NotaryError, NotFound
+from notary.errors import (
+    InvalidGun,
+    InvalidParameters,
+    InvalidRole,
+    MalformedUpload,
+    NoFilename,
+    NotaryError,
+    NotFound,
+)
 from notary.net.http import Call, Response, parse_multipart
 from notary.server.auth import AccessController
 from notary.server.health import Health
@@ -30,7 +38,7 @@ from notary.server.repository import InThread, Repository
 from notary.storage import Change, Stored
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
-from notary.tuf.publish import Upload
+from notary.tuf.publish import MAX_FILES, Upload
 
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
@@ -58,6 +66,7 @@ class Fault:
 
 
 UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
+TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
 UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
 
 FAULTS: Mapping[type[Exception], Fault] = {
@@ -71,7 +80,6 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
-    errors.TooLarge: Fault(413, "TOO_LARGE", "The request is larger than this server accepts."),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
 
@@ -94,8 +102,7 @@ def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, s
 
 def edge_response(status: int, message: str) -> Response:
     """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
-    fault = FAULTS[errors.TooLarge] if status == FAULTS[errors.TooLarge].status else Fault(status, "UNKNOWN", message)
-    return fault_response(fault, message)
+    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -107,16 +114,16 @@ _CATALOG = ("registry", "catalog", "*")
 class Route:
     """One row of the table.
 
-    ``operation`` is the label in metrics and logs. ``path`` must match the whole decoded path; the group ``gun``, if
-    there is one, names the collection. ``actions`` are the rights asked for that collection (for the catalogue where
-    there is none); None asks for nothing. ``bad_prefix`` and ``bad_name``
-    are raised when the collection is outside the configured prefixes or no collection can have this name.
-    ``broken`` answers failures that are not the client's.
+    ``operation`` is the label in metrics and logs. ``path`` must match the whole decoded path, or, if ``of_gun``, what
+    follows ``/v2/<gun>/_trust/``. ``actions`` are the rights asked for that collection (for the catalogue where there
+    is none); None asks for nothing. ``bad_prefix`` and ``bad_name`` are raised when the collection is outside the
+    configured prefixes or no collection can have this name. ``broken`` answers failures that are not the client's.
     """
 
     operation: str
     method: str
     path: re.Pattern[str]
+    of_gun: bool
     handler: Callable[[Api, Call, Mapping[str, str]], Awaitable[Response]]
     actions: tuple[str, ...] | None = ()
     bad_prefix: type[NotaryError] = NotFound
@@ -169,6 +176,18 @@ class Api:
         self._consistent_headers = consistent.headers()
         self._log = Logger(namespace="notary.server.api")
 
+    def admit(self, call: Call) -> Response | None:
+        """Refuse a call before its body is read, if the body cannot matter."""
+        route, names = _find(call)
+        call.notes["operation"] = route.operation
+        try:
+            self._let_in(route, names, call)
+        except InvalidGun as error:
+            return self._refuse(route, call, route.bad_name(str(error)))
+        except NotaryError as error:
+            return self._refuse(route, call, error)
+        return None
+
     async def __call__(self, call: Call) -> Response:
         """Answer one call. Never raises a domain error."""
         route, names = _find(call)
@@ -202,18 +221,27 @@ class Api:
         return fault_response(UNKNOWN)
 
     async def _serve(self, route: Route, names: Mapping[str, str], call: Call) -> Response:
-        gun = names.get("gun", "")
-        if gun:
-            call.notes["gun"] = gun
-            if self._gun_prefixes and not gun.startswith(self._gun_prefixes):
-                raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
-        if route.actions is not None:
-            access = tuple(("repository", gun, action) for action in route.actions) if gun else (_CATALOG,)
-            self._access.authorize(call.headers.get("authorization"), call.headers.get("host", ""), access, self._now())
         try:
+            self._let_in(route, names, call)
             return await route.handler(self, call, names)
         except InvalidGun as error:
             raise route.bad_name(str(error)) from error
+
+    def _let_in(self, route: Route, names: Mapping[str, str], call: Call) -> None:
+        """Raise what stands against serving this route to this caller, whatever its body says."""
+        name = names.get("gun")
+        if name is not None:
+            call.notes["gun"] = name
+            if self._gun_prefixes and not name.startswith(self._gun_prefixes):
+                raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
+            Gun(name)
+        if route.actions is not None:
+            access = (_CATALOG,) if name is None else tuple(("repository", name, action) for action in route.actions)
+            user = self._access.authorize(
+                call.headers.get("authorization"), call.headers.get("host", ""), access, self._now()
+            )
+            if user:
+                call.notes["user"] = user
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
         fault = FAULTS.get(type(error), route.broken)
@@ -289,7 +317,8 @@ class Api:
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
         changes = await self._repository.changes(Gun(name) if name else None, change_id, page)
-        return Response(200, _changes(changes), (("Content-Type", JSON),))
+        body = await self._in_thread(lambda: _changes(changes))
+        return Response(200, body, (("Content-Type", JSON),))
 
     async def health(self, _call: Call, _names: Mapping[str, str]) -> Response:
         """Whether the services behind this one work."""
@@ -302,8 +331,9 @@ class Api:
         return Response(200, body, (("Content-Type", content_type),))
 
 
-# GUN: everything between the fixed parts, greedy; never "*". A role that is no role at all is found out by RoleName.
-_GUN = r"/v2/(?P<gun>[^*]+)/_trust"
+# A GUN is everything between these two, greedy; never "*". A role that is no role at all is found out by RoleName.
+_BEFORE, _AFTER = "/v2/", "/_trust/"
+_TAIL = 512  # characters: the longest role and the longest checksum need 400
 _ROLE = r"(?P<role>root|targets(?:/[^/\s]+)*|snapshot|timestamp)"
 _SERVER_ROLE = r"(?P<role>snapshot|timestamp)"
 _HEX = r"(?P<checksum>[a-fA-F0-9]{64}|[a-fA-F0-9]{96}|[a-fA-F0-9]{128})"
@@ -311,21 +341,21 @@ _PUSH, _PULL, _ALL = ("push", "pull"), ("pull",), ("*",)
 
 
 def _route(operation: str, method: str, path: str, handler: Any, actions: Any, **options: Any) -> Route:
-    return Route(operation, method, re.compile(path, re.ASCII), handler, actions, **options)
+    return Route(operation, method, re.compile(path, re.ASCII), not path.startswith("/"), handler, actions, **options)
 
 
 # fmt: off
 ROUTES: Sequence[Route] = (
     _route("Ping", "GET", r"/v2/", Api.ping, ()),
-    _route("UpdateTUF", "POST", _GUN + r"/tuf/", Api.update, _PUSH,
+    _route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
            bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING),
-    _route("GetRoleByHash", "GET", _GUN + rf"/tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
-    _route("GetRoleByVersion", "GET", _GUN + rf"/tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
-    _route("GetRole", "GET", _GUN + rf"/tuf/{_ROLE}\.json", Api.current, _PULL),
-    _route("GetKey", "GET", _GUN + rf"/tuf/{_SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
-    _route("RotateKey", "POST", _GUN + rf"/tuf/{_SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
-    _route("DeleteTUF", "DELETE", _GUN + r"/tuf/", Api.delete, _ALL),
-    _route("Changefeed", "GET", _GUN + r"/changefeed", Api.changefeed, _PULL),
+    _route("GetRoleByHash", "GET", rf"tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
+    _route("GetRoleByVersion", "GET", rf"tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
+    _route("GetRole", "GET", rf"tuf/{_ROLE}\.json", Api.current, _PULL),
+    _route("GetKey", "GET", rf"tuf/{_SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
+    _route("RotateKey", "POST", rf"tuf/{_SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
+    _route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL),
+    _route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
     _route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed, ()),
     _route("Health", "GET", r"/_notary_server/health", Api.health, None),
     _route("Metrics", "GET", r"/metrics", Api.metrics, None),
@@ -337,10 +367,26 @@ _NOTHING = _route("NotFound", "", r"", Api.not_found, ())
 def _find(call: Call) -> tuple[Route, Mapping[str, str]]:
     """The first row that fits, and what its path names. HEAD is answered wherever GET is."""
     method = "GET" if call.method == "HEAD" else call.method
-    for route in ROUTES:
-        if route.method == method and (match := route.path.fullmatch(call.path)):
-            return route, match.groupdict()
+    for gun, path in _splits(call.path):
+        for route in ROUTES:
+            if route.method == method and route.of_gun is bool(gun) and (match := route.path.fullmatch(path)):
+                return route, match.groupdict() | ({"gun": gun} if gun else {})
     return _NOTHING, {}
+
+
+def _splits(path: str) -> Iterator[tuple[str, str]]:
+    """The ways to read a path: as a whole, and as a GUN and what follows it, from the longest GUN to the shortest.
+
+    A delegation may hold ``/_trust/`` too. What follows a GUN is never longer than ``_TAIL``, which bounds the work.
+    """
+    yield "", path
+    if not path.startswith(_BEFORE):
+        return
+    end = len(path)
+    while (end := path.rfind(_AFTER, len(_BEFORE), end)) > len(_BEFORE) - 1 and len(path) - end <= _TAIL:
+        gun = path[len(_BEFORE) : end]
+        if gun and "*" not in gun:
+            yield gun, path[end + len(_AFTER) :]
 
 
 # -- what handlers read and write -------------------------------------------------------------------------------------
@@ -352,8 +398,11 @@ def read_uploads(content_type: str, body: bytes) -> list[Upload]:
     The role is the raw file name of a part, less a trailing ``.json``. Raises MalformedUpload, NoFilename, InvalidRole
     and MalformedJSON.
     """
+    parts = parse_multipart(content_type, body)
+    if len(parts) > MAX_FILES:
+        raise MalformedUpload(f"the upload has {len(parts)} files; at most {MAX_FILES} are taken at once")
     uploads = []
-    for part in parse_multipart(content_type, body):
+    for part in parts:
         name = part.filename.removesuffix(".json")
         if not name:
             raise NoFilename("a part of the upload has no file name; it must be the name of a role")

@@ -2,7 +2,7 @@
 
 Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run every
 ``INTERVAL`` seconds and at start, never because somebody asks, so that a slow database cannot make the page slow and
-asking often cannot load the database.
+asking often cannot load the database. One that takes longer than that has failed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's own
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -58,16 +58,23 @@ class Health(Service):
         super().stopService()
 
     async def _run(self, name: str) -> None:
+        failure = ""
         try:
-            await self._checks[name]()
+            await self._checks[name]().addTimeout(INTERVAL, self._clock)
         except NotaryError as error:
-            if self._failures.get(name) != str(error):
-                self._log.error("health check failed: {check}: {error}", check=name, error=str(error))
-            self._failures[name] = str(error)
+            failure = str(error)
+        except TimeoutError:
+            failure = f"no answer within {INTERVAL:.0f} seconds"
         except Exception:  # noqa: BLE001 - one broken check must not end the others
             self._log.failure("health check broke: {check}", check=name)
-            self._failures[name] = "the check itself failed; the log says why"
-        else:
-            if self._failures.pop(name, None) is not None:
-                self._log.error("health check passes again: {check}", check=name)
-        self._on_result(name, name not in self._failures)
+            failure = "the check itself failed; the log says why"
+        if not self.running:
+            return  # it failed because what it asks is being closed
+        before = self._failures.pop(name, "")
+        if failure:
+            self._failures[name] = failure
+            if failure != before:
+                self._log.error("health check failed: {check}: {error}", check=name, error=failure)
+        elif before:
+            self._log.error("health check passes again: {check}", check=name)
+        self._on_result(name, not failure)

@@ -90,7 +90,7 @@ class Metrics(Collector):
         self._refreshed[role] += 1
 
     def expired_root(self) -> None:
-        """Count one read of a collection whose root has expired."""
+        """Count one renewal of a collection whose root has expired."""
         self._expired_roots += 1
 
     def observe_signing(self, operation: str, seconds: float, *, ok: bool) -> None:
@@ -131,8 +131,8 @@ class Metrics(Collector):
             refreshed.add_metric((role,), count)
         yield refreshed
         yield CounterMetricFamily(
-            "notary_server_expired_root_reads",
-            "Reads of collections whose root has expired: a publisher must act",
+            "notary_server_expired_root_renewals",
+            "Renewals of metadata under a root that has expired: a publisher must act",
             value=self._expired_roots,
         )
         yield from self._collect_signing()

@@ -7,9 +7,10 @@ the reactor may be held. Nothing is written before everything is valid and signe
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Protocol, TypeVar
+from datetime import datetime, timedelta
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -19,9 +20,17 @@ from notary.server.signing import SigningService, sign_draft
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Envelope, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+KEPT = 1_000
+"""How many timestamps and snapshots are not parsed again for a reader."""
+
+RETRY = timedelta(minutes=1)
+"""How long expired metadata that could not be renewed is served before the next try."""
 
 
 class InThread(Protocol):
@@ -30,6 +39,28 @@ class InThread(Protocol):
     def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
         """Start ``work``."""
         ...
+
+
+class Recent(Generic[K, V]):
+    """What was found out about the ``size`` files asked for last. It follows from their checksums, so it never lies."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """What is known, if it is still kept."""
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def put(self, key: K, value: V) -> None:
+        """Keep ``value``, in place of what was asked for longest ago."""
+        self._kept[key] = value
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
 
 
 class Repository:
@@ -54,6 +85,8 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT)
+        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
         self._log = Logger(namespace="notary.server.repository")
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -76,36 +109,47 @@ class Repository:
         if role in (TIMESTAMP, SNAPSHOT):
             return await self._current_signed_by_server(gun, role)
         found = await self._store.current(gun, [TIMESTAMP, SNAPSHOT, role])
-        timestamp = _present(found, TIMESTAMP)
-        snapshot = await self._vouched(gun, Timestamp.parse(Envelope.parse(timestamp.data)), SNAPSHOT, found)
-        return await self._vouched(gun, Snapshot.parse(Envelope.parse(snapshot.data)), role, found)
+        snapshot = await self._vouched(gun, _present(found, TIMESTAMP), SNAPSHOT, found)
+        return await self._vouched(gun, snapshot, role, found)
 
-    async def _vouched(
-        self, gun: Gun, by: Timestamp | Snapshot, role: RoleName, found: Mapping[RoleName, Stored]
-    ) -> Stored:
+    async def _vouched(self, gun: Gun, by: Stored, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         """The file of ``role`` whose checksum stands in ``by``; nearly always the one in ``found``."""
-        meta = by.meta.get(role)
-        if meta is None:
+        listed = self._listed.get(by.sha256)
+        if listed is None:
+            listed = await self._in_thread(lambda: _checksums(by))
+            self._listed.put(by.sha256, listed)
+        sha256 = listed.get(role)
+        if sha256 is None:
             raise NotFound(f"{role} is not part of the current snapshot")
-        sha256 = meta.hashes["sha256"].hex()
         stored = found.get(role)
         if stored is not None and stored.sha256 == sha256:
             return stored
         return await self._store.by_checksum(gun, role, sha256)
 
     async def _current_signed_by_server(self, gun: Gun, role: RoleName) -> Stored:
-        found = await self._store.current(gun, [ROOT, SNAPSHOT, TIMESTAMP])
-        timestamp = _present(found, TIMESTAMP)
-        renewal = refresh.stale(found, self._now())
-        if renewal is not None and await self._renew(gun, renewal):
-            found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
-            timestamp = _present(found, TIMESTAMP)
+        found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+        timestamp, snapshot = _present(found, TIMESTAMP), _present(found, SNAPSHOT)
+        pair = (timestamp.sha256, snapshot.sha256)
+        until = self._good_until.get(pair)
+        if until is None:
+            until = await self._in_thread(lambda: refresh.good_until(timestamp, snapshot))
+            self._good_until.put(pair, until)
+        if until <= self._now():
+            if await self._renew(gun):
+                found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+                timestamp = _present(found, TIMESTAMP)
+            else:
+                self._good_until.put(pair, self._now() + RETRY)
         if role == TIMESTAMP:
             return timestamp
-        return await self._vouched(gun, Timestamp.parse(Envelope.parse(timestamp.data)), SNAPSHOT, found)
+        return await self._vouched(gun, timestamp, SNAPSHOT, found)
 
-    async def _renew(self, gun: Gun, renewal: refresh.Refresh) -> bool:
+    async def _renew(self, gun: Gun) -> bool:
         """Sign and store what has expired. False if the server lacks the keys: then the old files are served."""
+        found = await self._store.current(gun, [ROOT, SNAPSHOT, TIMESTAMP])
+        renewal = await self._in_thread(lambda: refresh.stale(found, self._now()))
+        if renewal is None:
+            return True  # another request, or another instance, was first
         if renewal.root_expired:
             self._log.warn("the root of {gun} has expired; its publisher must sign a new one", gun=gun)
             self._on_expired_root()
@@ -117,9 +161,9 @@ class Repository:
         if not updates:
             return False
         try:
-            await self._store.publish(gun, updates)
+            await self._store.publish(gun, updates, found[TIMESTAMP].sha256)
         except OldVersion:
-            return True  # another request, or another instance, was first: what it wrote is as good
+            return True  # what the other one wrote is as good
         for update in updates:
             self._on_refresh(update.role)
         return True
@@ -149,7 +193,8 @@ class Repository:
 
         Raises InvalidUpdate, OldVersion and InvalidGun; SigningFailed and StorageFailed when these services are down.
         """
-        current = await self._store.current(gun, publish.needed([upload.role for upload in uploads]))
+        roles = await self._in_thread(lambda: publish.needed([upload.role for upload in uploads]))
+        current = await self._store.current(gun, roles)
         plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
         updates = [*plan.updates]
         snapshot = None
@@ -158,7 +203,8 @@ class Repository:
             updates.append(Update(SNAPSHOT, plan.snapshot.version, snapshot))
         # Last, because the timestamp holds the snapshot's checksum.
         timestamp = await self._signed_timestamp(plan.timestamp(snapshot))
-        await self._store.publish(gun, [*updates, timestamp])
+        previous = current.get(TIMESTAMP)
+        await self._store.publish(gun, [*updates, timestamp], None if previous is None else previous.sha256)
         return timestamp
 
     # -- keys ---------------------------------------------------------------------------------------------------------
@@ -167,7 +213,7 @@ class Repository:
         """The key that the current root names for ``role`` if the server can sign with it, else a pending key."""
         found = await self._store.current(gun, [ROOT])
         if ROOT in found:
-            root = Root.parse(Envelope.parse(found[ROOT].data))
+            root = Root.parse(publish.stored_envelope(ROOT, found[ROOT].data))
             for key in root.roles[role].keys.values():
                 try:
                     return await self._signing.get_key(key.canonical_id)
@@ -188,6 +234,13 @@ class Repository:
     async def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Sequence[Change]:
         """See MetadataStore.changes."""
         return await self._store.changes(gun, change_id, records)
+
+
+def _checksums(stored: Stored) -> Mapping[str, str]:
+    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex."""
+    kind = Timestamp if stored.role == TIMESTAMP else Snapshot
+    meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
+    return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
 
 
 def _present(found: Mapping[RoleName, Stored], role: RoleName) -> Stored:

@@ -20,7 +20,7 @@ from notary.net.grpc import Channel, RpcError, Status
 from notary.proto import health_pb2, signer_pb2
 from notary.tuf import private
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import Gun, RoleName, Signature
+from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.publish import Draft
 
 T = TypeVar("T")
@@ -122,26 +122,44 @@ class RemoteSigner:
     def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
         """See the port."""
         request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
-        answer = self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey)
-        return answer.addCallback(_public_key)
+        return self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
 
     def get_key(self, key_id: str) -> Deferred[PublicKey]:
         """See the port."""
         request = signer_pb2.KeyID(ID=key_id)
-        answer = self._call("/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse)
-        return answer.addCallback(_public_key)
+
+        def asked_for(answer: signer_pb2.GetKeyInfoResponse) -> PublicKey:
+            key = _public_key(answer)
+            if key.key_id != key_id:
+                raise _SenselessAnswer
+            return key
+
+        return self._call("/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for)
 
     def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
         """See the port."""
         request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=payload)
-        answer = self._call("/proto.Signer/Sign", request, signer_pb2.Signature)
-        return answer.addCallback(lambda signature: (signature.algorithm.algorithm, signature.content))
+
+        def method_and_content(answer: signer_pb2.Signature) -> tuple[str, bytes]:
+            if not answer.content:
+                raise _SenselessAnswer
+            return answer.algorithm.algorithm, answer.content
+
+        return self._call("/proto.Signer/Sign", request, signer_pb2.Signature, method_and_content)
 
     async def _check(self) -> None:
         for service in ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"):
             request = health_pb2.HealthCheckRequest(service=service)
-            answer = await self._call("/grpc.health.v1.Health/Check", request, health_pb2.HealthCheckResponse)
-            if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            try:
+                status = await self._call(
+                    "/grpc.health.v1.Health/Check",
+                    request,
+                    health_pb2.HealthCheckResponse,
+                    lambda answer: answer.status,
+                )
+            except KeyNotFound as error:  # what NOT_FOUND means elsewhere
+                raise SigningFailed(f"the signer at {self._channel.name} has no service {service}") from error
+            if status != health_pb2.HealthCheckResponse.SERVING:
                 raise SigningFailed(f"the signer at {self._channel.name} says that it cannot work; its log says why")
 
     def check(self) -> Deferred[None]:
@@ -152,21 +170,27 @@ class RemoteSigner:
         """See the port."""
         return self._channel.close()
 
-    def _call(self, path: str, request: Message, answer: type[M]) -> Deferred[M]:
+    def _call(self, path: str, request: Message, answer: type[M], read: Callable[[M], T]) -> Deferred[T]:
         call = self._channel.call(path, request.SerializeToString(), SIGNER_SECONDS)
-        return call.addCallback(answer.FromString).addErrback(self._failed)
+        return call.addCallback(answer.FromString).addCallback(read).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> NoReturn:
-        failure.trap(RpcError, DecodeError)
+        failure.trap(RpcError, DecodeError, _SenselessAnswer)
         error = failure.value
-        if isinstance(error, RpcError):
-            if error.status is Status.NOT_FOUND:
-                raise KeyNotFound(str(error))
-            raise SigningFailed(f"the signer at {self._channel.name}: {error.status.name}: {error.message}")
-        raise SigningFailed(f"the signer at {self._channel.name} sent an answer that is not of the protocol")
+        if not isinstance(error, RpcError):
+            raise SigningFailed(f"the signer at {self._channel.name} sent an answer that makes no sense")
+        if error.status is Status.NOT_FOUND:
+            raise KeyNotFound(str(error))
+        raise SigningFailed(f"the signer at {self._channel.name}: {error.status.name}: {error.message}")
+
+
+class _SenselessAnswer(Exception):
+    """A signer answered with a message of the right kind that cannot be what was asked for."""
 
 
 def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) -> PublicKey:
+    if not answer.publicKey:
+        raise _SenselessAnswer
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
 
 
@@ -215,7 +239,7 @@ async def sign_draft(service: SigningService, draft: Draft) -> bytes:
     Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
     """
     signatures = []
-    for key in draft.keys:  # nearly always one
+    for key in draft.keys[:MAX_SIGNATURES]:  # nearly always one; beyond that, no reader would take the file
         try:
             method, sig = await service.sign(key.canonical_id, draft.payload)
         except KeyNotFound:

@@ -64,8 +64,12 @@ class MetadataStore(Protocol):
         """The given version of ``role``. Raises NotFound."""
         ...
 
-    def publish(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
+
+        ``after`` is the ``sha256`` (lower-case hex) of the timestamp that the updates were made to follow; None, for a
+        first publish, checks nothing. Raises OldVersion if the newest stored timestamp is another one, or gone: then
+        what the updates were judged against is no longer there. The transaction that writes decides it.
 
         Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
         comes twice: somebody else was first. InvalidGun if the backend cannot hold this name, or cannot tell it from

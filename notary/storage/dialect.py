@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,12 +89,18 @@ def _sqlite_code(error: Exception) -> int:
 
 
 class _SQLiteConnection(sqlite3.Connection):
-    """Makes the file if it is not there, for its owner only: SQLite gives its journals the same rights."""
+    """Makes the file if it is not there, for its owner only: SQLite gives its journals the same rights.
+
+    Without ever opening it: a process that closes any descriptor of a file drops every POSIX lock it holds on it, those
+    of SQLite's other connections included, and the next foreign process to close the database would delete the log that
+    we go on writing to (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
 
     def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
-        # What is wrong here is wrong for SQLite too, and `explain` knows its errors.
+        # Usually it is there. What else is wrong here is wrong for SQLite too, and `explain` knows its errors. SQLite
+        # follows links, mknod does not.
         with contextlib.suppress(OSError):
-            os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+            os.mknod(os.path.realpath(database), stat.S_IFREG | 0o600)
         super().__init__(database, *arguments, **options)
 
 

@@ -63,11 +63,14 @@ class MemoryMetadataStore:
     def _versions(self, gun: Gun, role: RoleName) -> Mapping[int, Stored]:
         return self._files.get(gun, {}).get(role, {})
 
-    def publish(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""
-        return execute(self._publish, gun, updates)
+        return execute(self._publish, gun, updates, after)
 
-    def _publish(self, gun: Gun, updates: Sequence[Update]) -> None:
+    def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> None:
+        timestamps = self._versions(gun, TIMESTAMP)
+        if after is not None and (not timestamps or timestamps[max(timestamps)].sha256 != after):
+            raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
         if len({(update.role, update.version) for update in updates}) < len(updates):
             raise OldVersion(f"{gun}: one role and version comes twice")
         for update in updates:

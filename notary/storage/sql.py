@@ -332,7 +332,18 @@ def _time(value: Any) -> datetime:
 
 def _bytes(value: Any) -> bytes:
     """Binary content; a Go Notary writes some of it as text."""
-    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise StorageFailed(f"the database holds {value!r} where binary content belongs: correct that row")
+
+
+def _version(value: Any) -> int:
+    """A version number; SQLite takes text in an integer column, and holds it to be above every number."""
+    if isinstance(value, int):
+        return value
+    raise StorageFailed("the database holds something else where a version number belongs: correct that row")
 
 
 # -- metadata ---------------------------------------------------------------------------------------------------------
@@ -344,7 +355,9 @@ _THIS_ROLE: Final = "WHERE gun = ? AND role = ? AND deleted_at IS NULL"
 
 def _stored(role: RoleName, row: Row) -> Stored:
     version, data, sha256, modified = row
-    return Stored(role, version, _bytes(data), sha256, _time(modified))
+    content = _bytes(data)
+    # A Go Notary from before that column left it empty.
+    return Stored(role, _version(version), content, sha256 or hashlib.sha256(content).hexdigest(), _time(modified))
 
 
 def _current(cursor: Cursor, gun: Gun, roles: Collection[RoleName]) -> Mapping[RoleName, Stored]:
@@ -371,7 +384,12 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _publish(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> None:
+def _publish(cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object) -> None:
+    if after is not None:
+        # As the caller read it: a checksum that was never written is worked out here too.
+        timestamp = _current(cursor, gun, [TIMESTAMP]).get(TIMESTAMP)
+        if timestamp is None or timestamp.sha256 != after:
+            raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
     # Against what was stored before this call: the updates may come in any order.
     for update in updates:
         row = cursor.first(
@@ -381,7 +399,8 @@ def _publish(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -
             update.version,
         )
         if row is not None:
-            raise OldVersion(f"{gun}: {update.role} version {row[0]} is stored, and {update.version} is not above it")
+            newest = _version(row[0])
+            raise OldVersion(f"{gun}: {update.role} version {newest} is stored, and {update.version} is not above it")
     for update in updates:
         place = (str(gun), str(update.role), update.version)
         sha256 = hashlib.sha256(update.data).hexdigest()
@@ -459,14 +478,14 @@ class SQLMetadataStore:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
 
-    def publish(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""
         if len({(update.role, update.version) for update in updates}) < len(updates):
             return fail(OldVersion(f"{gun}: one role and version comes twice"))
         if any(update.version > _INT32_MAX for update in updates):
             return fail(StorageFailed(f"{gun}: a version is above {_INT32_MAX}, the largest that can be stored"))
         now = self._database.dialect.bind_time(self._database.now())
-        done = self._database.write(_publish, gun, tuple(updates), now)
+        done = self._database.write(_publish, gun, tuple(updates), after, now)
 
         def overtaken(failure: Failure) -> None:
             failure.trap(Duplicate)

@@ -26,6 +26,12 @@ MAX_DEPTH: Final = 100
 MAX_INTEGER: Final = 2**53 - 1
 """Larger integers are not safe in JSON (RFC 7493, 2.2): the Go client verifies a 64-bit float's idea of them."""
 
+MAX_CONTAINERS: Final = 300_000
+"""How many objects and arrays a document may hold: more than 140,000 targets need, at two each (section 9)."""
+
+MAX_COMMAS: Final = 500_000
+"""How many commas a document may hold: more than 140,000 targets need, at three each (section 9)."""
+
 _DIGITS: Final = len(str(MAX_INTEGER))
 _SHOWN: Final = 64
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -43,9 +49,10 @@ def parse(data: bytes) -> Json:
     """Read one JSON value.
 
     Refused, with MalformedJSON: anything but UTF-8 (a byte order mark included), members given twice, NaN and
-    infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, and
-    anything after the value.
+    infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, more
+    structure than MAX_CONTAINERS and MAX_COMMAS, and anything after the value.
     """
+    _limit_structure(data)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -182,7 +189,19 @@ class Members:
         return tuple(values)
 
     def _wrong(self, name: str, expected: str) -> InvalidMetadata:
-        return InvalidMetadata(f"{self._where}: {name} must be {expected}")
+        # A digest stands under a name of the writer's choice.
+        shown = name if name.isascii() and name.isidentifier() and len(name) <= _SHOWN else quote(name)
+        return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
+
+
+def _limit_structure(data: bytes) -> None:
+    # Decoding a document, and sorting its members to encode it, holds the interpreter for as long as its structure is
+    # large, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are counted too,
+    # since telling them apart would cost what this saves.
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        raise MalformedJSON(f"too much structure: at most {MAX_CONTAINERS} characters may be '[' or '{{'")
+    if data.count(b",") > MAX_COMMAS:
+        raise MalformedJSON(f"too much structure: at most {MAX_COMMAS} characters may be ','")
 
 
 def _encode(value: Json) -> str:

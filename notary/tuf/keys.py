@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,7 +19,7 @@ import nacl.signing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from notary.errors import InvalidMetadata
 from notary.tuf import canonical
@@ -144,7 +144,7 @@ class Result:
 
 def verify(key: PublicKey, signature: Signature, payload: bytes) -> bool:
     """Whether ``signature`` is by ``key`` over ``payload``, with a method that fits the key. No key id is looked at."""
-    return _identity(key, signature, payload) is not None
+    return _identity(key, signature, _Message(payload), _load) is not None
 
 
 def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
@@ -153,9 +153,13 @@ def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
     Signatures by other keys do not count, and one public key counts once, under however many ids or certificates it
     appears. Raises InvalidMetadata if there are no signatures at all, or if one names a key whose id is not that of
     its content.
+
+    What many signatures share is done once, however large it is: hashing the payload (Ed25519 excepted, which has no
+    digest to share) and reading a key. :data:`notary.tuf.model.MAX_SIGNATURES` bounds the rest.
     """
     if not envelope.signatures:
         raise InvalidMetadata("no signatures")
+    message, load = _Message(envelope.payload), cache(_load)
     valid: dict[str, bytes] = {}
     for signature in dict.fromkeys(envelope.signatures):
         key = role.keys.get(signature.key_id)
@@ -163,7 +167,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
             continue
         if key.key_id != signature.key_id:
             raise InvalidMetadata(f"key id {quote(signature.key_id)} does not match the content of its key")
-        identity = _identity(key, signature, envelope.payload)
+        identity = _identity(key, signature, message, load)
         if identity is not None:
             valid[signature.key_id] = identity
     return Result(frozenset(valid), len(set(valid.values())) >= role.threshold)
@@ -175,18 +179,40 @@ def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
 
 _Key: TypeAlias = Any
 _Loader: TypeAlias = Callable[[bytes], _Key]
-_Check: TypeAlias = Callable[[_Key, bytes, bytes], object]
+_Check: TypeAlias = Callable[[_Key, bytes, "_Message"], object]
 
 
-def _identity(key: PublicKey, signature: Signature, payload: bytes) -> bytes | None:
+class _Message:
+    """The bytes that signatures cover, and their SHA-256, which is computed once for all of them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @cached_property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(self.data).digest()
+
+
+def _load(loader: _Loader, public: bytes) -> _Key | None:
+    try:
+        return loader(public)
+    except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
+        return None
+
+
+def _identity(
+    key: PublicKey, signature: Signature, message: _Message, load: Callable[[_Loader, bytes], _Key | None]
+) -> bytes | None:
     """What tells the verified public key from all others, or None if the signature is not valid."""
     row = _ALGORITHMS.get((signature.method, key.key_type))
     if row is None:
         return None
-    load, check = row
+    loader, check = row
+    loaded = load(loader, key.public)
+    if loaded is None:
+        return None
     try:
-        loaded = load(key.public)
-        check(loaded, signature.sig, payload)
+        check(loaded, signature.sig, message)
         return _pkix(loaded) if key.key_type != "ed25519" else key.public
     except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
         return None
@@ -213,14 +239,14 @@ def _certificate(public: bytes) -> _Key:
     return x509.load_pem_x509_certificate(public).public_key()
 
 
-def _ecdsa(key: _Key, sig: bytes, payload: bytes) -> None:
+def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise ValueError("not a key on a known curve")
     width = (key.curve.key_size + 7) // 8
     if len(sig) != 2 * width:
         raise ValueError("not r and s in fixed width")
     r, s = int.from_bytes(sig[:width], "big"), int.from_bytes(sig[width:], "big")
-    key.verify(encode_dss_signature(r, s), payload, ec.ECDSA(hashes.SHA256()))
+    key.verify(encode_dss_signature(r, s), message.sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
 def _rsa(key: _Key) -> rsa.RSAPublicKey:
@@ -229,17 +255,17 @@ def _rsa(key: _Key) -> rsa.RSAPublicKey:
     return key
 
 
-def _pss(key: _Key, sig: bytes, payload: bytes) -> None:
+def _pss(key: _Key, sig: bytes, message: _Message) -> None:
     sha256 = hashes.SHA256()
-    _rsa(key).verify(sig, payload, padding.PSS(padding.MGF1(sha256), sha256.digest_size), sha256)
+    _rsa(key).verify(sig, message.sha256, padding.PSS(padding.MGF1(sha256), sha256.digest_size), Prehashed(sha256))
 
 
-def _pkcs1v15(key: _Key, sig: bytes, payload: bytes) -> None:
-    _rsa(key).verify(sig, payload, padding.PKCS1v15(), hashes.SHA256())
+def _pkcs1v15(key: _Key, sig: bytes, message: _Message) -> None:
+    _rsa(key).verify(sig, message.sha256, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
 
 
-def _eddsa(key: _Key, sig: bytes, payload: bytes) -> None:
-    key.verify(payload, sig)
+def _eddsa(key: _Key, sig: bytes, message: _Message) -> None:
+    key.verify(message.data, sig)
 
 
 _ALGORITHMS: Final[Mapping[tuple[str, str], tuple[_Loader, _Check]]] = MappingProxyType(

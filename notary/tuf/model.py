@@ -24,6 +24,7 @@ from notary.tuf.keys import PublicKey, RoleKeys, Signature
 
 __all__ = [
     "BASE_ROLES",
+    "MAX_SIGNATURES",
     "MAX_VERSION",
     "ROOT",
     "SNAPSHOT",
@@ -109,6 +110,9 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = BASE_ROLES
 
 # -- envelopes --------------------------------------------------------------------------------------------------------
 
+MAX_SIGNATURES: Final = 100
+"""How many signatures a file may hold (docs/protocol.md, section 9): each may cost a public-key operation."""
+
 _ENVELOPE = frozenset({"signed", "signatures"})
 _SIGNATURE = frozenset({"keyid", "method", "sig"})
 
@@ -124,14 +128,19 @@ class Envelope:
 
     @classmethod
     def parse(cls, data: bytes) -> Envelope:
-        """Read a file. Raises MalformedJSON, also for unknown members outside ``signed``: nobody signed them."""
+        """Read a file.
+
+        Raises MalformedJSON, also for unknown members outside ``signed``, which nobody signed, and for more than
+        MAX_SIGNATURES signatures.
+        """
         try:
             members = Members(canonical.parse(data), _ENVELOPE, "metadata", closed=True)
+            listed = members.sequence("signatures")
+            if len(listed) > MAX_SIGNATURES:
+                raise MalformedJSON(f"{len(listed)} signatures: a file holds at most {MAX_SIGNATURES}")
             signatures = tuple(
                 Signature(signature.text("keyid"), signature.text("method").lower(), signature.binary("sig"))
-                for signature in (
-                    Members(value, _SIGNATURE, "signature", closed=True) for value in members.sequence("signatures")
-                )
+                for signature in (Members(value, _SIGNATURE, "signature", closed=True) for value in listed)
             )
             signed = members.mapping("signed")
         except InvalidMetadata as error:

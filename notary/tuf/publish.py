@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
+from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
 from notary.tuf import canonical, keys
 from notary.tuf.canonical import quote
 from notary.tuf.keys import PublicKey
@@ -60,6 +60,13 @@ TIMESTAMP_LIFETIME = timedelta(days=14)
 MAX_LEAP = 1_000
 """How far an uploaded version may lie above the stored one (docs/protocol.md, section 9)."""
 
+MAX_FILES = 200
+"""How many files one upload may hold (docs/protocol.md, section 9); whoever reads uploads enforces it.
+
+Each file can be a delegation over a hundred levels deep, all of whose ancestors :func:`needed` names.
+"""
+
+_SHOWN = 3
 _NOT_BEFORE_LEEWAY = timedelta(days=1)
 _SHA1_SIGNATURES = {
     "1.2.840.113549.1.1.5",  # RSA
@@ -125,18 +132,21 @@ class Draft:
     threshold: int
 
     def assemble(self, signatures: Sequence[Signature]) -> bytes:
-        """The whole signed file, with those of ``signatures`` that verify.
+        """The whole signed file, with those of ``signatures`` that are by keys of the role.
 
-        Raises InvalidUpdate if they fall short of the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a
-        snapshot (the publisher should have uploaded one), ErrBadRoot for a timestamp (root names a key that is not
-        this server's).
+        Raises SigningFailed if one of these does not verify: whoever made it is broken. Raises InvalidUpdate if they
+        fall short of the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a snapshot (the publisher should
+        have uploaded one), ErrBadRoot for a timestamp (root names a key that is not this server's).
         """
         by_id = {key.key_id: key for key in self.keys}
-        valid = {
-            signature.key_id: signature
-            for signature in signatures
-            if signature.key_id in by_id and keys.verify(by_id[signature.key_id], signature, self.payload)
-        }
+        valid: dict[str, Signature] = {}
+        for signature in signatures:
+            key = by_id.get(signature.key_id)
+            if key is None:
+                continue
+            if not keys.verify(key, signature, self.payload):
+                raise SigningFailed(f"the signature of the {self.role} by key {signature.key_id} does not verify")
+            valid[signature.key_id] = signature
         if len(valid) < self.threshold:
             raise self._unsigned(len(valid))
         # Members stand in the order in which the Go server writes them: when one takes over this database it hashes
@@ -148,7 +158,7 @@ class Draft:
         return b'{"signed":' + self.payload + b',"signatures":[' + listed + b"]}"
 
     def _unsigned(self, held: int) -> InvalidUpdate:
-        ids = ", ".join(key.key_id for key in self.keys) or "none"
+        ids = _some([key.key_id for key in self.keys], ", ") or "none"
         shortage = (
             f"this server can sign with {held} of the {self.threshold} {self.role} key(s) needed "
             f"(root names these: {ids})"
@@ -189,9 +199,13 @@ class Plan:
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
     """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
-    wanted = {ROOT, SNAPSHOT, TIMESTAMP, *roles}
+    wanted = {ROOT, SNAPSHOT, TIMESTAMP}
     for role in roles:
-        wanted.update(_ancestors(role))
+        # What is wanted already has its ancestors there: each name is looked at once.
+        above: RoleName | None = role
+        while above is not None and above not in wanted:
+            wanted.add(above)
+            above = above.parent
     return frozenset(wanted)
 
 
@@ -435,6 +449,12 @@ def _blame(fault: Fault, role: RoleName) -> Iterator[None]:
         raise InvalidUpdate(fault, message if message.startswith(role) else f"{role}: {message}") from error
 
 
+def _some(texts: Sequence[str], separator: str) -> str:
+    """The first few of ``texts`` and the number of the others: a message must not grow with the upload."""
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+    return separator.join([*texts[:_SHOWN], *more])
+
+
 def _ancestors(role: RoleName) -> list[RoleName]:
     """The parents of a delegation, the outermost (targets) first; none for every other role."""
     chain: list[RoleName] = []
@@ -478,7 +498,8 @@ def _certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
         else:
             usable[certified.key_id] = certified
     if not usable:
-        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({'; '.join(faults) or 'no keys'})")
+        reasons = _some(faults, "; ") or "no keys"
+        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({reasons})")
     return RoleKeys(usable, named.threshold)
 
 

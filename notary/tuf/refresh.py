@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from notary.errors import InvalidMetadata, InvalidUpdate, NotFound
 from notary.tuf import keys
@@ -81,6 +81,18 @@ def _renewed(root: Root, held_root: Held, held_snapshot: Held, now: datetime) ->
         return next_snapshot(root, held_snapshot, {ROOT: held_root.data}, now)
     except InvalidUpdate:
         return None
+
+
+def good_until(timestamp: Held, snapshot: Held) -> datetime:
+    """The moment from which :func:`stale` has something to renew; long past if the two do not belong together.
+
+    Raises InvalidMetadata if one of them is not valid.
+    """
+    first = Timestamp.parse(stored_envelope(TIMESTAMP, timestamp.data))
+    second = Snapshot.parse(stored_envelope(SNAPSHOT, snapshot.data))
+    if not first.meta[SNAPSHOT].matches(snapshot.data):
+        return datetime.min.replace(tzinfo=UTC)
+    return min(first.expires, second.expires)
 
 
 def _held(current: Mapping[RoleName, Held], role: RoleName) -> Held:

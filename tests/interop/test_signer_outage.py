@@ -11,9 +11,8 @@ import itertools
 import json
 import re
 import signal
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from typing import Any, Self
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from notary.proto import signer_pb2
 from tests.support.author import Author, make_key
 from tests.support.certs import Authority
 from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, daemon, remote_signer
@@ -40,12 +40,13 @@ from tests.support.sides import (
     form_of,
     make_collection,
 )
-from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
+from tests.support.signer import CALL_SECONDS, OUR_SIGNER, Client, Pair, signer_daemon
 
 SERVER_STORAGE = {"backend": "sqlite3", "db_url": "notary.db"}
 SIGNER_STORAGE = {"backend": "sqlite3", "db_url": "keys.db", "default_alias": "alias_one"}
 ENVIRONMENT = {"NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
 PUBLISHERS = 4
+CROWD = 200
 ANSWER_SECONDS = 10.0
 """Within this a publish must be answered, whatever has become of the signer."""
 TICK_SECONDS = 0.05
@@ -59,17 +60,28 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair.mint(tmp_path_factory.mktemp("signer-tls"))
 
 
-def start_pair(pair: Pair, directory: Path, stack: ExitStack) -> tuple[Daemon, Daemon]:
-    """A signer and a server that uses it; ``stack`` ends them."""
+@pytest.fixture(scope="module")
+def daemons(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
+    directory = tmp_path_factory.mktemp("outage")
     signer = signer_daemon("signer", OUR_SIGNER, pair, directory, SIGNER_STORAGE, environment=ENVIRONMENT)
     ca, client = pair.authority.write(pair.folder, "root"), pair.client.write(pair.folder, "client")
-    server = daemon(
-        "server", OUR_SERVER, directory, storage=SERVER_STORAGE, extra=remote_signer(signer.port, ca, client)
-    )
-    for each in (signer, server):
-        stack.callback(each.kill)
-        each.start()
-    return signer, server
+    extra = remote_signer(signer.port, ca, client)
+    with signer, daemon("server", OUR_SERVER, directory, storage=SERVER_STORAGE, extra=extra) as server:
+        yield signer, server
+
+
+@pytest.fixture
+def signer(daemons: tuple[Daemon, Daemon]) -> Daemon:
+    """A signer at work, whatever a test before has done to it."""
+    daemons[0].ensure()
+    return daemons[0]
+
+
+@pytest.fixture
+def server(daemons: tuple[Daemon, Daemon], signer: Daemon) -> Daemon:
+    """A server that uses that signer, and that no test may end otherwise than by restarting it."""
+    assert daemons[1].alive, daemons[1].output()
+    return daemons[1]
 
 
 # -- traffic ----------------------------------------------------------------------------------------------------------
@@ -97,7 +109,10 @@ class Traffic:
 
     async def __aexit__(self, *_: object) -> None:
         self._over = True
-        await gatherResults(self._workers, consumeErrors=True)
+        try:
+            await gatherResults(self._workers, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -153,6 +168,15 @@ class Traffic:
         await self.until(lambda: all(self._taken[gun] >= count for gun, count in wanted.items()))
 
 
+async def unhealthy(side: Side) -> Answer:
+    """The health page once it no longer says that all is well."""
+    ends = side.reactor.seconds() + PATIENCE_SECONDS
+    while (answer := await side.get(HEALTH)).status == 200:
+        assert side.reactor.seconds() < ends, "the server has not noticed"
+        await deferLater(side.reactor, TICK_SECONDS)
+    return answer
+
+
 async def check_everything(side: Side, collections: list[Collection]) -> None:
     """All roles can be read, fit together and are those of the last publish that was taken; another one is taken."""
     for collection in collections:
@@ -169,56 +193,69 @@ async def check_everything(side: Side, collections: list[Collection]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_signer_that_is_killed_and_comes_back(reactor: Any, pair: Pair, tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        signer, server = start_pair(pair, tmp_path, stack)
-        async with Side(server, reactor) as side:
-            collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
-            quiet = await make_collection(side, server_snapshot=True)
-            health = await side.get(HEALTH)
-            assert (health.status, health.body) == (200, b"{}")
-            async with Traffic(side, collections) as traffic:
-                await traffic.answered(200, 2 * PUBLISHERS)
-                signer.kill()
-                await traffic.answered(500, PUBLISHERS)
-                while (health := await side.get(HEALTH)).status == 200:
-                    await traffic.answered(500, 1)
-                assert health.status == 503
-                assert list(json.loads(health.body)) == ["Trust operational"]
-                assert "UNAVAILABLE" in json.loads(health.body)["Trust operational"]
-                signer.start()
-                await traffic.everybody_publishes()
-            assert traffic.reads > 0
-            await check_everything(side, [*collections, quiet])
+async def test_a_signer_that_is_killed_and_comes_back(reactor: Any, signer: Daemon, server: Daemon) -> None:
+    async with Side(server, reactor) as side:
+        collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
+        quiet = await make_collection(side, server_snapshot=True)
+        health = await side.get(HEALTH)
+        assert (health.status, health.body) == (200, b"{}")
+        async with Traffic(side, collections) as traffic:
+            await traffic.answered(200, 2 * PUBLISHERS)
+            signer.kill()
+            await traffic.answered(500, PUBLISHERS)
+            health = await unhealthy(side)
+            assert health.status == 503
+            failures = json.loads(health.body)
+            assert list(failures) == ["Trust operational"]
+            assert failures["Trust operational"].startswith(f"the signer at localhost:{signer.port}: UNAVAILABLE: ")
+            signer.start()
+            await traffic.everybody_publishes()
+        assert traffic.reads > 0
+        await check_everything(side, [*collections, quiet])
 
-        for each in (server, signer):
-            assert each.stop() == -signal.SIGTERM, each.output()
-        for each in (server, signer):  # in the order in which the server finds no signer at first
-            each.start()
-        async with Side(server, reactor) as side:
-            await check_everything(side, [*collections, quiet])
-            newcomer = await make_collection(side, server_snapshot=True)
-            await newcomer.verify()
+    for each in (server, signer):
+        assert each.stop() == -signal.SIGTERM, each.output()
+    for each in (server, signer):  # the server finds no signer at first
+        each.start()
+    async with Side(server, reactor) as side:
+        await check_everything(side, [*collections, quiet])
+        newcomer = await make_collection(side, server_snapshot=True)
+        await newcomer.verify()
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_signer_that_is_stopped_and_started_again_is_not_missed(
-    reactor: Any, pair: Pair, tmp_path: Path
+    reactor: Any, signer: Daemon, server: Daemon
 ) -> None:
     """It finishes what it was asked, and what it has not begun waits for its successor: no publish fails."""
-    with ExitStack() as stack:
-        signer, server = start_pair(pair, tmp_path, stack)
-        async with Side(server, reactor) as side:
-            collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
-            async with Traffic(side, collections) as traffic:
-                for _ in range(3):
-                    await traffic.everybody_publishes()
-                    assert await deferToThread(signer.stop) == -signal.SIGTERM, signer.output()
-                    signer.start()
+    before = len(signer.output())
+    async with Side(server, reactor) as side:
+        collections = [await make_collection(side, server_snapshot=one % 2 == 0) for one in range(PUBLISHERS)]
+        async with Traffic(side, collections) as traffic:
+            for _ in range(3):
                 await traffic.everybody_publishes()
-            assert traffic.statuses.keys() == {200}, traffic.statuses
-            await check_everything(side, collections)
-    assert "error" not in {json.loads(line)["level"] for line in signer.output().splitlines()}
+                assert await deferToThread(signer.stop) == -signal.SIGTERM, signer.output()
+                signer.start()
+            await traffic.everybody_publishes()
+        assert traffic.statuses.keys() == {200}, traffic.statuses
+        await check_everything(side, collections)
+    assert "error" not in {json.loads(line)["level"] for line in signer.output()[before:].splitlines()}
+
+
+def test_a_signer_that_is_stopped_finishes_what_it_was_asked(pair: Pair, signer: Daemon) -> None:
+    """Stopped while it unwraps many keys, as after a start. What it has not begun is for its successor."""
+    with Client(pair, signer.port) as client:
+        ids = [client.create("example.com/crowd", f"targets/{one}", "ecdsa").keyInfo.keyID.ID for one in range(CROWD)]
+    signer.stop()
+    signer.start()
+    with Client(pair, signer.port) as client:
+        sign = client._channel.unary_unary("/proto.Signer/Sign", response_deserializer=signer_pb2.Signature.FromString)
+        requests = [signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=one), content=b"content") for one in ids]
+        calls = [sign.future(one.SerializeToString(), timeout=CALL_SECONDS, wait_for_ready=True) for one in requests]
+        calls[0].add_done_callback(lambda _: signer.signal(signal.SIGTERM))
+        assert signer.wait() == -signal.SIGTERM, signer.output()
+        signer.start()
+        assert [call.result().keyInfo.keyID.ID for call in calls] == ids
 
 
 # -- a signer that cannot be reached, or does not want this server ----------------------------------------------------
@@ -251,92 +288,60 @@ class Case:
 
 
 class World:
-    """What a server may be sent to by mistake, all at work; and certificates, good and bad."""
+    """What a server may be sent to by mistake, by name: our signers, and Go servers; and certificates, good and bad."""
 
-    def __init__(self, pair: Pair, certificates: Certificates, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, pair: Pair, certificates: Certificates, directory: Path) -> None:
         self.ca = pair.authority.write(pair.folder, "root")
         self.other_ca = Authority.root("another root").write(pair.folder, "other-root")
+        self.https_ca = certificates.ca
         self.client = pair.client.write(pair.folder, "client")
         self.expired = pair.intermediate.leaf("notary-server", ends=-timedelta(hours=1)).write(pair.folder, "expired")
-        self.stranger = Authority.root("another root").leaf("notary-server").write(pair.folder, "stranger")
-        self.certificates = certificates
-        for name, leaf in (
-            ("elsewhere", pair.intermediate.leaf("elsewhere.example")),
-            ("too-late", pair.intermediate.leaf("localhost", ends=-timedelta(hours=1))),
-        ):
-            leaf.write(pair.folder, name)
-        changes: dict[str, dict[str, Any]] = {
+        certificate, key = pair.intermediate.leaf("elsewhere.example").write(pair.folder, "elsewhere")
+        signers: Mapping[str, Mapping[str, Any]] = {
             "signer": {},
             "picky": {"client_names": ["somebody-else"]},
-            **{
-                name: {
-                    "tls_cert_file": str(pair.folder / f"{name}.crt"),
-                    "tls_key_file": str(pair.folder / f"{name}.key"),
-                }
-                for name in ("elsewhere", "too-late")
-            },
+            "elsewhere": {"tls_cert_file": str(certificate), "tls_key_file": str(key)},
         }
         self.daemons = {
-            name: signer_daemon(name, OUR_SIGNER, pair, directory, {"backend": "memory"}, level="warning", **more)
-            for name, more in changes.items()
+            name: signer_daemon(name, OUR_SIGNER, pair, directory, {"backend": "memory"}, level="warning", **changes)
+            for name, changes in signers.items()
         }
-        self.daemons["plain"] = daemon("plain", GO_SERVER, directory)
+        self.daemons["http"] = daemon("http", GO_SERVER, directory)
         self.daemons["https"] = daemon("https", GO_SERVER, directory, tls=certificates)
-        self.daemons["our-https"] = daemon("our-https", OUR_SERVER, directory, tls=certificates)
-        self.silent = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            self.closed = closed.getsockname()[1]
 
-    def section(self, to: str | int, **changes: Any) -> Mapping[str, Any]:
+    def section(self, name: str, **changes: Any) -> Mapping[str, Any]:
         """The server's, right but for ``changes``."""
-        port = to if isinstance(to, int) else self.daemons[to].port
-        return remote_signer(port, **{"ca": self.ca, "client": self.client} | changes)
+        return remote_signer(self.daemons[name].port, **{"ca": self.ca, "client": self.client} | changes)
 
 
 CASES = {
     "another CA": Case(
         lambda world: world.section("signer", ca=world.other_ca),
-        r"certificate verify failed",
+        "certificate verify failed",
         "signer",
-        r"alert unknown ca",
+        "alert unknown ca",
     ),
     "no client certificate": Case(
         lambda world: world.section("signer", client=None),
-        r"certificate required",
+        "alert certificate required",
         "signer",
-        r"peer did not return a certificate",
+        "peer did not return a certificate",
     ),
     "expired client certificate": Case(
         lambda world: world.section("signer", client=world.expired),
-        r"alert certificate expired",
+        "alert certificate expired",
         "signer",
-        r"certificate",
-    ),
-    "client certificate of another CA": Case(
-        lambda world: world.section("signer", client=world.stranger),
-        r"alert unknown ca",
-        "signer",
-        r"certificate",
+        "certificate verify failed",
     ),
     "client that is not on the list": Case(
         lambda world: world.section("picky"),
-        r"PERMISSION_DENIED: the signer does not serve this client",
+        "PERMISSION_DENIED: the signer does not serve this client; its log says why",
         "picky",
-        r"client_names has none of the names in its certificate: notary-server",
+        "server.client_names has none of the names in its certificate: notary-server",
     ),
-    "signer of another name": Case(
-        lambda world: world.section("elsewhere"), r"the certificate is for another name", "elsewhere", r"certificate"
-    ),
-    "expired signer certificate": Case(
-        lambda world: world.section("too-late"), r"certificate verify failed", "too-late", r"alert certificate expired"
-    ),
-    "plaintext port": Case(lambda world: world.section("plain", ca=world.certificates.ca), r"wrong version number"),
-    "wrong ALPN": Case(lambda world: world.section("https", ca=world.certificates.ca), r"no application protocol"),
-    "wrong ALPN, ours": Case(
-        lambda world: world.section("our-https", ca=world.certificates.ca), r"no application protocol|not h2"
-    ),
-    "closed port": Case(lambda world: world.section(world.closed), r"[Cc]onnection (was )?refused"),
-    "silent port": Case(lambda world: world.section(world.silent), r"no connection to localhost"),
+    "signer of another name": Case(lambda world: world.section("elsewhere"), "the certificate is for another name"),
+    "plaintext port": Case(lambda world: world.section("http", ca=world.https_ca), "wrong version number"),
+    "wrong ALPN": Case(lambda world: world.section("https", ca=world.https_ca), "ALPN.* and not h2"),
 }
 
 
@@ -358,8 +363,7 @@ async def misfortune(case: Case, world: World, server: Daemon, reactor: Any) -> 
         )
         took = reactor.seconds() - begun
         assert took < ANSWER_SECONDS, f"answered after {took} s: {publish}"
-        while (health := await side.get(HEALTH)).status == 200 and reactor.seconds() < begun + PATIENCE_SECONDS:
-            await deferLater(reactor, TICK_SECONDS)
+        health = await unhealthy(side)
     return Outcome(publish, key, read, health, server, world.daemons.get(case.signer))
 
 
@@ -370,7 +374,7 @@ async def outcomes(
     """Of all wrong configurations, tried at the same time: most of it is waiting."""
     directory = tmp_path_factory.mktemp("wrong")
     with ExitStack() as stack:
-        world = World(pair, certificates, directory, stack)
+        world = World(pair, certificates, directory)
         servers = {
             name: daemon(
                 f"server {name}", OUR_SERVER, directory, storage={"backend": "memory"}, extra=case.section(world)

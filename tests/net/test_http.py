@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from notary.net.http import Call, Response, clean_path
+from notary.net.http import Call, Response
+from notary.net.target import clean_path
 from tests.support.rawhttp import (
     PIECEWISE,
     Answer,

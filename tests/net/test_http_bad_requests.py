@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
+from notary.net.http import Call, Limits, Response
 from tests.support.rawhttp import (
     HOST,
+    LIMITS,
     PIECEWISE,
     Server,
     chunked,
@@ -100,6 +104,9 @@ BAD = [
     pytest.param(get(b"/", b"Content-Length: 1001", b"Expect: 100-continue", method=b"POST"), 413, id="large-expected"),
     pytest.param(get(b"/", b"Content-Length: 101"), 413, id="large-body-of-get"),
     pytest.param(get(b"/", b"Content-Length: " + b"9" * 100, method=b"PUT"), 413, id="absurd-length"),
+    pytest.param(get(b"/", b"Content-Length: " + b"9" * 18, method=b"PUT"), 413, id="longest-length"),
+    pytest.param(get(b"/", b"Content-Length: " + b"0" * 19, method=b"PUT"), 413, id="zeros-as-length"),
+    pytest.param(get(b"/", b"Content-Length: " + b"9" * 18 + b"x", method=b"PUT"), 400, id="longest-length-and-more"),
     pytest.param(chunked(b"3E9\r\n" + b"x" * 1001), 413, id="large-chunk"),
     pytest.param(chunked(b"fffffffffffffff\r\n" + b"x" * 1001), 413, id="absurd-chunk"),
     pytest.param(chunked(b"1F4\r\n" + b"x" * 500 + b"\r\n1F5\r\n" + b"x" * 501), 413, id="large-in-chunks"),
@@ -180,6 +187,153 @@ def test_no_input_breaks_the_server(noise: bytes, position: int) -> None:
         whole.transport.loseConnection()
         bytewise.transport.loseConnection()
         assert server.clock.getDelayedCalls() == []
+
+
+def test_a_length_that_python_does_not_read() -> None:
+    """Beyond 4300 digits int() raises."""
+    server = Server(limits=Limits())
+    for length, status in ((b"9" * 5000, 413), (b"9" * 5000 + b"x", 400)):
+        peer = server.connect().send(get(b"/a", b"Content-Length: " + length, b"X: y", method=b"PUT"))
+        assert peer.answer.status == status
+        assert server.events.pop() == ("PUT", "/a", status, len(peer.answer.body), 0.0)
+        assert server.calls == []
+        peer.transport.loseConnection()
+
+
+# -- before a body is read --------------------------------------------------------------------------------------------
+
+
+def test_only_requests_with_a_body_ask_to_be_admitted(server: Server) -> None:
+    asked: list[tuple] = []
+    server.admit = lambda call: asked.append((call.method, call.path, call.query, call.headers["host"], call.body))
+    peer = server.connect().send(get() + post(b"") + get(b"/%zz/"))
+    assert [answer.status for answer in peer.answers] == [200, 200, 400]
+    assert asked == []
+    peer = server.connect().send(get(b"/a%20b?c=d", b"Content-Length: 1", b"Content-Type: x", method=b"PATCH"))
+    assert asked == [("PATCH", "/a b", {"c": ("d",)}, "example.com", b"")]
+    peer.send(b"z" + chunked(b"0\r\n\r\n"))
+    assert [answer.status for answer in peer.answers] == [200, 200]
+    assert asked[1:] == [("POST", "/", {}, "example.com", b"")]
+    assert server.calls[-2].body == b"z"
+
+
+def test_what_admitting_notes_is_there_for_the_handler_and_for_the_log(server: Server) -> None:
+    seen = []
+    server.admit = lambda call: call.notes.update(gun="a")
+    server.site._on_finish = lambda call, status, *_: seen.append((call.notes, status))
+    server.connect().send(post(b"abc"))
+    assert server.calls[0].notes == {"gun": "a"}
+    server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
+    server.connect().send(post(b"abc")[:-1]).end()
+    assert seen == [({"gun": "a"}, 200), ({"gun": "a"}, 499), ({"gun": "a"}, 400)]
+
+
+def no(_: Call) -> Response:
+    return Response(401, b"no", (("WWW-Authenticate", "Bearer"),))
+
+
+def broken(_: Call) -> Response:
+    raise KeyError("x")
+
+
+@PIECEWISE
+@pytest.mark.parametrize(
+    ("admit", "status"), [pytest.param(no, 401, id="refuses"), pytest.param(broken, 500, id="raises")]
+)
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(post(b"x" * 1000), id="length"),
+        pytest.param(post(b"x" * 1000)[:-1000], id="before-the-body"),
+        pytest.param(post(b"x" * 1000, b"Expect: 100-continue")[:-1000], id="before-100-continue"),
+        pytest.param(chunked(b"3\r\nabc\r\n0\r\n\r\n"), id="chunks"),
+    ],
+)
+def test_what_is_not_admitted_is_refused_before_its_body(server: Server, admit, status, raw, piecewise: bool) -> None:
+    server.admit = admit
+    peer = server.connect(tcp=True).send(raw + get(b"/smuggled"), piecewise=piecewise)
+    assert (peer.answer.status, peer.answer.headers["connection"]) == (status, "close")
+    assert peer.answer.body == (b"no" if status == 401 else b'{"error": "handler: \'x\'"}')
+    assert peer.transport.write_closed
+    assert server.events == [("POST", "/", status, len(peer.answer.body), 0.0)]
+    assert server.calls == []
+    assert not peer.closed
+    server.wait(5)
+    assert peer.closed
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        pytest.param(get(b"/%zz", b"Content-Length: 1", method=b"POST"), 400, id="target"),
+        pytest.param(get(b"/", b"Content-Length: 1", b"Expect: x", method=b"POST"), 417, id="expectation"),
+        pytest.param(get(b"/a//b", b"Content-Length: 1", method=b"POST"), 301, id="not-clean"),
+        pytest.param(get(b"/", b"Content-Length: 1001", method=b"POST"), 413, id="large"),
+    ],
+)
+def test_what_needs_no_body_to_be_refused_is_not_asked_about(server: Server, raw: bytes, status: int) -> None:
+    asked: list[Call] = []
+    server.admit = asked.append
+    peer = server.connect().send(raw)
+    assert (peer.answer.status, peer.answer.headers["connection"], asked) == (status, "close", [])
+
+
+# -- the budget of bodies ---------------------------------------------------------------------------------------------
+
+TIGHT = replace(LIMITS, bodies=1500)
+
+
+def chunk(size: int) -> bytes:
+    return b"%x\r\n" % size + b"x" * size + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [pytest.param(post(b"x" * 1000)[:-1], id="declared"), pytest.param(chunked(chunk(999)) + b"1\r\n", id="received")],
+)
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda server, peer: peer.transport.loseConnection(), id="lost"),
+        pytest.param(lambda server, peer: peer.end(), id="cut-off"),
+        pytest.param(lambda server, peer: server.wait(32), id="too-slow"),
+        pytest.param(lambda server, peer: peer.send(b"x\r\n0\r\n\r\n"), id="answered"),
+        pytest.param(lambda server, peer: peer.send(b"y" * 1000), id="answered-or-refused"),
+    ],
+)
+def test_bodies_together_have_a_budget(first: bytes, end) -> None:
+    server = Server(limits=TIGHT)
+    one = server.connect().send(first)
+    for refused in (post(b"x" * 502), post(b"x" * 502)[:-502], chunked(chunk(502)), chunked(chunk(251) * 2)):
+        peer = server.connect().send(refused)
+        assert peer.answer.status == 503
+        assert "try again later" in json.loads(peer.answer.body)["error"]
+        assert peer.answer.headers["connection"] == "close"
+        peer.transport.loseConnection()
+    assert server.connect().send(post(b"x" * 500)).answer.status == 200
+    assert server.connect().send(chunked(chunk(250) * 2 + b"0\r\n\r\n")).answer.status == 200
+    assert server.connect().send(get()).answer.status == 200
+    end(server, one)
+    two = server.connect().send(post(b"x" * 1000)[:-1])
+    assert server.connect().send(post(b"x" * 500)).answer.status == 200
+    two.send(b"x")
+    assert two.answer.status == 200
+    assert server.site._room == 1500
+
+
+def test_a_body_counts_until_its_handler_is_done(server: Server) -> None:
+    server = Server(limits=TIGHT)
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: waiting if call.path == "/" else Response(200)
+    server.connect().send(post(b"x" * 1000)).transport.loseConnection()
+    assert server.connect().send(post(b"x" * 501)).answer.status == 503
+    waiting.callback(Response(200))
+    assert server.site._room == 1500
+
+
+def test_the_largest_body_has_room_whatever_the_budget_is() -> None:
+    server = Server(limits=replace(LIMITS, bodies=10))
+    assert server.connect().send(post(b"x" * 1000)).answer.status == 200
 
 
 # -- Expect: 100-continue ---------------------------------------------------------------------------------------------

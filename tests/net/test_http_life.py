@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import pytest_twisted
@@ -165,6 +169,135 @@ def test_an_answer_without_the_rest_of_a_large_body(server: Server) -> None:
     peer = server.connect().send(get(method=b"HEAD") + get())
     head, whole = answers(peer.transport.value(), heads=(0,))
     assert (head.headers["content-length"], head.body, whole.body) == (str(len(LARGE)), b"", LARGE)
+
+
+def test_a_client_that_takes_all_gets_a_large_answer_in_turns(server: Server) -> None:
+    body = LARGE * 3
+    server.handler = lambda call: Response(200, body if call.path == "/" else b"hello")
+    peer = server.connect().send(get() + get(b"/next"))
+    written = [len(peer.transport.value())]
+    while len(server.calls) == 1:
+        peer.protocol.resumeProducing()  # the transport is ready: that is no reason to write more at once
+        assert len(peer.transport.value()) == written[-1]
+        server.clock.advance(0)
+        written.append(len(peer.transport.value()))
+    assert len(written) == 3
+    assert max(later - earlier for earlier, later in pairwise([0, *written])) < len(LARGE) + 70 * 1024
+    assert [answer.body for answer in peer.answers] == [body, b"hello"]
+    assert [event[3] for event in server.events] == [len(body), 5]
+
+
+def test_a_turn_waits_for_a_client_that_is_slow_again(server: Server) -> None:
+    body = LARGE * 2
+    server.handler = lambda _: Response(200, body)
+    peer = server.connect().send(get())
+    peer.protocol.pauseProducing()
+    written = len(peer.transport.value())
+    server.clock.advance(0)
+    assert len(peer.transport.value()) == written
+    peer.protocol.resumeProducing()
+    assert peer.answer.body == body
+
+
+def test_no_turn_comes_when_the_client_is_gone(server: Server) -> None:
+    server.handler = lambda _: Response(200, LARGE * 3)
+    peer = server.connect().send(get())
+    peer.transport.loseConnection()
+    assert server.clock.getDelayedCalls() == []
+    ((*_, status, sent, _),) = server.events
+    assert (status, len(LARGE) <= sent < len(LARGE) * 2) == (200, True)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Body(bytes):
+    """An answer's body that can be watched."""
+
+    __slots__ = ()
+    freed: ClassVar[list[int]] = []
+
+    def __del__(self) -> None:
+        self.freed.append(len(self))
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector, so that only what nothing refers to is freed."""
+    gc.collect()
+    gc.disable()
+    Body.freed.clear()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("late", [pytest.param(False, id="at-once"), pytest.param(True, id="late")])
+@pytest.mark.parametrize("leaves", [None, "before-the-answer", "in-the-answer", "after-the-answer"])
+def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None) -> None:
+    server = Server(limits=Limits())
+    bodies: list[bytes] = []
+    waiting: Deferred[Response] = Deferred()
+    requests: list[weakref.ref] = []
+    connections: list[weakref.ref] = []
+
+    def handler(call: Call):
+        bodies.append(call.body)
+        requests.append(weakref.ref(peer.protocol.requests[-1]))
+        return waiting if late else Response(200, Body(LARGE))
+
+    server.site.handler = handler
+    peer = server.connect()
+    connections.append(weakref.ref(peer.protocol))
+    if leaves == "in-the-answer":
+        peer.protocol.pauseProducing()
+    peer.send(post(b"x" * 100_000))
+    if late:
+        if leaves == "before-the-answer":
+            peer.transport.loseConnection()
+            references = sys.getrefcount(bodies[0])
+            assert references > 2  # the handler may still need it
+        waiting.callback(Response(200, Body(LARGE)))
+        waiting.result = None
+    if leaves is not None and not peer.closed:
+        peer.transport.loseConnection()
+    references = sys.getrefcount(bodies[0])
+    assert references == 2  # of the list and of the argument
+    assert Body.freed == [len(LARGE)]
+    assert requests[0]() is None
+    assert [event[2] for event in server.events] == [200]
+    if leaves is not None:
+        del peer.transport.protocol
+        del peer
+        assert connections[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("raw", [post(b"x" * 1000)[:-1], chunked(b"3\r\nabc\r\n"), get()[:-2], get() + b"X", b""])
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_left_of_a_lost_connection_is_freed(server: Server, raw: bytes, refused: bool) -> None:
+    peer = server.connect().send(raw)
+    connection = weakref.ref(peer.protocol)
+    requests = [weakref.ref(request) for request in peer.protocol.requests]
+    if refused:
+        peer.end()
+    if not peer.closed:
+        peer.transport.loseConnection()
+    del peer.transport.protocol
+    del peer
+    assert connection() is None
+    assert [request() for request in requests] == [None] * len(requests)
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_refused_body_is_dropped_at_once(server: Server) -> None:
+    peer = server.connect().send(chunked(b"3E8\r\n" + b"x" * 1000 + b"\r\n"))
+    (request,) = peer.protocol.requests
+    assert request.content.getvalue() == b"x" * 1000
+    peer.send(b"1\r\nx\r\n" * 3)
+    assert peer.answer.status == 413
+    assert request.content.getvalue() == b""
+    peer.transport.loseConnection()
 
 
 # -- clients that go away ---------------------------------------------------------------------------------------------

@@ -7,42 +7,20 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import fail, succeed
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
 
-from notary.errors import SigningFailed, StorageFailed, Unauthorized
+from notary.errors import Unauthorized
 from notary.server.api import FAULTS, ROUTES
-from notary.server.signing import LocalSigner
-from notary.storage.memory import MemoryMetadataStore
 from notary.tuf.model import Gun, RoleName
-from notary.tuf.publish import Update
-from tests.support.author import Author, make_key, server_key_from
+from notary.tuf.publish import MAX_FILES, Update
+from tests.support.api import GUN, TUF, new_author, new_store, published
+from tests.support.author import make_key, server_key_from
 from tests.support.inmemory import BOUNDARY, NOW, Server, multipart
-
-GUN = "example.com/app"
-TUF = f"/v2/{GUN}/_trust/tuf/"
-
-
-def new_store():
-    return MemoryMetadataStore(Clock())
 
 
 @pytest.fixture
 def server():
     return Server(new_store())
-
-
-async def new_author(server, gun=GUN, *, snapshot="server", now=None):
-    timestamp = server_key_from((await server.get(f"/v2/{gun}/_trust/tuf/timestamp.key")).body)
-    held = server_key_from((await server.get(f"/v2/{gun}/_trust/tuf/snapshot.key")).body)
-    return Author(gun, timestamp=timestamp, snapshot=held if snapshot == "server" else make_key(), now=now)
-
-
-async def published(server, gun=GUN, **options):
-    author = await new_author(server, gun, **options)
-    answer = await server.upload(gun, author.first())
-    assert (answer.status, answer.body) == (200, b""), answer
-    return author
 
 
 def sha256(data):
@@ -181,7 +159,9 @@ async def test_a_client_that_has_the_file_is_told_so(server):
     assert (await server.get(f"{TUF}root.json", If_None_Match='"other"')).status == 200
 
 
-@pytest.mark.parametrize("target", [TUF + "root.json", TUF + "1.targets.json", "/v2/", "/_notary_server/health", "/v2/x"])
+@pytest.mark.parametrize(
+    "target", [TUF + "root.json", TUF + "1.targets.json", "/v2/", "/_notary_server/health", "/v2/x"]
+)
 @pytest_twisted.ensureDeferred
 async def test_head_is_get_without_the_body(server, target):
     await published(server)
@@ -288,6 +268,35 @@ async def test_a_path_that_is_not_clean_is_redirected(server, target, clean):
 async def test_an_encoded_slash_is_a_slash(server):
     author = await published(server)
     assert (await server.get("/v2/example.com%2Fapp/_trust/tuf/root.json")).body == author.stored["root"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delegation_may_be_named_like_the_fixed_parts_of_a_path(server):
+    author = await new_author(server)
+    author.delegate("targets/_trust")
+    author.delegate("targets/_trust/tuf")
+    assert (await server.upload(GUN, author.first())).status == 200
+    assert (await server.get(f"{TUF}targets/_trust/tuf.json")).body == author.stored["targets/_trust/tuf"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gun_may_hold_the_fixed_parts_of_a_path(server):
+    gun = "a/_trust/tuf/b"
+    author = await published(server, gun)
+    assert (await server.get(f"/v2/{gun}/_trust/tuf/root.json")).body == author.stored["root"]
+
+
+@pytest.mark.parametrize("role", ["root", "snapshot", "timestamp"])
+@pytest_twisted.ensureDeferred
+async def test_stored_bytes_that_are_no_metadata_are_a_failure_of_the_service(role):
+    store = new_store()
+    server = Server(store)
+    await store.publish(
+        Gun(GUN), [Update(RoleName(each), 1, b"not JSON") for each in ("root", "snapshot", "timestamp")]
+    )
+    answer = await server.get(f"{TUF}{role}.json")
+    assert (answer.status, answer.code, answer.detail) == (500, "UNKNOWN", None)
+    assert (await server.get(f"{TUF}timestamp.key")).status == 500
 
 
 # -- uploads that are refused -----------------------------------------------------------------------------------------
@@ -404,6 +413,37 @@ async def test_an_upload_over_the_limit_is_too_large():
     server = Server(new_store(), limits=Limits(body=1000))
     answer = await server.upload(GUN, {"targets": b"x" * 1000})
     assert (answer.status, answer.code) == (413, "TOO_LARGE")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_of_too_many_files_is_refused(server):
+    answer = await server.upload(GUN, [("targets", GOOD_JSON)] * (MAX_FILES + 1))
+    assert (answer.status, answer.code) == (400, "MALFORMED_UPLOAD")
+    assert str(MAX_FILES) in answer.detail
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_collection_that_is_deleted_during_a_publish_stays_deleted(server):
+    """What the upload was judged against is gone: without its root the rest would lock the name."""
+    author = await published(server)
+    author.add("v1", b"content")
+    files = author.publish("targets")
+    signed = server.signing.sign
+
+    def deleting(key_id, payload):
+        server.signing.sign = signed
+        return server.repository.delete(Gun(GUN)), signed(key_id, payload)
+
+    async def sign(key_id, payload):
+        deleted, signature = deleting(key_id, payload)
+        assert await deleted
+        return await signature
+
+    server.signing.sign = lambda *arguments: Deferred.fromCoroutine(sign(*arguments))
+    answer = await server.upload(GUN, files)
+    assert (answer.status, answer.code) == (400, "VERSION")
+    assert (await server.get(f"{TUF}timestamp.json")).status == 404
+    await published(server)
 
 
 # -- changefeed -------------------------------------------------------------------------------------------------------
@@ -527,141 +567,6 @@ async def test_rights_that_are_asked_for(method, target, asked):
 @pytest_twisted.ensureDeferred
 async def test_health_and_metrics_ask_for_nothing(target):
     assert (await Server(new_store(), access=Gate()).get(target)).status == 200
-
-
-# -- failures of the services behind ----------------------------------------------------------------------------------
-
-
-class Broken:
-    """A store or signing service whose every method fails."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __getattr__(self, name):
-        return lambda *_: fail(self.error)
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_broken_store_gives_500_without_details():
-    server = Server(Broken(StorageFailed("the disk of db7.internal is full")))
-    for method, target, code in (
-        ("GET", TUF + "root.json", "UNKNOWN"),
-        ("GET", TUF + "timestamp.key", "UNKNOWN"),
-        ("DELETE", TUF, "UNKNOWN"),
-        ("GET", "/v2/_trust/changefeed?records=1", "UNKNOWN"),
-    ):
-        answer = await server.request(method, target)
-        assert (answer.status, answer.code, answer.detail) == (500, code, None)
-    answer = await server.upload(GUN, {})
-    assert (answer.status, answer.code, answer.detail) == (500, "UPDATING", None)
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_unforeseen_error_gives_500_and_the_next_request_is_served():
-    server = Server(Broken(ZeroDivisionError("secret detail")))
-    answer = await server.get(TUF + "root.json")
-    assert (answer.status, answer.code, answer.detail) == (500, "UNKNOWN", None)
-    assert b"secret" not in answer.body
-    assert (await server.get("/v2/")).status == 200
-
-
-class Stoppable(LocalSigner):
-    down = False
-
-    def sign(self, key_id, payload):
-        return fail(SigningFailed("no route to the signer")) if self.down else super().sign(key_id, payload)
-
-
-@pytest_twisted.ensureDeferred
-async def test_publishing_fails_and_reading_goes_on_while_the_signer_is_down():
-    signing = Stoppable()
-    server = Server(new_store(), signing=signing)
-    author = await published(server)
-    before = await server.get(TUF + "timestamp.json")
-    author.add("v1", b"content")
-    files = author.publish("targets")
-    signing.down = True
-    answer = await server.upload(GUN, files)
-    assert (answer.status, answer.code) == (500, "UPDATING")
-    server.advance(days=20)  # the timestamp has expired and cannot be renewed
-    assert (await server.get(TUF + "timestamp.json")).body == before.body
-    signing.down = False
-    assert (await server.upload(GUN, files)).status == 200
-
-
-# -- renewal ----------------------------------------------------------------------------------------------------------
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_expired_timestamp_is_renewed_once(server):
-    await published(server)
-    old = await server.get(TUF + "timestamp.json")
-    server.advance(days=13)
-    assert (await server.get(TUF + "timestamp.json")).body == old.body
-    server.advance(days=2)
-    new = await server.get(TUF + "timestamp.json")
-    assert new.json["signed"]["version"] == 2
-    assert new.json["signed"]["meta"] == old.json["signed"]["meta"]
-    assert (await server.get(TUF + "timestamp.json")).body == new.body
-    assert (await server.get(TUF + "1.snapshot.json")).body == (await server.get(TUF + "snapshot.json")).body
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_expired_snapshot_of_the_server_is_renewed_with_its_timestamp(server):
-    await published(server)
-    server.advance(days=3 * 365 + 1)
-    snapshot = await server.get(TUF + "snapshot.json")
-    assert snapshot.json["signed"]["version"] == 2
-    timestamp = await server.get(TUF + "timestamp.json")
-    assert timestamp.json["signed"]["meta"]["snapshot"]["length"] == len(snapshot.body)
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_expired_snapshot_of_the_publisher_is_served_as_it_is(server):
-    author = await published(server, snapshot="client")
-    server.advance(days=4 * 365)
-    assert (await server.get(TUF + "snapshot.json")).body == author.stored["snapshot"]
-    assert (await server.get(TUF + "timestamp.json")).json["signed"]["version"] == 2
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_expired_root_does_not_stop_renewal_and_is_counted(server):
-    await published(server)
-    server.advance(days=11 * 365)
-    assert (await server.get(TUF + "timestamp.json")).json["signed"]["version"] == 2
-    assert (await server.get(TUF + "root.json")).status == 200
-    assert b"expired_root" in (await server.get("/metrics")).body
-
-
-# -- health and metrics -----------------------------------------------------------------------------------------------
-
-
-@pytest_twisted.ensureDeferred
-async def test_health_says_which_check_fails_and_recovers():
-    server = Server(new_store())
-    outcome = [StorageFailed("cannot connect")]
-    server.checks["DB operational"] = lambda: fail(outcome[0]) if outcome else succeed(None)
-    server.health.startService()
-    answer = await server.get("/_notary_server/health")
-    assert (answer.status, answer.json) == (503, {"DB operational": "cannot connect"})
-    outcome.clear()
-    server.clock.advance(10)
-    answer = await server.get("/_notary_server/health")
-    assert (answer.status, answer.json) == (200, {})
-    server.health.stopService()
-    assert server.clock.getDelayedCalls() == [] or all(not call.active() for call in server.clock.getDelayedCalls())
-
-
-@pytest_twisted.ensureDeferred
-async def test_metrics_count_requests_by_operation(server):
-    await published(server)
-    await server.get(TUF + "root.json")
-    await server.get(TUF + "9.root.json")
-    text = (await server.get("/metrics")).body.decode()
-    assert 'operation="GetRole"' in text
-    assert 'operation="UpdateTUF"' in text
-    assert "process_resident_memory_bytes" in text
 
 
 def test_tables_are_complete():

@@ -45,7 +45,7 @@ def test_the_content_type_is_the_one_that_the_reference_sends(metrics):
 def test_every_sample_of_a_new_server_belongs_to_a_family_with_help(metrics):
     page = Page(metrics)
     assert all(family.documentation for family in page.families.values())
-    assert page.value("notary_server_expired_root_reads_total") == 0
+    assert page.value("notary_server_expired_root_renewals_total") == 0
     assert page.value("notary_server_metadata_refreshed_total", role="timestamp") == 0
     assert page.value("notary_server_metadata_refreshed_total", role="snapshot") == 0
     assert page.value("notary_server_uploads_total", outcome="accepted") == 0
@@ -165,7 +165,7 @@ def test_expiries_are_counted(metrics):
     page = Page(metrics)
     assert page.value("notary_server_metadata_refreshed_total", role="timestamp") == 2
     assert page.value("notary_server_metadata_refreshed_total", role="snapshot") == 1
-    assert page.value("notary_server_expired_root_reads_total") == 1
+    assert page.value("notary_server_expired_root_renewals_total") == 1
 
 
 def test_signing_is_timed_and_its_failures_are_counted(metrics):

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,9 @@ from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import load_signer
 from notary.errors import ConfigError, StorageFailed
-from notary.signer.tap import Bootstrap, Signer
+from notary.net.assembly import Bootstrap
+from notary.signer.tap import Signer
+from notary.storage.sql import open_key_store
 from tests.support.certs import Authority
 from tests.support.peers import free_port
 from tests.support.signer import KEY_MANAGEMENT, SIGNER, Client, Pair, signer_config
@@ -200,7 +203,10 @@ async def test_bootstrap_creates_the_tables_and_ends(pair, storage, tmp_path):
             self.stops += 1
 
     stopped = Stopped()
-    await Bootstrap(configured(pair, storage), stopped).startService()
+    settings = configured(pair, storage).storage
+    await Bootstrap(
+        partial(open_key_store, settings.backend, settings.db_url, stopped), settings.backend, stopped
+    ).startService()
     assert stopped.stops == 1
     with sqlite3.connect(tmp_path / "keys.db") as database:
         assert database.execute("SELECT count(*) FROM private_keys").fetchall() == [(0,)]

@@ -179,6 +179,63 @@ async def test_an_old_version_changes_nothing(metadata_stores, updates):
     await store.publish(GUN, whole(6))
 
 
+@pytest.mark.parametrize("between", ["nothing", "deletion", "publish", "other life"])
+@pytest_twisted.ensureDeferred
+async def test_what_an_update_was_to_follow_must_still_be_there(metadata_stores, between):
+    store = await metadata_stores()
+    await store.publish(GUN, whole(1))
+    followed = sha256(content(TIMESTAMP, 1))
+    if between == "publish":
+        await store.publish(GUN, whole(2), followed)
+    elif between != "nothing":
+        assert await store.delete(GUN)
+    if between == "other life":
+        await store.publish(GUN, whole(1, "somebody else"))
+    before = await everything(store)
+    last = [update(TARGETS, 7), update(TIMESTAMP, 7)]
+    if between == "nothing":
+        await store.publish(GUN, last, followed)
+        assert (await store.current(GUN, [TIMESTAMP]))[TIMESTAMP].version == 7
+    else:
+        with pytest.raises(OldVersion):
+            await store.publish(GUN, last, followed)
+        assert await everything(store) == before
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(sha256(content(TIMESTAMP, 1)), id="an-older-one"),
+        pytest.param(sha256(content(SNAPSHOT, 2)), id="another-role"),
+        pytest.param("", id="empty"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_only_the_newest_timestamp_can_be_followed(metadata_stores, after):
+    store = await metadata_stores()
+    await store.publish(GUN, whole(1))
+    await store.publish(GUN, whole(2), sha256(content(TIMESTAMP, 1)))
+    before = await everything(store)
+    for gun in (GUN, OTHER):
+        with pytest.raises(OldVersion):
+            await store.publish(gun, whole(3), after)
+    assert await everything(store) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_delete_that_races_never_leaves_half_a_collection(metadata_stores):
+    stores = [await metadata_stores(), await metadata_stores()]
+    followed = sha256(content(TIMESTAMP, 1))
+    for _ in range(10):
+        await stores[0].publish(GUN, whole(1))
+        results = await DeferredList(
+            [stores[0].publish(GUN, [update(TIMESTAMP, 2)], followed), stores[1].delete(GUN)], consumeErrors=True
+        )
+        assert results[0][0] or results[0][1].check(OldVersion)
+        assert results[1] == (True, True)
+        assert await stores[0].current(GUN, ROLES) == {}
+
+
 @pytest_twisted.ensureDeferred
 async def test_versions_of_one_role_may_come_together_in_any_order(metadata_stores):
     store = await metadata_stores()
@@ -327,6 +384,7 @@ async def test_pages_of_the_changefeed(metadata_stores, gun, change_id, records,
 guns = st.sampled_from([GUN, OTHER])
 roles = st.sampled_from([TARGETS, TIMESTAMP])
 updates = st.builds(update, roles, st.integers(1, 6), st.sampled_from(["", "a"]))
+followed = st.none() | updates.map(lambda each: sha256(each.data))
 
 
 def outcome(call: Callable[[], Deferred]) -> object:
@@ -355,9 +413,9 @@ async def test_a_database_does_what_memory_does(fresh_database):
         def both(self, call):
             assert outcome(lambda: call(self.store)) == outcome(lambda: call(self.model))
 
-        @rule(gun=guns, updates=st.lists(updates, max_size=4))
-        def publish(self, gun, updates):
-            self.both(lambda store: store.publish(gun, updates))
+        @rule(gun=guns, updates=st.lists(updates, max_size=4), after=followed)
+        def publish(self, gun, updates, after):
+            self.both(lambda store: store.publish(gun, updates, after))
 
         @rule(gun=guns)
         def delete(self, gun):

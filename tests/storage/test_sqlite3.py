@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import sys
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from notary.storage.sql import (
     open_key_store,
     open_metadata_store,
 )
-from notary.tuf.model import ROOT, Gun
+from notary.tuf.model import ROOT, TIMESTAMP, Gun
 from tests.storage.sqlite_files import (
     GUN,
     KEY,
@@ -97,6 +98,14 @@ async def test_only_the_owner_may_read_the_file_and_its_journals(path):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_file_made_through_a_link_is_the_owners_too(path):
+    target = path.with_name("elsewhere.db")
+    path.symlink_to(target)
+    await make(open_metadata_store, path)
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_was_stored_is_there_after_a_restart(path):
     async with metadata_store(path) as store:
         await store.publish(GUN, whole(1))
@@ -134,6 +143,36 @@ async def test_many_processes_may_start_at_once(path):
     )
     assert ends == [(b"", b"", 0)] * 4
     assert execute(path, "SELECT version, dirty FROM schema_migrations") == [(5, 0)]
+
+
+LOOK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT max(version) FROM tuf_files").fetchone()[0])
+connection.close()
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_process_that_looks_at_the_file_costs_no_publish(path):
+    """Whoever closes a database last deletes its log: SQLite's locks must tell the other one that we are still here."""
+    await make(open_metadata_store, path)
+    database = await open_database(SQLITE3, str(path), SERVER, reactor)
+    store = SQLMetadataStore(database)
+    everyone = threading.Barrier(SQLITE3.connections, timeout=30)
+    log = path.with_name("notary.db-wal")
+    seen = []
+    for version in (1, 2, 3):
+        await store.publish(GUN, whole(version))
+        # They wait for each other, so the pool must open every connection it may have.
+        await gatherResults([database.read(lambda _: everyone.wait()) for _ in range(SQLITE3.connections)])
+        inode = log.stat().st_ino
+        seen.append(
+            await getProcessOutputAndValue(sys.executable, ["-W", "error", "-c", LOOK, str(path)], env=dict(os.environ))
+        )
+        assert log.stat().st_ino == inode
+    await store.close()
+    assert seen == [(b"1\n", b"", 0), (b"2\n", b"", 0), (b"3\n", b"", 0)]
 
 
 @pytest_twisted.ensureDeferred
@@ -326,6 +365,36 @@ async def test_a_key_that_appears_between_looking_and_writing_is_an_old_version(
         with pytest.raises(OldVersion, match="somebody else published the same version first"):
             await store.publish(GUN, whole(1))
         assert await store.current(GUN, ROLES) == {}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "match"),
+    [
+        pytest.param("version", "many", "where a version number belongs", id="version"),
+        pytest.param("data", 17, "17 where binary content belongs", id="data"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_damaged_row_is_not_the_clients_fault(path, column, value, match):
+    async with metadata_store(path) as store:
+        await store.publish(GUN, whole(1))
+        followed = (await store.current(GUN, ROLES))[TIMESTAMP].sha256
+        execute(path, f"UPDATE tuf_files SET {column} = ? WHERE role = 'timestamp'", value)
+        before = execute(path, "SELECT * FROM tuf_files")
+        with pytest.raises(StorageFailed, match=match):
+            await store.current(GUN, ROLES)
+        with pytest.raises(StorageFailed, match=match):
+            await store.publish(GUN, whole(2), followed)
+        assert execute(path, "SELECT * FROM tuf_files") == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_version_that_is_text_does_not_pass_for_a_newer_one(path):
+    async with metadata_store(path) as store:
+        await store.publish(GUN, whole(1))
+        execute(path, "UPDATE tuf_files SET version = 'many' WHERE role = 'root'")
+        with pytest.raises(StorageFailed, match="where a version number belongs"):
+            await store.publish(GUN, whole(2))
 
 
 @pytest_twisted.ensureDeferred

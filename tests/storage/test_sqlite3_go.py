@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import pytest_twisted
 
-from notary.errors import KeyNotFound, NotFound, StorageFailed
+from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
 from notary.storage.dialect import SQLITE3
 from notary.storage.sql import (
     open_key_store,
     open_metadata_store,
 )
-from notary.tuf.model import ROOT
+from notary.tuf.model import ROOT, TIMESTAMP
 from tests.storage.sqlite_files import (
     GUN,
     KEY,
@@ -160,6 +160,19 @@ async def test_of_several_pending_keys_the_first_by_id_is_handed_out(path):
     async with key_store(path) as store:
         assert (await store.pending("gun", "timestamp", "ecdsa")).key_id == "aa"
         assert (await store.add(replace(KEY, gun="gun"))).key_id == "aa"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_checksum_that_was_never_written_is_that_of_the_content(path):
+    """Rows from before Go's migration that added the column."""
+    async with metadata_store(path) as store:
+        await store.publish(GUN, whole(1))
+        before = await store.current(GUN, ROLES)
+        execute(path, "UPDATE tuf_files SET sha256 = NULL")
+        assert await store.current(GUN, ROLES) == before
+        with pytest.raises(OldVersion):
+            await store.publish(GUN, whole(2), before[ROOT].sha256)
+        await store.publish(GUN, whole(2), before[TIMESTAMP].sha256)
 
 
 @pytest_twisted.ensureDeferred

@@ -100,6 +100,7 @@ class Server:
             edge_error=edge_response,
             on_error=self.api.failed,
             on_finish=self._finished,
+            admit=self.api.admit,
             limits=limits or Limits(),
         )
 

@@ -1,6 +1,7 @@
 """Peers for gRPC in memory: h2 driven by hand on one side, ours on the other, time by a clock.
 
 client = RawClient(factory, clock)          # against our server
+service = Service(); service.client()       # the same, with a few methods
 memory = Memory(clock, factory)             # an endpoint for our channel, with our server behind it
 memory = Memory(clock, RawServer)           # the same, with a server that a test drives
 """
@@ -26,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump
 from zope.interface import implementer
 
-from notary.net.grpc import GrpcFactory, Limits
+from notary.net.grpc import Context, GrpcFactory, Limits, Peer, RpcError, Status
 
 HEAD = [
     (":method", "POST"),
@@ -158,17 +159,14 @@ class RawClient:
 class RawServer(Protocol):
     """A server that does what a test tells it. ``requests`` are the streams that are complete."""
 
-    settings: dict[SettingCodes, int] = {}  # noqa: RUF012 - tests make a subclass of it
-
     def __init__(self) -> None:
         self.h2 = H2Connection(
             H2Configuration(client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False)
         )
-        if self.settings:
-            self.h2.local_settings = Settings(client=False, initial_values=self.settings)
         self.requests: list[int] = []
         self.events: list[Event] = []
         self.silent = False
+        self.gives_room = True
         self.lost = False
 
     def connectionMade(self) -> None:
@@ -183,7 +181,7 @@ class RawServer(Protocol):
         for event in events:
             if type(event).__name__ == "StreamEnded":
                 self.requests.append(event.stream_id)
-            if isinstance(event, DataReceived):
+            if isinstance(event, DataReceived) and self.gives_room:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         self.say()
 
@@ -245,4 +243,71 @@ class Memory:
         self.settle()
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = frame(4, 0, 0)
 SMALL = Limits(message=1000, buffered=3000, streams=4, resets=5, resets_per_second=1, controls=20)
+
+
+class Service:
+    """Our server with the methods that tests call, and all that its hooks heard."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.clock = Clock()
+        self.pending: list[Deferred[bytes]] = []
+        self.cancelled = 0
+        self.contexts: list[Context] = []
+        self.finished: list[tuple[str, Status, float, Peer]] = []
+        self.errors: list[tuple[str, Failure]] = []
+        methods = {
+            "/test.Echo/Echo": self.echo,
+            "/test.Echo/Wait": self.wait,
+            "/test.Echo/Async": self.through,
+            "/test.Echo/Refuse": self.refuse,
+            "/test.Echo/Fault": self.fault,
+            "/test.Echo/Large": lambda request, _: bytes(int(request)),
+        }
+        self.factory = GrpcFactory(
+            methods,
+            self.clock,
+            limits=limits,
+            on_finish=lambda *call: self.finished.append(call),
+            on_error=lambda path, failure: self.errors.append((path, failure)),
+        )
+        self.clients: list[RawClient] = []
+
+    def echo(self, request: bytes, context: Context) -> bytes:
+        self.contexts.append(context)
+        return request
+
+    def wait(self, _request: bytes, context: Context) -> Deferred[bytes]:
+        self.contexts.append(context)
+
+        def cancelled(_: Deferred[bytes]) -> None:
+            self.cancelled += 1
+
+        self.pending.append(Deferred(cancelled))
+        return self.pending[-1]
+
+    async def through(self, request: bytes, context: Context) -> bytes:
+        return request + await self.wait(request, context)
+
+    def refuse(self, request: bytes, _context: Context) -> bytes:
+        raise RpcError(Status.NOT_FOUND, request.decode())
+
+    def fault(self, _request: bytes, _context: Context) -> bytes:
+        raise ZeroDivisionError("the secret")
+
+    def client(self, settings: dict[SettingCodes, int] | None = None) -> RawClient:
+        made = RawClient(self.factory, self.clock, settings=settings)
+        made.feed()
+        self.clients.append(made)
+        return made
+
+    @property
+    def statuses(self) -> list[Status]:
+        return [status for _, status, _, _ in self.finished]
+
+
+def path(name: str) -> list[tuple[str, str]]:
+    """The head of a request to a method of Service."""
+    return with_headers(__path=f"/test.Echo/{name}")

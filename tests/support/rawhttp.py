@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -80,6 +80,10 @@ class Transport(StringTransportWithDisconnection):
         self.write_closed = True
         self.protocol.writeConnectionLost()
 
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.producer = None  # as real transports do
+
     def abortConnection(self) -> None:
         self.aborted = True
         self.loseConnection()
@@ -91,6 +95,7 @@ class Server:
 
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
     limits: Limits = LIMITS
+    admit: Callable = lambda _: None
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
 
@@ -102,11 +107,15 @@ class Server:
             edge_error=edge_error,
             on_error=on_error,
             on_finish=self._finished,
+            admit=self._admit,
             limits=self.limits,
         )
 
+    def _admit(self, call: Call) -> Response | None:
+        return self.admit(call)
+
     def _handle(self, call: Call):
-        self.calls.append(call)
+        self.calls.append(replace(call))  # the body of the call itself is dropped
         return self.handler(call)
 
     def _finished(self, call: Call, status: int, sent: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import MAX_DEPTH, MAX_INTEGER, Members
+from notary.tuf.canonical import MAX_COMMAS, MAX_CONTAINERS, MAX_DEPTH, MAX_INTEGER, Members
 
 # Canonical JSON has control characters as they are, which no JSON parser takes back: they have a test of their own.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -110,6 +110,34 @@ def test_what_is_refused(data, message):
 )
 def test_what_is_taken(data, value):
     assert canonical.parse(data) == value
+
+
+def full_of(element, count):
+    return b"[" + b",".join([element] * count) + b"]"
+
+
+@pytest.mark.parametrize(
+    ("data", "allowed"),
+    [
+        pytest.param(full_of(b"[]", MAX_CONTAINERS - 1), True, id="arrays-at-the-limit"),
+        pytest.param(full_of(b"[]", MAX_CONTAINERS), False, id="arrays"),
+        pytest.param(full_of(b"{}", MAX_CONTAINERS), False, id="objects"),
+        pytest.param(full_of(b"{},[]", MAX_CONTAINERS // 2), False, id="arrays-and-objects"),
+        pytest.param(b'"' + b"[{" * (MAX_CONTAINERS // 2) + b'"', True, id="brackets-in-a-string-at-the-limit"),
+        pytest.param(b'"' + b"[{" * (MAX_CONTAINERS // 2) + b'["', False, id="brackets-in-a-string"),
+        pytest.param(full_of(b"0", MAX_COMMAS + 1), True, id="commas-at-the-limit"),
+        pytest.param(full_of(b"0", MAX_COMMAS + 2), False, id="commas"),
+        pytest.param(b'"' + b"," * (MAX_COMMAS + 1) + b'"', False, id="commas-in-a-string"),
+        pytest.param(b"[" * (MAX_CONTAINERS + 1), False, id="open-arrays"),
+        pytest.param(b"," * (MAX_COMMAS + 1), False, id="nothing-but-commas"),
+    ],
+)
+def test_structure_has_a_limit(data, allowed):
+    if allowed:
+        canonical.parse(data)
+        return
+    with pytest.raises(MalformedJSON, match=r"^too much structure: at most [35]00000 characters"):
+        canonical.parse(data)
 
 
 def test_numbers_keep_the_kind_that_they_were_written_as():
@@ -292,6 +320,12 @@ def test_only_objects_have_members(value):
 def test_wrong_types(method, value, message):
     with pytest.raises(InvalidMetadata, match=f"x: sig must be {message}"):
         getattr(Members({"sig": value}, KNOWN, "x"), method)("sig")
+
+
+@pytest.mark.parametrize("name", ["x" * 1_000_000, "é" * 30, "a b"])
+def test_a_name_of_the_writers_choice_is_quoted_in_messages(name):
+    with pytest.raises(InvalidMetadata, match=r"^x: '[ -~]{1,200}' must be a string$"):
+        Members({name: 1}, frozenset({name}), "x").text(name)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -427,6 +428,56 @@ def test_thresholds(signatures, threshold, valid, ok):
     result = meets_threshold(Signed(*signatures), role_of(threshold, A.public, B.public))
     assert result.valid_key_ids == {key.public.key_id for key in valid}
     assert result.ok is ok
+
+
+class Tried(bytes):
+    """The bytes of a signature, which note on a list that they were looked at."""
+
+    def __new__(cls, sig, seen):
+        self = super().__new__(cls, sig)
+        self.seen = seen
+        return self
+
+    def __len__(self):
+        self.seen.append(self)
+        return super().__len__()
+
+
+def test_after_a_valid_signature_no_other_by_its_key_is_tried():
+    seen = []
+    (good,) = signed_by(B)
+    bad = [Signature(good.key_id, "ecdsa", Tried(bytes([number]) * 64, seen)) for number in range(2)]
+    assert meets_threshold(Signed(good, *bad), role_of(1, B.public)).ok
+    assert not seen
+    assert meets_threshold(Signed(*bad, good), role_of(1, B.public)).ok
+    assert len(seen) == len(bad)
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "sig"),
+    [
+        pytest.param(PublicKey("ecdsa", pkix(P256.public_key())), "ecdsa", GOOD_ECDSA, id="ecdsa"),
+        pytest.param(PublicKey("rsa", pkix(RSA.public_key())), "rsapss", pss(RSA, MESSAGE), id="rsapss"),
+    ],
+)
+def test_many_signatures_cost_one_digest_and_one_reading_of_their_key(monkeypatch, key, method, sig):
+    digested, read = [], []
+
+    def sha256(data):
+        digested.append(data)
+        return original_sha256(data)
+
+    def load(data):
+        read.append(data)
+        return original_load(data)
+
+    original_sha256, original_load = hashlib.sha256, serialization.load_der_public_key
+    role = role_of(1, key)
+    monkeypatch.setattr(hashlib, "sha256", sha256)
+    monkeypatch.setattr(serialization, "load_der_public_key", load)
+    bad = [Signature(key.key_id, method, bytes([number]) * len(sig)) for number in range(1, 100)]
+    assert meets_threshold(Signed(*bad, Signature(key.key_id, method, sig)), role).ok
+    assert (digested.count(MESSAGE), len(read)) == (1, 1)
 
 
 def test_no_signatures_at_all():

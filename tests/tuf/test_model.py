@@ -17,6 +17,7 @@ from notary.errors import InvalidMetadata, MalformedJSON
 from notary.tuf import canonical
 from notary.tuf.model import (
     BASE_ROLES,
+    MAX_SIGNATURES,
     ROOT,
     SNAPSHOT,
     TARGETS,
@@ -451,6 +452,26 @@ def wrapped(signed='{"version":1}', signatures="[]", more=""):
 def test_bad_envelopes(data, message):
     with pytest.raises(MalformedJSON, match=message):
         Envelope.parse(data)
+
+
+def test_signatures_have_a_limit():
+    one = '{"keyid":"a","method":"eddsa","sig":"AAAA"}'
+    assert len(Envelope.parse(wrapped(signatures=f"[{','.join([one] * MAX_SIGNATURES)}]")).signatures) == MAX_SIGNATURES
+    with pytest.raises(MalformedJSON, match=r"^101 signatures: a file holds at most 100$"):
+        Envelope.parse(wrapped(signatures=f"[{','.join([one] * (MAX_SIGNATURES + 1))}]"))
+
+
+@pytest.mark.parametrize("count", [100_000, 140_000])
+def test_large_collections_of_targets_are_read(count):
+    entry = {"hashes": {"sha256": "A" * 44, "sha512": "A" * 88}, "length": 1}
+    signed = {
+        "_type": "Targets",
+        "expires": "2030-01-01T00:00:00Z",
+        "targets": {f"some/name/{number}": entry for number in range(count)},
+        "version": 1,
+    }
+    read = Targets.parse(Envelope.parse(wrapped(json.dumps(signed))), TARGETS)
+    assert len(read.targets) == count
 
 
 def test_fractions_are_the_business_of_whoever_checks_signatures():

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
+from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
 from notary.tuf import publish
+from notary.tuf.keys import PublicKey
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
@@ -178,6 +179,11 @@ def test_a_time_zone_and_a_fraction_of_now_do_not_show() -> None:
             ["targets/a/b/c", "targets/a/d"],
             ["targets", "targets/a", "targets/a/b", "targets/a/b/c", "targets/a/d"],
             id="nested delegations",
+        ),
+        pytest.param(
+            ["targets/a", "targets/a/b/c"],
+            ["targets", "targets/a", "targets/a/b", "targets/a/b/c"],
+            id="a delegation and one below",
         ),
     ],
 )
@@ -446,15 +452,25 @@ def test_an_assembled_file_is_in_the_form_of_the_go_server(drafted: tuple[Collec
     assert list(value["signatures"][0]) == ["keyid", "method", "sig"]
 
 
-def test_only_signatures_that_verify_get_into_the_file(drafted: tuple[Collection, publish.Draft]) -> None:
+def test_only_signatures_by_the_keys_of_the_role_get_into_the_file(drafted: tuple[Collection, publish.Draft]) -> None:
     collection, draft = drafted
     (good,) = signatures(draft, [collection.snapshot_key])
     (stranger,) = signatures(draft, [make_key()])
-    bad = dataclasses.replace(good, sig=flip_bit(good.sig, 7))
-    assert draft.assemble([bad, good, stranger, good]) == draft.assemble([good])
-    for wrong in ([], [bad], [stranger], [bad, stranger]):
+    assert draft.assemble([good, stranger, good]) == draft.assemble([good])
+    for missing in ([], [stranger]):
         with pytest.raises(InvalidUpdate, match="0 of the 1 snapshot key"):
-            draft.assemble(wrong)
+            draft.assemble(missing)
+
+
+def test_a_signature_that_does_not_verify_is_a_fault_of_the_signing_service(
+    drafted: tuple[Collection, publish.Draft],
+) -> None:
+    collection, draft = drafted
+    (good,) = signatures(draft, [collection.snapshot_key])
+    bad = dataclasses.replace(good, sig=flip_bit(good.sig, 7))
+    for some in ([bad], [bad, good], [good, bad]):
+        with pytest.raises(SigningFailed, match=f"snapshot by key {good.key_id} does not verify"):
+            draft.assemble(some)
 
 
 def test_a_threshold_counts_keys_not_signatures() -> None:
@@ -495,6 +511,15 @@ def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> Non
     assert caught.value.fault == fault
 
 
+def test_of_many_keys_that_could_have_signed_the_first_are_named() -> None:
+    keys = tuple(PublicKey("ed25519", bytes([number]) * 32) for number in range(200))
+    draft = publish.Draft(SNAPSHOT, 1, b"{}", keys, 1)
+    with pytest.raises(InvalidUpdate) as caught:
+        draft.assemble([])
+    assert f"names these: {keys[0].key_id}, {keys[1].key_id}, {keys[2].key_id}, and 197 more)" in str(caught.value)
+    assert keys[3].key_id not in str(caught.value)
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
@@ -508,6 +533,11 @@ def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> Non
         ),
         pytest.param(
             lambda a: a.roles.update(root=Role([])), r"^root: no root key is a valid .* \(no keys\)$", id="no root keys"
+        ),
+        pytest.param(
+            lambda a: a.roles.update(root=Role([make_key(number=number) for number in range(1, 6)])),
+            r"^root: no root key is a valid certificate [^(]*\(([0-9a-f]{64}: not a chain[^;]*; ){3}and 2 more\)$",
+            id="many root keys",
         ),
         pytest.param(
             lambda a: a.versions.update(root=3),

@@ -54,7 +54,7 @@ _log = Logger()
 _LAST_CALL: Final = (1 << 31) - 3  # the number of the last stream of a connection
 _CLOSED: Final = "the channel is closed"
 _CHECK_SECONDS: Final = 1.0
-_LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0)
+_LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
 
 _Head: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -159,6 +159,8 @@ class _ClientConnection(Connection):
 
     def ending(self, reason: str) -> None:
         """Fail what is under way."""
+        if self._checking is not None:
+            self._checking.reset(self.limits.linger)
         self.channel.leaving(self)
         while self.calls:
             call = self.calls.pop(next(iter(self.calls)))

@@ -178,7 +178,7 @@ class Connection(Protocol):
         protocol = getattr(self.transport, "negotiatedProtocol", None)
         if protocol != b"h2":
             said = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
-            self.cut(f"TLS (ALPN) negotiated {said} and not h2")
+            self.close(f"TLS (ALPN) negotiated {said} and not h2")
         else:
             self.begin()
 

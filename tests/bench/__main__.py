@@ -1,0 +1,84 @@
+"""``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md.
+
+Rules of this module: ``QUICK=1`` in the environment makes few short rounds and writes no page; ``BENCH_ONLY=NAME`` runs
+one suite and writes none either. Progress goes to standard error, tables to standard output. Status 1 says that the
+bench could not run; a goal that is missed is said, and is no error: figures of one machine are not a verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.bench.figures import BenchError, Samples, missed, order_of
+from tests.bench.report import machine, page, table, versions
+from tests.bench.suites import SUITES, Pace, Suite
+from tests.support.peers import GO_SERVER
+from tests.support.signer import GO_SIGNER
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+_FULL = (5, Pace(seconds=5, rest=1, uploads=200))
+_QUICK = (3, Pace(seconds=1, rest=0.3, uploads=50))
+_BUSY = 0.7
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _measure(suite: Suite, rounds: int, samples: Samples) -> None:
+    for number in range(rounds):
+        for name, work in suite.works().items():
+            _say(f"{suite.title}: round {number + 1} of {rounds}: {name}")
+            for side in order_of(number):
+                samples.add(side, work(suite.sides[side]))
+
+
+def _require_programs() -> None:
+    for program, package in ((GO_SERVER[0], "notary"), (GO_SIGNER[0], "notary"), ("wrk", "wrk")):
+        if shutil.which(program) is None:
+            raise BenchError(
+                f"{program} is missing: it is in the Debian package {package}, which `make bench` installs"
+            )
+
+
+def bench(environ: Mapping[str, str]) -> None:
+    """Do it all. Raises BenchError."""
+    quick = environ.get("QUICK", "") not in {"", "0"}
+    only = environ.get("BENCH_ONLY", "").lower()
+    rounds, pace = _QUICK if quick else _FULL
+    kinds = [kind for kind in SUITES if only in {"", kind.__name__.lower()}]
+    if not kinds:
+        raise BenchError(f"BENCH_ONLY={only}: the suites are {', '.join(kind.__name__.lower() for kind in SUITES)}")
+    _require_programs()
+    load_before = os.getloadavg()[0]
+    if load_before > _BUSY:
+        _say(f"warning: the machine is busy (load {load_before:.2f}): figures will be noisy")
+    samples = Samples()
+    with tempfile.TemporaryDirectory(prefix="notary-bench-") as folder:
+        for kind in kinds:
+            with kind(Path(folder) / kind.__name__, pace) as suite:
+                _measure(suite, rounds, samples)
+            sys.stdout.write(f"\n{kind.title}\n\n{table(kind.rows, samples)}\n")
+    for row in missed([row for kind in kinds for row in kind.rows], samples):
+        _say(f"goal missed: {row.label}: {row.goal.text}")
+    if not quick and not only:
+        suites = [(kind.title, kind.text, kind.rows) for kind in kinds]
+        facts = {"machine": machine(load_before), "versions": versions()}
+        PAGE.write_text(page(suites, samples, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
+        _say(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is ended
+    try:
+        bench(os.environ)
+    except (BenchError, AssertionError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -1,0 +1,99 @@
+"""What is measured, and how many measurements become one figure.
+
+Rules of this module: pure. A figure has samples of two sides, one a round; its value is their median, which one
+disturbed round does not move. A ratio is always ours divided by the reference's, whichever direction is better. To add
+a figure, add a row to the table in ``tests.bench.suites`` and let the work there return its key.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+GO, OURS = "go", "ours"
+SIDES = (GO, OURS)
+
+
+class BenchError(Exception):
+    """The bench cannot go on; the text is for whoever started it."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a figure shall reach, in words, and the check: ``met(go, ours)``. Words without a unit are of the ratio."""
+
+    text: str
+    met: Callable[[float, float], bool]
+
+
+def at_least(times: float) -> Goal:
+    """Ours is at least so many times the reference's."""
+    return Goal(f"at least {times:g}", lambda go, ours: ours >= times * go)
+
+
+def at_most(times: float) -> Goal:
+    """Ours is at most so many times the reference's."""
+    return Goal(f"at most {times:g}", lambda go, ours: ours <= times * go)
+
+
+def under(value: float, unit: str) -> Goal:
+    """Ours is below a fixed value."""
+    return Goal(f"under {value:g} {unit}", lambda _go, ours: ours < value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: the ``key`` of its samples, its line in the table, its unit."""
+
+    key: str
+    label: str
+    unit: str
+    goal: Goal | None = None
+
+
+@dataclass
+class Samples:
+    """All measurements so far, by key and side, in the order of the rounds."""
+
+    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def add(self, side: str, measured: Mapping[str, float]) -> None:
+        for key, value in measured.items():
+            self.values.setdefault(key, {}).setdefault(side, []).append(value)
+
+    def of(self, key: str, side: str) -> list[float]:
+        return self.values.get(key, {}).get(side, [])
+
+    def median(self, key: str, side: str) -> float:
+        """Raises BenchError if there is no sample: a row of the table names a key that nothing measures."""
+        samples = self.of(key, side)
+        if not samples:
+            raise BenchError(f"nothing measured {key!r} of {side}")
+        return statistics.median(samples)
+
+    def ratio(self, key: str) -> float | None:
+        """Ours divided by the reference's; None if that is nothing."""
+        go = self.median(key, GO)
+        return self.median(key, OURS) / go if go else None
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of ``values`` that at least this share of them does not exceed (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * share // 1)  # rounded up
+    return ordered[max(0, int(rank) - 1)]
+
+
+def order_of(round_number: int) -> Sequence[str]:
+    """Who is measured first changes every round, so that a drift of the machine hits both alike."""
+    return SIDES if round_number % 2 == 0 else SIDES[::-1]
+
+
+def missed(rows: Iterable[Row], samples: Samples) -> list[Row]:
+    """The rows whose goal is not met."""
+    return [
+        row
+        for row in rows
+        if row.goal is not None and not row.goal.met(samples.median(row.key, GO), samples.median(row.key, OURS))
+    ]

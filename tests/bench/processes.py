@@ -1,0 +1,81 @@
+"""What a process costs: CPU and memory, from /proc (Linux), and how long it takes to start.
+
+Rules of this module: the parsers are pure. Times are in seconds, memory in megabytes (10^6 bytes). CPU is that of the
+process with all its threads, in user and system mode, without children.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.figures import BenchError
+from tests.support.peers import READY_SECONDS, Daemon, is_open
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_POLL_SECONDS = 0.002
+
+
+def parse_cpu(stat: str, ticks: int = _TICKS) -> float:
+    """The CPU seconds in a /proc/PID/stat; the name in it may hold blanks and brackets."""
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / ticks
+
+
+def parse_memory(status: str, field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of a /proc/PID/status."""
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    if found is None:
+        raise BenchError(f"/proc says nothing of {field}: has the process ended?")
+    return int(found[1]) * 1024 / 1e6
+
+
+def cpu(pid: int) -> float:
+    return parse_cpu(Path(f"/proc/{pid}/stat").read_text())
+
+
+def memory(pid: int, field: str) -> float:
+    return parse_memory(Path(f"/proc/{pid}/status").read_text(), field)
+
+
+def start(daemon: Daemon) -> float:
+    """Start a server; the seconds until its port accepts. Raises BenchError with its output if it does not start."""
+    begun = time.perf_counter()
+    daemon.spawn()
+    while not is_open(daemon.port):
+        if not daemon.alive or time.perf_counter() - begun > READY_SECONDS:
+            raise BenchError(f"{daemon.name} does not start:\n{daemon.output()}")
+        time.sleep(_POLL_SECONDS)
+    return time.perf_counter() - begun
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the comparison: its processes by their part in it (``server``, ``signer``, …)."""
+
+    name: str
+    processes: Mapping[str, Daemon]
+
+    def peak(self) -> dict[str, float]:
+        """The most memory of each process so far."""
+        return {f"{part} peak": memory(daemon.pid, "VmHWM") for part, daemon in self.processes.items()}
+
+    def measure(self, work: str, load: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+        """What ``load`` returns, as ``WORK NAME``; and, as ``WORK PART cpu``, milliseconds a request of each process.
+
+        ``load`` returns how many ``requests`` it made, among others. Raises BenchError if a process has died.
+        """
+        before = {part: cpu(daemon.pid) for part, daemon in self.processes.items()}
+        loaded = dict(load())
+        for daemon in self.processes.values():
+            if not daemon.alive:
+                raise BenchError(f"{daemon.name} died under load:\n{daemon.output()}")
+        requests = loaded.pop("requests")
+        used = {part: cpu(daemon.pid) - before[part] for part, daemon in self.processes.items()}
+        return {f"{work} {name}": value for name, value in loaded.items()} | {
+            f"{work} {part} cpu": 1000 * seconds / requests for part, seconds in used.items()
+        }

@@ -1,0 +1,127 @@
+"""The page docs/benchmarks.md: a table a suite, the machine, the versions, how to read and repeat it.
+
+Rules of this module: :func:`page` and :func:`table` are pure; :func:`machine` and :func:`versions` look at this
+computer and name nothing that identifies it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.bench.figures import GO, OURS, Row, Samples
+
+_HEAD = (
+    "| | unit | Go 0.7.0 | ours | ours ÷ Go | goal | met |",
+    "|---|---|---:|---:|---:|---:|---|",
+)
+
+_INTRODUCTION = """\
+# Benchmarks
+
+Written by `make bench`; do not edit. `make bench QUICK=1` prints the same tables after fewer and shorter rounds and
+leaves this page alone.
+
+The Go 0.7.0 programs of Debian and ours run on one machine with the same configuration: TLS with the certificates of
+`fixtures/`, log level error. They are measured in alternation, and who comes first changes every round. Each figure is
+the median of {rounds} rounds of {seconds:g} s; in brackets stand the lowest and the highest round. A ratio is ours
+divided by Go's: for rates more is better, for times, memory and CPU less. CPU is what the process used, in user and
+system mode, divided by the number of requests. Server, signer and load generator share the cores, so rates of programs
+that use more than one core are lower than they would be with a load from elsewhere.
+"""
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands separated."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+def _cell(samples: Sequence[float], median: float) -> str:
+    return f"{number(median)} ({number(min(samples))}–{number(max(samples))})"  # noqa: RUF001 - a range
+
+
+def table(rows: Sequence[Row], samples: Samples) -> str:
+    """The rows as a Markdown table. Raises BenchError if one of them was not measured."""
+    lines = [*_HEAD]
+    for row in rows:
+        go, ours = samples.median(row.key, GO), samples.median(row.key, OURS)
+        ratio = samples.ratio(row.key)
+        cells = [
+            row.label,
+            row.unit,
+            _cell(samples.of(row.key, GO), go),
+            _cell(samples.of(row.key, OURS), ours),
+            "" if ratio is None else f"{ratio:.2f}",
+            row.goal.text if row.goal else "",
+            ("yes" if row.goal.met(go, ours) else "**no**") if row.goal else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def facts(values: Mapping[str, str]) -> str:
+    """A Markdown list of names and values."""
+    return "".join(f"- {name}: {value}\n" for name, value in values.items())
+
+
+def page(
+    suites: Sequence[tuple[str, str, Sequence[Row]]],
+    samples: Samples,
+    *,
+    rounds: int,
+    seconds: float,
+    machine: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> str:
+    """The whole page. A suite is its title, what to know about it, and its rows."""
+    parts = [_INTRODUCTION.format(rounds=rounds, seconds=seconds)]
+    parts += [f"## {title}\n\n{text}\n\n{table(rows, samples)}" for title, text, rows in suites]
+    parts += ["## Machine\n\n" + facts(machine), "## Versions\n\n" + facts(versions)]
+    return "\n".join(parts)
+
+
+def machine(load_before: float) -> dict[str, str]:
+    """Cores, processor, memory, kernel; the load of the minute before the bench tells whether others were at work."""
+    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return {
+        "cores": str(len(os.sched_getaffinity(0))),
+        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "memory": f"{int(memory[1]) / 1024**2:.1f} GiB" if memory else "unknown",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load before the bench": f"{load_before:.2f}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of all that takes part."""
+    ours = ("notary-service", "twisted", "h2", "hpack", "cryptography", "pyopenssl", "protobuf")
+    return {
+        "Go programs": _debian("notary") or "0.7.0, of unknown packaging",
+        "Python": f"{platform.python_version()}, {ssl.OPENSSL_VERSION}",
+        **{name: importlib.metadata.version(name) for name in ours},
+        "wrk": _debian("wrk") or "of unknown packaging",
+    }
+
+
+def _debian(package: str) -> str:
+    if shutil.which("dpkg-query") is None:
+        return ""
+    found = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=Debian ${Package} ${Version}", package],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() if found.returncode == 0 else ""

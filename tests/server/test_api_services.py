@@ -1,0 +1,185 @@
+"""The HTTP API when the services behind it fail, when metadata expires, and what it says of its health."""
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail, succeed
+
+from notary.errors import SigningFailed, StorageFailed
+from notary.server.signing import LocalSigner
+from tests.support.api import GUN, TUF, new_store, published
+from tests.support.inmemory import Server
+
+
+@pytest.fixture
+def server():
+    return Server(new_store())
+
+
+# -- failures of the services behind ----------------------------------------------------------------------------------
+
+
+class Broken:
+    """A store or signing service whose every method fails."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getattr__(self, name):
+        return lambda *_: fail(self.error)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_broken_store_gives_500_without_details():
+    server = Server(Broken(StorageFailed("the disk of db7.internal is full")))
+    for method, target, code in (
+        ("GET", TUF + "root.json", "UNKNOWN"),
+        ("GET", TUF + "timestamp.key", "UNKNOWN"),
+        ("DELETE", TUF, "UNKNOWN"),
+        ("GET", "/v2/_trust/changefeed?records=1", "UNKNOWN"),
+    ):
+        answer = await server.request(method, target)
+        assert (answer.status, answer.code, answer.detail) == (500, code, None)
+    answer = await server.upload(GUN, {})
+    assert (answer.status, answer.code, answer.detail) == (500, "UPDATING", None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unforeseen_error_gives_500_and_the_next_request_is_served():
+    server = Server(Broken(ZeroDivisionError("secret detail")))
+    answer = await server.get(TUF + "root.json")
+    assert (answer.status, answer.code, answer.detail) == (500, "UNKNOWN", None)
+    assert b"secret" not in answer.body
+    assert (await server.get("/v2/")).status == 200
+
+
+class Stoppable(LocalSigner):
+    down = False
+
+    def sign(self, key_id, payload):
+        return fail(SigningFailed("no route to the signer")) if self.down else super().sign(key_id, payload)
+
+
+@pytest_twisted.ensureDeferred
+async def test_publishing_fails_and_reading_goes_on_while_the_signer_is_down():
+    signing = Stoppable()
+    server = Server(new_store(), signing=signing)
+    author = await published(server)
+    before = await server.get(TUF + "timestamp.json")
+    author.add("v1", b"content")
+    files = author.publish("targets")
+    signing.down = True
+    answer = await server.upload(GUN, files)
+    assert (answer.status, answer.code) == (500, "UPDATING")
+    server.advance(days=20)  # the timestamp has expired and cannot be renewed
+    assert (await server.get(TUF + "timestamp.json")).body == before.body
+    signing.down = False
+    assert (await server.upload(GUN, files)).status == 200
+
+
+# -- renewal ----------------------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_timestamp_is_renewed_once(server):
+    await published(server)
+    old = await server.get(TUF + "timestamp.json")
+    server.advance(days=13)
+    assert (await server.get(TUF + "timestamp.json")).body == old.body
+    server.advance(days=2)
+    new = await server.get(TUF + "timestamp.json")
+    assert new.json["signed"]["version"] == 2
+    assert new.json["signed"]["meta"] == old.json["signed"]["meta"]
+    assert (await server.get(TUF + "timestamp.json")).body == new.body
+    assert (await server.get(TUF + "1.snapshot.json")).body == (await server.get(TUF + "snapshot.json")).body
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_snapshot_of_the_server_is_renewed_with_its_timestamp(server):
+    await published(server)
+    server.advance(days=3 * 365 + 1)
+    snapshot = await server.get(TUF + "snapshot.json")
+    assert snapshot.json["signed"]["version"] == 2
+    timestamp = await server.get(TUF + "timestamp.json")
+    assert timestamp.json["signed"]["meta"]["snapshot"]["length"] == len(snapshot.body)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_snapshot_of_the_publisher_is_served_as_it_is(server):
+    author = await published(server, snapshot="client")
+    server.advance(days=4 * 365)
+    assert (await server.get(TUF + "snapshot.json")).body == author.stored["snapshot"]
+    assert (await server.get(TUF + "timestamp.json")).json["signed"]["version"] == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_renewed_is_not_tried_at_every_read():
+    signing = Counting()
+    server = Server(new_store(), signing=signing)
+    await published(server, snapshot="client")
+    server.advance(days=4 * 365)
+    await server.get(TUF + "timestamp.json")  # the timestamp is renewed, the snapshot cannot be
+    before = signing.asked
+    for _ in range(3):
+        assert (await server.get(TUF + "timestamp.json")).json["signed"]["version"] == 2
+    assert signing.asked - before <= 1
+    server.advance(minutes=2)
+    await server.get(TUF + "timestamp.json")
+    assert signing.asked - before <= 2
+
+
+class Counting(LocalSigner):
+    asked = 0
+
+    def sign(self, key_id, payload):
+        self.asked += 1
+        return super().sign(key_id, payload)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_root_does_not_stop_renewal_and_is_counted(server):
+    await published(server)
+    server.advance(days=11 * 365)
+    assert (await server.get(TUF + "timestamp.json")).json["signed"]["version"] == 2
+    assert (await server.get(TUF + "root.json")).status == 200
+    assert b"notary_server_expired_root_renewals_total 1.0" in (await server.get("/metrics")).body
+
+
+# -- health and metrics -----------------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_check_that_does_not_answer_has_failed():
+    server = Server(new_store())
+    server.checks["Trust operational"] = Deferred
+    server.health.startService()
+    server.clock.advance(10)
+    answer = await server.get("/_notary_server/health")
+    assert (answer.status, answer.json) == (503, {"Trust operational": "no answer within 10 seconds"})
+    server.health.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_health_says_which_check_fails_and_recovers():
+    server = Server(new_store())
+    outcome = [StorageFailed("cannot connect")]
+    server.checks["DB operational"] = lambda: fail(outcome[0]) if outcome else succeed(None)
+    server.health.startService()
+    answer = await server.get("/_notary_server/health")
+    assert (answer.status, answer.json) == (503, {"DB operational": "cannot connect"})
+    outcome.clear()
+    server.clock.advance(10)
+    answer = await server.get("/_notary_server/health")
+    assert (answer.status, answer.json) == (200, {})
+    server.health.stopService()
+    assert server.clock.getDelayedCalls() == [] or all(not call.active() for call in server.clock.getDelayedCalls())
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics_count_requests_by_operation(server):
+    await published(server)
+    await server.get(TUF + "root.json")
+    await server.get(TUF + "9.root.json")
+    text = (await server.get("/metrics")).body.decode()
+    assert 'operation="GetRole"' in text
+    assert 'operation="UpdateTUF"' in text
+    assert "process_resident_memory_bytes" in text

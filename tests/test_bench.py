@@ -1,0 +1,305 @@
+"""The bench's pure parts: medians and ratios, what wrk and /proc say, the frames of its gRPC load, its page.
+
+Nothing here is timed.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+from hpack import Decoder
+
+from tests.bench.figures import GO, OURS, BenchError, Row, Samples, at_least, at_most, missed, order_of, quantile, under
+from tests.bench.grpcload import Generator, frame
+from tests.bench.httpload import parse_wrk
+from tests.bench.processes import cpu, memory, parse_cpu, parse_memory
+from tests.bench.report import machine, number, page, table, versions
+from tests.bench.suites import SUITES
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def samples_of(go: list[float], ours: list[float], key: str = "rate") -> Samples:
+    samples = Samples()
+    for side, values in ((GO, go), (OURS, ours)):
+        for value in values:
+            samples.add(side, {key: value})
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("go", "ours", "ratio"),
+    [
+        pytest.param([100.0], [50.0], 0.5, id="one round"),
+        pytest.param([100.0, 1.0, 90.0], [270.0, 180.0, 9000.0], 3.0, id="outliers do not count"),
+        pytest.param([100.0, 200.0], [300.0, 300.0], 2.0, id="even number of rounds"),
+        pytest.param([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], None, id="nothing to divide by"),
+    ],
+)
+def test_a_ratio_is_that_of_the_medians(go: list[float], ours: list[float], ratio: float | None) -> None:
+    assert samples_of(go, ours).ratio("rate") == ratio
+
+
+def test_a_row_that_nothing_measures_is_an_error() -> None:
+    with pytest.raises(BenchError, match="'latency' of go"):
+        samples_of([1.0], [1.0]).median("latency", GO)
+
+
+@pytest.mark.parametrize(
+    ("share", "value"),
+    [(0.0, 1), (0.01, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.99, 4), (1.0, 4)],
+)
+def test_a_quantile_is_one_of_the_values(share: float, value: int) -> None:
+    assert quantile([4, 2, 1, 3], share) == value
+
+
+@pytest.mark.parametrize(
+    ("goal", "go", "ours", "is_met"),
+    [
+        pytest.param(at_least(0.5), 100, 50, True, id="at least, just"),
+        pytest.param(at_least(0.5), 100, 49.9, False, id="at least, not"),
+        pytest.param(at_most(0.25), 400, 100, True, id="at most, just"),
+        pytest.param(at_most(0.25), 400, 100.1, False, id="at most, not"),
+        pytest.param(under(90, "MB"), 1, 89.9, True, id="under, just"),
+        pytest.param(under(90, "MB"), 1000, 90, False, id="under, not"),
+    ],
+)
+def test_goals(goal, go: float, ours: float, is_met: bool) -> None:
+    row = Row("rate", "signs", "1/s", goal)
+    assert (missed([row], samples_of([go], [ours])) == []) is is_met
+
+
+def test_a_row_without_a_goal_misses_none() -> None:
+    assert missed([Row("rate", "signs", "1/s")], samples_of([1], [0])) == []
+
+
+def test_who_comes_first_changes() -> None:
+    assert [order_of(number)[0] for number in range(4)] == [GO, OURS, GO, OURS]
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_cpu_is_user_and_system_time() -> None:
+    stat = (
+        "42 (a (strange) name) S 1 42 42 0 -1 4194304 900 0 0 0 250 50 7 9 20 0 1 0 100 1000 200 18446744073709551615"
+    )
+    assert parse_cpu(stat, ticks=100) == 3.0
+
+
+def test_memory_is_in_megabytes() -> None:
+    status = "Name:\tx\nVmHWM:\t   20000 kB\nVmRSS:\t   10000 kB\nRssAnon:\t 1 kB\n"
+    assert parse_memory(status, "VmRSS") == 10.24
+    assert parse_memory(status, "VmHWM") == 20.48
+    with pytest.raises(BenchError, match="VmRSS"):
+        parse_memory("Name:\tx\nState:\tZ (zombie)\n", "VmRSS")
+
+
+def test_this_process_can_be_read() -> None:
+    import os
+
+    assert cpu(os.getpid()) > 0
+    assert memory(os.getpid(), "VmHWM") >= memory(os.getpid(), "VmRSS") * 0.9 > 1
+
+
+# -- wrk --------------------------------------------------------------------------------------------------------------
+
+WRK = """\
+Running 5s test @ https://localhost:4443/x
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.94ms    1.01ms  14.33ms   75.55%
+    Req/Sec    16.52k     1.20k   18.20k    70.00%
+  Latency Distribution
+     50%    {p50}
+     75%    2.36ms
+     90%    3.16ms
+     99%    {p99}
+  82175 requests in 5.00s, 64.10MB read
+{more}Requests/sec:  16434.32
+Transfer/sec:     12.82MB
+"""
+
+
+@pytest.mark.parametrize(
+    ("p50", "p99", "expected"),
+    [
+        pytest.param("874.00us", "5.34ms", (0.874, 5.34), id="microseconds"),
+        pytest.param("1.75ms", "1.20s", (1.75, 1200.0), id="seconds"),
+    ],
+)
+def test_what_wrk_says(p50: str, p99: str, expected: tuple[float, float]) -> None:
+    found = parse_wrk(WRK.format(p50=p50, p99=p99, more=""))
+    assert (found["p50"], found["p99"]) == pytest.approx(expected)
+    assert (found["requests"], found["rate"]) == (82175.0, 16434.32)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        pytest.param(WRK.format(p50="1ms", p99="2ms", more="  Non-2xx or 3xx responses: 3\n"), id="errors"),
+        pytest.param(
+            WRK.format(p50="1ms", p99="2ms", more="  Socket errors: connect 0, read 9, write 0, timeout 0\n"),
+            id="broken connections",
+        ),
+        pytest.param(WRK.format(p50="1ms", p99="2ms", more="").replace("82175", "0"), id="no requests"),
+        pytest.param("unable to connect to localhost:4443 Connection refused\n", id="no server"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_what_wrk_says_when_it_fails(output: str) -> None:
+    with pytest.raises(BenchError, match="wrk found no figures"):
+        parse_wrk(output)
+
+
+# -- the gRPC load ----------------------------------------------------------------------------------------------------
+
+PATH = "/proto.Signer/Sign"
+
+
+class Line:
+    """A connection: what is sent goes to ``sent``; each ``recv`` gives the next of ``answers``."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.sent: list[bytes] = []
+        self.answers = list(answers)
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def recv(self, _size: int) -> bytes:
+        return self.answers.pop(0) if self.answers else b""
+
+
+def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:
+    found = []
+    while data:
+        length = int.from_bytes(data[:3], "big")
+        found.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9 : 9 + length]))
+        data = data[9 + length :]
+    return found
+
+
+def answer(stream: int, message: bytes = b"signature") -> bytes:
+    body = b"\0" + struct.pack(">I", len(message)) + message
+    return frame(1, 4, stream, b"\x88") + frame(0, 0, stream, body) + frame(1, 5, stream, b"\x88")
+
+
+def run(*answers: bytes, in_flight: int = 2) -> tuple[Generator, Line]:
+    """Run a generator whose time is over at once: each call in flight, and no other, is made."""
+    line = Line(*answers)
+    generator = Generator(line, PATH, [b"one", b"two"])
+    generator.run(in_flight, 0)
+    return generator, line
+
+
+def test_requests_are_whole_calls_in_turn() -> None:
+    _, line = run(answer(1) + answer(3) + answer(5), in_flight=3)
+    decoder = Decoder()
+    sent = frames(line.sent[0])
+    heads = [dict(decoder.decode(payload, raw=True)) for kind, _, _, payload in sent if kind == 1]
+    assert [head[b":path"] for head in heads] == [PATH.encode()] * 3
+    assert heads[0] == heads[1] == heads[2]
+    assert [(kind, flags, stream) for kind, flags, stream, _ in sent] == [
+        (kind, flags, stream) for stream in (1, 3, 5) for kind, flags in ((1, 4), (0, 1))
+    ]
+    bodies = [payload for kind, _, _, payload in sent if kind == 0]
+    assert bodies == [b"\0\0\0\0\3one", b"\0\0\0\0\3two", b"\0\0\0\0\3one"]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 9, 10, 1000])
+def test_answers_are_counted_however_they_arrive(piece: int) -> None:
+    data = answer(3) + answer(1)
+    generator, _ = run(*(data[n : n + piece] for n in range(0, len(data), piece)))
+    assert len(generator.latencies) == 2
+
+
+def test_a_reset_behind_an_answer_means_nothing() -> None:
+    generator, _ = run(answer(1) + frame(3, 0, 1, b"\0\0\0\0") + answer(3))
+    assert len(generator.latencies) == 2
+
+
+def test_settings_and_pings_are_acknowledged() -> None:
+    asked = frame(4, 0, 0, b"\0\3\0\0\0\x64") + frame(6, 0, 0, b"01234567")
+    acknowledged = frame(4, 1, 0) + frame(6, 1, 0, b"01234567")
+    _, line = run(asked + acknowledged, answer(1) + answer(3))
+    assert line.sent[1:] == [acknowledged]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(frame(1, 5, 1, b"\x88"), "without a message", id="only trailers"),
+        pytest.param(frame(1, 4, 1) + frame(0, 0, 1, b"\0" * 5) + frame(1, 5, 1), "without a message", id="empty"),
+        pytest.param(frame(3, 0, 1, b"\0\0\0\x08"), "gave up", id="reset"),
+        pytest.param(frame(7, 0, 0, b"\0" * 8 + b"bye"), "bye", id="goaway"),
+        pytest.param(b"", "closed", id="closed"),
+    ],
+)
+def test_an_answer_that_is_none_ends_the_measurement(data: bytes, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        run(data)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.05713, "0.0571"),
+        (0.3, "0.300"),
+        (9.996, "10.0"),
+        (21.04, "21.0"),
+        (416.6, "417"),
+        (12_817, "12,800"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_table() -> None:
+    samples = samples_of([12000.0, 12800.0, 13000.0], [6000.0, 6400.0, 6500.0])
+    samples.add(GO, {"start": 13})
+    samples.add(OURS, {"start": 300})
+    rows = (Row("rate", "16 in flight", "signs/s", at_least(0.6)), Row("start", "start", "ms", under(1000, "ms")))
+    assert table(rows, samples).splitlines()[2:] == [
+        "| 16 in flight | signs/s | 12,800 (12,000–13,000) | 6,400 (6,000–6,500) | 0.50 | at least 0.6 | **no** |",  # noqa: RUF001
+        "| start | ms | 13.0 (13.0–13.0) | 300 (300–300) | 23.08 | under 1000 ms | yes |",  # noqa: RUF001
+    ]
+
+
+def test_the_page_says_how_it_was_made() -> None:
+    suites = [("Sign", "Over gRPC.", (Row("rate", "16 in flight", "signs/s"),))]
+    facts = {"machine": {"cores": "2"}, "versions": {"wrk": "4.1"}}
+    text = page(suites, samples_of([2.0], [1.0]), rounds=5, seconds=2.5, **facts)
+    for part in (
+        "# Benchmarks\n",
+        "median of 5 rounds of 2.5 s",
+        "## Sign\n\nOver gRPC.\n\n| |",
+        "- cores: 2\n",
+        "4.1",
+    ):
+        assert part in text
+
+
+def test_the_machine_is_described_and_not_named() -> None:
+    import platform
+
+    described = machine(0.25) | versions()
+    assert described["load before the bench"] == "0.25"
+    assert int(described["cores"]) > 0
+    assert described["Python"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert all(described.values())
+    assert platform.node() not in described.values()
+
+
+def test_rows_of_all_suites_are_told_apart() -> None:
+    keys = [row.key for suite in SUITES for row in suite.rows]
+    assert len(keys) == len(set(keys))
+    labels = [(suite, row.label) for suite in SUITES for row in suite.rows]
+    assert len(labels) == len(set(labels))
