@@ -1,4 +1,4 @@
-"""What goes through the HTTP layer: a request that is complete, and an answer that is encoded once.
+"""What goes through the HTTP layer: requests, answers that are encoded once, their limits, and who handles them.
 
 Rules of this module: pure values; what cannot be sent safely (a line end in a header) cannot be built.
 """
@@ -6,10 +6,13 @@ Rules of this module: pure values; what cannot be sent safely (a line end in a h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, TypeAlias
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _FIELD_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -91,3 +94,48 @@ class Response:
         if self.etag is None:
             return False
         return if_none_match.strip() == "*" or self.etag in _ETAG.findall(if_none_match)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
+
+    ``body`` bounds the bodies of POST, PUT and PATCH, ``other_body`` those of the methods that need none. ``bodies``
+    bounds those of all requests in progress together, by the lengths that they declare or else by what has come of
+    them; one body of the largest size always has room when there is no other. Within
+    ``head_seconds`` of its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a
+    connection may wait for its next request; ``body_seconds`` how long the next kilobyte of a body may take;
+    ``write_seconds`` how long a client may take nothing of an answer; ``linger_seconds`` how long, after a refusal,
+    input is read and dropped so that the client can see the answer before the connection is closed.
+    """
+
+    body: int = 100 * 1024 * 1024
+    other_body: int = 64 * 1024
+    bodies: int = 400 * 1024 * 1024
+    request_line: int = 8 * 1024
+    head: int = 32 * 1024
+    fields: int = 100
+    head_seconds: float = 10.0
+    idle_seconds: float = 75.0
+    body_seconds: float = 30.0
+    write_seconds: float = 30.0
+    linger_seconds: float = 5.0
+
+
+Handler: TypeAlias = Callable[[Call], Response | Coroutine[Any, Any, Response] | Deferred[Response]]
+"""Answers a call: at once (the fast way, for what is cached) or by a coroutine or a Deferred.
+
+A handler is never cancelled when its client goes away: a write runs to its end, only the answer is dropped.
+"""
+Admit: TypeAlias = Callable[[Call], Response | None]
+EdgeError: TypeAlias = Callable[[int, str], Response]
+OnError: TypeAlias = Callable[[Exception], Response]
+OnFinish: TypeAlias = Callable[[Call, int, int, float], None]
+
+
+def host_and_port(address: object) -> str:
+    """Return ``host:port`` of an address, IPv4 where IPv6 only carries it, "" for what has neither."""
+    if not isinstance(address, (IPv4Address, IPv6Address)):
+        return ""
+    host = address.host.removeprefix("::ffff:") if "." in address.host else address.host
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"

@@ -336,7 +336,7 @@ def _bytes(value: Any) -> bytes:
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    raise StorageFailed(f"the database holds {value!r} where binary content belongs: correct that row")
+    raise StorageFailed("the database holds something else where binary content belongs: correct that row")
 
 
 def _version(value: Any) -> int:

@@ -371,7 +371,7 @@ async def test_a_key_that_appears_between_looking_and_writing_is_an_old_version(
     ("column", "value", "match"),
     [
         pytest.param("version", "many", "where a version number belongs", id="version"),
-        pytest.param("data", 17, "17 where binary content belongs", id="data"),
+        pytest.param("data", 17, "where binary content belongs", id="data"),
     ],
 )
 @pytest_twisted.ensureDeferred
