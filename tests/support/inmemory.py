@@ -1,7 +1,7 @@
 """A whole server in memory: the real Site, Api, Repository and store, without sockets.
 
-    server = Server(store)
-    answer = await server.get("/v2/example.com/app/_trust/tuf/root.json")
+server = Server(store)
+answer = await server.get("/v2/example.com/app/_trust/tuf/root.json")
 """
 
 from __future__ import annotations
@@ -165,5 +165,3 @@ def _parsed(data: bytes, head_only: bool) -> Answer | None:
     status = int(status_line.split()[1])
     length = 0 if head_only or status in {204, 304} else int(headers["content-length"])
     return Answer(status, headers, body) if len(body) >= length else None
-
-
