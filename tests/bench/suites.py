@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Suite(Protocol):
         ...
 
 
-class _Running:
+class _Running(ABC):
     """Processes that live as long as a ``with``, and the measurement of starting one more of them."""
 
     part: str
@@ -83,13 +84,13 @@ class _Running:
         self.sides: dict[str, Side] = {}
         self._stack = contextlib.ExitStack()
 
+    @abstractmethod
     def make(self, side: str, name: str) -> Daemon:
         """A daemon of this side, not started."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, side: Side) -> None:
         """Fill a running side with what will be asked for."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
