@@ -182,8 +182,6 @@ class Api:
         call.notes["operation"] = route.operation
         try:
             self._let_in(route, names, call)
-        except InvalidGun as error:
-            return self._refuse(route, call, route.bad_name(str(error)))
         except NotaryError as error:
             return self._refuse(route, call, error)
         return None
@@ -221,10 +219,10 @@ class Api:
         return fault_response(UNKNOWN)
 
     async def _serve(self, route: Route, names: Mapping[str, str], call: Call) -> Response:
+        self._let_in(route, names, call)
         try:
-            self._let_in(route, names, call)
             return await route.handler(self, call, names)
-        except InvalidGun as error:
+        except InvalidGun as error:  # the store cannot tell the name from another one
             raise route.bad_name(str(error)) from error
 
     def _let_in(self, route: Route, names: Mapping[str, str], call: Call) -> None:
@@ -234,7 +232,10 @@ class Api:
             call.notes["gun"] = name
             if self._gun_prefixes and not name.startswith(self._gun_prefixes):
                 raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
-            Gun(name)
+            try:
+                Gun(name)
+            except InvalidGun as error:
+                raise route.bad_name(str(error)) from error
         if route.actions is not None:
             access = (_CATALOG,) if name is None else tuple(("repository", name, action) for action in route.actions)
             user = self._access.authorize(
