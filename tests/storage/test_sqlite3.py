@@ -22,15 +22,10 @@ from twisted.internet.utils import getProcessOutputAndValue
 from notary.errors import OldVersion, StorageFailed
 from notary.storage import Update
 from notary.storage.dialect import SQLITE3
-from notary.storage.sql import (
-    SERVER,
-    SIGNER,
-    SQLKeyStore,
-    SQLMetadataStore,
-    open_database,
-    open_key_store,
-    open_metadata_store,
-)
+from notary.storage.keys import SQLKeyStore
+from notary.storage.metadata import SQLMetadataStore
+from notary.storage.migrate import SERVER, SIGNER
+from notary.storage.sql import open_database, open_key_store, open_metadata_store
 from notary.tuf.model import ROOT, TIMESTAMP, Gun
 from tests.storage.sqlite_files import (
     GUN,

@@ -11,8 +11,8 @@ from twisted.internet import reactor
 
 from notary.errors import ConfigError, StorageFailed
 from notary.storage.dialect import SQLITE3
+from notary.storage.migrate import SERVER
 from notary.storage.sql import (
-    SERVER,
     open_database,
     open_key_store,
     open_metadata_store,

@@ -1,0 +1,33 @@
+"""Values as the drivers give them, and as a Go Notary wrote them, turned into ours. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from notary.errors import StorageFailed
+
+
+def to_time(value: Any) -> datetime:
+    """A time as any of the drivers gives it, or as Go's SQLite driver wrote it; UTC where no zone is said."""
+    try:
+        when: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (ValueError, OverflowError, AttributeError) as error:
+        raise StorageFailed(f"the database holds {value!r} where a time belongs: correct that row") from error
+
+
+def to_bytes(value: Any) -> bytes:
+    """Binary content; a Go Notary writes some of it as text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise StorageFailed("the database holds something else where binary content belongs: correct that row")
+
+
+def to_version(value: Any) -> int:
+    """A version number; SQLite takes text in an integer column, and holds it to be above every number."""
+    if isinstance(value, int):
+        return value
+    raise StorageFailed("the database holds something else where a version number belongs: correct that row")
