@@ -18,7 +18,7 @@ from notary.storage import StoredKey, Update
 from notary.storage.pool import Cursor
 from notary.storage.sql import open_key_store, open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
-from tests.storage.conftest import migrated_database
+from tests.support.migrated import migrated_database
 
 GUN = Gun("docker.io/library/alpine")
 """A collection that has half of all rows."""

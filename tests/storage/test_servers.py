@@ -22,7 +22,7 @@ from notary.storage.metadata import SQLMetadataStore
 from notary.storage.migrate import SERVER
 from notary.storage.sql import open_database, open_key_store, open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
-from tests.storage.conftest import SERVICES, migrated_database
+from tests.support.migrated import SERVICES, migrated_database
 
 GUN = Gun("docker.io/library/alpine")
 OTHER = Gun("docker.io/library/busybox")
