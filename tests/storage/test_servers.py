@@ -22,6 +22,8 @@ from notary.storage.metadata import SQLMetadataStore
 from notary.storage.migrate import SERVER
 from notary.storage.sql import open_database, open_key_store, open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
+from tests.support.api import new_author, published
+from tests.support.inmemory import Server
 from tests.support.migrated import SERVICES, migrated_database
 
 GUN = Gun("docker.io/library/alpine")
@@ -520,3 +522,21 @@ def test_each_daemons_tables_are_those_that_the_tests_empty():
     assert {name: set(service.tables) for name, (service, _, _) in SERVICES.items()} == {
         name: set(tables) for name, (_, _, tables) in SERVICES.items()
     }
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_client_hears_of_a_name_that_cannot_be_told_from_another(mysql, open_stores):
+    server = Server(await open_stores(open_metadata_store, mysql))
+    taken, alike = "example.com/app", "example.com/App"
+    too_late = await new_author(server, alike)
+    await published(server, taken)
+    for answer in (
+        await server.upload(alike, too_late.first()),
+        await server.get(f"/v2/{alike}/_trust/tuf/timestamp.key"),
+        await server.request("POST", f"/v2/{alike}/_trust/tuf/snapshot.key"),
+    ):
+        assert (answer.status, answer.code) == (400, "INVALID_GUN")
+    for name in ("root.json", "1.root.json", "timestamp.json"):
+        assert (await server.get(f"/v2/{alike}/_trust/tuf/{name}")).status == 404
+        assert (await server.get(f"/v2/{taken}/_trust/tuf/{name}")).status == 200
+    assert (await server.get(f"/v2/{taken}/_trust/tuf/timestamp.key")).status == 200
