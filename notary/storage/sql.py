@@ -42,7 +42,7 @@ def open_metadata_store(backend: str, db_url: str, reactor: Reactor) -> Deferred
     async def connect() -> MetadataStore:
         if backend == "memory":
             return MemoryMetadataStore(reactor)
-        return SQLMetadataStore(await open_database(_dialect(backend), db_url, SERVER, reactor))
+        return SQLMetadataStore(await open_database(dialect_of(backend), db_url, SERVER, reactor))
 
     return Deferred.fromCoroutine(connect())
 
@@ -53,12 +53,13 @@ def open_key_store(backend: str, db_url: str, reactor: Reactor) -> Deferred[KeyS
     async def connect() -> KeyStore:
         if backend == "memory":
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(_dialect(backend), db_url, SIGNER, reactor))
+        return SQLKeyStore(await open_database(dialect_of(backend), db_url, SIGNER, reactor))
 
     return Deferred.fromCoroutine(connect())
 
 
-def _dialect(backend: str) -> Dialect:
+def dialect_of(backend: str) -> Dialect:
+    """The row of a backend. Raises ConfigError if there is none."""
     try:
         return DIALECTS[backend]
     except KeyError:
