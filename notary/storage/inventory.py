@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.storage import FeedEntry, Inventory, KeyInventory, StoredCollection
+from notary.storage.dialect import Pool
 from notary.storage.migrate import SERVER, SIGNER
 from notary.storage.pool import Cursor, Database, Reactor
 from notary.storage.rows import to_bytes, to_version
@@ -121,7 +122,7 @@ class SQLInventory:
 
     def visit(self, gun: str, work: Callable[[StoredCollection], _T]) -> Deferred[_T]:
         """See the port."""
-        return self._database.read(_visit, gun, work)
+        return self._database.snapshot(_visit, gun, work)
 
     def remove(self, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Deferred[Sequence[File]]:
         """See the port."""
@@ -152,19 +153,19 @@ class SQLKeyInventory:
         return self._database.close()
 
 
-def open_inventory(backend: str, db_url: str, reactor: Reactor) -> Deferred[Inventory]:
+def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[Inventory]:
     """Open the server's store for an operator; arguments and errors as for ``open_metadata_store``."""
 
     async def connect() -> Inventory:
-        return SQLInventory(await open_database(dialect_of(backend), db_url, SERVER, reactor))
+        return SQLInventory(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor) -> Deferred[KeyInventory]:
+def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[KeyInventory]:
     """Open the signer's store for an operator; arguments and errors as for ``open_key_store``."""
 
     async def connect() -> KeyInventory:
-        return SQLKeyInventory(await open_database(dialect_of(backend), db_url, SIGNER, reactor))
+        return SQLKeyInventory(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
