@@ -8,9 +8,10 @@ asked for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from notary.errors import StorageFailed
@@ -46,14 +47,35 @@ SIGNER: Final = Service(
 
 
 def _migrations(dialect: Dialect, service: Service) -> Mapping[int, Sequence[str]]:
-    """The statements of each numbered file of a service, in order. A statement ends with ``;`` at the end of a line."""
-    folder = resources.files("notary.storage") / "schema" / dialect.name / service.folder
-    files = {int(file.name.split("_")[0]): file for file in folder.iterdir() if file.name.endswith(".up.sql")}
-    found = {}
-    for number in sorted(files):
-        text = re.sub(r"(?m)^\s*--.*\n", "", files[number].read_text("utf-8"))
-        found[number] = [statement for statement in re.split(r";\s*(?:\n|\Z)", text) if statement.strip()]
-    return found
+    """The statements of each numbered file of a service, in order."""
+    files = {int(file.name.split("_")[0]): file for file in _files(dialect, service) if file.name.endswith(".up.sql")}
+    return {number: _statements(files[number]) for number in sorted(files)}
+
+
+def _indexes(dialect: Dialect, service: Service) -> Sequence[str]:
+    """The statements that make the indexes which the reference's tables lack."""
+    return [line for file in _files(dialect, service) if file.name == "indexes.sql" for line in _statements(file)]
+
+
+def _files(dialect: Dialect, service: Service) -> Iterable[Traversable]:
+    return (resources.files("notary.storage") / "schema" / dialect.name / service.folder).iterdir()
+
+
+def _statements(file: Traversable) -> Sequence[str]:
+    """The statements of a file. One ends with ``;`` at the end of a line."""
+    text = re.sub(r"(?m)^\s*--.*\n", "", file.read_text("utf-8"))
+    return [statement.strip() for statement in re.split(r";\s*(?:\n|\Z)", text) if statement.strip()]
+
+
+def migrate(connection: Any, dialect: Dialect, service: Service) -> None:
+    """Give an empty database the tables of ``service``, in their newest form.
+
+    ``connection`` begins no transaction by itself (autocommit). Blocks.
+    """
+    cursor = Cursor(connection.cursor(), dialect)
+    _create(cursor, _migrations(dialect, service))
+    for statement in _indexes(dialect, service):
+        cursor.run(statement)
 
 
 def set_up(connection: Any, dialect: Dialect, service: Service) -> None:
