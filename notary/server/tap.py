@@ -27,7 +27,7 @@ from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
 from notary.storage.migrate import SERVER
-from notary.storage.sql import migrate_database, open_metadata_store
+from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
 DRAIN_SECONDS = 10.0
 """How long a stopping server waits for the answers that it owes."""
@@ -61,7 +61,8 @@ class Server(Assembly):
         if config.debug:
             self._log.warn("the debug server is not part of this version yet")
         self._log.info("Using {backend} backend", backend=config.storage.backend)
-        store = await open_metadata_store(config.storage.backend, config.storage.db_url, self.reactor)
+        storage = config.storage
+        store = await open_metadata_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from notary.config import Storage
 from notary.errors import ConfigError, StorageFailed
 from notary.storage import KeyStore, MetadataStore
 from notary.storage.dialect import Dialect, Pool
@@ -27,6 +28,15 @@ _POOL: Final = Pool()
 
 _PATIENT: Final = Pool(connections=1, query_timeout=86_400.0)
 """For work on tables: an index of a big one takes long."""
+
+
+def pool_of(storage: Storage) -> Pool:
+    """What a daemon's configuration says of its connections."""
+    return Pool(
+        connections=storage.connections,
+        connect_timeout=storage.connect_timeout,
+        query_timeout=storage.query_timeout,
+    )
 
 
 async def open_database(

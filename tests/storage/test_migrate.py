@@ -348,7 +348,7 @@ async def test_ten_at_once(place, line, state):
     await alone.migrate()
     done = [Deferred.fromCoroutine(there.migrate()) for _ in range(10)]
     outcomes = await DeferredList(done, consumeErrors=True)
-    assert [str(result) for success, result in outcomes if not success] == []
+    assert [result.getErrorMessage() for success, result in outcomes if not success] == []
     assert sorted(steps for _, steps in outcomes)[:9] == [0] * 9
     assert there.schema() == alone.schema()
     assert there.state() == [(line.newest, False)]
