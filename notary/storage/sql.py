@@ -102,7 +102,7 @@ def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool 
     async def connect() -> MetadataStore:
         if backend == "memory":
             return MemoryMetadataStore(reactor)
-        return SQLMetadataStore(await open_database(_dialect(backend), db_url, SERVER, reactor, pool))
+        return SQLMetadataStore(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
@@ -113,7 +113,7 @@ def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _PO
     async def connect() -> KeyStore:
         if backend == "memory":
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(_dialect(backend), db_url, SIGNER, reactor, pool))
+        return SQLKeyStore(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
@@ -129,7 +129,7 @@ async def _on_tables_once(
     """Open the database for one piece of work on its tables; the answer is ``in_memory`` where there are none."""
     if backend == "memory":
         return in_memory
-    database = Database(_dialect(backend), db_url, reactor, _PATIENT)
+    database = Database(dialect_of(backend), db_url, reactor, _PATIENT)
     try:
         return await _on_tables(database, work, service)
     finally:
@@ -143,7 +143,8 @@ async def _on_tables(database: Database, work: Callable[[Any, Dialect, Service],
         raise type(error)(f"storage.db_url: {error}") from error
 
 
-def _dialect(backend: str) -> Dialect:
+def dialect_of(backend: str) -> Dialect:
+    """The row of a backend. Raises ConfigError if there is none."""
     try:
         return DIALECTS[backend]
     except KeyError:
