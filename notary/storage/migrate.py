@@ -2,7 +2,7 @@
 
 Rules of this module: numbered SQL files in ``schema/<backend>/<service>/``, state in the table of the reference's
 migration tool (docs/protocol.md, section 5), never with a number that the reference does not know; indexes that it
-lacks are recorded by their presence (docs/adr/0010). A database is never altered unless it is ours alone (SQLite) or
+lacks are recorded by their presence (docs/adr/0012). A database is never altered unless it is ours alone (SQLite) or
 somebody asked for it. Everything here blocks: it runs in a thread.
 
 A connection that comes in begins no transaction by itself (autocommit).
