@@ -26,7 +26,8 @@ from notary.net.grpc import GrpcFactory
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
-from notary.storage.sql import open_key_store, pool_of
+from notary.storage.migrate import SIGNER
+from notary.storage.sql import migrate_database, open_key_store, pool_of
 
 DRAIN_SECONDS = 5.0
 """How long a stopping signer waits for the answers that it owes."""
@@ -111,8 +112,8 @@ def makeService(options: Options) -> daemon.Daemon:
         if not options["bootstrap"]:
             return Signer(config, reactor)
         storage = config.storage
-        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor, pool_of(storage))
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
     return daemon.make_daemon(options, load, build, reactor)
 
