@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import Any
 
 from notary.errors import ConfigError
+from notary.storage import catalogue
+from notary.storage.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Dialect:
     ``driver`` is the DB-API module, ``needs`` what to install if it is missing. ``placeholder`` stands for one
     parameter in a statement. ``connections`` bounds the pool, ``writers`` how many transactions of a store may write
     at once. ``begin_read`` opens a transaction that sees one moment, ``begin_write`` one in which what was read stays
-    true until the commit. ``tables`` asks for the names of the tables that there are.
+    true until the commit. ``catalogue`` tells what tables there are, and how they are changed.
 
     ``arguments`` turns ``storage.db_url`` into what the driver's ``connect`` takes, or raises ConfigError. ``prepare``
     is run on each new connection. ``embedded``, if it is not None, says that the database is ours alone: a store runs
@@ -47,7 +49,7 @@ class Dialect:
     writers: int
     begin_read: str
     begin_write: str
-    tables: str
+    catalogue: Catalogue
     arguments: Callable[[str], Mapping[str, Any]]
     prepare: Callable[[Any], None]
     embedded: Callable[[Any], None] | None
@@ -171,7 +173,7 @@ SQLITE3 = Dialect(
     writers=1,  # SQLite has one at a time; waiting in our own line is fair and keeps the threads free for readers
     begin_read="BEGIN",
     begin_write="BEGIN IMMEDIATE",
-    tables="SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+    catalogue=catalogue.SQLITE3,
     arguments=_sqlite_arguments,
     prepare=_sqlite_prepare,
     embedded=_sqlite_embedded,

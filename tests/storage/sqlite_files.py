@@ -34,6 +34,11 @@ def execute(path: Path, sql: str, *values: object) -> list[tuple]:
         return connection.execute(sql, values).fetchall()
 
 
+def tables(path: Path) -> set[str]:
+    """The names of the tables in a file."""
+    return {table for table, _column in execute(path, SQLITE3.catalogue.columns)}
+
+
 async def make(opener, path: Path) -> None:
     """Make the file with its tables."""
     await (await opener("sqlite3", str(path), reactor)).close()

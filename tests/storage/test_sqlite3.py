@@ -36,6 +36,7 @@ from tests.storage.sqlite_files import (
     make,
     metadata_store,
     special_database,
+    tables,
     whole,
 )
 
@@ -66,8 +67,7 @@ COLUMNS = {
 @pytest_twisted.ensureDeferred
 async def test_a_new_file_gets_the_tables_of_protocol_section_5(path, opener, service, version):
     await make(opener, path)
-    names = {name for (name,) in execute(path, SQLITE3.tables)}
-    assert names == set(COLUMNS[service])
+    assert tables(path) == set(COLUMNS[service])
     for table, columns in COLUMNS[service].items():
         found = {row[1] for row in execute(path, f"PRAGMA table_info({table})")}
         assert found == set(columns.split())
