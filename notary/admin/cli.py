@@ -18,6 +18,8 @@ from twisted.internet.task import react
 from notary import __version__
 from notary.admin.checkconfig import check_config
 from notary.admin.command import Status, Work
+from notary.admin.repos import repos
+from notary.admin.upkeep import expiring, fsck_, gc
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +28,8 @@ def cli() -> None:
     """Look after the stores of a Notary server and signer."""
 
 
-cli.add_command(check_config)
+for each in (check_config, repos, expiring, fsck_, gc):
+    cli.add_command(each)
 
 
 def parse(arguments: Sequence[str] | None = None) -> Work | int:

@@ -17,6 +17,8 @@ from notary import config
 from notary.admin.output import Output
 from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig
 from notary.errors import ConfigError
+from notary.storage.dialect import Pool
+from notary.storage.sql import pool_of
 
 _Store = TypeVar("_Store")
 
@@ -56,7 +58,7 @@ class Session:
         return found
 
     async def open(
-        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any], Deferred[_Store]]
+        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any, Pool], Deferred[_Store]]
     ) -> _Store:
         """Open a store of the database that ``of`` names; it is closed when the session is.
 
@@ -64,7 +66,7 @@ class Session:
         """
         storage = of.storage
         _require_database(storage.backend, storage.db_url)
-        store = await opener(storage.backend, storage.db_url, self.reactor)
+        store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)  # type: ignore[attr-defined]  # every store has it
         return store
 

@@ -27,6 +27,7 @@ from notary.config.values import (
     ADDRESS,
     BOOLEAN,
     BYTES,
+    COUNT,
     FILE,
     GUN_PREFIXES,
     HOST,
@@ -55,6 +56,7 @@ _DEFAULT_ALIAS = "DEFAULT_ALIAS"
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
 _SQL = ("storage.backend", SQL_BACKENDS)
+_REMOTE_SQL = ("storage.backend", ("mysql", "postgres"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,26 @@ class Storage:
 
     backend: str = key(_BACKEND, _BACKEND_DOC)
     db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
+    connections: int = key(
+        COUNT,
+        "How many connections to the database are open at most; whatever is more waits for one to be free. All "
+        "instances together must stay below what the database allows.",
+        default=10,
+        when=_REMOTE_SQL,
+    )
+    connect_timeout: float = key(
+        SECONDS,
+        "Seconds that a new connection to the database may take, rounded up to whole ones.",
+        default=5.0,
+        when=_REMOTE_SQL,
+    )
+    query_timeout: float = key(
+        SECONDS,
+        "Seconds that the database may take for one statement, and that a request waits for a free connection; "
+        "beyond it the request fails.",
+        default=10.0,
+        when=_REMOTE_SQL,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,11 +332,9 @@ class SignerServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignerStorage:
-    """The section ``storage`` of the signer. A relative SQLite path in ``db_url`` has been made absolute."""
+class SignerStorage(Storage):
+    """The section ``storage`` of the signer: that of the server, and the alias of a passphrase."""
 
-    backend: str = key(_BACKEND, _BACKEND_DOC)
-    db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
     default_alias: str = key(
         TEXT,
         "The alias of the passphrase that encrypts new keys; `NOTARY_SIGNER_DEFAULT_ALIAS` stands in for it. The "

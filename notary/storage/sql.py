@@ -9,9 +9,11 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from notary.config import Storage
 from notary.errors import ConfigError, StorageFailed
 from notary.storage import KeyStore, MetadataStore
-from notary.storage.dialect import DIALECTS, Dialect
+from notary.storage.dialect import Dialect, Pool
+from notary.storage.dialects import DIALECTS
 from notary.storage.keys import SQLKeyStore
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
 from notary.storage.metadata import SQLMetadataStore
@@ -22,13 +24,29 @@ _T = TypeVar("_T")
 
 _log: Final = Logger()
 
+_POOL: Final = Pool()
 
-async def open_database(dialect: Dialect, db_url: str, service: Service, reactor: Reactor) -> Database:
+_PATIENT: Final = Pool(connections=1, query_timeout=86_400.0)
+"""For work on tables: an index of a big one takes long."""
+
+
+def pool_of(storage: Storage) -> Pool:
+    """What a daemon's configuration says of its connections."""
+    return Pool(
+        connections=storage.connections,
+        connect_timeout=storage.connect_timeout,
+        query_timeout=storage.query_timeout,
+    )
+
+
+async def open_database(
+    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: Pool = _POOL
+) -> Database:
     """Connect to the database and see that the tables of ``service`` are there.
 
     Raises ConfigError if the driver is missing or ``db_url`` cannot be used, StorageFailed if the database cannot.
     """
-    database = Database(dialect, db_url, reactor)
+    database = Database(dialect, db_url, reactor, pool)
     try:
         missing = await _on_tables(database, set_up, service)
     except BaseException:
@@ -72,7 +90,7 @@ async def migration_plan(
     return await _on_tables_once(backend, db_url, service, reactor, partial(plan, resume=resume), [])
 
 
-def open_metadata_store(backend: str, db_url: str, reactor: Reactor) -> Deferred[MetadataStore]:
+def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[MetadataStore]:
     """Open the server's store.
 
     ``backend`` and ``db_url`` are the values of ``storage.backend`` and ``storage.db_url``, a file path made absolute.
@@ -84,18 +102,18 @@ def open_metadata_store(backend: str, db_url: str, reactor: Reactor) -> Deferred
     async def connect() -> MetadataStore:
         if backend == "memory":
             return MemoryMetadataStore(reactor)
-        return SQLMetadataStore(await open_database(_dialect(backend), db_url, SERVER, reactor))
+        return SQLMetadataStore(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_store(backend: str, db_url: str, reactor: Reactor) -> Deferred[KeyStore]:
+def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[KeyStore]:
     """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyStore:
         if backend == "memory":
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(_dialect(backend), db_url, SIGNER, reactor))
+        return SQLKeyStore(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
@@ -111,7 +129,7 @@ async def _on_tables_once(
     """Open the database for one piece of work on its tables; the answer is ``in_memory`` where there are none."""
     if backend == "memory":
         return in_memory
-    database = Database(_dialect(backend), db_url, reactor)
+    database = Database(dialect_of(backend), db_url, reactor, _PATIENT)
     try:
         return await _on_tables(database, work, service)
     finally:
@@ -125,7 +143,8 @@ async def _on_tables(database: Database, work: Callable[[Any, Dialect, Service],
         raise type(error)(f"storage.db_url: {error}") from error
 
 
-def _dialect(backend: str) -> Dialect:
+def dialect_of(backend: str) -> Dialect:
+    """The row of a backend. Raises ConfigError if there is none."""
     try:
         return DIALECTS[backend]
     except KeyError:

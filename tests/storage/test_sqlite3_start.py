@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.errors import ConfigError, StorageFailed
-from notary.storage.dialect import SQLITE3
+from notary.storage.dialects.sqlite3 import SQLITE3
 from notary.storage.migrate import SERVER
 from notary.storage.sql import (
     open_database,
@@ -138,6 +138,9 @@ async def test_an_unknown_backend(opener):
 @pytest_twisted.ensureDeferred
 async def test_a_missing_driver_is_named_with_what_to_install(path):
     dialect = replace(SQLITE3, name="nosuchsql", driver="no_such_driver", needs="notary-service[nosuchsql]")
-    with pytest.raises(ConfigError, match=r'"nosuchsql".*no_such_driver is missing; install notary-service\[nosuchsql'):
+    with pytest.raises(
+        ConfigError,
+        match=r"nosuchsql.*cannot be loaded .No module named 'no_such_driver'.; install notary-service.nosuchsql",
+    ):
         await open_database(dialect, str(path), SERVER, reactor)
     assert not path.exists()

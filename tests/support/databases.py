@@ -186,6 +186,11 @@ class DatabaseServer(ABC):
         """Remove a database, whoever still uses it."""
         self.execute("", self._drop_database(database))
 
+    def empty(self, database: str, tables: Iterable[str]) -> None:
+        """Remove all rows of these tables; numbers begin at 1 again."""
+        for table in tables:
+            self.execute(database, self._empty_table(table))
+
     def user(self, database: str, rights: Iterable[str]) -> User:
         """Create a user with exactly these rights on all tables of one database, those to come included."""
         user = User(f"user{next(self._names)}", secrets.token_hex(12))
@@ -225,6 +230,9 @@ class DatabaseServer(ABC):
 
     @abstractmethod
     def _drop_database(self, name: str) -> str: ...
+
+    @abstractmethod
+    def _empty_table(self, table: str) -> str: ...
 
     @abstractmethod
     def _create_user(self, user: User, database: str, rights: str) -> Iterable[str]: ...
@@ -296,6 +304,9 @@ class MariaDB(DatabaseServer):
     def _drop_database(self, name: str) -> str:
         return f"DROP DATABASE {name}"
 
+    def _empty_table(self, table: str) -> str:
+        return f"TRUNCATE {table}"
+
     def _create_user(self, user: User, database: str, rights: str) -> Iterable[str]:
         yield f"CREATE USER {user.name}@'%' IDENTIFIED BY '{user.password}'"
         yield f"GRANT {rights} ON {database}.* TO {user.name}@'%'"
@@ -353,6 +364,9 @@ class PostgreSQL(DatabaseServer):
 
     def _drop_database(self, name: str) -> str:
         return f"DROP DATABASE {name} WITH (FORCE)"
+
+    def _empty_table(self, table: str) -> str:
+        return f"TRUNCATE {table} RESTART IDENTITY"
 
     def _create_user(self, user: User, database: str, rights: str) -> Iterable[str]:
         yield f"CREATE ROLE {user.name} LOGIN PASSWORD '{user.password}'"
