@@ -181,6 +181,8 @@ def _error(fields: dict[bytes, bytes]) -> RpcError:
 
 LARGEST_FRAME: Final = 16_384
 """Bytes of a frame's payload: what every peer may send, and all that ours may (RFC 9113, section 6.5.2)."""
+LARGEST_WINDOW: Final = (1 << 31) - 1
+"""Bytes: the most that a window of flow control may come to (section 6.9.1)."""
 _FRAME_HEAD: Final = 9
 _PREFACE: Final = 24
 _TINY: Final = 256
@@ -222,6 +224,11 @@ class Scanner:
         self._missing = _PREFACE if preface else 0  # bytes of the current frame that have not arrived
         self._held = b""  # the beginning of a frame's head
         self._goaway: bytes | None = None  # the payload of the GOAWAY that is arriving
+
+    @property
+    def between(self) -> bool:
+        """Whether what comes next is a frame that has nothing to do with the one before it."""
+        return not (self._missing or self._held or self._in_block)
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that are for h2. Raises Violation."""
