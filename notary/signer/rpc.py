@@ -138,7 +138,9 @@ class Rpc:
     def _signature(self, signed: Signed) -> bytes:
         if self._tells():
             self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
-        return _signed_by(signed.key, signed.method) + signer_pb2.Signature(content=signed.signature).SerializeToString()
+        return (
+            _signed_by(signed.key, signed.method) + signer_pb2.Signature(content=signed.signature).SerializeToString()
+        )
 
     # -- health -------------------------------------------------------------------------------------------------------
 

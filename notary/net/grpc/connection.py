@@ -35,7 +35,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notary.net.grpc.frames import LARGEST_FRAME, LARGEST_WINDOW, Budget, Scanner, Violation
+from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
 from notary.net.grpc.shortcuts import Fields, QuickDecoder, Request, answer
 from notary.net.tls import ReadListener
 
@@ -306,12 +306,7 @@ class Connection(ReadListener):
         size = len(body)
         window = h2.outbound_flow_control_window + request.more_room
         stream_window = h2.remote_settings.initial_window_size + request.room
-        if (
-            not size <= window <= LARGEST_WINDOW
-            or not size <= stream_window <= LARGEST_WINDOW
-            or size > LARGEST_FRAME
-            or h2.encoder.header_table.resized
-        ):
+        if size > min(window, stream_window, LARGEST_FRAME) or h2.encoder.header_table.resized:
             return False
         h2.highest_inbound_stream_id = request.stream
         h2.outbound_flow_control_window = window - size

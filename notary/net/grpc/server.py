@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.grpc.connection import Connection, Limits
-from notary.net.grpc.frames import Malformed, Message, Refused, decode_timeout, pack, parse_request
+from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
 from notary.net.grpc.shortcuts import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.status import RpcError, Status, encode_message
 
@@ -216,9 +216,12 @@ class _ServerConnection(Connection):
 
     def _may_begin(self, request: Request[_Meaning]) -> bool:
         """Whether h2 and we would have nothing to say against a request."""
+        h2 = self._h2
         return (
-            request.stream > self._h2.highest_inbound_stream_id
-            and request.size <= self._h2.inbound_flow_control_window
+            request.stream > h2.highest_inbound_stream_id
+            and request.size <= h2.inbound_flow_control_window
+            and h2.outbound_flow_control_window + request.more_room <= LARGEST_WINDOW
+            and h2.remote_settings.initial_window_size + request.room <= LARGEST_WINDOW
             and len(request.message) <= self.limits.message
             and len(self.streams) + len(self._writing) < self.limits.streams
             and self._last is None
