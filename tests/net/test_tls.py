@@ -613,13 +613,12 @@ def test_a_protocol_learns_when_a_read_has_ended_however_many_records_it_was(wor
     server.makeConnection(transport)
     client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
     client.set_connect_state()
-    for handshake in (client.do_handshake, client.do_handshake, lambda: client.send(b"first")):
+    for _ in range(2):
         with contextlib.suppress(SSL.WantReadError):
-            handshake()
+            client.do_handshake()
         server.dataReceived(client.bio_read(1 << 16))
         client.bio_write(transport.value())
         transport.clear()
-    assert (b"first", True) in listener.seen
     listener.seen.clear()
     for record in (b"a", b"b", b"c"):
         client.send(record)
