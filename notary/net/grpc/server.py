@@ -236,7 +236,7 @@ class _ServerConnection(Connection):
         outcome = self._begin(handler, request.message, Context(path, self.peer, self.clock, deadline))
         if isinstance(outcome, bytes) and len(outcome) <= self.limits.message:
             body = pack(outcome)
-            if self.send_at_once(request, body):
+            if self.send_at_once(request, body):  # what it earns is more than the frames in it that carry nothing
                 self.factory.on_finish(path, Status.OK, self.clock.seconds() - now, self.peer)
                 self.earn()
                 return
