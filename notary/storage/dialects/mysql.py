@@ -114,6 +114,7 @@ MYSQL = Dialect(
     placeholder="%s",
     exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
     lookalikes=True,
+    bytewise="BINARY {0}",
     member="({0})",
     connections=10_000,
     writers=10_000,

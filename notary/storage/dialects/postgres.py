@@ -109,6 +109,7 @@ POSTGRES = Dialect(
     placeholder="%s",
     exactly="{0} = %s",
     lookalikes=False,
+    bytewise="{0}",
     member="({0})",
     connections=10_000,
     writers=10_000,

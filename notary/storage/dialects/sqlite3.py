@@ -124,6 +124,7 @@ SQLITE3 = Dialect(
     placeholder="?",
     exactly="{0} = ?",
     lookalikes=False,
+    bytewise="{0}",
     member="SELECT * FROM ({0})",
     connections=4,
     writers=1,  # SQLite has one at a time; waiting in our own line is fair and keeps the threads free for readers
