@@ -37,10 +37,10 @@ async def migrate(session: Session, *, dry_run: bool, resume: bool) -> int:
             if not session.out.as_json:
                 for line in text.splitlines():
                     session.out.line(line, {})
-        session.out.say(f"{len(steps)} steps would be taken" if steps else "nothing is to be done")
+        session.out.say(f"steps to take: {len(steps)}" if steps else "nothing is to be done")
         return Status.OK
     done = await migrate_database(
         storage.backend, storage.db_url, service, session.reactor, resume=resume, report=session.out.say
     )
-    session.out.say(f"done: {done} steps" if done else "nothing was to be done")
+    session.out.say(f"done, steps: {done}" if done else "nothing was to be done")
     return Status.OK

@@ -55,7 +55,7 @@ async def test_an_old_database(old_server, mariadb):
     done = await admin("migrate", "--config", config)
     assert (done.status, done.out) == (Status.OK, "")
     assert "migration 5: changefeed\n" in done.err
-    assert f"done: {len(records)} steps" in done.err
+    assert f"done, steps: {len(records)}" in done.err
     assert mariadb.execute(old_server.database, "SELECT version, dirty FROM schema_migrations") == [(5, 0)]
     again = await admin("migrate", "--config", config)
     assert (again.status, again.err) == (Status.OK, "nothing was to be done\n")

@@ -112,7 +112,7 @@ MYSQL = Dialect(
     driver="notary.storage.drivers.mysql",
     needs='mysqlclient: pip install "notary-service[mysql]"',
     placeholder="%s",
-    exactly="{0} = %s AND BINARY {0} = %s",
+    exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
     bytewise="BINARY {0}",
     member="({0})",
     connections=10_000,
