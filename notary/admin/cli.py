@@ -55,11 +55,25 @@ def main() -> NoReturn:
         sys.exit(work)
     statuses: list[int] = []
 
-    async def body(reactor: Any) -> None:
-        statuses.append(await work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+    def body(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+        ended: Deferred[None] = Deferred()
+
+        def interrupt() -> Deferred[None] | None:
+            if ended.called:
+                return None
+            running.cancel()
+            return ended  # what was opened is closed first
+
+        def end(status: int) -> None:
+            statuses.append(status)
+            ended.callback(None)
+
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+        return running.addCallback(end)
 
     try:
-        react(lambda reactor: Deferred.fromCoroutine(body(reactor)))
+        react(body)
     except SystemExit:  # react's own idea of the status
         status = statuses[0] if statuses else Status.INTERRUPTED
         if status == Status.PIPE:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Concatenate, Final, ParamSpec, TextIO
 
 import click
+from twisted.internet.defer import CancelledError
 
 from notary.admin.output import Output
 from notary.admin.session import Session
@@ -80,6 +81,8 @@ class Work:
         except NotaryError as error:
             out.say(f"notary-admin: {error}")
             return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
+        except CancelledError:
+            return Status.INTERRUPTED
         except BrokenPipeError:
             return Status.PIPE
         except Exception:  # noqa: BLE001 - the edge of the program
