@@ -109,6 +109,21 @@ class StorageFailed(NotaryError):
     """The store could not be reached or could not do its work."""
 
 
+class StorageUnreachable(StorageFailed):
+    """Nobody answers where the database should be, or it is not ready yet: waiting may cure it.
+
+    The message names the place and the cause, never a password.
+    """
+
+
+class InvalidRow(StorageFailed):
+    """A row of the database holds what cannot belong there."""
+
+
+class InvalidArchive(NotaryError):
+    """A file with an exported collection cannot be made or taken: it is damaged, or does not follow what is stored."""
+
+
 # -- start-up ---------------------------------------------------------------------------------------------------------
 
 

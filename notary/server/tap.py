@@ -26,7 +26,7 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
-from notary.storage.sql import open_metadata_store
+from notary.storage.sql import open_metadata_store, pool_of
 
 DRAIN_SECONDS = 10.0
 """How long a stopping server waits for the answers that it owes."""
@@ -60,7 +60,8 @@ class Server(Assembly):
         if config.debug:
             self._log.warn("the debug server is not part of this version yet")
         self._log.info("Using {backend} backend", backend=config.storage.backend)
-        store = await open_metadata_store(config.storage.backend, config.storage.db_url, self.reactor)
+        storage = config.storage
+        store = await open_metadata_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
@@ -150,7 +151,7 @@ def makeService(options: Options) -> daemon.Daemon:
         if not options["bootstrap"]:
             return Server(replace(config, debug=config.debug or bool(options["debug"])), reactor)
         storage = config.storage
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor)
+        open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor, pool_of(storage))
         return Bootstrap(open_store, storage.backend, reactor)
 
     return daemon.make_daemon(options, load_server, build, reactor)

@@ -26,7 +26,7 @@ from notary.net.grpc import GrpcFactory
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
-from notary.storage.sql import open_key_store
+from notary.storage.sql import open_key_store, pool_of
 
 DRAIN_SECONDS = 5.0
 """How long a stopping signer waits for the answers that it owes."""
@@ -57,7 +57,7 @@ class Signer(Assembly):
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
-        store = await open_key_store(storage.backend, storage.db_url, self.reactor)
+        store = await open_key_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
         methods = Rpc(keyring, store.check).methods()
@@ -111,7 +111,7 @@ def makeService(options: Options) -> daemon.Daemon:
         if not options["bootstrap"]:
             return Signer(config, reactor)
         storage = config.storage
-        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor, pool_of(storage))
         return Bootstrap(open_store, storage.backend, reactor)
 
     return daemon.make_daemon(options, load, build, reactor)

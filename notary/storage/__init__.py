@@ -1,4 +1,4 @@
-"""The two storage ports, and the records that pass through them.
+"""The storage ports, two for the daemons and two for operators, and the records that pass through them.
 
 Rules of this module: pure; a port says what is stored, never how. Every method may be called at any time from the
 reactor's thread and never blocks it. Records are immutable. Bytes come back exactly as they were given. Rows that a
@@ -10,17 +10,31 @@ is said at the method.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from notary.tuf import collection
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import Update
 
-__all__ = ["Change", "KeyStore", "MetadataStore", "Stored", "StoredKey", "Update"]
+__all__ = [
+    "Change",
+    "FeedEntry",
+    "Inventory",
+    "KeyInventory",
+    "KeyStore",
+    "MetadataStore",
+    "Stored",
+    "StoredCollection",
+    "StoredKey",
+    "Update",
+]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +167,70 @@ class KeyStore(Protocol):
 
     def close(self) -> Deferred[None]:
         """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        ...
+
+
+# -- for operators ----------------------------------------------------------------------------------------------------
+
+
+class FeedEntry(NamedTuple):
+    """What the changefeed says of a timestamp: its version and its checksum, "" if that is unknown."""
+
+    version: int
+    sha256: str
+
+
+class StoredCollection(collection.Collection, Protocol):
+    """A collection with what else is stored of it."""
+
+    def feed(self) -> Sequence[FeedEntry]:
+        """The ``update`` records since it was last deleted, oldest first."""
+        ...
+
+
+class Inventory(Protocol):
+    """All collections, for operators: whatever is stored, valid or not. Names need not be valid ones."""
+
+    def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
+        """At most ``limit`` names that begin with ``prefix`` and follow ``after`` in the order of the database.
+
+        Some databases take letters of both cases for the same there, so the caller must look again. With
+        ``remembered``, also those of which only the changefeed knows. "" for ``after`` begins at the beginning.
+        """
+        ...
+
+    def count(self, prefix: str) -> Deferred[int]:
+        """How many collections there are whose names begin with ``prefix``, as in :meth:`guns`."""
+        ...
+
+    def visit(self, gun: str, work: Callable[[StoredCollection], _T]) -> Deferred[_T]:
+        """What ``work`` makes of a collection, which it sees as of one moment; one without files if it is not there.
+
+        ``work`` runs in a thread, may run more than once, and must not keep the collection.
+        """
+        ...
+
+    def remove(
+        self, gun: str, choose: Callable[[collection.Collection], Sequence[collection.File]], limit: int
+    ) -> Deferred[Sequence[collection.File]]:
+        """Remove the first ``limit`` files that ``choose`` names, which are returned.
+
+        ``choose`` sees the collection in the transaction that removes, under the conditions of ``visit``.
+        """
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections."""
+        ...
+
+
+class KeyInventory(Protocol):
+    """All keys of the signer, for operators."""
+
+    def key_ids(self, gun: str) -> Deferred[Sequence[str]]:
+        """The ids of the keys that were made for a collection, pending ones included."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections."""
         ...
