@@ -34,8 +34,8 @@ _OK: Final = 200
 async def health(session: Session) -> int:
     """Ask the running daemon of this configuration, on this machine, whether it can work.
 
-    The exit status is 0 if it can, and 1 if it cannot or does not answer; a line says why. A signer is asked with its own
-    certificate, which its client_ca_file must therefore accept.
+    The exit status is 0 if it can, and 1 if it cannot or does not answer; a line says why. A signer is asked with its
+    own certificate, which its client_ca_file must therefore accept.
     """
     config = session.config
     if isinstance(config, ServerConfig):
@@ -70,7 +70,9 @@ def _ask_server(config: ServerConfig) -> str:
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
     """Call the health service; "" or what is wrong."""
     address, files = config.server.grpc_addr, config.server
-    options = tls.client_options(_name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file)
+    options = tls.client_options(
+        _name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file
+    )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)
     request = health_pb2.HealthCheckRequest(service="grpc.health.v1.Health.Signer")
