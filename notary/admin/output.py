@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -57,7 +57,8 @@ class Output:
             self._plain(columns)
 
         def draw() -> None:
-            table = Table(*columns)
+            # What a row is about stays whole as long as there is room; the rest may wrap.
+            table = Table(Column(columns[0], no_wrap=True, overflow="fold"), *columns[1:])
             for row in waiting:
                 table.add_row(*map(Text, row))
             self._out.print(table)

@@ -18,7 +18,7 @@ from notary.admin.command import Status, command
 from notary.admin.output import Node, ago, show, size
 from notary.admin.session import Session
 from notary.admin.walk import Item, guns, inventory_of, leaf_of, read, summarise, visit
-from notary.errors import InvalidArchive, InvalidGun, NotaryError, NotFound
+from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
 from notary.storage import StoredCollection, Update
 from notary.storage.inventory import open_key_inventory
 from notary.storage.sql import open_key_store, open_metadata_store
@@ -177,7 +177,7 @@ async def delete(
     served by this pair again.
     """
     if and_keys != (signer_config is not None):
-        raise click.UsageError("--keys and --signer-config go together")
+        raise ConfigError("--keys, --signer-config: one of them is missing; they go together")
     inventory = await inventory_of(session)
     count, total = await inventory.visit(gun, lambda found: (len(found.files), sum(one.size for one in found.files)))
     key_ids: Sequence[str] = ()

@@ -126,7 +126,8 @@ async def fsck_(session: Session, gun: str, prefix: str) -> int:
     """
     inventory = await inventory_of(session)
     checked = errors = notes = 0
-    with session.out.table("GUN", "Finding", "Role", "Version", "Detail", "Meaning", "What to do") as add:
+    seen: dict[str, fsck.Kind] = {}
+    with session.out.table("GUN", "Finding", "Role", "Version", "Detail") as add:
         async for name in _chosen(session, inventory, gun, prefix, "Checking", remembered=True):
             try:
                 findings = await inventory.visit(name, _check)
@@ -134,11 +135,11 @@ async def fsck_(session: Session, gun: str, prefix: str) -> int:
                 findings = [fsck.unreadable(error)]
             checked += 1
             for each in findings:
-                kind = fsck.KINDS[each.kind]
+                kind = seen[each.kind] = fsck.KINDS[each.kind]
                 errors, notes = errors + kind.error, notes + (not kind.error)
                 level = "ERROR" if kind.error else "note"
                 add(
-                    [name, f"{level} {each.kind}", each.role, each.version or None, each.detail, *kind[1:]],
+                    [name, f"{level} {each.kind}", each.role or None, each.version or None, each.detail],
                     {
                         "gun": name,
                         "level": level.lower(),
@@ -150,6 +151,10 @@ async def fsck_(session: Session, gun: str, prefix: str) -> int:
                         "remedy": kind.remedy,
                     },
                 )
+    if seen and not session.out.as_json:
+        with session.out.table("Finding", "Meaning", "What to do") as add:
+            for name, kind in sorted(seen.items()):
+                add([name, kind.meaning, kind.remedy], {})
     session.out.say(f"{checked} collections checked: {errors} errors, {notes} notes")
     return Status.FOUND if errors else Status.OK
 

@@ -7,7 +7,7 @@ leaves nothing open. Threads belong to the service that uses them, not to the re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -65,10 +65,13 @@ class Assembly(Service, ABC):
 
 
 class Bootstrap(Service):
-    """Opens a store, which creates what is missing, closes it, and ends the process: what ``-bootstrap`` asks for."""
+    """Sets up the database, and ends the process: what ``-bootstrap`` asks for.
 
-    def __init__(self, open_store: Callable[[], Deferred[Any]], backend: str, reactor: Any) -> None:
-        self._open_store = open_store
+    ``migrate`` does the work; it is given ``report``, which takes a line before each step.
+    """
+
+    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Any) -> None:
+        self._migrate = migrate
         self._backend = backend
         self._reactor = reactor
         self._log = Logger()
@@ -79,8 +82,7 @@ class Bootstrap(Service):
         return Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
-        store = await self._open_store()
-        await store.close()
+        await self._migrate(report=lambda line: self._log.info("{line}", line=line))
         self._log.info("The {backend} backend is set up", backend=self._backend)
         self._reactor.stop()
 

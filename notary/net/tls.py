@@ -35,6 +35,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
 )
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -290,6 +291,33 @@ def _is_address(host: str) -> bool:
 # -- listening --------------------------------------------------------------------------------------------------------
 
 
+class ReadListener(Protocol):
+    """A protocol that is told when a read of the socket is over, which with TLS may be many pieces of data."""
+
+    reading = False
+    """Whether more of what was read may come: what is to be said can wait for :meth:`readEnded`."""
+
+    def readEnded(self) -> None:
+        """All that was read has come."""
+
+
+class TLSProtocol(TLSMemoryBIOProtocol):
+    """TLS for connections that collect their writes, where Twisted's default would collect them once more."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read from the socket."""
+        protocol = self.wrappedProtocol
+        if not isinstance(protocol, ReadListener):
+            super().dataReceived(data)
+            return
+        protocol.reading = True
+        try:
+            super().dataReceived(data)
+        finally:
+            protocol.reading = False
+        protocol.readEnded()
+
+
 class _Server(Server):
     """A connection that sends at once what the socket takes.
 
@@ -348,8 +376,7 @@ def listen(
     """
     if tls is not None:
         wrapper: Any = TLSMemoryBIOFactory(cast("Any", tls), isClient=False, wrappedFactory=factory, clock=reactor)
-        # The default protocol collects small writes for a turn of the reactor; our answers are single writes.
-        wrapper.protocol = TLSMemoryBIOProtocol
+        wrapper.protocol = TLSProtocol
         factory = wrapper
     return maybeDeferred(_listen, reactor, host, port, factory)
 

@@ -26,7 +26,8 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
-from notary.storage.sql import open_metadata_store, pool_of
+from notary.storage.migrate import SERVER
+from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
 DRAIN_SECONDS = 10.0
 """How long a stopping server waits for the answers that it owes."""
@@ -151,8 +152,8 @@ def makeService(options: Options) -> daemon.Daemon:
         if not options["bootstrap"]:
             return Server(replace(config, debug=config.debug or bool(options["debug"])), reactor)
         storage = config.storage
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor, pool_of(storage))
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
     return daemon.make_daemon(options, load_server, build, reactor)
 

@@ -26,7 +26,8 @@ from notary.net.grpc import GrpcFactory
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
-from notary.storage.sql import open_key_store, pool_of
+from notary.storage.migrate import SIGNER
+from notary.storage.sql import migrate_database, open_key_store, pool_of
 
 DRAIN_SECONDS = 5.0
 """How long a stopping signer waits for the answers that it owes."""
@@ -41,11 +42,13 @@ class Signer(Assembly):
     """The signer of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log lines of level info are
+    written.
     """
 
-    def __init__(self, config: SignerConfig, reactor: Any) -> None:
+    def __init__(self, config: SignerConfig, reactor: Any, tells: Callable[[], bool] = lambda: True) -> None:
         super().__init__(reactor, THREADS)
+        self._tells = tells
         self._config = config
         self._log = Logger(namespace="notary.signer")
         files = config.server
@@ -60,7 +63,7 @@ class Signer(Assembly):
         store = await open_key_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        methods = Rpc(keyring, store.check).methods()
+        methods = Rpc(keyring, store.check, self._tells).methods()
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
         grpc = GrpcFactory(methods, self.reactor)
@@ -109,12 +112,14 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            return Signer(config, reactor)
+            # The daemon owns the log; it exists by the time that anybody asks.
+            return Signer(config, reactor, lambda: made.log.writes("info"))
         storage = config.storage
-        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor, pool_of(storage))
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor)
+    made = daemon.make_daemon(options, load, build, reactor)
+    return made
 
 
 def main() -> None:

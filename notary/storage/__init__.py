@@ -197,10 +197,11 @@ class Inventory(Protocol):
     """All collections, for operators: whatever is stored, valid or not. Names need not be valid ones."""
 
     def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
-        """At most ``limit`` names that begin with ``prefix`` and follow ``after`` in the order of the database.
+        """The next names that begin with ``prefix``, about ``limit`` of them, in the order of the database.
 
-        Some databases take letters of both cases for the same there, so the caller must look again. With
-        ``remembered``, also those of which only the changefeed knows. "" for ``after`` begins at the beginning.
+        They follow ``after``, the last of those before, "" at the beginning; at the end there are none. Some databases
+        take letters of both cases for the same in ``prefix``, so the caller must look again. With ``remembered``, also
+        names that only the changefeed knows.
         """
         ...
 

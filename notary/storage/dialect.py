@@ -45,8 +45,8 @@ class Dialect:
     ``driver`` is a DB-API module, imported when a store is opened, so that nobody needs the driver of a database that
     they do not use; ``needs`` says what to install if it is missing. ``placeholder`` stands for one parameter in a
     statement, ``exactly`` for the condition that the column ``{0}`` equals one, byte for byte; it may name it more than
-    once. ``lookalikes`` tells whether ``=`` may hold for different names. ``member`` is how the subquery ``{0}`` with
-    its own ORDER BY and LIMIT is written in a UNION ALL.
+    once. ``bytewise`` is an expression that keeps apart all values of the column ``{0}``, if the column itself may not.
+    ``member`` is how the subquery ``{0}`` with its own ORDER BY and LIMIT is written in a UNION ALL.
 
     ``connections`` bounds the pool, ``writers`` how many transactions of a store may write at once. ``begin_read``
     opens a transaction that sees one moment, ``begin_write`` one in which each statement sees what is committed when
@@ -69,7 +69,7 @@ class Dialect:
     needs: str
     placeholder: str
     exactly: str
-    lookalikes: bool
+    bytewise: str
     member: str
     connections: int
     writers: int
@@ -86,3 +86,8 @@ class Dialect:
     bind_time: Callable[[datetime], object]
     trouble: Callable[[Exception], Trouble]
     explain: Callable[[Exception], str]
+
+    @property
+    def lookalikes(self) -> bool:
+        """Whether ``=`` may hold for names that differ."""
+        return self.bytewise != "{0}"

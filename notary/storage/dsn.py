@@ -162,7 +162,9 @@ def _address(db_url: str, start: int, end: int) -> Mapping[str, Any]:
 
 def _host_and_port(address: str, start: int) -> tuple[str, int]:
     """``host``, ``host:port``, ``[IPv6]:port``, or an IPv6 address alone."""
-    found = re.fullmatch(r"\[([^\[\]()\s]+)\](?::([^:]+))?|([^:\[\]()\s]*)(?::([^:]+))?|([^\[\]()\s]+)", address)
+    found = re.fullmatch(
+        r"\[([^\[\]()\s]+)\](?::([^:]+))?|([^:\[\]()\s]*)(?::([^:]+))?|([^:\[\]()\s]*(?::[^:\[\]()\s]*){2,})", address
+    )
     if not found:
         raise _wrong(start, "expected host:port, or [address]:port for IPv6, between the parentheses")
     bracketed, bracketed_port, name, name_port, bare = found.groups()

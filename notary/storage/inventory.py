@@ -12,8 +12,10 @@ from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from notary.errors import NotFound
 from notary.storage import FeedEntry, Inventory, KeyInventory, StoredCollection
 from notary.storage.dialect import Pool
+from notary.storage.metadata import lock
 from notary.storage.migrate import SERVER, SIGNER
 from notary.storage.pool import Cursor, Database, Reactor
 from notary.storage.rows import to_bytes, to_version
@@ -46,7 +48,8 @@ class _Rows:
             file.role,
             file.version,
         )
-        assert row is not None  # noqa: S101 - the transaction sees one moment
+        if row is None:  # only where the transaction may write: there each statement sees its own moment
+            raise NotFound(f"{self.gun}: {file.role} version {file.version} was deleted a moment ago")
         return to_bytes(row[0])
 
     def feed(self) -> Sequence[FeedEntry]:
@@ -73,18 +76,27 @@ def _like(prefix: str) -> str:
 
 
 def _guns(cursor: Cursor, prefix: str, after: str, limit: int, *, remembered: bool) -> Sequence[str]:
-    def page(source: str, condition: str) -> str:
+    tables = {"tuf_files": "deleted_at IS NULL AND", **({"changefeed": ""} if remembered else {})}
+    pages = [
         # In a table of its own: SQLite takes no LIMIT inside of a UNION.
-        return (
-            f"SELECT gun FROM (SELECT DISTINCT gun FROM {source} WHERE {condition} gun > ? "  # noqa: S608  # constants
-            f"AND gun LIKE ? ESCAPE '!' ORDER BY gun LIMIT ?) AS of_{source}"
-        )
-
-    pages = [page("tuf_files", "deleted_at IS NULL AND")]
-    if remembered:
-        pages.append(page("changefeed", ""))
+        f"SELECT gun FROM (SELECT DISTINCT gun FROM {table} WHERE {condition} gun > ? "  # noqa: S608  # constants
+        f"AND gun LIKE ? ESCAPE '!' ORDER BY gun LIMIT ?) AS of_{table}"
+        for table, condition in tables.items()
+    ]
     values = (after, _like(prefix), limit) * len(pages)
-    return [gun for (gun,) in cursor.all(f"{' UNION '.join(pages)} ORDER BY gun LIMIT ?", *values, limit)]
+    found = [gun for (gun,) in cursor.all(f"{' UNION '.join(pages)} ORDER BY gun LIMIT ?", *values, limit)]
+    bytewise = cursor.dialect.bytewise.format("gun")
+    if not found or bytewise == "gun":
+        return found
+    # So far, one of each that the database takes for the same. In the order of its index: all of them by themselves
+    # would make it sort everything for each page.
+    exact = [
+        f"SELECT DISTINCT gun, {bytewise} AS exactly FROM {table} "  # noqa: S608  # constants
+        f"WHERE {condition} gun >= ? AND gun <= ?"
+        for table, condition in tables.items()
+    ]
+    values = (found[0], found[-1]) * len(exact)
+    return [gun for gun, _ in cursor.all(f"{' UNION '.join(exact)} ORDER BY gun, exactly", *values)]
 
 
 def _count(cursor: Cursor, prefix: str) -> int:
@@ -100,6 +112,7 @@ def _visit(cursor: Cursor, gun: str, work: Callable[[StoredCollection], _T]) -> 
 
 
 def _remove(cursor: Cursor, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Sequence[File]:
+    lock(cursor, gun)
     chosen = choose(_Rows(cursor, gun))[:limit]
     for file in chosen:
         cursor.run(_DELETE, gun, file.role, file.version)
@@ -114,7 +127,7 @@ class SQLInventory:
 
     def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
         """See the port."""
-        return self._database.read(_guns, prefix, after, limit, remembered=remembered)
+        return self._database.snapshot(_guns, prefix, after, limit, remembered=remembered)
 
     def count(self, prefix: str) -> Deferred[int]:
         """See the port."""

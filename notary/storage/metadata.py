@@ -74,7 +74,7 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _lock(cursor: Cursor, gun: Gun) -> Row | None:
+def lock(cursor: Cursor, gun: str) -> Row | None:
     """Let nobody else write to this collection until the commit; its name as it is stored, None if there is none.
 
     The first row of a collection is one that publishing leaves alone. A collection without rows cannot be locked: those
@@ -99,7 +99,7 @@ def _check_name(cursor: Cursor, gun: Gun) -> None:
 def _publish(
     cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object, *, make_room: bool
 ) -> None:
-    _check_gun(gun, _lock(cursor, gun))
+    _check_gun(gun, lock(cursor, gun))
     roles = list(dict.fromkeys([*(update.role for update in updates), *([] if after is None else [TIMESTAMP])]))
     # As the unique key sees them: a row that we would not read may stand in the way of one that we would write.
     newest = (
@@ -161,7 +161,7 @@ def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> 
 
 
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
-    _lock(cursor, gun)  # or what is being published would be left over
+    lock(cursor, gun)  # or what is being published would be left over
     cursor.run("DELETE FROM tuf_files WHERE gun == ? AND deleted_at IS NOT NULL", str(gun))
     if not cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)):
         return False

@@ -10,10 +10,16 @@ from typing import Any
 
 import click
 import pytest
+import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from notary.admin.cli import parse
 from notary.admin.command import Work
+from tests.storage.conftest import BACKENDS, prepared_databases
+from tests.support.stored import Place
+
+__all__ = ["prepared_databases"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,12 @@ def server_config(tmp_path) -> Path:
             "storage": {"backend": "sqlite3", "db_url": "server.db"},
         },
     )
+
+
+@pytest.fixture(params=[each for each in BACKENDS if each.id != "memory"])
+def place(request) -> Place:
+    """An empty server's database on each backend in turn."""
+    backend, prepare = request.param
+    made = Place(backend, prepare(request, "server")())
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.make()))
+    return made

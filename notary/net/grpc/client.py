@@ -42,12 +42,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from notary.net.grpc.connection import Connection, Limits, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
+from notary.net.tls import TLSProtocol
 
 _log = Logger()
 
@@ -500,8 +501,7 @@ class Channel:
         factory: Any = _Factory(self)
         if self._tls is not None:
             factory = TLSMemoryBIOFactory(self._tls, isClient=True, wrappedFactory=factory, clock=self.clock)
-            # The default protocol collects small writes for a turn of the reactor; ours are collected already.
-            factory.protocol = TLSMemoryBIOProtocol
+            factory.protocol = TLSProtocol
         self._attempt = self._endpoint.connect(factory)
         self._attempt.addErrback(self._not_connected)
 

@@ -113,7 +113,7 @@ MYSQL = Dialect(
     needs='mysqlclient: pip install "notary-service[mysql]"',
     placeholder="%s",
     exactly="{0} = %s AND BINARY {0} = %s",
-    lookalikes=True,
+    bytewise="BINARY {0}",
     member="({0})",
     connections=10_000,
     writers=10_000,

@@ -108,7 +108,7 @@ POSTGRES = Dialect(
     needs='psycopg: pip install "notary-service[postgres]"',
     placeholder="%s",
     exactly="{0} = %s",
-    lookalikes=False,
+    bytewise="{0}",
     member="({0})",
     connections=10_000,
     writers=10_000,
