@@ -109,6 +109,13 @@ class StorageFailed(NotaryError):
     """The store could not be reached or could not do its work."""
 
 
+class StorageUnreachable(StorageFailed):
+    """Nobody answers where the database should be, or it is not ready yet: waiting may cure it.
+
+    The message names the place and the cause, never a password.
+    """
+
+
 # -- start-up ---------------------------------------------------------------------------------------------------------
 
 
