@@ -13,6 +13,7 @@ import errno
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -37,11 +38,11 @@ from twisted.internet.interfaces import (
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from notary.errors import ConfigError
+from notary.net.handshake import HandshakeFactory, HandshakeFailed, OnRefused, judge, judge_name
 
 _log = Logger()
 
@@ -50,6 +51,7 @@ HTTP: Final = (b"http/1.1",)
 GRPC: Final = (b"h2",)
 """The protocols (ALPN) of gRPC."""
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
+_DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _BACKLOG: Final = 1024
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
@@ -66,41 +68,52 @@ class ServerOptions:
     def __init__(self, context: SSL.Context) -> None:
         self.context = context
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        return SSL.Connection(self.context)
+        connection = SSL.Connection(self.context)
+        connection.set_app_data(tlsProtocol)
+        return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
     """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove."""
 
-    def __init__(self, context: SSL.Context, hostname: str) -> None:
+    def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
+        self.trusted_by = trusted_by
         self._context = context
         self._hostname = hostname
         self._is_address = _is_address(hostname)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+        context.set_verify(_DEMAND, self._verify)
 
-    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
         connection = SSL.Connection(self._context)
+        connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
         return connection
 
-    def _verify(self, connection: SSL.Connection, certificate: X509, _error: int, depth: int, trusted: int) -> bool:
-        if not trusted or depth > 0:
-            return bool(trusted)
+    def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+        if not trusted:
+            return _refuse(connection, judge(certificate, error, depth, self.trusted_by))
+        if depth > 0:
+            return True
         leaf = certificate.to_cryptography()
         try:
             if self._is_address:
                 verify_certificate_ip_address(leaf, self._hostname)
             else:
                 verify_certificate_hostname(leaf, self._hostname)
-        except (VerificationError, CertificateError):
-            connection.get_app_data().failVerification(Failure())
-            return False
+        except (VerificationError, CertificateError) as unlike:
+            return _refuse(connection, judge_name(leaf, self._hostname, unlike))
         return True
+
+
+def _refuse(connection: SSL.Connection, verdict: HandshakeFailed) -> bool:
+    """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
+    connection.get_app_data().verdict = verdict
+    return False
 
 
 def server_context(
@@ -124,7 +137,7 @@ def server_context(
     context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
     if client_ca_file is not None:
         _trust(context, f"{section}.client_ca_file", client_ca_file)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        context.set_verify(_DEMAND, partial(_verify_client, f"{section}.client_ca_file"))
         # OpenSSL resumes the session of a client with a certificate only within a named context.
         context.set_session_id(b"notary")
     return context
@@ -151,7 +164,7 @@ def client_options(
     *,
     section: str = "trust_service",
 ) -> ClientOptions:
-    """Return the options of a TLS client of ``hostname``, for `twisted.internet.endpoints.wrapClientTLS`.
+    """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`.
 
     Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
     ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
@@ -165,6 +178,12 @@ def client_options(
     else:
         context.set_default_verify_paths()
     return ClientOptions(context, hostname)
+
+
+def _verify_client(
+    trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
+) -> bool:
+    return bool(trusted) or _refuse(connection, judge(certificate, error, depth, trusted_by))
 
 
 def _context(method: int) -> SSL.Context:
@@ -339,18 +358,25 @@ class _Port(Port):
 
 
 def listen(
-    reactor: Any, host: str, port: int, factory: IProtocolFactory, tls: ServerOptions | None = None
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
 ) -> Deferred[IListeningPort]:
-    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given.
+    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given; ``on_refused`` hears of failures.
 
     ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
     ``port`` 0 means any. Fails with CannotListenError.
     """
     if tls is not None:
-        wrapper: Any = TLSMemoryBIOFactory(cast("Any", tls), isClient=False, wrappedFactory=factory, clock=reactor)
-        # The default protocol collects small writes for a turn of the reactor; our answers are single writes.
-        wrapper.protocol = TLSMemoryBIOProtocol
-        factory = wrapper
+        factory = cast(
+            "IProtocolFactory",
+            HandshakeFactory(
+                tls, factory, reactor, client=False, trusted_by="server.client_ca_file", on_refused=on_refused
+            ),
+        )
     return maybeDeferred(_listen, reactor, host, port, factory)
 
 

@@ -19,6 +19,7 @@ from notary.errors import ConfigError
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
+from notary.net.handshake import Refusals, refusal_level
 from notary.net.http import Limits, Site
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
@@ -95,7 +96,9 @@ class Server(Assembly):
             self._log.info("Enabling TLS")
         address = config.server.http_addr
         self._log.info("Starting on {address}", address=str(address))
-        port = await tls.listen(self.reactor, address.host, address.port, site, self._tls)
+        level = refusal_level(mutual=config.server.client_ca_file is not None)
+        refusals = Refusals(self._log, level, self.reactor.seconds)
+        port = await tls.listen(self.reactor, address.host, address.port, site, self._tls, refusals)
         self.at_end(port.stopListening)
         self.at_end(lambda: self._log.info("Stopping"))
 

@@ -23,6 +23,7 @@ from notary.config import SignerConfig, load_signer
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
+from notary.net.handshake import Refusals, refusal_level
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
@@ -63,10 +64,12 @@ class Signer(Assembly):
         methods = Rpc(keyring, store.check).methods()
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
-        grpc = GrpcFactory(methods, self.reactor)
+        level = refusal_level(mutual=server.client_ca_file is not None)
+        refusals = Refusals(self._log, level, self.reactor.seconds)
+        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals)
         self.at_end(lambda: grpc.stop(DRAIN_SECONDS))
         self._log.info("Starting on {address}", address=str(server.grpc_addr))
-        port = await tls.listen(self.reactor, server.grpc_addr.host, server.grpc_addr.port, grpc, self._tls)
+        port = await tls.listen(self.reactor, server.grpc_addr.host, server.grpc_addr.port, grpc, self._tls, refusals)
         self.at_end(port.stopListening)
 
     def _passphrases(self) -> Callable[[str], str | None]:
