@@ -25,6 +25,8 @@ missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
     if [ "$target" = test ]; then
         command -v openssl >/dev/null || echo openssl
+        # systemd-socket-activate; nothing needs systemd to run.
+        command -v systemd-socket-activate >/dev/null || echo systemd
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
     fi
