@@ -309,7 +309,7 @@ class Refusals:
     HOSTS: Final = 100
 
     def __init__(self, log: Logger, level: Any, seconds: Callable[[], float]) -> None:
-        self._log = log
+        self.log = log
         self._level = level
         self._seconds = seconds
         self._lines: dict[tuple[str, str], _Line] = {}
@@ -328,7 +328,7 @@ class Refusals:
             return
         more = line.more if line is not None else 0
         self._lines[key] = _Line(now + self.SECONDS)
-        self._log.emit(
+        self.log.emit(
             self._level,
             "connection from {peer} refused: {reason}{counted}",
             peer=peer,

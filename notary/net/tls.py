@@ -27,6 +27,7 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from service_identity.exceptions import CertificateError, VerificationError
+from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -39,6 +40,7 @@ from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.errors import ConfigError
@@ -62,29 +64,40 @@ _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed255
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``context`` may be replaced at any time: the connections that are made from then on use the new one.
+    ``use`` replaces the context: the connections that are made from then on use the new one.
     """
 
     def __init__(self, context: SSL.Context) -> None:
-        self.context = context
+        self.use(context)
+
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
+        self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        connection = SSL.Connection(self.context)
+        connection = SSL.Connection(self._context)
         connection.set_app_data(tlsProtocol)
         return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
-    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove."""
+    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
+
+    ``use`` replaces the context: the connections that are made from then on use the new one.
+    """
 
     def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
         self.trusted_by = trusted_by
-        self._context = context
         self._hostname = hostname
         self._is_address = _is_address(hostname)
+        self.use(context)
+
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
         context.set_verify(_DEMAND, self._verify)
+        self._context = context
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
@@ -155,16 +168,15 @@ def server_options(
     return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
 
 
-def client_options(
-    hostname: str,
+def client_context(
     ca_file: Path | None = None,
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
     *,
     section: str = "trust_service",
-) -> ClientOptions:
-    """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`.
+) -> SSL.Context:
+    """Return the context of a client.
 
     Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
     ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
@@ -177,7 +189,18 @@ def client_options(
         _trust(context, f"{section}.tls_ca_file", ca_file)
     else:
         context.set_default_verify_paths()
-    return ClientOptions(context, hostname)
+    return context
+
+
+def client_options(
+    hostname: str,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    protocols: Sequence[bytes] = GRPC,
+) -> ClientOptions:
+    """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`; see `client_context`."""
+    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols), hostname)
 
 
 def _verify_client(
@@ -357,6 +380,14 @@ class _Port(Port):
         return made
 
 
+class _UnixPort(unix.Port):
+    """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the port."""
+        Port.connectionLost(self, reason)
+
+
 def listen(
     reactor: Any,
     host: str,
@@ -370,14 +401,40 @@ def listen(
     ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
     ``port`` 0 means any. Fails with CannotListenError.
     """
-    if tls is not None:
-        factory = cast(
-            "IProtocolFactory",
-            HandshakeFactory(
-                tls, factory, reactor, client=False, trusted_by="server.client_ca_file", on_refused=on_refused
-            ),
-        )
-    return maybeDeferred(_listen, reactor, host, port, factory)
+    return maybeDeferred(_listen, reactor, host, port, _encrypted(reactor, factory, tls, on_refused))
+
+
+def adopt(
+    reactor: Any,
+    listening: socket.socket,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
+) -> IListeningPort:
+    """Serve a socket that listens already, of TCP or of the Unix domain; otherwise as `listen`.
+
+    The port has a descriptor of its own: ``listening`` stays open, and listening, when the port stops.
+    """
+    factory = _encrypted(reactor, factory, tls, on_refused)
+    number, family = listening.fileno(), listening.family
+    # As reactor.adoptStreamPort does, which makes ports of the stock kinds only.
+    port: Any
+    if family == socket.AF_UNIX:
+        port = _UnixPort._fromListeningDescriptor(reactor, number, factory)  # noqa: SLF001
+    else:
+        port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
+    port.startListening()
+    return cast("IListeningPort", port)
+
+
+def _encrypted(
+    reactor: Any, factory: IProtocolFactory, tls: ServerOptions | None, on_refused: OnRefused | None
+) -> IProtocolFactory:
+    if tls is None:
+        return factory
+    trusted_by = "server.client_ca_file"
+    made = HandshakeFactory(tls, factory, reactor, client=False, trusted_by=trusted_by, on_refused=on_refused)
+    return cast("IProtocolFactory", made)
 
 
 def _listen(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:

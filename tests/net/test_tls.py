@@ -241,7 +241,7 @@ async def test_a_context_can_be_replaced_while_serving(world: World, serve) -> N
     while b"hello" not in old.received:
         await deferLater(reactor, 0.01)
     other = world.stranger.leaf("localhost")
-    options.context = server_context(*other.write(world.folder, "other"))
+    options.use(server_context(*other.write(world.folder, "other")))
     new = await connected(port, client_options("localhost", trusting_both))
     for client in (old, new):
         client.transport.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
