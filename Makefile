@@ -47,7 +47,7 @@ runtime:
 	@etc/venv.sh runtime
 
 dev:
-	@etc/require-packages.sh up
+	@etc/require-packages.sh dev
 	@etc/venv.sh dev
 
 packages:

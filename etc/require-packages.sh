@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install the Debian packages that a make target needs: etc/require-packages.sh up|test|bench
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench
 #
 # Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
 # the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
 set -euo pipefail
 
-target=${1:?up, test or bench}
+target=${1:?up, dev, test or bench}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
@@ -23,12 +23,23 @@ esac
 
 missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
+    if [ "$target" = dev ]; then
+        # mysqlclient comes as source.
+        command -v gcc >/dev/null || echo gcc
+        command -v pkg-config >/dev/null || echo pkg-config
+        pkg-config --exists libmariadb 2>/dev/null || echo libmariadb-dev
+        "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+            echo "python$version-dev"
+    fi
     if [ "$target" = test ]; then
         command -v openssl >/dev/null || echo openssl
         # systemd-socket-activate; nothing needs systemd to run.
         command -v systemd-socket-activate >/dev/null || echo systemd
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
+        # Private instances of these are started by the tests; whether the system's own runs does not matter.
+        command -v /usr/sbin/mariadbd >/dev/null || echo mariadb-server
+        compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

@@ -116,6 +116,14 @@ class StorageUnreachable(StorageFailed):
     """
 
 
+class InvalidRow(StorageFailed):
+    """A row of the database holds what cannot belong there."""
+
+
+class InvalidArchive(NotaryError):
+    """A file with an exported collection cannot be made or taken: it is damaged, or does not follow what is stored."""
+
+
 # -- start-up ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from twisted.internet import reactor as installed_reactor
 from twisted.internet import task
 from twisted.internet.process import reapProcessHandlers
 
+from tests.support.databases import MariaDB, PostgreSQL
+
 # A shell that starts the tests in the background lets them, and the daemons that they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,3 +59,17 @@ def nothing_left_behind() -> Iterator[None]:
     left = what_is_running(installed_reactor) - before
     if left:
         pytest.fail(f"left behind by this test: {', '.join(sorted(left.elements()))}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server for all tests; each makes databases of its own in it and leaves it running."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server for all tests; each makes databases of its own in it and leaves it running."""
+    with PostgreSQL() as server:
+        yield server

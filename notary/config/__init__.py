@@ -23,11 +23,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from notary.config.table import Reader, differences, key, shown, variable_part
+from notary.config.table import Reader, differences, key, parse, shown, variable_part
 from notary.config.values import (
     ADDRESS,
     BOOLEAN,
     BYTES,
+    COUNT,
     FILE,
     GUN_PREFIXES,
     HOST,
@@ -56,6 +57,7 @@ _DEFAULT_ALIAS = "DEFAULT_ALIAS"
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
 _SQL = ("storage.backend", SQL_BACKENDS)
+_REMOTE_SQL = ("storage.backend", ("mysql", "postgres"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,26 @@ class Storage:
 
     backend: str = key(_BACKEND, _BACKEND_DOC)
     db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
+    connections: int = key(
+        COUNT,
+        "How many connections to the database are open at most; whatever is more waits for one to be free. All "
+        "instances together must stay below what the database allows.",
+        default=10,
+        when=_REMOTE_SQL,
+    )
+    connect_timeout: float = key(
+        SECONDS,
+        "Seconds that a new connection to the database may take, rounded up to whole ones.",
+        default=5.0,
+        when=_REMOTE_SQL,
+    )
+    query_timeout: float = key(
+        SECONDS,
+        "Seconds that the database may take for one statement, and that a request waits for a free connection; "
+        "beyond it the request fails.",
+        default=10.0,
+        when=_REMOTE_SQL,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,11 +344,9 @@ class SignerServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignerStorage:
-    """The section ``storage`` of the signer. A relative SQLite path in ``db_url`` has been made absolute."""
+class SignerStorage(Storage):
+    """The section ``storage`` of the signer: that of the server, and the alias of a passphrase."""
 
-    backend: str = key(_BACKEND, _BACKEND_DOC)
-    db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
     default_alias: str = key(
         TEXT,
         "The alias of the passphrase that encrypts new keys; `NOTARY_SIGNER_DEFAULT_ALIAS` stands in for it. The "
@@ -411,3 +431,28 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
             f"expected the passphrase of storage.default_alias {shown(alias)}"
         )
     return dataclasses.replace(config, storage=_resolved(config.storage, Path(directory)))
+
+
+_TELLTALES = (("http_addr", SERVER_PREFIX, load_server), ("grpc_addr", SIGNER_PREFIX, load_signer))
+"""The key of the section ``server`` that only one of the daemons has, its prefix of variables, and its reader."""
+
+
+def load(text: str, environ: Mapping[str, str], directory: str | Path) -> ServerConfig | SignerConfig:
+    """Read the configuration of whichever daemon it is.
+
+    The server's has ``server.http_addr``, the signer's ``server.grpc_addr``: in the file or, where the file has
+    neither, in the environment.
+
+    Arguments and errors are those of :func:`load_server` and :func:`load_signer`.
+    """
+    section = parse(text).get("server")
+    members = section if isinstance(section, dict) else {}
+    named = [read for key, _, read in _TELLTALES if members.get(key) not in (None, "")] or [
+        read for key, prefix, read in _TELLTALES if environ.get(f"{prefix}SERVER_{key.upper()}")
+    ]
+    if len(named) != 1:
+        both = "both are given" if named else "neither is given"
+        raise ConfigError(
+            f"server.http_addr, server.grpc_addr: {both}; expected http_addr for a server, or grpc_addr for a signer"
+        )
+    return named[0](text, environ, directory)

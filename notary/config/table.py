@@ -95,7 +95,7 @@ def variable_part(path: str) -> str:
     return path.upper().replace(".", "_")
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> dict[str, Any]:
     """Parse the file; the names of all members become lower-case. Raises ConfigError."""
     if text.startswith("\ufeff"):
         raise ConfigError("configuration file: line 1, column 1: begins with a byte order mark; expected plain UTF-8")
@@ -157,7 +157,7 @@ class Reader:
         self._given: dict[str, _Given] = {}
         self.warnings: list[str] = []
         self.other_variables: dict[str, str] = {}
-        self._read_file(_parse(text), "")
+        self._read_file(parse(text), "")
         self._read_environment({name: value for name, value in environ.items() if name.startswith(prefix) and value})
         self._values: dict[str, Any] = {}
 

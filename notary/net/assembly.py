@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -194,10 +194,13 @@ class Assembly(Service, ABC):
 
 
 class Bootstrap(Service):
-    """Opens a store, which creates what is missing, closes it, and ends the process: what ``-bootstrap`` asks for."""
+    """Sets up the database, and ends the process: what ``-bootstrap`` asks for.
 
-    def __init__(self, open_store: Callable[[], Deferred[Any]], backend: str, reactor: Any) -> None:
-        self._open_store = open_store
+    ``migrate`` does the work; it is given ``report``, which takes a line before each step.
+    """
+
+    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Any) -> None:
+        self._migrate = migrate
         self._backend = backend
         self._reactor = reactor
         self._log = Logger()
@@ -208,8 +211,7 @@ class Bootstrap(Service):
         return Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
-        store = await self._open_store()
-        await store.close()
+        await self._migrate(report=lambda line: self._log.info("{line}", line=line))
         self._log.info("The {backend} backend is set up", backend=self._backend)
         self._reactor.stop()
 

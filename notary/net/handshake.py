@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
+from typing import Protocol as Port
 
 from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity.exceptions import CertificateError
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -195,11 +196,21 @@ def _short(text: str) -> str:
 # -- the protocol -----------------------------------------------------------------------------------------------------
 
 
-class OnRefused(Protocol):
+class OnRefused(Port):
     """Hears of a connection that was refused."""
 
     def __call__(self, peer: str, why: str, message: str) -> None:
         """``peer`` is ``host:port``, ``why`` the kind of refusal, ``message`` the cause and the way out."""
+
+
+class ReadListener(Protocol):
+    """A protocol that is told when a read of the socket is over, which with TLS may be many pieces of data."""
+
+    reading = False
+    """Whether more of what was read may come: what is to be said can wait for :meth:`readEnded`."""
+
+    def readEnded(self) -> None:
+        """All that was read has come."""
 
 
 class Handshake(TLSMemoryBIOProtocol):
@@ -221,10 +232,19 @@ class Handshake(TLSMemoryBIOProtocol):
     _tlsConnection: SSL.Connection
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what came; remember how it began."""
+        """Take what was read from the socket; remember how it began, and tell where it ends."""
         if not self._first:
             self._first = data[:1]
-        super().dataReceived(data)
+        protocol = self.wrappedProtocol
+        if not isinstance(protocol, ReadListener):
+            super().dataReceived(data)
+            return
+        protocol.reading = True
+        try:
+            super().dataReceived(data)
+        finally:
+            protocol.reading = False
+        protocol.readEnded()
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None and self._reason is None:

@@ -31,7 +31,8 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
-from notary.storage.sql import open_metadata_store
+from notary.storage.migrate import SERVER
+from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
@@ -64,7 +65,8 @@ class Server(Assembly):
             self._log.warn("the debug server is not part of this version yet")
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
-        store = await self.open(self._log, partial(open_metadata_store, storage.backend, storage.db_url, self.reactor))
+        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        store = await self.open(self._log, open_store)
         self._reloader = self.watch(self._parts(config))
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
@@ -185,8 +187,8 @@ def makeService(options: Options) -> daemon.Daemon:
         if not options["bootstrap"]:
             return Server(config, reactor, passed_sockets(first))
         storage = config.storage
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor)
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
     return daemon.make_daemon(options, load, build, reactor)
 

@@ -119,6 +119,11 @@ class Keyring:
         row = await self._store.get(_checked(key_id))
         return Found(_public(row), row.role)
 
+    def sign_at_once(self, key_id: str, message: bytes) -> Signed | None:
+        """What :meth:`sign` returns, or None if that has to wait for the store or a thread."""
+        known = self._recall(key_id)
+        return None if known is None or known.pending else known.sign(message)
+
     async def sign(self, key_id: str, message: bytes) -> Signed:
         """Sign ``message``, which is the whole of it, not a digest.
 
@@ -127,11 +132,11 @@ class Keyring:
         known = self._recall(key_id)
         if known is None:
             known = await self._loading(_checked(key_id))
-        signature = known.key.sign(message)
+        signed = known.sign(message)
         if known.pending:
             await self._marking(key_id)
             known.pending = False
-        return Signed(known.key.public, known.key.method, signature)
+        return signed
 
     async def delete(self, key_id: str) -> bool:
         """Remove a key; False if there was none. Raises StorageFailed."""
@@ -217,6 +222,10 @@ class _Unwrapped:
     key: private.PrivateKey
     role: str
     pending: bool
+
+    def sign(self, message: bytes) -> Signed:
+        """Sign ``message``; as long as the key is pending, the signature is not to be given out."""
+        return Signed(self.key.public, self.key.method, self.key.sign(message))
 
 
 def _checked(key_id: str) -> str:

@@ -29,7 +29,8 @@ from notary.net.systemd import first_environment, passed_sockets
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
-from notary.storage.sql import open_key_store
+from notary.storage.migrate import SIGNER
+from notary.storage.sql import migrate_database, open_key_store, pool_of
 
 THREADS = 2
 """Threads that wrap, unwrap and make keys."""
@@ -41,11 +42,19 @@ class Signer(Assembly):
     """The signer of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log lines of level info are
+    written.
     """
 
-    def __init__(self, config: SignerConfig, reactor: Any, sockets: Sequence[socket] = ()) -> None:
+    def __init__(
+        self,
+        config: SignerConfig,
+        reactor: Any,
+        sockets: Sequence[socket] = (),
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(reactor, THREADS, sockets)
+        self._tells = tells
         self._config = config
         self._log = Logger(namespace="notary.signer")
         files = config.server
@@ -57,10 +66,11 @@ class Signer(Assembly):
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
-        store = await self.open(self._log, partial(open_key_store, storage.backend, storage.db_url, self.reactor))
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        store = await self.open(self._log, open_store)
         self._reloader = self.watch(self._parts(self._config))
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        methods = Rpc(keyring, store.check).methods()
+        methods = Rpc(keyring, store.check, self._tells).methods()
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
@@ -122,12 +132,14 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            return Signer(config, reactor, passed_sockets(first))
+            # The daemon owns the log; it exists by the time that anybody asks.
+            return Signer(config, reactor, passed_sockets(first), lambda: made.log.writes("info"))
         storage = config.storage
-        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor)
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor)
+    made = daemon.make_daemon(options, load, build, reactor)
+    return made
 
 
 def main() -> None:

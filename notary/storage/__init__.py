@@ -1,4 +1,4 @@
-"""The two storage ports, and the records that pass through them.
+"""The storage ports, two for the daemons and two for operators, and the records that pass through them.
 
 Rules of this module: pure; a port says what is stored, never how. Every method may be called at any time from the
 reactor's thread and never blocks it. Records are immutable. Bytes come back exactly as they were given. Rows that a
@@ -10,24 +10,39 @@ is said at the method.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from notary.tuf import collection
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import Update
 
-__all__ = ["Change", "KeyStore", "MetadataStore", "Stored", "StoredKey", "Update"]
+__all__ = [
+    "Change",
+    "FeedEntry",
+    "Inventory",
+    "KeyInventory",
+    "KeyStore",
+    "MetadataStore",
+    "Stored",
+    "StoredCollection",
+    "StoredKey",
+    "Update",
+]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """One metadata file as it is stored.
 
-    ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC).
+    ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC; some backends
+    keep whole seconds).
     """
 
     role: RoleName
@@ -64,6 +79,10 @@ class MetadataStore(Protocol):
         """The given version of ``role``. Raises NotFound."""
         ...
 
+    def check_name(self, gun: Gun) -> Deferred[None]:
+        """Raises InvalidGun if the backend cannot tell this name from that of an existing collection."""
+        ...
+
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
 
@@ -72,8 +91,7 @@ class MetadataStore(Protocol):
         what the updates were judged against is no longer there. The transaction that writes decides it.
 
         Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
-        comes twice: somebody else was first. InvalidGun if the backend cannot hold this name, or cannot tell it from
-        an existing one.
+        comes twice: somebody else was first. InvalidGun as :meth:`check_name`, InvalidRole likewise for a role.
         """
         ...
 
@@ -124,7 +142,8 @@ class KeyStore(Protocol):
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
         """Store a pending key, unless a pending one of the same gun, role and algorithm exists; return the one kept.
 
-        Callers that race for the same three get the same key, on one instance or several.
+        Callers that race for the same three get the same key, on one instance or several. Raises InvalidGun if the
+        backend cannot hold the key's ``gun``.
         """
         ...
 
@@ -153,4 +172,71 @@ class KeyStore(Protocol):
 
     def close(self) -> Deferred[None]:
         """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        ...
+
+
+# -- for operators ----------------------------------------------------------------------------------------------------
+
+
+class FeedEntry(NamedTuple):
+    """What the changefeed says of a timestamp: its version and its checksum, "" if that is unknown."""
+
+    version: int
+    sha256: str
+
+
+class StoredCollection(collection.Collection, Protocol):
+    """A collection with what else is stored of it."""
+
+    def feed(self) -> Sequence[FeedEntry]:
+        """The ``update`` records since it was last deleted, oldest first."""
+        ...
+
+
+class Inventory(Protocol):
+    """All collections, for operators: whatever is stored, valid or not. Names need not be valid ones."""
+
+    def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
+        """The next names that begin with ``prefix``, about ``limit`` of them, in the order of the database.
+
+        They follow ``after``, the last of those before, "" at the beginning; at the end there are none. Some databases
+        take letters of both cases for the same in ``prefix``, so the caller must look again. With ``remembered``, also
+        names that only the changefeed knows.
+        """
+        ...
+
+    def count(self, prefix: str) -> Deferred[int]:
+        """How many collections there are whose names begin with ``prefix``, as in :meth:`guns`."""
+        ...
+
+    def visit(self, gun: str, work: Callable[[StoredCollection], _T]) -> Deferred[_T]:
+        """What ``work`` makes of a collection, which it sees as of one moment; one without files if it is not there.
+
+        ``work`` runs in a thread, may run more than once, and must not keep the collection.
+        """
+        ...
+
+    def remove(
+        self, gun: str, choose: Callable[[collection.Collection], Sequence[collection.File]], limit: int
+    ) -> Deferred[Sequence[collection.File]]:
+        """Remove the first ``limit`` files that ``choose`` names, which are returned.
+
+        ``choose`` sees the collection in the transaction that removes, under the conditions of ``visit``.
+        """
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections."""
+        ...
+
+
+class KeyInventory(Protocol):
+    """All keys of the signer, for operators."""
+
+    def key_ids(self, gun: str) -> Deferred[Sequence[str]]:
+        """The ids of the keys that were made for a collection, pending ones included."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release threads, files and connections."""
         ...

@@ -10,13 +10,12 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
-from twisted.internet.defer import Deferred, fail
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, fail, succeed
 
-from notary.errors import NotFound, OldVersion, StorageFailed
+from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import Change, Stored, Update
 from notary.storage.migrate import SERVER, probe
-from notary.storage.pool import Cursor, Database, Duplicate, Row, insert
+from notary.storage.pool import Cursor, Database, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.rows import to_bytes, to_time, to_version
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
@@ -26,25 +25,38 @@ _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
 """The largest integer that every driver takes as a parameter."""
 
-_FILE: Final = "SELECT version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
+_AT_ONCE: Final = 100
+"""The most roles that one statement asks for; SQLite takes at most 500 SELECTs in one."""
+
+_INSERT_BYTES: Final = 1 << 20
+"""About how much content goes into one statement: a database limits it. What is larger goes alone."""
+
+_FILE: Final = "SELECT role, version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
 _FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM changefeed"
-_THIS_ROLE: Final = "WHERE gun = ? AND role = ? AND deleted_at IS NULL"
+_THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 
 
 def _stored(role: RoleName, row: Row) -> Stored:
-    version, data, sha256, modified = row
+    _, version, data, sha256, modified = row
     content = to_bytes(data)
     # A Go Notary from before that column left it empty.
     return Stored(role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_time(modified))
 
 
-def _current(cursor: Cursor, gun: Gun, roles: Collection[RoleName]) -> Mapping[RoleName, Stored]:
-    found = {}
-    for role in roles:
-        row = cursor.first(f"{_FILE} {_THIS_ROLE} ORDER BY version DESC LIMIT 1", str(gun), str(role))
-        if row is not None:
-            found[role] = _stored(role, row)
+def _for_each_role(cursor: Cursor, gun: Gun, roles: Sequence[RoleName], sql: str) -> Sequence[Row]:
+    """Run a query that has the parameters gun and role for all ``roles``, in as few statements as can be."""
+    found: list[Row] = []
+    for start in range(0, len(roles), _AT_ONCE):
+        some = roles[start : start + _AT_ONCE]
+        union = " UNION ALL ".join([cursor.dialect.member.format(sql)] * len(some)) if len(some) > 1 else sql
+        found += cursor.all(union, *(value for role in some for value in (str(gun), str(role))))
     return found
+
+
+def _current(cursor: Cursor, gun: Gun, roles: Sequence[RoleName]) -> Mapping[RoleName, Stored]:
+    newest = f"{_FILE} {_THIS_ROLE} ORDER BY version DESC LIMIT 1"
+    found = {row[0]: row for row in _for_each_role(cursor, gun, roles, newest)}
+    return {role: _stored(role, found[role]) for role in roles if role in found}
 
 
 def _by_checksum(cursor: Cursor, gun: Gun, role: RoleName, sha256: str) -> Stored:
@@ -62,49 +74,96 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _publish(cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object) -> None:
-    if after is not None:
-        # As the caller read it: a checksum that was never written is worked out here too.
-        timestamp = _current(cursor, gun, [TIMESTAMP]).get(TIMESTAMP)
-        if timestamp is None or timestamp.sha256 != after:
-            raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
+def lock(cursor: Cursor, gun: str) -> Row | None:
+    """Let nobody else write to this collection until the commit; its name as it is stored, None if there is none.
+
+    The first row of a collection is one that publishing leaves alone. A collection without rows cannot be locked: those
+    who publish it for the first time write the same version of its timestamp, and the unique key decides.
+    """
+    first = "SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL ORDER BY role, version LIMIT 1"
+    return cursor.first(f"{first} {cursor.dialect.for_update}", str(gun))
+
+
+def _check_gun(gun: Gun, row: Row | None) -> None:
+    if row is not None and row[0] != gun:
+        raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
+
+
+def _check_name(cursor: Cursor, gun: Gun) -> None:
+    # The exact name goes first: what a Go Notary wrote under another one since does not take it away.
+    if cursor.first("SELECT gun FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
+        row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
+        _check_gun(gun, row)
+
+
+def _publish(
+    cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object, *, make_room: bool
+) -> None:
+    _check_gun(gun, lock(cursor, gun))
+    roles = list(dict.fromkeys([*(update.role for update in updates), *([] if after is None else [TIMESTAMP])]))
+    # As the unique key sees them: a row that we would not read may stand in the way of one that we would write.
+    newest = (
+        "SELECT gun, role, version, sha256 FROM tuf_files WHERE gun = ? AND role = ? AND deleted_at IS NULL "
+        "ORDER BY version DESC LIMIT 1"
+    )
+    versions: dict[str, int] = {}
+    timestamp = None
+    for row in _for_each_role(cursor, gun, roles, newest):
+        _, role, version, sha256 = row
+        _check_gun(gun, row)
+        if role not in roles:
+            raise InvalidRole(f"{gun}: the database cannot tell one of the roles from an existing one, {role}")
+        versions[role] = to_version(version)
+        if role == TIMESTAMP:
+            timestamp = sha256 or _current(cursor, gun, [TIMESTAMP])[TIMESTAMP].sha256
+    if after not in {None, timestamp}:
+        raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
     # Against what was stored before this call: the updates may come in any order.
     for update in updates:
-        row = cursor.first(
-            f"SELECT version FROM tuf_files {_THIS_ROLE} AND version >= ? ORDER BY version DESC LIMIT 1",  # noqa: S608
-            str(gun),
-            str(update.role),
-            update.version,
-        )
-        if row is not None:
-            newest = to_version(row[0])
-            raise OldVersion(f"{gun}: {update.role} version {newest} is stored, and {update.version} is not above it")
-    for update in updates:
-        place = (str(gun), str(update.role), update.version)
-        sha256 = hashlib.sha256(update.data).hexdigest()
-        cursor.run(
-            "DELETE FROM tuf_files WHERE gun = ? AND role = ? AND version = ? AND deleted_at IS NOT NULL", *place
-        )
-        insert(
-            cursor,
-            "tuf_files",
+        stored = versions.get(update.role, 0)
+        if stored >= update.version:
+            raise OldVersion(f"{gun}: {update.role} version {stored} is stored, and {update.version} is not above it")
+    if make_room:
+        for update in updates:
+            cursor.run(
+                "DELETE FROM tuf_files WHERE gun = ? AND role = ? AND version = ? AND deleted_at IS NOT NULL",
+                str(gun),
+                str(update.role),
+                update.version,
+            )
+    _write(cursor, gun, updates, now)
+
+
+def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> None:
+    rows: list[Mapping[str, object]] = []
+    size = 0
+    for update in sorted(updates, key=lambda update: (update.role, update.version)):  # those who race start alike
+        if rows and size + len(update.data) > _INSERT_BYTES:
+            insert(cursor, "tuf_files", *rows)
+            rows, size = [], 0
+        size += len(update.data)
+        rows.append(
             {
                 "created_at": now,
                 "updated_at": now,
                 "gun": str(gun),
                 "role": str(update.role),
                 "version": update.version,
-                "sha256": sha256,
+                "sha256": hashlib.sha256(update.data).hexdigest(),
                 "data": update.data,
-            },
+            }
         )
+    if rows:
+        insert(cursor, "tuf_files", *rows)
+    for update in updates:
         if update.role == TIMESTAMP:
-            _record(cursor, gun, now, update.version, sha256, "update")
+            _record(cursor, gun, now, update.version, hashlib.sha256(update.data).hexdigest(), "update")
 
 
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
-    cursor.run("DELETE FROM tuf_files WHERE gun = ? AND deleted_at IS NOT NULL", str(gun))
-    if not cursor.run("DELETE FROM tuf_files WHERE gun = ?", str(gun)):
+    lock(cursor, gun)  # or what is being published would be left over
+    cursor.run("DELETE FROM tuf_files WHERE gun == ? AND deleted_at IS NOT NULL", str(gun))
+    if not cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)):
         return False
     _record(cursor, gun, now, 0, "", "deletion")
     return True
@@ -120,11 +179,24 @@ def _record(
     )
 
 
+def _are_stored(cursor: Cursor, gun: Gun, updates: Sequence[Update]) -> bool:
+    return all(
+        cursor.first(
+            f"SELECT 1 FROM tuf_files {_THIS_ROLE} AND version = ? AND sha256 = ?",  # noqa: S608  # constants
+            str(gun),
+            str(update.role),
+            update.version,
+            hashlib.sha256(update.data).hexdigest(),
+        )
+        for update in updates
+    )
+
+
 def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> Sequence[Change]:
     backwards = change_id < 0 or records < 0
     where: dict[str, object] = {}
     if gun is not None:
-        where["gun = ?"] = str(gun)
+        where["gun == ?"] = str(gun)
     if not backwards:
         where["id > ?"] = change_id
     elif change_id > 0:  # else from the end
@@ -132,7 +204,8 @@ def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> S
     condition = f"WHERE {' AND '.join(where)}" if where else ""
     order = "DESC" if backwards else "ASC"
     rows = cursor.all(f"{_FEED} {condition} ORDER BY id {order} LIMIT ?", *where.values(), abs(records))
-    found = [Change(row[0], to_time(row[1]), row[2], row[3], row[4] or "", row[5]) for row in rows]
+    # PostgreSQL fills the column of an empty checksum with spaces.
+    found = [Change(row[0], to_time(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
     return found[::-1] if backwards else found
 
 
@@ -144,7 +217,9 @@ class SQLMetadataStore:
 
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
-        return self._database.read(_current, gun, tuple(roles))
+        wanted = tuple(dict.fromkeys(roles))
+        one_statement = len(wanted) <= _AT_ONCE
+        return (self._database.read if one_statement else self._database.snapshot)(_current, gun, wanted)
 
     def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
         """See the port."""
@@ -156,20 +231,33 @@ class SQLMetadataStore:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
 
+    def check_name(self, gun: Gun) -> Deferred[None]:
+        """See the port."""
+        if not self._database.dialect.lookalikes:
+            return succeed(None)
+        return self._database.read(_check_name, gun)
+
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""
         if len({(update.role, update.version) for update in updates}) < len(updates):
             return fail(OldVersion(f"{gun}: one role and version comes twice"))
         if any(update.version > _INT32_MAX for update in updates):
             return fail(StorageFailed(f"{gun}: a version is above {_INT32_MAX}, the largest that can be stored"))
+        return Deferred.fromCoroutine(self._publish(gun, tuple(updates), after))
+
+    async def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> None:
         now = self._database.dialect.bind_time(self._database.now())
-        done = self._database.write(_publish, gun, tuple(updates), after, now)
-
-        def overtaken(failure: Failure) -> None:
-            failure.trap(Duplicate)
-            raise OldVersion(f"{gun}: somebody else published the same version first") from failure.value
-
-        return done.addErrback(overtaken)
+        try:
+            try:
+                await self._database.write(_publish, gun, updates, after, now, make_room=False)
+            except Duplicate:  # a row that does not exist for us is in the way, or one that was not there just before
+                await self._database.write(_publish, gun, updates, after, now, make_room=True)
+        except Duplicate as error:
+            raise OldVersion(f"{gun}: somebody else published the same version first") from error
+        except OutcomeUnknown:
+            # Not repeated: it may be on its way still.
+            if not await self._database.read(_are_stored, gun, updates):
+                raise
 
     def delete(self, gun: Gun) -> Deferred[bool]:
         """See the port."""

@@ -1,29 +1,45 @@
 """A pool of connections to one database, and the statements of one transaction, through ``twisted.enterprise.adbapi``.
 
 Rules of this module: one plain function a transaction, which takes a :class:`Cursor` and values and runs in a thread of
-the pool; it never touches the reactor, and what it raises rolls the transaction back. The SQL is what MySQL, PostgreSQL
-and SQLite share, with ``?`` for each parameter; what they do not share is in ``dialect.py``. No table is known here.
+the pool; it never touches the reactor, and what it raises rolls the transaction back. It may be run more than once: a
+transaction that another one undid, or whose connection was lost before the commit, is begun again. The SQL is what
+MySQL, PostgreSQL and SQLite share, with ``?`` for each parameter and ``column == ?`` where that must match byte for
+byte; what they do not share is in their :class:`notary.storage.dialect.Dialect`. No table is known here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import itertools
+import random
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from notary.errors import ConfigError, StorageFailed
-from notary.storage.dialect import Dialect
+from notary.errors import ConfigError, StorageFailed, StorageUnreachable
+from notary.storage.dialect import Dialect, Pool, Trouble
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 Row = Sequence[Any]
+
+_ATTEMPTS: Final = 10
+"""How often a transaction is begun that others undo."""
+
+_PAUSE: Final = 0.01
+"""Seconds: the longest pause before the second attempt; it doubles each time, and chance shortens it."""
 
 
 class Reactor(Protocol):
@@ -42,23 +58,47 @@ class Duplicate(StorageFailed):
     """A unique key was violated."""
 
 
+class OutcomeUnknown(StorageUnreachable):
+    """The connection was lost during the commit: what was written may be there or not."""
+
+
+@lru_cache(maxsize=1000)
+def _translated(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int] | None]:
+    """A statement as the driver takes it, and which of our values go where; None if they go as they come."""
+    places: list[int] = []
+
+    def place(found: re.Match[str]) -> str:
+        number = places[-1] + 1 if places else 0
+        text = placeholder if found[1] is None else exactly.format(found[1])
+        places.extend([number] * text.count(placeholder))
+        return text
+
+    translated = re.sub(r"(?:(\w+) == )?\?", place, sql)
+    return translated, None if places == list(range(len(places))) else places
+
+
 class Cursor:
     """The statements of one transaction; each method says how many rows it expects."""
 
-    def __init__(self, transaction: Any, dialect: Dialect) -> None:
-        self._transaction = transaction
-        self._placeholder = dialect.placeholder
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self.dialect: Final = dialect
 
     def run(self, sql: str, *values: object) -> int:
         """Run a statement; the number of rows it changed."""
-        self._transaction.execute(sql.replace("?", self._placeholder), values)
-        count: int = self._transaction.rowcount
+        text, places = _translated(sql, self.dialect.placeholder, self.dialect.exactly)
+        given = values if places is None else [values[place] for place in places]
+        if given:
+            self._cursor.execute(text, given)
+        else:
+            self._cursor.execute(text)
+        count: int = self._cursor.rowcount
         return count
 
     def all(self, sql: str, *values: object) -> Sequence[Row]:
         """Run a query; every row."""
         self.run(sql, *values)
-        rows: Sequence[Row] = self._transaction.fetchall()
+        rows: Sequence[Row] = self._cursor.fetchall()
         return rows
 
     def first(self, sql: str, *values: object) -> Row | None:
@@ -67,31 +107,68 @@ class Cursor:
         return rows[0] if rows else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a transaction runs: the statement that begins it, "" if each of its statements is one by itself.
+
+    ``turn`` is the name that it has to itself, if any.
+    """
+
+    begin: str
+    writes: bool = False
+    turn: str = ""
+
+
+class _Connection(adbapi.Connection):
+    """A pooled connection. What adbapi would commit or roll back, :class:`Database` has done."""
+
+    def commit(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
+
+    @property
+    def driver(self) -> Any:
+        """The driver's own connection."""
+        return self._connection
+
+    def drop(self) -> None:
+        """Close it; whoever comes next gets a new one."""
+        self._pool.disconnect(self._connection)
+        self._connection = None
+
+
 class Database:
     """A pool of connections to one database, from :func:`open_database` to :meth:`close`.
 
-    A transaction that was begun runs to its end, whatever becomes of the Deferred that waits for it.
+    A transaction that was begun runs to its end, whatever becomes of the Deferred that waits for it. Every method that
+    runs one raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
     """
 
-    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor) -> None:
+    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: Pool) -> None:
         try:
             self._driver: Any = importlib.import_module(dialect.driver)
         except ImportError as error:
             raise ConfigError(
-                f'storage.backend: "{dialect.name}": the Python module {dialect.driver} is missing; install '
+                f'storage.backend: "{dialect.name}": its Python driver cannot be loaded ({error}); install '
                 f"{dialect.needs}"
             ) from error
         self.dialect: Final = dialect
         self._reactor = reactor
+        self._settings = pool
+        connections = min(pool.connections, dialect.connections)
         self._pool: Any = adbapi.ConnectionPool(
             dialect.driver,
-            **dialect.arguments(db_url),
+            **dialect.arguments(db_url, pool),
             cp_reactor=reactor,
             cp_min=1,
-            cp_max=dialect.connections,
+            cp_max=connections,
             cp_openfun=self._prepare,
         )
-        self._turns = DeferredSemaphore(dialect.writers)
+        self._pool.connectionFactory = _Connection
+        self._connections = DeferredSemaphore(connections)
+        self._writers = DeferredSemaphore(dialect.writers)
         self._under_way = 0
         self._ending: Deferred[None] | None = None
         self._pool.start()
@@ -101,20 +178,47 @@ class Database:
         return datetime.fromtimestamp(self._reactor.seconds(), UTC)
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """Run ``work`` in a transaction that sees one moment. Raises StorageFailed, and what ``work`` raises."""
-        return self._run(lambda: self._begin(self.dialect.begin_read, lambda cursor: work(cursor, *args, **kwargs)))
+        """Run ``work``, which reads with one statement, or with several that need not see the same moment."""
+        return self._transact(_Kind(""), work, *args, **kwargs)
+
+    def snapshot(
+        self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """Run ``work`` in a transaction that only reads, and sees one moment."""
+        return self._transact(_Kind(self.dialect.begin_read), work, *args, **kwargs)
 
     def write(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """Run ``work`` in a transaction that may write. Raises StorageFailed, and what ``work`` raises."""
-        return self._run(
-            lambda: self._turns.run(self._begin, self.dialect.begin_write, lambda cursor: work(cursor, *args, **kwargs))
-        )
+        """Run ``work`` in a transaction that may write. Raises OutcomeUnknown also."""
+        return self._transact(_Kind(self.dialect.begin_write, writes=True), work, *args, **kwargs)
+
+    def write_in_turn(
+        self, name: str, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        """As :meth:`write`, and nobody else who names the same runs at the same time, on any instance."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._transact(_Kind(self.dialect.begin_write, writes=True, turn=digest), work, *args, **kwargs)
+
+    def _transact(
+        self, kind: _Kind, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Deferred[_T]:
+        lines = [self._writers, self._connections] if kind.writes else [self._connections]
+        return self._run(lines, partial(self._attempts, kind, lambda cursor: work(cursor, *args, **kwargs)))
 
     def on_connection(
         self, work: Callable[Concatenate[Any, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
-        """Run ``work``, which begins its own transactions. Raises StorageFailed, and what ``work`` raises."""
-        return self._run(lambda: self._pool.runWithConnection(work, *args, **kwargs))
+        """Run ``work`` once, with the driver's own connection; what it leaves open is committed."""
+
+        def job(connection: _Connection) -> _T:
+            try:
+                result = work(connection.driver, *args, **kwargs)
+                connection.driver.commit()
+            except BaseException:
+                connection.drop()
+                raise
+            return result
+
+        return self._run([self._connections], job)
 
     def close(self) -> Deferred[None]:
         """Wait for the work that is under way, then end connections and threads. May be called again."""
@@ -145,15 +249,10 @@ class Database:
 
         return done.addBoth(stop).addErrback(self._translate)
 
-    def _begin(self, begin: str, work: Callable[[Cursor], _T]) -> Deferred[_T]:
-        def interaction(transaction: Any) -> _T:
-            transaction.execute(begin)
-            return work(Cursor(transaction, self.dialect))
+    # -- in the reactor's thread --------------------------------------------------------------------------------------
 
-        return cast("Deferred[_T]", self._pool.runInteraction(interaction))
-
-    def _run(self, start: Callable[[], Deferred[_T]]) -> Deferred[_T]:
-        """Count what is under way, translate the driver's errors, and keep the work from being cancelled half-way."""
+    def _run(self, lines: Sequence[DeferredSemaphore], job: Callable[[_Connection], _T]) -> Deferred[_T]:
+        """Wait for a turn in each line, run ``job``, translate the driver's errors; never cancelled half-way."""
         if self._ending is not None:
             return fail(StorageFailed("the store is closed"))
         waiter: Deferred[_T] = Deferred()
@@ -164,21 +263,114 @@ class Database:
             self._end_if_idle()
             return result
 
-        start().addErrback(self._translate).addBoth(done).addCallbacks(waiter.callback, waiter.errback)
+        self._take_turns(lines, job).addErrback(self._translate).addBoth(done).addCallbacks(
+            waiter.callback, waiter.errback
+        )
         return waiter
+
+    def _take_turns(self, lines: Sequence[DeferredSemaphore], job: Callable[[_Connection], _T]) -> Deferred[_T]:
+        if not lines:
+            return cast("Deferred[_T]", self._pool.runWithConnection(job))
+        line, *others = lines
+
+        def go(_: object) -> Deferred[_T]:
+            def leave(result: _T | Failure) -> _T | Failure:
+                line.release()
+                return result
+
+            return self._take_turns(others, job).addBoth(leave)
+
+        turn: Deferred[Any] = line.acquire()
+        if not turn.called:
+            reactor = cast("IReactorTime", self._reactor)
+            turn.addTimeout(self._settings.query_timeout, reactor, self._no_turn)
+        return turn.addCallback(go)
+
+    def _no_turn(self, _: object, seconds: float) -> None:
+        raise StorageFailed(
+            f"no connection to the database has become free for {seconds:g} seconds: see what keeps the database busy, "
+            "or raise storage.connections"
+        )
 
     def _translate(self, failure: Failure) -> None:
         failure.trap(self._driver.Error)
         error = cast("Exception", failure.value)
-        kind = Duplicate if self.dialect.duplicate(error) else StorageFailed
-        raise kind(self.dialect.explain(error)) from error
+        kinds = {Trouble.DUPLICATE: Duplicate, Trouble.LOST: StorageUnreachable}
+        raise kinds.get(self.dialect.trouble(error), StorageFailed)(self.dialect.explain(error)) from error
+
+    # -- in a thread of the pool --------------------------------------------------------------------------------------
 
     def _prepare(self, connection: Any) -> None:
         try:
-            self.dialect.prepare(connection)
+            self.dialect.prepare(connection, self._settings)
         except BaseException:
             connection.close()  # adbapi forgets a connection that it could not prepare
             raise
+
+    def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: _Connection) -> _T:
+        """Run a transaction, again if that is safe and may help."""
+        started = time.monotonic()
+        lost = False
+        for attempt in itertools.count(1):
+            try:
+                return self._attempt(kind, work, connection.driver)
+            except OutcomeUnknown:
+                connection.drop()
+                raise
+            except self._driver.Error as error:
+                trouble = self.dialect.trouble(error)
+                if trouble is Trouble.LOST:
+                    connection.drop()
+                late = time.monotonic() - started > self._settings.query_timeout / 2
+                if trouble is Trouble.LOST and not lost and not late:
+                    lost = True  # the database has been restarted since, or has closed what was idle
+                    connection.reconnect()
+                elif trouble is Trouble.CONFLICT and attempt < _ATTEMPTS and not late:
+                    time.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311  # no secret
+                else:
+                    raise
+        raise AssertionError
+
+    def _attempt(self, kind: _Kind, work: Callable[[Cursor], _T], connection: Any) -> _T:
+        """Run a transaction once."""
+        cursor = connection.cursor()
+        try:
+            if not kind.begin:
+                return work(Cursor(cursor, self.dialect))
+            cursor.execute(kind.begin)
+            try:
+                self._take_turn(cursor, kind.turn, self.dialect.lock)
+                result = work(Cursor(cursor, self.dialect))
+            except BaseException as error:
+                if not self._is_lost(error):
+                    connection.rollback()
+                raise
+            self._commit(connection)
+            return result
+        finally:
+            with suppress(self._driver.Error):  # the connection was lost, and the turn with it
+                self._take_turn(cursor, kind.turn, self.dialect.unlock)
+                cursor.close()
+
+    def _take_turn(self, cursor: Any, turn: str, statement: str) -> None:
+        """Take a turn, or give it back."""
+        if turn and statement and not Cursor(cursor, self.dialect).first(statement, turn):
+            raise StorageFailed("others keep a lock in the database for too long: see what keeps it busy")
+
+    def _commit(self, connection: Any) -> None:
+        try:
+            connection.commit()
+        except self._driver.Error as error:
+            if self._is_lost(error):
+                raise OutcomeUnknown(
+                    "the connection was lost during a commit, which may be done or not: look, or try again. "
+                    f"{self.dialect.explain(error)}"
+                ) from error
+            connection.rollback()
+            raise
+
+    def _is_lost(self, error: BaseException) -> bool:
+        return isinstance(error, self._driver.Error) and self.dialect.trouble(error) is Trouble.LOST
 
 
 def _close_all(connections: dict[object, Any]) -> None:
@@ -186,7 +378,11 @@ def _close_all(connections: dict[object, Any]) -> None:
         connections.popitem()[1].close()
 
 
-def insert(cursor: Cursor, table: str, values: Mapping[str, object]) -> None:
-    """Insert a row; table and columns are always written out in our own modules."""
-    marks = ", ".join("?" * len(values))
-    cursor.run(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", *values.values())  # noqa: S608
+def insert(cursor: Cursor, table: str, *rows: Mapping[str, object]) -> None:
+    """Insert rows of the same columns; table and columns are always written out in our own modules."""
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    values = [value for row in rows for value in row.values()]
+    cursor.run(
+        f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES {', '.join([marks] * len(rows))}",  # noqa: S608
+        *values,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from notary.errors import StorageFailed
+from notary.errors import InvalidRow
 
 
 def to_time(value: Any) -> datetime:
@@ -14,7 +14,7 @@ def to_time(value: Any) -> datetime:
         when: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     except (ValueError, OverflowError, AttributeError) as error:
-        raise StorageFailed(f"the database holds {value!r} where a time belongs: correct that row") from error
+        raise InvalidRow(f"the database holds {value!r} where a time belongs: correct that row") from error
 
 
 def to_bytes(value: Any) -> bytes:
@@ -23,11 +23,11 @@ def to_bytes(value: Any) -> bytes:
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    raise StorageFailed("the database holds something else where binary content belongs: correct that row")
+    raise InvalidRow("the database holds something else where binary content belongs: correct that row")
 
 
 def to_version(value: Any) -> int:
     """A version number; SQLite takes text in an integer column, and holds it to be above every number."""
     if isinstance(value, int):
         return value
-    raise StorageFailed("the database holds something else where a version number belongs: correct that row")
+    raise InvalidRow("the database holds something else where a version number belongs: correct that row")

@@ -24,14 +24,9 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Protocol
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
-
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
 from notary.tuf import canonical, keys
-from notary.tuf.canonical import quote
+from notary.tuf.certificates import certified_keys, check_delegation_certificate, some
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import (
     MAX_VERSION,
@@ -65,15 +60,6 @@ MAX_FILES = 200
 
 Each file can be a delegation over a hundred levels deep, all of whose ancestors :func:`needed` names.
 """
-
-_SHOWN = 3
-_NOT_BEFORE_LEEWAY = timedelta(days=1)
-_SHA1_SIGNATURES = {
-    "1.2.840.113549.1.1.5",  # RSA
-    "1.3.14.3.2.29",  # RSA, the older identifier
-    "1.2.840.10040.4.3",  # DSA
-    "1.2.840.10045.4.1",  # ECDSA
-}
 
 
 class Held(Protocol):
@@ -158,7 +144,7 @@ class Draft:
         return b'{"signed":' + self.payload + b',"signatures":[' + listed + b"]}"
 
     def _unsigned(self, held: int) -> InvalidUpdate:
-        ids = _some([key.key_id for key in self.keys], ", ") or "none"
+        ids = some([key.key_id for key in self.keys], ", ") or "none"
         shortage = (
             f"this server can sign with {held} of the {self.threshold} {self.role} key(s) needed "
             f"(root names these: {ids})"
@@ -253,6 +239,23 @@ def stored_envelope(role: RoleName, data: bytes) -> Envelope:
         raise InvalidMetadata(f"the stored {role} is not metadata: {error}") from error
 
 
+def stored_root(gun: Gun, data: bytes) -> Root:
+    """The root in a stored file, signed by its own certificates. Raises InvalidMetadata.
+
+    Neither its own expiry nor that of its certificates counts: it was checked when it came in, and a collection whose
+    root has expired must be able to publish the next one.
+    """
+    root = Root.parse(stored_envelope(ROOT, data))
+    require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates")
+    return root
+
+
+def require_succession(gun: Gun, previous: Root, envelope: Envelope) -> None:
+    """See that the root in ``envelope`` is signed by the certificates of the one before it. Raises InvalidMetadata."""
+    trusted = certified_keys(previous, gun, None)
+    require_signatures(ROOT, envelope, trusted, f"the certificates of the stored root (version {previous.version})")
+
+
 class _Validation:
     """One run of :func:`validate`: the steps, and what each leaves behind for the next ones."""
 
@@ -293,7 +296,7 @@ class _Validation:
 
     def _establish_root(self) -> Root:
         held = self._current.get(ROOT)
-        stored = None if held is None else self._stored_root(held)
+        stored = None if held is None else stored_root(self._gun, held.data)
         upload = self._uploads.get(ROOT)
         if upload is not None:
             with _blame(Fault.ROOT, ROOT):
@@ -305,13 +308,6 @@ class _Validation:
         self._loaded[ROOT] = held.data
         return stored
 
-    def _stored_root(self, held: Held) -> Root:
-        # Neither its own expiry nor that of its certificates counts: it was checked when it came in, and a collection
-        # whose root has expired must be able to publish the next one.
-        root = Root.parse(stored_envelope(ROOT, held.data))
-        _require_signatures(ROOT, root.envelope, _certified_keys(root, self._gun, None), "its own certificates")
-        return root
-
     def _accept_root(self, stored: Root | None, upload: Upload) -> Root:
         # "No root yet" counts as version 1, so that a first root may say 1 or 2 (docs/protocol.md, section 3).
         version = 1 if stored is None else stored.version
@@ -320,13 +316,10 @@ class _Validation:
                 f"root: version {upload.version} cannot follow version {version}; the next one is {version + 1}"
             )
         root = Root.parse(upload.envelope)
-        own = _certified_keys(root, self._gun, self._now)
+        own = certified_keys(root, self._gun, self._now)
         if stored is not None:
-            trusted = _certified_keys(stored, self._gun, None)
-            _require_signatures(
-                ROOT, upload.envelope, trusted, f"the certificates of the stored root (version {version})"
-            )
-        _require_signatures(ROOT, upload.envelope, own, "its own certificates")
+            require_succession(self._gun, stored, upload.envelope)
+        require_signatures(ROOT, upload.envelope, own, "its own certificates")
         self._require_unexpired(ROOT, root.expires)
         return root
 
@@ -379,8 +372,8 @@ class _Validation:
                 raise InvalidMetadata(f"{role}: {role.parent} does not delegate to it")
             signers, named_by = delegation.role, role.parent
             for key in signers.keys.values():
-                _check_delegation_certificate(role, key)
-        _require_signatures(role, envelope, signers, f"the keys that {named_by} names for it")
+                check_delegation_certificate(role, key)
+        require_signatures(role, envelope, signers, f"the keys that {named_by} names for it")
         self._forbid_unreadable_leap(role)
         return Targets.parse(envelope, role)
 
@@ -388,7 +381,7 @@ class _Validation:
 
     def _accept_snapshot(self, root: Root) -> None:
         envelope = self._uploads[SNAPSHOT].envelope
-        _require_signatures(SNAPSHOT, envelope, root.roles[SNAPSHOT], "the keys that root names for it")
+        require_signatures(SNAPSHOT, envelope, root.roles[SNAPSHOT], "the keys that root names for it")
         self._forbid_unreadable_leap(SNAPSHOT)
         snapshot = Snapshot.parse(envelope)
         self._require_unexpired(SNAPSHOT, snapshot.expires)
@@ -449,12 +442,6 @@ def _blame(fault: Fault, role: RoleName) -> Iterator[None]:
         raise InvalidUpdate(fault, message if message.startswith(role) else f"{role}: {message}") from error
 
 
-def _some(texts: Sequence[str], separator: str) -> str:
-    """The first few of ``texts`` and the number of the others: a message must not grow with the upload."""
-    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
-    return separator.join([*texts[:_SHOWN], *more])
-
-
 def _ancestors(role: RoleName) -> list[RoleName]:
     """The parents of a delegation, the outermost (targets) first; none for every other role."""
     chain: list[RoleName] = []
@@ -464,7 +451,11 @@ def _ancestors(role: RoleName) -> list[RoleName]:
     return chain
 
 
-def _require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, who: str) -> None:
+def require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, who: str) -> None:
+    """See that ``envelope`` is signed to the threshold of ``signers``, whom a message calls ``who``.
+
+    Raises InvalidMetadata.
+    """
     try:
         result = keys.meets_threshold(envelope, signers)
     except InvalidMetadata as error:
@@ -473,124 +464,6 @@ def _require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, w
         raise InvalidMetadata(
             f"{role}: it has {len(result.valid_key_ids)} valid signature(s) by {who}; {signers.threshold} needed"
         )
-
-
-# -- certificates -----------------------------------------------------------------------------------------------------
-
-
-def _certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
-    """The root keys that may vouch for a root of ``gun``: certificate chains that pass, under the ids of what passed.
-
-    A key counts if its chain has exactly one leaf, which comes first, is made out to ``gun`` and has no fault; expiry
-    is one only if ``now`` is given. Intermediates with a fault are left out of the chain, which changes the key's id,
-    so that signatures under the old id no longer count: that is what clients do.
-
-    Raises InvalidMetadata, with the reason for each key, if no key counts.
-    """
-    named = root.roles[ROOT]
-    usable: dict[str, PublicKey] = {}
-    faults: list[str] = []
-    for key in named.keys.values():
-        try:
-            certified = _certified_key(key, gun, now)
-        except InvalidMetadata as error:
-            faults.append(f"{key.key_id}: {error}")
-        else:
-            usable[certified.key_id] = certified
-    if not usable:
-        reasons = _some(faults, "; ") or "no keys"
-        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({reasons})")
-    return RoleKeys(usable, named.threshold)
-
-
-def _certified_key(key: PublicKey, gun: Gun, now: datetime | None) -> PublicKey:
-    chain = [_Certificate.read(certificate) for certificate in key.certificates]
-    if not chain:
-        raise InvalidMetadata("not a chain of certificates in the usual PEM form")
-    leaf, *rest = chain
-    if leaf.authority:
-        raise InvalidMetadata("the first certificate must be the leaf, not an authority")
-    if not all(certificate.authority for certificate in rest):
-        raise InvalidMetadata("more than one leaf certificate")
-    if not leaf.covers(gun):
-        raise InvalidMetadata(f"common name {quote(leaf.name)} is neither the collection nor a prefix of it with a *")
-    fault = leaf.fault(now)
-    if fault is not None:
-        raise InvalidMetadata(fault)
-    if leaf.key_type is None:
-        raise InvalidMetadata("the certificate's key is neither ECDSA nor RSA")
-    kept = [leaf, *(certificate for certificate in rest if now is None or certificate.fault(now) is None)]
-    return PublicKey(leaf.key_type, b"".join(certificate.pem for certificate in kept))
-
-
-def _check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
-    """A delegation's certificate must be sound; its expiry does not count, that of the metadata does."""
-    try:
-        certificate = x509.load_pem_x509_certificate(key.public)
-    except ValueError:
-        return  # Not a certificate: a bare key, or one that can verify nothing.
-    fault = _Certificate.read(certificate).fault(None)
-    if fault is not None:
-        raise InvalidMetadata(f"{role}: key {key.key_id}: {fault}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Certificate:
-    """What counts of an X.509 certificate. ``key_type`` is the type of a TUF key that holds it, if it can have one."""
-
-    pem: bytes
-    name: str
-    authority: bool
-    begins: datetime
-    ends: datetime
-    sha1: bool
-    rsa_bits: int | None
-    key_type: str | None
-
-    @classmethod
-    def read(cls, certificate: x509.Certificate) -> _Certificate:
-        """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
-        try:
-            public = certificate.public_key()
-            key_type, rsa_bits = None, None
-            if isinstance(public, ec.EllipticCurvePublicKey):
-                key_type = "ecdsa-x509"
-            elif isinstance(public, rsa.RSAPublicKey):
-                key_type, rsa_bits = "rsa-x509", public.key_size
-            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            authorities = [
-                extension.value.ca
-                for extension in certificate.extensions
-                if isinstance(extension.value, x509.BasicConstraints)
-            ]
-            return cls(
-                pem=certificate.public_bytes(Encoding.PEM),
-                name=str(names[-1].value) if names else "",
-                authority=any(authorities),
-                begins=certificate.not_valid_before_utc,
-                ends=certificate.not_valid_after_utc,
-                sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
-                rsa_bits=rsa_bits,
-                key_type=key_type,
-            )
-        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
-            raise InvalidMetadata("the certificate cannot be read") from None
-
-    def covers(self, gun: Gun) -> bool:
-        """Whether the common name is ``gun``, or a prefix of it followed by ``*``."""
-        return gun.startswith(self.name.rstrip("*")) if self.name.endswith("*") else self.name == gun
-
-    def fault(self, now: datetime | None) -> str | None:
-        """What makes the certificate unfit, if anything; whether it has expired matters only if ``now`` is given."""
-        if self.begins > self.ends:
-            return "the certificate ends before it begins"
-        if self.sha1:
-            return "the certificate is signed with SHA-1"
-        if self.rsa_bits is not None and self.rsa_bits < keys.MIN_RSA_BITS:
-            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {keys.MIN_RSA_BITS} needed"
-        if now is not None and (now > self.ends or now + _NOT_BEFORE_LEEWAY < self.begins):
-            return f"the certificate is valid only from {self.begins.isoformat()} to {self.ends.isoformat()}"
-        return None
 
 
 # -- drafts -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,15 +21,22 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError
-from notary.net.handshake import HandshakeFactory, HandshakeFailed, Why
+from notary.net.handshake import HandshakeFactory, HandshakeFailed, ReadListener, Why
 from notary.net.http import Call, Limits, Response, Site
-from notary.net.tls import GRPC, ClientOptions, client_options, listen, server_context, server_options
+from notary.net.tls import (
+    GRPC,
+    ClientOptions,
+    client_options,
+    listen,
+    server_context,
+    server_options,
+)
 from tests.support.certs import DAY, Authority, Leaf, key_pem, pem
 
 
@@ -580,3 +588,39 @@ async def test_writing_to_a_client_that_is_gone_ends_the_connection() -> None:
     await ended
     await client.done
     await maybeDeferred(port.stopListening)
+
+
+class Listener(ReadListener):
+    """Notes what comes, and whether more of the same read may come."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.seen.append((data, self.reading))
+
+    def readEnded(self) -> None:
+        self.seen.append(self.reading)
+
+
+def test_a_protocol_learns_when_a_read_has_ended_however_many_records_it_was(world: World) -> None:
+    listener, transport = Listener(), StringTransport()
+    wrapped = Factory.forProtocol(lambda: listener)
+    wrapper = HandshakeFactory(server_options(*world.pair), wrapped, Clock(), client=False, trusted_by="ca.crt")
+    server = wrapper.buildProtocol(None)
+    server.makeConnection(transport)
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    client.set_connect_state()
+    for _ in range(2):
+        with contextlib.suppress(SSL.WantReadError):
+            client.do_handshake()
+        server.dataReceived(client.bio_read(1 << 16))
+        client.bio_write(transport.value())
+        transport.clear()
+    listener.seen.clear()
+    for record in (b"a", b"b", b"c"):
+        client.send(record)
+    records = client.bio_read(1 << 16)
+    server.dataReceived(records[:-1])
+    server.dataReceived(records[-1:])
+    assert listener.seen == [(b"a", True), (b"b", True), False, (b"c", True), False]

@@ -23,7 +23,8 @@ from notary.config import load_signer
 from notary.errors import ConfigError, StorageFailed
 from notary.net.assembly import Bootstrap
 from notary.signer.tap import Signer
-from notary.storage.sql import open_key_store
+from notary.storage import migrate
+from notary.storage.sql import migrate_database
 from tests.support.certs import Authority
 from tests.support.peers import free_port
 from tests.support.signer import KEY_MANAGEMENT, SIGNER, Client, Pair, signer_config
@@ -206,7 +207,7 @@ async def test_bootstrap_creates_the_tables_and_ends(pair, storage, tmp_path):
     stopped = Stopped()
     settings = configured(pair, storage).storage
     await Bootstrap(
-        partial(open_key_store, settings.backend, settings.db_url, stopped), settings.backend, stopped
+        partial(migrate_database, settings.backend, settings.db_url, migrate.SIGNER, stopped), settings.backend, stopped
     ).startService()
     assert stopped.stops == 1
     with sqlite3.connect(tmp_path / "keys.db") as database:

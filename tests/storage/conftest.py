@@ -9,21 +9,49 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.storage.sql import open_key_store, open_metadata_store
+from tests.support.migrated import SERVICES, migrated_database
 
 
-def nowhere(directory: Path) -> str:
-    return ""
+def nowhere(request, service: str):
+    return lambda: ""
 
 
-def sqlite_file(directory: Path) -> str:
-    return str(directory / "notary.db")
+def sqlite_file(request, service: str):
+    factory = request.getfixturevalue("tmp_path_factory")
+    return lambda: str(factory.mktemp("sqlite3") / "notary.db")
+
+
+def on_server(fixture: str):
+    """One migrated database a daemon for all tests, emptied for each; used with the rights of the guide."""
+
+    def prepare(request, service: str):
+        server = request.getfixturevalue(fixture)
+        prepared = request.getfixturevalue("prepared_databases")
+        if (fixture, service) not in prepared:
+            prepared[fixture, service] = migrated_database(server, service)
+        database, db_url = prepared[fixture, service]
+
+        def empty() -> str:
+            server.empty(database, SERVICES[service][2])
+            return db_url
+
+        return empty
+
+    return prepare
 
 
 BACKENDS = [
     pytest.param(("memory", nowhere), id="memory"),
     pytest.param(("sqlite3", sqlite_file), id="sqlite3"),
+    pytest.param(("mysql", on_server("mariadb")), id="mysql"),
+    pytest.param(("postgres", on_server("postgresql")), id="postgres"),
 ]
-"""A name of ``storage.backend``, and how to come by the ``db_url`` of an empty database."""
+"""A name of ``storage.backend``, and how to come by something that gives the ``db_url`` of an empty database."""
+
+
+@pytest.fixture(scope="session")
+def prepared_databases() -> dict:
+    return {}
 
 
 class Instances:
@@ -48,27 +76,30 @@ class Instances:
 
 
 @pytest.fixture(params=BACKENDS)
-def fresh_database(request, tmp_path_factory):
-    """Makes an empty database at each call: the backend's name and the ``db_url``."""
-    backend, make_db_url = request.param
-    return lambda: (backend, make_db_url(tmp_path_factory.mktemp(backend)))
-
-
-@pytest.fixture
-def database(fresh_database):
-    return fresh_database()
+def fresh_database(request):
+    """Makes an empty database for the server at each call: the backend's name and the ``db_url``."""
+    backend, prepare = request.param
+    empty = prepare(request, "server")
+    return lambda: (backend, empty())
 
 
 @pytest_twisted.async_yield_fixture
-async def metadata_stores(database):
-    instances = Instances(open_metadata_store, *database)
+async def metadata_stores(fresh_database):
+    instances = Instances(open_metadata_store, *fresh_database())
     yield instances.another
     await instances.close()
 
 
+@pytest.fixture(params=BACKENDS)
+def key_database(request):
+    """An empty database for the signer: the backend's name and the ``db_url``."""
+    backend, prepare = request.param
+    return backend, prepare(request, "signer")()
+
+
 @pytest_twisted.async_yield_fixture
-async def key_stores(database):
-    instances = Instances(open_key_store, *database)
+async def key_stores(key_database):
+    instances = Instances(open_key_store, *key_database)
     yield instances.another
     await instances.close()
 

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet import reactor
 
 from notary.storage import StoredKey, Update
-from notary.storage.dialect import SQLITE3
+from notary.storage.dialects.sqlite3 import SQLITE3
 from notary.storage.sql import (
     open_database,
     open_key_store,
@@ -32,6 +32,11 @@ def whole(version: int, size: int = 10) -> list[Update]:
 def execute(path: Path, sql: str, *values: object) -> list[tuple]:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         return connection.execute(sql, values).fetchall()
+
+
+def tables(path: Path) -> set[str]:
+    """The names of the tables in a file."""
+    return {table for table, _column in execute(path, SQLITE3.catalogue.columns)}
 
 
 async def make(opener, path: Path) -> None:
@@ -64,11 +69,11 @@ def key_store(path: Path) -> _Using:
 async def special_database(service, path: Path, *, patience: float = 10.0, also=lambda connection: None):
     """A database with less patience, or with something done to each connection."""
 
-    def prepare(connection: sqlite3.Connection) -> None:
-        SQLITE3.prepare(connection)
+    def prepare(connection: sqlite3.Connection, pool) -> None:
+        SQLITE3.prepare(connection, pool)
         also(connection)
 
-    def arguments(db_url: str) -> dict:
-        return {**SQLITE3.arguments(db_url), "timeout": patience}
+    def arguments(db_url: str, pool) -> dict:
+        return {**SQLITE3.arguments(db_url, pool), "timeout": patience}
 
     return await open_database(replace(SQLITE3, prepare=prepare, arguments=arguments), str(path), service, reactor)

@@ -12,7 +12,8 @@ from twisted.internet.defer import gatherResults
 from notary.errors import KeyNotFound, StorageFailed
 from notary.storage import StoredKey
 
-WHEN = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+WHEN = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+"""Some databases store whole seconds."""
 
 
 def key(number: int = 1, **changes: str) -> StoredKey:

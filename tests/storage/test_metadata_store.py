@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import hypothesis.strategies as st
 import pytest
@@ -12,10 +12,10 @@ import pytest_twisted
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 
-from notary.errors import NotFound, OldVersion
+from notary.errors import InvalidGun, NotFound, OldVersion
 from notary.storage import Update
 from notary.storage.memory import MemoryMetadataStore
 from notary.storage.sql import open_metadata_store
@@ -42,6 +42,11 @@ def whole(version: int, by: str = "") -> list[Update]:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def a_second_ago() -> datetime:
+    """Some databases store whole seconds."""
+    return datetime.now(UTC) - timedelta(seconds=1)
 
 
 async def everything(store) -> tuple:
@@ -76,7 +81,7 @@ async def test_an_empty_store_holds_nothing(metadata_stores):
 @pytest_twisted.ensureDeferred
 async def test_bytes_come_back_as_they_went_in(metadata_stores, data):
     store = await metadata_stores()
-    before = datetime.now(UTC)
+    before = a_second_ago()
     await store.publish(GUN, [Update(RELEASES, 3, data)])
     after = datetime.now(UTC)
     found = (await store.current(GUN, [RELEASES]))[RELEASES]
@@ -134,11 +139,11 @@ async def test_a_checksum_is_looked_up_for_its_own_role_and_collection(metadata_
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        pytest.param("a/b", "A/b", id="case"),
         pytest.param("a/b", "a/b/", id="slash"),
         pytest.param("a_b", "axb", id="like-underscore"),
         pytest.param("a%", "ab", id="like-percent"),
         pytest.param("e\u0301", "\u00e9", id="normal-forms"),
+        pytest.param("\u4e2d", "\u6587", id="beyond-latin"),
         pytest.param("stra\u00dfe", "strasse", id="sharp-s"),
         pytest.param("o'brien", "o''brien", id="quote"),
     ],
@@ -152,6 +157,42 @@ async def test_names_match_exactly(metadata_stores, one, two):
     assert [change.gun for change in await store.changes(Gun(two), None, 10)] == [two]
     assert await store.delete(Gun(one)) is True
     assert (await store.by_version(Gun(two), TIMESTAMP, 1)).data == content(TIMESTAMP, 1, "two")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        pytest.param("a/b", "A/b", id="case"),
+        pytest.param("caf\u00e9", "cafe", id="accent"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_names_that_a_database_may_not_tell_apart(metadata_stores, fresh_database, one, two):
+    """The second one is a collection of its own, or none at all: it is never the first one."""
+    (backend, _) = fresh_database()
+    store = await metadata_stores()
+    await store.publish(Gun(one), whole(1, "one"))
+    before = await everything(store)
+    await store.check_name(Gun(one))
+    await store.check_name(OTHER)
+    if backend == "mysql":
+        with pytest.raises(InvalidGun, match="cannot tell"):
+            await store.check_name(Gun(two))
+        for version in (1, 2):
+            for updates in (whole(version), [update(RELEASES, version)]):
+                with pytest.raises(InvalidGun, match="cannot tell"):
+                    await store.publish(Gun(two), updates)
+    assert await store.current(Gun(two), ROLES) == {}
+    with pytest.raises(NotFound):
+        await store.by_version(Gun(two), ROOT, 1)
+    with pytest.raises(NotFound):
+        await store.by_checksum(Gun(two), ROOT, sha256(content(ROOT, 1, "one")))
+    assert list(await store.changes(Gun(two), None, 10)) == []
+    assert await store.delete(Gun(two)) is False
+    assert await everything(store) == before
+    if backend != "mysql":
+        await store.publish(Gun(two), whole(1, "two"))
+    assert (await store.by_version(Gun(one), ROOT, 1)).data == content(ROOT, 1, "one")
 
 
 # -- publishing -------------------------------------------------------------------------------------------------------
@@ -274,7 +315,12 @@ async def test_of_those_who_publish_one_version_one_wins(metadata_stores):
 async def test_readers_see_whole_publishes_only(metadata_stores):
     writer, reader = await metadata_stores(), await metadata_stores()
     await writer.publish(GUN, whole(1))
-    writes = gatherResults([writer.publish(GUN, whole(version)) for version in range(2, 40)])
+
+    async def write() -> None:
+        for version in range(2, 40):
+            await writer.publish(GUN, whole(version))
+
+    writes = Deferred.fromCoroutine(write())
     while not writes.called:
         found = await reader.current(GUN, ROLES)
         assert len({stored.version for stored in found.values()}) == 1
@@ -324,7 +370,7 @@ async def test_a_deleted_name_can_be_used_again(metadata_stores):
 @pytest_twisted.ensureDeferred
 async def test_only_a_timestamp_is_a_change(metadata_stores):
     store = await metadata_stores()
-    before = datetime.now(UTC)
+    before = a_second_ago()
     await store.publish(GUN, [update(SNAPSHOT, 1), update(ROOT, 1), update(TARGETS, 1), update(RELEASES, 1)])
     assert list(await store.changes(None, None, 10)) == []
     await store.publish(GUN, [update(TIMESTAMP, 3)])

@@ -11,7 +11,6 @@ import pytest
 import pytest_twisted
 
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
-from notary.storage.dialect import SQLITE3
 from notary.storage.sql import (
     open_key_store,
     open_metadata_store,
@@ -25,6 +24,7 @@ from tests.storage.sqlite_files import (
     key_store,
     make,
     metadata_store,
+    tables,
     whole,
 )
 
@@ -182,7 +182,7 @@ async def test_tables_without_recorded_migrations_are_judged_by_their_columns(pa
     execute(path, "DROP TABLE schema_migrations")
     async with metadata_store(path) as store:
         await store.publish(GUN, whole(1))
-    assert ("schema_migrations",) not in execute(path, SQLITE3.tables)
+    assert "schema_migrations" not in tables(path)
 
 
 @pytest_twisted.ensureDeferred

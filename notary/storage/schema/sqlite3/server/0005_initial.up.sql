@@ -1,5 +1,6 @@
 -- The server's tables as of the reference's migration 5 (docs/protocol.md, section 5): signed metadata, all versions,
 -- and the changefeed. SQLite has no older history, so the first file carries that number.
+-- Recognised by: tuf_files.gun
 --
 -- Times are text, "YYYY-MM-DD hh:mm:ss[.ffffff]+00:00"; the declared type makes Go's driver read them as times.
 
@@ -18,9 +19,6 @@ CREATE TABLE tuf_files (
 -- Newest version of a role; also what makes a lost race visible.
 CREATE UNIQUE INDEX idx_tuf_files_gun_role_version ON tuf_files (gun, role, version);
 
--- Reads by checksum. All three columns, or SQLite would rather walk every version of the role by the index above.
-CREATE INDEX idx_tuf_files_sha256 ON tuf_files (sha256, gun, role);
-
 CREATE TABLE change_category (
     category varchar(20) NOT NULL PRIMARY KEY
 );
@@ -35,6 +33,3 @@ CREATE TABLE changefeed (
     sha256 char(64),
     category varchar(20) NOT NULL REFERENCES change_category (category)
 );
-
--- The feed of one collection, in either direction: an index of SQLite ends in the row's id.
-CREATE INDEX idx_changefeed_gun ON changefeed (gun);

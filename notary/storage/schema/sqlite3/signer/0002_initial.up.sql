@@ -1,5 +1,6 @@
 -- The signer's table as of the reference's migration 2 (docs/protocol.md, section 5): wrapped private keys.
 -- SQLite has no older history, so the first file carries that number.
+-- Recognised by: private_keys.key_id
 --
 -- Times are text, "YYYY-MM-DD hh:mm:ss[.ffffff]+00:00"; the declared type makes Go's driver read them as times.
 
@@ -19,6 +20,3 @@ CREATE TABLE private_keys (
     role varchar(255) NOT NULL,
     last_used datetime DEFAULT NULL
 );
-
--- Pending keys only: few, however many keys there are.
-CREATE INDEX idx_private_keys_pending ON private_keys (gun, role, algorithm) WHERE last_used IS NULL;

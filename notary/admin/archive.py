@@ -1,0 +1,159 @@
+"""A collection with its history as a file: lines of JSON (the format is in docs/notary-admin.md).
+
+Rules of this module: pure but for the streams that it is given. The same collection makes the same bytes. What is read
+back is a :class:`notary.tuf.collection.Collection` like any other, so that ``fsck`` can judge it; nothing in the file
+names a place outside of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
+from notary.tuf import canonical
+from notary.tuf.canonical import Members
+from notary.tuf.collection import Collection, File, newest
+from notary.tuf.model import MAX_VERSION, Gun, RoleName
+
+FORMAT: Final = "notary-collection"
+FORMAT_VERSION: Final = 1
+MAX_LINE: Final = 1 << 30
+"""The longest line, in bytes: a file of metadata in base64, which no server takes at that size."""
+
+_HEADER = frozenset({"format", "version", "gun", "files"})
+_FILE = frozenset({"role", "version", "sha256", "data"})
+_END = frozenset({"end"})
+
+
+def write(collection: Collection, stream: BinaryIO) -> int:
+    """Write a collection; the number of its files."""
+    digest = hashlib.sha256()
+
+    def line(value: dict[str, Any]) -> None:
+        data = canonical.dumps(value) + b"\n"
+        digest.update(data)
+        stream.write(data)
+
+    files = sorted(collection.files, key=_order)
+    line({"format": FORMAT, "version": FORMAT_VERSION, "gun": collection.gun, "files": len(files)})
+    for file in files:
+        data = collection.data(file)
+        content = base64.b64encode(data).decode("ascii")
+        sha256 = hashlib.sha256(data).hexdigest()
+        line({"role": file.role, "version": file.version, "sha256": sha256, "data": content})
+    stream.write(canonical.dumps({"end": digest.hexdigest()}) + b"\n")
+    return len(files)
+
+
+class Archive:
+    """A collection that was read from a file; all of it is in memory."""
+
+    def __init__(self, gun: Gun, contents: dict[File, bytes]) -> None:
+        self.gun = gun
+        self._contents = contents
+
+    @property
+    def files(self) -> Sequence[File]:
+        """See Collection."""
+        return list(self._contents)
+
+    def data(self, file: File) -> bytes:
+        """See Collection."""
+        return self._contents[file]
+
+
+def read(stream: BinaryIO) -> Archive:
+    """Read a collection. Raises InvalidArchive: it was cut off, altered, or is something else."""
+    digest = hashlib.sha256()
+    lines = _lines(stream)
+    first = next(lines, b"")
+    header = _members(first, 1, _HEADER)
+    try:
+        if header.text("format") != FORMAT:
+            raise InvalidArchive("this is no exported collection")
+        if header.integer("version") != FORMAT_VERSION:
+            raise InvalidArchive(
+                f"this is version {header.integer('version')} of the format; expected {FORMAT_VERSION}: use the "
+                "release that wrote it"
+            )
+        gun, count = Gun(header.text("gun")), header.integer("files")
+    except (InvalidMetadata, InvalidGun) as error:
+        raise InvalidArchive(f"line 1: {error}") from None
+    digest.update(first)
+    contents: dict[File, bytes] = {}
+    last: tuple[str, int] | None = None
+    for number in range(2, count + 2):
+        line = next(lines, b"")
+        file, data = _file(line, number)
+        if last is not None and _order(file) <= last:
+            raise InvalidArchive(f"line {number}: {file.role} version {file.version} is out of order, or comes twice")
+        last = _order(file)
+        contents[file] = data
+        digest.update(line)
+    end = _members(next(lines, b""), count + 2, _END)
+    try:
+        if end.text("end") != digest.hexdigest():
+            raise InvalidArchive("the file was altered after it was written: its checksum is another one")
+    except InvalidMetadata as error:
+        raise InvalidArchive(f"line {count + 2}: {error}") from None
+    if next(lines, b""):
+        raise InvalidArchive(f"line {count + 3}: there is more after the end")
+    return Archive(gun, contents)
+
+
+def continuation(archive: Sequence[File], stored: Sequence[File]) -> list[File]:
+    """The files of an archive that are new to a store which holds ``stored`` of the same collection.
+
+    Of each stored role the archive must have the newest stored version, and no other content for any version that both
+    have. Raises InvalidArchive if it does not: then it does not continue what is there.
+    """
+    offered = {(file.role, file.version): file.sha256 for file in archive}
+    there = newest(stored)
+    for file in stored:
+        sha256 = offered.get((file.role, file.version))
+        if sha256 is None and there[file.role] != file:
+            continue
+        if sha256 != file.sha256:
+            what = "is not in the file" if sha256 is None else "is another one in the file"
+            raise InvalidArchive(
+                f"the collection exists, and its {file.role} version {file.version} {what}: it does not continue what "
+                "is stored; delete the collection first if this one is to replace it"
+            )
+    return [file for file in archive if file.role not in there or file.version > there[file.role].version]
+
+
+def _order(file: File) -> tuple[str, int]:
+    return file.role, file.version
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    while line := stream.readline(MAX_LINE):
+        yield line
+
+
+def _members(line: bytes, number: int, names: frozenset[str]) -> Members:
+    if not line.endswith(b"\n"):
+        raise InvalidArchive(f"line {number}: the file ends too early: it was cut off")
+    try:
+        return Members(canonical.parse(line), names, f"line {number}", closed=True)
+    except (MalformedJSON, InvalidMetadata) as error:
+        raise InvalidArchive(f"line {number}: not a line of an exported collection: {error}") from None
+
+
+def _file(line: bytes, number: int) -> tuple[File, bytes]:
+    members = _members(line, number, _FILE)
+    try:
+        role, version = RoleName(members.text("role")), members.integer("version")
+        data = base64.b64decode(members.text("data"), validate=True)
+        sha256 = members.text("sha256")
+    except (InvalidMetadata, InvalidRole, binascii.Error, ValueError) as error:
+        raise InvalidArchive(f"line {number}: {error}") from None
+    if not 1 <= version <= MAX_VERSION:
+        raise InvalidArchive(f"line {number}: there can be no version {version}")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InvalidArchive(f"line {number}: the content of {role} version {version} was altered")
+    return File(str(role), version, sha256, len(data)), data

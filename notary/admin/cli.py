@@ -1,0 +1,68 @@
+"""``notary-admin``: the one list of commands, and the way from a command line to an exit status.
+
+Rules of this module: a command is added here and defined elsewhere. Work runs on the reactor that is there
+(:func:`main` starts one), so that ``adbapi`` stays the one way to a database.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from notary import __version__
+from notary.admin.checkconfig import check_config
+from notary.admin.command import Status, Work
+from notary.admin.migrate import migrate
+from notary.admin.repos import repos
+from notary.admin.upkeep import expiring, fsck_, gc
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="notary-admin")
+def cli() -> None:
+    """Look after the stores of a Notary server and signer."""
+
+
+for each in (check_config, migrate, repos, expiring, fsck_, gc):
+    cli.add_command(each)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Work | int:
+    """Read a command line, by default that of the process: what to do, or the exit status if all is done already.
+
+    Raises click.ClickException and click.Abort.
+    """
+    found: Work | int = cli.main(arguments, "notary-admin", standalone_mode=False)
+    return found
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        work = parse()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(Status.INTERRUPTED)
+    if not isinstance(work, Work):
+        sys.exit(work)
+    statuses: list[int] = []
+
+    async def body(reactor: Any) -> None:
+        statuses.append(await work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(body(reactor)))
+    except SystemExit:  # react's own idea of the status
+        status = statuses[0] if statuses else Status.INTERRUPTED
+        if status == Status.PIPE:
+            # What is still buffered can go nowhere; the interpreter would complain of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(status)

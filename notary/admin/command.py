@@ -1,0 +1,114 @@
+"""What makes a function a command: the options that all share, and the way from its outcome to an exit status.
+
+Rules of this module: a command is a coroutine function of a :class:`Session` and its own options, and returns an exit
+status. :data:`STATUSES` is the one table from domain errors to statuses. Reading the command line opens nothing and
+runs nothing: it gives a :class:`Work`, which then runs on whatever reactor there is.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Concatenate, Final, ParamSpec, TextIO
+
+import click
+
+from notary.admin.output import Output
+from notary.admin.session import Session
+from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
+
+_P = ParamSpec("_P")
+
+
+class Status(IntEnum):
+    """The exit statuses of ``notary-admin``."""
+
+    OK = 0
+    FOUND = 1
+    """The command did its work, and found what it looks for: something that expires, or is not in order."""
+    USAGE = 2
+    """The command line or a configuration cannot be used."""
+    STORAGE = 3
+    """The database cannot be reached, or could not do its work."""
+    MISSING = 4
+    """What was named does not exist."""
+    REFUSED = 5
+    """What was asked for is not allowed, or was answered with no."""
+    FAULT = 70
+    """A fault of the program."""
+    INTERRUPTED = 130
+    """Somebody pressed Ctrl-C."""
+    PIPE = 141
+    """Whoever read the output went away."""
+
+
+STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
+    {
+        ConfigError: Status.USAGE,
+        StorageFailed: Status.STORAGE,
+        NotFound: Status.MISSING,
+        KeyNotFound: Status.MISSING,
+        NotaryError: Status.REFUSED,
+    }
+)
+"""The status of each domain error; the nearest base class counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A command whose options are known, yet to be run."""
+
+    config: Path
+    as_json: bool
+    body: Callable[[Session], Coroutine[Any, Any, int]]
+
+    async def run(self, reactor: Any, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+        """Run it; its exit status. Errors become one line on ``stderr``."""
+        out = Output(stdout, stderr, as_json=self.as_json)
+        try:
+            session = Session(self.config, environ, reactor, out, stdin)
+            try:
+                status = await self.body(session)
+            finally:
+                await session.close()
+            stdout.flush()
+        except NotaryError as error:
+            out.say(f"notary-admin: {error}")
+            return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
+        except BrokenPipeError:
+            return Status.PIPE
+        except Exception:  # noqa: BLE001 - the edge of the program
+            stderr.write(traceback.format_exc())
+            return Status.FAULT
+        return status
+
+
+def command(
+    name: str, **attributes: Any
+) -> Callable[[Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]], click.Command]:
+    """Make a command of a coroutine function; its docstring is the help, further options are click's, below this."""
+
+    def decorate(body: Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]) -> click.Command:
+        @functools.wraps(body)
+        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Work:
+            return Work(config, as_json, lambda session: body(session, *args, **kwargs))
+
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),
+            click.option(
+                "--config",
+                required=True,
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="The configuration file of a daemon, server or signer.",
+            ),
+        ):
+            parsed = option(parsed)
+        made: click.Command = click.command(name, **attributes)(parsed)
+        return made
+
+    return decorate

@@ -1,0 +1,165 @@
+"""How commands speak: tables, trees and progress bars on a terminal, tab-separated lines elsewhere, JSON for scripts.
+
+Rules of this module: results go to standard output, all else to standard error. Nothing is collected that can grow with
+the database: a table on a terminal is drawn every :data:`PAGE` rows. Text from the database is data, never markup, and
+control characters in it never reach a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+from rich.tree import Tree
+
+PAGE: Final = 200
+"""Rows of a table on a terminal before the next one begins."""
+
+Node = tuple[str, Sequence["Node"]]
+"""A line of a tree, and what hangs below it."""
+
+
+class Output:
+    """Where one command writes to.
+
+    ``stdout`` and ``stderr`` are text streams. With ``as_json``, every result is one line of JSON.
+    """
+
+    def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = Console(file=stdout, highlight=False, markup=False, soft_wrap=True)
+        self._err = Console(file=stderr, highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """A line for people, on standard error."""
+        self._err.print(printable(message), style="")
+
+    def line(self, text: str, record: Mapping[str, Any]) -> None:
+        """One result: ``text`` for people, ``record`` for scripts."""
+        if self.as_json:
+            self._json(record)
+        else:
+            self._out.print(printable(text))
+
+    @contextmanager
+    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, Any]], None]]:
+        """A table of results: call what this gives with the cells of a row, and the same as a record for scripts."""
+        waiting: list[Sequence[str]] = []
+        plain = not self.as_json and not self._out.is_terminal
+        if plain:
+            self._plain(columns)
+
+        def draw() -> None:
+            # What a row is about stays whole as long as there is room; the rest may wrap.
+            table = Table(Column(columns[0], no_wrap=True, overflow="fold"), *columns[1:])
+            for row in waiting:
+                table.add_row(*map(Text, row))
+            self._out.print(table)
+            waiting.clear()
+
+        def add(cells: Sequence[object], record: Mapping[str, Any]) -> None:
+            if self.as_json:
+                self._json(record)
+                return
+            row = [printable(show(cell)) for cell in cells]
+            if plain:
+                self._plain(row)
+                return
+            waiting.append(row)
+            if len(waiting) == PAGE:
+                draw()
+
+        yield add
+        if waiting:
+            draw()
+
+    def tree(self, root: Node, record: Mapping[str, Any]) -> None:
+        """A tree of lines; where this is no terminal, the lines indented by two spaces a level."""
+        if self.as_json:
+            self._json(record)
+        elif self._out.is_terminal:
+            self._out.print(_rich_tree(root))
+        else:
+            for depth, text in _lines(root, 0):
+                self._write("  " * depth + printable(text) + "\n")
+
+    @contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar on standard error, if that is a terminal: call what this gives with how much more is done."""
+        if self.as_json or not self._err.is_terminal:
+            yield lambda _more: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._err, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda more: progress.advance(task, more)
+
+    def _json(self, record: Mapping[str, Any]) -> None:
+        self._write(json.dumps(record, default=show, ensure_ascii=True) + "\n")
+
+    def _plain(self, cells: Sequence[str]) -> None:
+        self._write("\t".join(cells) + "\n")
+
+    def _write(self, text: str) -> None:
+        self._out.file.write(text)
+
+
+def printable(text: str) -> str:
+    """``text`` with everything that could move a cursor, or break a line, written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def show(value: object) -> str:
+    """A cell: times in UTC to the second, nothing as ``-``."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(value)
+
+
+def ago(when: datetime, now: datetime) -> str:
+    """How far ``when`` lies ahead of ``now``, or behind it, in words."""
+    if when < now:
+        return f"expired {_span(now - when)} ago"
+    return f"in {_span(when - now)}"
+
+
+def _span(length: timedelta) -> str:
+    if length.days:
+        return f"{length.days} d"
+    hours, seconds = divmod(length.seconds, 3600)
+    return f"{hours} h" if hours else f"{seconds // 60} min"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004 - what a KiB is
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _rich_tree(root: Node) -> Tree:
+    text, children = root
+    tree = Tree(Text(printable(text)))
+    for child in children:
+        tree.children.append(_rich_tree(child))
+    return tree
+
+
+def _lines(node: Node, depth: int) -> Iterator[tuple[int, str]]:
+    yield depth, node[0]
+    for child in node[1]:
+        yield from _lines(child, depth + 1)

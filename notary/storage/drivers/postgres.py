@@ -1,0 +1,47 @@
+"""psycopg, with a bound on the time that a server may take to answer, and binary results.
+
+libpq waits for ever for a server that holds its connection open and does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import monotonic
+from typing import Any, TypeVar
+
+from psycopg import Connection, Error, OperationalError, apilevel, threadsafety
+
+__all__ = ["Error", "apilevel", "connect", "threadsafety"]
+
+_T = TypeVar("_T")
+
+
+def _within(seconds: float, waiting: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
+    """The same exchange with the server, ended when it takes too long; psycopg looks in ten times a second."""
+    deadline = monotonic() + seconds
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if not ready and monotonic() > deadline:
+                raise OperationalError(f"no answer within {seconds:g} seconds")
+            wanted = waiting.send(ready)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+
+
+class _Connection(Connection[Any]):
+    answer_within = 60.0
+    """In seconds; the dialect's to set."""
+
+    def wait(self, gen: Generator[Any, Any, _T], *arguments: Any, **options: Any) -> _T:
+        return super().wait(_within(self.answer_within, gen), *arguments, **options)
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        return super().cursor(*arguments, **{"binary": True, **options})
+
+
+def connect(**arguments: Any) -> Connection[Any]:
+    """As ``psycopg.connect``."""
+    return _Connection.connect(**arguments)

@@ -1,0 +1,7 @@
+-- The indexes. Each is recorded by its own presence: whatever its name, one that begins with the same columns will do.
+
+-- Reads by checksum. All three columns, or SQLite would rather walk every version of the role by the unique index.
+CREATE INDEX idx_tuf_files_sha256 ON tuf_files (sha256, gun, role);
+
+-- The feed of one collection, in either direction: an index of SQLite ends in the row's id.
+CREATE INDEX idx_changefeed_gun ON changefeed (gun);

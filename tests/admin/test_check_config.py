@@ -1,0 +1,192 @@
+"""``check-config``: what it says of configurations that a daemon would start with, and of all others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from notary.admin.command import Status
+from notary.storage.sql import open_key_store, open_metadata_store
+from tests.admin.conftest import admin, write_config
+from tests.support.certs import Authority
+
+ROOT = Path(__file__).parent.parent.parent
+PASSPHRASE = {"NOTARY_SIGNER_ONE": "correct horse"}
+
+
+@pytest.fixture
+def signer(tmp_path):
+    """Writes the configuration of a signer; ``change`` may alter it."""
+
+    def write(change=lambda value: None, **leaf) -> Path:
+        Authority.root("root").leaf("localhost", **leaf).write(tmp_path, "signer")
+        value = {
+            "server": {"grpc_addr": ":0", "tls_cert_file": "signer.crt", "tls_key_file": "signer.key"},
+            "storage": {"backend": "sqlite3", "db_url": "signer.db", "default_alias": "one"},
+        }
+        change(value)
+        return write_config(tmp_path, "signer.json", value)
+
+    return write
+
+
+async def make(opener, path: Path) -> None:
+    await (await opener("sqlite3", str(path), reactor)).close()
+
+
+def checks(outcome) -> dict[str, dict]:
+    return {record["check"]: record for record in outcome.records if "check" in record}
+
+
+def problems(outcome) -> list[str]:
+    return [record["detail"] for record in outcome.records if record.get("ok") is False]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_in_order(server_config, tmp_path):
+    await make(open_metadata_store, tmp_path / "server.db")
+    outcome = await admin("check-config", "--config", server_config, "--json")
+    assert outcome.status == Status.OK
+    assert problems(outcome) == []
+    settings = {record["key"]: record["value"] for record in outcome.records if "key" in record}
+    assert settings["(daemon)"] == "server"
+    assert settings["storage.backend"] == "sqlite3"
+    assert settings["caching.max_age.current_metadata"] == "300"
+    assert settings["server.http_addr"] == ":0"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signer_in_order(signer, tmp_path):
+    await make(open_key_store, tmp_path / "signer.db")
+    outcome = await admin("check-config", "--config", signer(), "--json", environ=PASSPHRASE)
+    assert problems(outcome) == []
+    assert outcome.status == Status.OK
+    assert "CN=localhost" in checks(outcome)["server.tls_cert_file"]["detail"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_secret_is_shown(signer, tmp_path):
+    def change(value):
+        value["storage"]["backend"], value["storage"]["db_url"] = "sqlite3", "hidden-place.db"
+        value["reporting"] = {"bugsnag": {"api_key": "0123456789abcdef"}}
+
+    await make(open_key_store, tmp_path / "hidden-place.db")
+    for form in ([], ["--json"]):
+        outcome = await admin("check-config", "--config", signer(change), *form, environ=PASSPHRASE)
+        assert outcome.status == Status.OK, outcome.err
+        for secret in ("hidden-place", "0123456789abcdef", "correct horse"):
+            assert secret not in outcome.out + outcome.err
+
+
+def drop_table(tmp_path: Path) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(tmp_path / "signer.db")) as connection:
+        connection.execute("CREATE TABLE tuf_files (id integer)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        pytest.param(lambda path: (path / "signer.key").unlink(), "signer.key", id="no key"),
+        pytest.param(lambda path: (path / "signer.crt").write_text("nonsense"), "holds no certificate", id="no PEM"),
+        pytest.param(
+            lambda path: (
+                Authority.root("other")
+                .leaf("localhost")
+                .write(path, "signer")[0]
+                .write_bytes((path / "kept.crt").read_bytes())
+            ),
+            "is not the key of the first certificate",
+            id="another's key",
+        ),
+        pytest.param(lambda _path: None, "there is no file", id="no database"),
+        pytest.param(lambda path: (path / "signer.db").write_text("nonsense" * 100), "not a SQLite", id="no SQLite"),
+        pytest.param(drop_table, "give each daemon a database of its own", id="other tables"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_broken_is_a_problem(signer, tmp_path, damage, expected):
+    config = signer()
+    (tmp_path / "kept.crt").write_bytes((tmp_path / "signer.crt").read_bytes())
+    damage(tmp_path)
+    outcome = await admin("check-config", "--config", config, "--json", environ=PASSPHRASE)
+    assert outcome.status == Status.FOUND
+    assert any(expected in each for each in problems(outcome)), problems(outcome)
+    if expected == "there is no file":
+        assert not (tmp_path / "signer.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("dates", "expected"),
+    [
+        pytest.param({"starts": -timedelta(days=9), "ends": -timedelta(days=3)}, "expired 3 d ago", id="expired"),
+        pytest.param({"starts": timedelta(days=2), "ends": timedelta(days=9)}, "not valid before", id="early"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_dates_of_certificates(signer, tmp_path, dates, expected):
+    await make(open_key_store, tmp_path / "signer.db")
+    outcome = await admin("check-config", "--config", signer(**dates), "--json", environ=PASSPHRASE)
+    assert outcome.status == Status.FOUND
+    assert [expected in each for each in problems(outcome)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        pytest.param("{", {}, "expected JSON", id="not JSON"),
+        pytest.param("{}", {}, "neither is given", id="nobody's"),
+        pytest.param('{"server": {"http_addr": ":1", "grpc_addr": ":2"}}', {}, "both are given", id="both"),
+        pytest.param('{"server": {"http_addr": ":1"}}', {}, "trust_service.type: missing", id="key missing"),
+        pytest.param("{}", {"NOTARY_SERVER_SERVER_HTTP_ADDR": ":1"}, "trust_service.type", id="server by variable"),
+        pytest.param("{}", {"NOTARY_SIGNER_SERVER_GRPC_ADDR": ":1"}, "tls_cert_file", id="signer by variable"),
+        pytest.param('{"server": {"grpc_addr": ":1"}}', {}, "server.tls_cert_file: missing", id="signer"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_configuration_that_cannot_be_used(tmp_path, text, environ, expected):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    outcome = await admin("check-config", "--config", path, environ=environ)
+    assert outcome.status == Status.USAGE
+    assert expected in outcome.err
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_terminal_it_is_a_table(server_config, tmp_path):
+    await make(open_metadata_store, tmp_path / "server.db")
+    outcome = await admin("check-config", "--config", server_config, terminal=True)
+    assert "│ database │ ok " in outcome.out
+    plain = await admin("check-config", "--config", server_config)
+    assert "storage.backend\tsqlite3\n" in plain.out
+
+
+def test_the_console_script(server_config, tmp_path):
+    script = Path(sys.executable).parent / "notary-admin"
+
+    def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess:
+        environ = {**os.environ, **variables}
+        return subprocess.run([script, *arguments], capture_output=True, text=True, check=False, env=environ)
+
+    found = run("check-config", "--config", server_config, "--json")
+    assert found.returncode == Status.FOUND, found.stderr
+    assert json.loads(found.stdout.splitlines()[-1])["check"] == "database"
+    overridden = run("check-config", "--config", server_config, NOTARY_SERVER_STORAGE_BACKEND="memory")
+    assert overridden.returncode == Status.OK, overridden.stderr
+    assert run("--version").stdout.startswith("notary-admin, version ")
+    assert run("no-such-command").returncode == Status.USAGE
+    assert run("check-config").returncode == Status.USAGE
+    assert run("check-config", "--config", tmp_path / "nothing").stderr.startswith("notary-admin: ")
+    assert "notary_admin_completion" in run(_NOTARY_ADMIN_COMPLETE="bash_source").stdout
