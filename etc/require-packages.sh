@@ -33,6 +33,8 @@ missing_packages() {
     fi
     if [ "$target" = test ]; then
         command -v openssl >/dev/null || echo openssl
+        # systemd-socket-activate; nothing needs systemd to run.
+        command -v systemd-socket-activate >/dev/null || echo systemd
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
         # Private instances of these are started by the tests; whether the system's own runs does not matter.

@@ -27,8 +27,6 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
-from OpenSSL import SSL
-from service_identity.exceptions import VerificationError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import connectionDone
@@ -37,7 +35,7 @@ from zope.interface import implementer
 
 from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
 from notary.net.grpc.shortcuts import Fields, QuickDecoder, Request, answer
-from notary.net.tls import ReadListener
+from notary.net.handshake import HandshakeFailed, ReadListener
 
 _WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
 _INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)
@@ -151,7 +149,7 @@ class Connection(ReadListener):
         """Nothing can be said any more on any stream."""
 
     def lost(self, *, quiet: bool) -> None:
-        """The connection is no more; ``quiet`` says that it just closed, without an error on either side."""
+        """The connection is no more; ``quiet`` says that it just closed, or that TLS has told why it did not begin."""
 
     def sent(self, stream: int) -> None:
         """All that there is to send on a stream is sent."""
@@ -182,7 +180,7 @@ class Connection(ReadListener):
         protocol = getattr(self.transport, "negotiatedProtocol", None)
         if protocol != b"h2":
             said = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
-            self.close(f"TLS (ALPN) negotiated {said} and not h2")
+            self.close(f"TLS (ALPN) negotiated {said} and not h2: the peer speaks no gRPC; the port may be another's")
         else:
             self.begin()
 
@@ -245,7 +243,7 @@ class Connection(ReadListener):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget everything."""
-        quiet = not self.why and isinstance(reason.value, (ConnectionDone, ConnectionLost))
+        quiet = not self.why and isinstance(reason.value, (ConnectionDone, ConnectionLost, HandshakeFailed))
         self._end(describe(reason))
         if self._flushing is not None:
             self._flushing.cancel()
@@ -438,11 +436,6 @@ class Connection(ReadListener):
 def describe(reason: Failure) -> str:
     """Return in words why a connection ended or could not be made."""
     error = reason.value
-    if isinstance(error, SSL.Error):
-        texts = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
-        return f"TLS: {'; '.join(texts) or 'closed without a word'}"
-    if isinstance(error, VerificationError):
-        return "TLS: the certificate is for another name"
     if isinstance(error, ConnectionDone):
         return "the peer closed the connection"
     if isinstance(error, ConnectionLost):

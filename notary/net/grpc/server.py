@@ -33,6 +33,7 @@ from notary.net.grpc.connection import Connection, Limits
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
 from notary.net.grpc.shortcuts import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.status import RpcError, Status, encode_message
+from notary.net.handshake import OnRefused, Refusals, Why
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -161,9 +162,8 @@ class _ServerConnection(Connection):
 
     def lost(self, *, quiet: bool) -> None:
         """Tell why, if there never was HTTP/2."""
-        if not self.spoke and self._last is None:
-            level = LogLevel.debug if quiet else LogLevel.warn
-            _log.emit(level, "gRPC connection from {peer} refused: {reason}", peer=self.peer.address, reason=self.why)
+        if not self.spoke and self._last is None and not quiet:
+            self.factory.on_refused(self.peer.address, Why.PROTOCOL, self.why)
         self.factory.forget(self)
 
     def sweep(self, now: float) -> None:
@@ -452,7 +452,8 @@ class GrpcFactory(_Factory):
 
     ``methods`` maps paths (``/package.Service/Method``) to handlers. ``on_finish`` is told of every call (the path as
     the client gave it, which may be any; the status; seconds; the peer), ``on_error`` of every handler that failed
-    otherwise than by RpcError; by default that is logged.
+    otherwise than by RpcError, ``on_refused`` of every connection that did not come to speak HTTP/2; by default these
+    two are logged.
     """
 
     noisy = False
@@ -465,12 +466,14 @@ class GrpcFactory(_Factory):
         limits: Limits | None = None,
         on_finish: OnFinish = _ignore,
         on_error: OnError = _log_error,
+        on_refused: OnRefused | None = None,
     ) -> None:
         self.methods = methods
         self.clock = clock
         self.limits = limits or Limits()
         self.on_finish = on_finish
         self.on_error = on_error
+        self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
         self._connections: set[_ServerConnection] = set()
         self._sweeping: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
