@@ -53,14 +53,11 @@ dev:
 	@etc/require-packages.sh dev
 	@etc/venv.sh dev
 
-docker-packages:
-	@etc/require-packages.sh docker
-
 packages:
 	@etc/require-packages.sh test
 
-bench-docker-packages:
-	@etc/require-packages.sh docker
-
-packages:
+bench-packages:
 	@etc/require-packages.sh bench
+
+docker-packages:
+	@etc/require-packages.sh docker
