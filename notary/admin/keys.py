@@ -34,6 +34,11 @@ BATCH: Final = 200
 _MAX_ALIAS: Final = 50
 """The longest alias, in characters, that the reference's tables hold."""
 
+_SHORT: Final = 12
+"""Digits of a key id in a table: enough to tell keys apart, and to leave room for the rest."""
+
+_COLUMNS: Final = ("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used")
+
 _VAIN: Final = 3
 """Passes over all keys in which others were faster each time."""
 
@@ -71,7 +76,7 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
 
     "pending" is a key that was made and handed out, but has never signed; the same collection, role and algorithm gets
     it again until it does. Of keys that have signed, our signer records the first signature only. The exit status is 1
-    if a row cannot be read.
+    if a row cannot be read. Tables show the first digits of key ids, --json all of them, and the time of day.
     """
     inventory = await session.open(session.signer(), open_key_inventory)
 
@@ -85,7 +90,7 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
         )
 
     status = Status.OK
-    with session.out.table("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used") as add:
+    with session.out.table(*_COLUMNS) as add:
         async for page in _pages(session, inventory, "Keys"):
             for row in filter(wanted, page):
                 add(*_listed(row))
@@ -96,13 +101,22 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
 
 def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
     """The cells and the record of a key."""
-    key = row.key
+    key, short = row.key, row.key_id[:_SHORT]
     if key is None:
-        return [row.key_id, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
-    mine = [row.key_id, key.gun, key.role, key.algorithm, key.passphrase_alias, row.created]
-    names = ("key_id", "gun", "role", "algorithm", "alias", "created")
-    record = dict(zip(names, mine, strict=True))
-    return [*mine, key.last_used or "pending"], {**record, "last_used": key.last_used, "pending": key.last_used is None}
+        return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
+    day = row.created.date() if row.created else None
+    used = key.last_used.date() if key.last_used else "pending"
+    record = {
+        "key_id": row.key_id,
+        "gun": key.gun,
+        "role": key.role,
+        "algorithm": key.algorithm,
+        "alias": key.passphrase_alias,
+        "created": row.created,
+        "last_used": key.last_used,
+        "pending": key.last_used is None,
+    }
+    return [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used], record
 
 
 # -- reencrypt --------------------------------------------------------------------------------------------------------
@@ -239,7 +253,7 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
         )
 
     count = 0
-    with session.out.table("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used") as add:
+    with session.out.table(*_COLUMNS) as add:
         async for page in _pages(session, inventory, "Keys"):
             for row in filter(old, page):
                 count += 1

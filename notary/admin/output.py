@@ -58,10 +58,13 @@ class Output:
 
         def draw() -> None:
             # What a row is about stays whole as long as there is room; the rest may wrap.
-            table = Table(Column(columns[0], no_wrap=True, overflow="fold"), *columns[1:])
+            first, *others = columns
+            table = Table(
+                Column(first, no_wrap=True, overflow="fold"), *(Column(other, overflow="fold") for other in others)
+            )
             for row in waiting:
                 table.add_row(*map(Text, row))
-            self._out.print(table)
+            self._out.print(table, soft_wrap=False)  # nothing is cut off
             waiting.clear()
 
         def add(cells: Sequence[object], record: Mapping[str, Any]) -> None:

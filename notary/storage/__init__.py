@@ -230,7 +230,8 @@ class Inventory(Protocol):
 class KeyRow:
     """A stored key as an operator meets it. ``number`` is its place in the order of all keys, for good.
 
-    ``created`` is aware, UTC; None if nobody knows. If a row cannot be read, ``key`` is None and ``problem`` says why.
+    ``created`` is aware, UTC; None if nobody knows. Of a row that cannot be read, ``key`` is None and ``problem`` tells
+    why.
     """
 
     number: int

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from notary.storage.migrate import SERVER, SIGNER
 from notary.storage.sql import migrate_database, open_key_store, open_metadata_store
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer
+from tests.support.keyplace import KeyPlace
 
 SERVICES = {
     "server": (SERVER, SERVER_RIGHTS, ["tuf_files", "changefeed"]),
@@ -119,6 +120,15 @@ async def key_stores(key_database):
     instances = Instances(open_key_store, *key_database)
     yield instances.another
     await instances.close()
+
+
+@pytest.fixture(params=[each for each in BACKENDS if each.id != "memory"])
+def key_place(request) -> KeyPlace:
+    """An empty database for the signer, on each server and in a file."""
+    backend, prepare = request.param
+    made = KeyPlace(backend, prepare(request, "signer")())
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.make()))
+    return made
 
 
 @pytest.fixture
