@@ -19,6 +19,7 @@ from notary import __version__
 from notary.admin.checkconfig import check_config
 from notary.admin.command import Status, Work
 from notary.admin.health import health
+from notary.admin.keys import keys
 from notary.admin.migrate import migrate
 from notary.admin.repos import repos
 from notary.admin.upkeep import expiring, fsck_, gc
@@ -30,7 +31,7 @@ def cli() -> None:
     """Look after the stores of a Notary server and signer."""
 
 
-for each in (check_config, health, migrate, repos, expiring, fsck_, gc):
+for each in (check_config, health, migrate, repos, keys, expiring, fsck_, gc):
     cli.add_command(each)
 
 

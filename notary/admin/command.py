@@ -8,9 +8,11 @@ runs nothing: it gives a :class:`Work`, which then runs on whatever reactor ther
 from __future__ import annotations
 
 import functools
+import re
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -117,3 +119,21 @@ def command(
         return made
 
     return decorate
+
+
+_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """A number and a unit: 90m, 12h, 30d, 4w."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
+        if found is None:
+            self.fail(f"{value!r} is not a time; expected a number and m, h, d or w, such as 30d", param, ctx)
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})

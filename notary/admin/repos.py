@@ -20,7 +20,7 @@ from notary.admin.session import Session
 from notary.admin.walk import Item, guns, inventory_of, leaf_of, read, summarise, visit
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
 from notary.storage import StoredCollection, Update
-from notary.storage.inventory import open_key_inventory
+from notary.storage.keyinventory import open_key_inventory
 from notary.storage.sql import open_key_store, open_metadata_store
 from notary.tuf.collection import Collection, newest
 from notary.tuf.keys import RoleKeys

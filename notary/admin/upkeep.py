@@ -5,16 +5,15 @@ Rules of this module: the judgement is in :mod:`notary.admin.fsck` and :mod:`not
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import click
 
 from notary.admin import certificates, fsck
-from notary.admin.command import Status, command
+from notary.admin.command import Duration, Status, command
 from notary.admin.gc import collectable
 from notary.admin.output import ago, size
 from notary.admin.session import Session
@@ -47,26 +46,9 @@ _CERTIFICATES: Final = "certificates"
 _Dated: TypeAlias = tuple[str, str, str, int | None, datetime]
 """A value of ``--role``; what expires, where it is, its version if it has one, and when (aware, UTC)."""
 
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class _Duration(click.ParamType[timedelta]):
-    """A number and a unit: 90m, 12h, 30d, 4w."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
-        if found is None:
-            self.fail(f"{value!r} is not a time; expected a number and m, h, d or w, such as 30d", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
 
 @command("expiring")
-@click.option("--within", type=_Duration(), default="30d", show_default=True, help="How far ahead to look.")
+@click.option("--within", type=Duration(), default="30d", show_default=True, help="How far ahead to look.")
 @click.option(
     "--role",
     "roles",

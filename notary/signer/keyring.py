@@ -23,10 +23,11 @@ from typing import Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningFailed
+from notary.errors import InvalidGun, InvalidRole, KeyNotFound
 from notary.signer.shared import Shared
-from notary.storage import KeyStore, StoredKey
-from notary.tuf import private, wrapping
+from notary.storage import KeyStore, StoredKey, wrapped
+from notary.storage.wrapped import Passphrases, public_half
+from notary.tuf import private
 from notary.tuf.canonical import quote
 from notary.tuf.keys import PublicKey
 
@@ -71,7 +72,7 @@ class Keyring:
 
     Args:
         store: Where keys are, wrapped.
-        passphrase: Gives the passphrase of an alias, or None if there is none.
+        passphrases: What opens stored keys, and wraps new ones.
         alias: The alias of the passphrase that wraps new keys.
         in_thread: Runs what takes milliseconds.
         now: The time (aware).
@@ -81,14 +82,14 @@ class Keyring:
     def __init__(
         self,
         store: KeyStore,
-        passphrase: Callable[[str], str | None],
+        passphrases: Passphrases,
         alias: str,
         in_thread: InThread,
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
     ) -> None:
         self._store = store
-        self._passphrase = passphrase
+        self._passphrases = passphrases
         self._alias = alias
         self._in_thread = in_thread
         self._now = now
@@ -117,7 +118,7 @@ class Keyring:
         if known is not None:
             return Found(known.key.public, known.role)
         row = await self._store.get(_checked(key_id))
-        return Found(_public(row), row.role)
+        return Found(public_half(row), row.role)
 
     def sign_at_once(self, key_id: str, message: bytes) -> Signed | None:
         """What :meth:`sign` returns, or None if that has to wait for the store or a thread."""
@@ -148,48 +149,17 @@ class Keyring:
         kept = await self._store.pending(*wanted)
         if kept is None:
             kept = await self._store.add(await self._in_thread(lambda: self._make(*wanted)))
-        return _public(kept)
+        return public_half(kept)
 
     def _make(self, gun: str, role: str, algorithm: str) -> StoredKey:
-        key = private.generate(algorithm)
-        key_id = key.public.key_id
-        return StoredKey(
-            key_id=key_id,
-            algorithm=algorithm,
-            public=key.public.public,
-            private=wrapping.wrap(key.encode(), self._secret(key_id, self._alias)),
-            gun=gun,
-            role=role,
-            passphrase_alias=self._alias,
-            encryption_alg=wrapping.ENCRYPTION,
-            keywrap_alg=wrapping.KEYWRAP,
-        )
+        return wrapped.wrap(private.generate(algorithm), gun, role, self._alias, self._passphrases)
 
     # -- unwrapping ---------------------------------------------------------------------------------------------------
 
     async def _load(self, key_id: str) -> _Unwrapped:
         row = await self._store.get(key_id)
-        key = await self._in_thread(lambda: self._unwrap(row))
+        key = await self._in_thread(lambda: wrapped.unwrap(row, self._passphrases))
         return _Unwrapped(key, row.role, pending=row.last_used is None)
-
-    def _unwrap(self, row: StoredKey) -> private.PrivateKey:
-        public = _public(row)
-        passphrase = self._secret(row.key_id, row.passphrase_alias)
-        try:
-            plaintext = wrapping.unwrap(row.private, passphrase)
-        except SigningFailed as error:
-            alias = quote(row.passphrase_alias)
-            raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
-        return private.decode(public.key_type, public.public, plaintext)
-
-    def _secret(self, key_id: str, alias: str) -> str:
-        passphrase = self._passphrase(alias)
-        if passphrase is None:
-            raise SigningFailed(
-                f"there is no passphrase of alias {quote(alias)}, which key {key_id} needs: "
-                f"give it in the variable NOTARY_SIGNER_<ALIAS>"
-            )
-        return passphrase
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 
@@ -233,11 +203,3 @@ def _checked(key_id: str) -> str:
     if _KEY_ID.fullmatch(key_id) is None:
         raise KeyNotFound("there is no such key: a key id is 64 hexadecimal digits, in lower case")
     return key_id
-
-
-def _public(row: StoredKey) -> PublicKey:
-    """The public half of a stored key. Raises SigningFailed if the row is not that of its id."""
-    key = PublicKey(row.algorithm, row.public)
-    if key.key_id != row.key_id:
-        raise SigningFailed(f"key {row.key_id} is damaged in the store: its public half belongs to another id")
-    return key

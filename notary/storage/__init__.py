@@ -26,6 +26,7 @@ __all__ = [
     "FeedEntry",
     "Inventory",
     "KeyInventory",
+    "KeyRow",
     "KeyStore",
     "MetadataStore",
     "Stored",
@@ -230,11 +231,46 @@ class Inventory(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A stored key as an operator meets it. ``number`` is its place in the order of all keys, for good.
+
+    ``created`` is aware, UTC; None if nobody knows. Of a row that cannot be read, ``key`` is None and ``problem`` tells
+    why.
+    """
+
+    number: int
+    key_id: str
+    key: StoredKey | None
+    created: datetime | None
+    problem: str = ""
+
+
 class KeyInventory(Protocol):
     """All keys of the signer, for operators."""
 
     def key_ids(self, gun: str) -> Deferred[Sequence[str]]:
         """The ids of the keys that were made for a collection, pending ones included."""
+        ...
+
+    def count(self) -> Deferred[int]:
+        """How many keys there are."""
+        ...
+
+    def page(self, after: int, limit: int) -> Deferred[Sequence[KeyRow]]:
+        """The next ``limit`` keys after the one of this number, in order; 0 begins at the beginning."""
+        ...
+
+    def replace(self, pairs: Sequence[tuple[KeyRow, StoredKey]]) -> Deferred[int]:
+        """Store of each key what wraps it now, in one transaction; how many were replaced.
+
+        A key that is not any more what the row says is left alone, but for whether it was used: that stays as it is.
+        Needs no right to UPDATE, like :meth:`KeyStore.mark_used`.
+        """
+        ...
+
+    def remove_pending(self, rows: Sequence[KeyRow]) -> Deferred[int]:
+        """Remove those keys that are still pending, in one transaction; how many there were."""
         ...
 
     def close(self) -> Deferred[None]:

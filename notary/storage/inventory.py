@@ -1,6 +1,6 @@
-"""The operators' ports on a database: all collections, row by row, and the keys of each.
+"""The operators' port on the server's database: all collections, row by row.
 
-Rules of this module: those of ``metadata`` and ``keys``, whose tables these are. A walk reads page by page in the order
+Rules of this module: those of ``metadata``, whose tables these are. A walk reads page by page in the order
 of the database, each page and each collection in a transaction of its own, so that neither memory nor a transaction
 grows with the number of collections.
 """
@@ -13,10 +13,10 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import NotFound
-from notary.storage import FeedEntry, Inventory, KeyInventory, StoredCollection
+from notary.storage import FeedEntry, Inventory, StoredCollection
 from notary.storage.dialect import Pool
 from notary.storage.metadata import lock
-from notary.storage.migrate import SERVER, SIGNER
+from notary.storage.migrate import SERVER
 from notary.storage.pool import Cursor, Database, Reactor
 from notary.storage.rows import to_bytes, to_version
 from notary.storage.sql import dialect_of, open_database
@@ -146,39 +146,10 @@ class SQLInventory:
         return self._database.close()
 
 
-def _key_ids(cursor: Cursor, gun: str) -> Sequence[str]:
-    rows = cursor.all("SELECT key_id FROM private_keys WHERE gun == ? AND deleted_at IS NULL ORDER BY key_id", gun)
-    return [key_id for (key_id,) in rows]
-
-
-class SQLKeyInventory:
-    """:class:`notary.storage.KeyInventory` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def key_ids(self, gun: str) -> Deferred[Sequence[str]]:
-        """See the port."""
-        return self._database.read(_key_ids, gun)
-
-    def close(self) -> Deferred[None]:
-        """See the port."""
-        return self._database.close()
-
-
 def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[Inventory]:
     """Open the server's store for an operator; arguments and errors as for ``open_metadata_store``."""
 
     async def connect() -> Inventory:
         return SQLInventory(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
-
-    return Deferred.fromCoroutine(connect())
-
-
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[KeyInventory]:
-    """Open the signer's store for an operator; arguments and errors as for ``open_key_store``."""
-
-    async def connect() -> KeyInventory:
-        return SQLKeyInventory(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())

@@ -7,7 +7,7 @@ where we need the place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -24,13 +24,42 @@ from notary.tuf.canonical import quote
 
 _T = TypeVar("_T")
 
-_KEY_COLUMNS: Final = (
+KEY_COLUMNS: Final = (
     "key_id, algorithm, public, private, gun, role, passphrase_alias, encryption_alg, keywrap_alg, last_used"
 )
-_KEY: Final = f"SELECT {_KEY_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
+_KEY: Final = f"SELECT {KEY_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
 
 
-def _key(row: Row) -> StoredKey:
+_COLUMNS: Final = f"id, created_at, {KEY_COLUMNS}"
+ROW: Final = f"SELECT {_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
+"""Whole rows, for those who put them in again."""
+
+
+def values_of(row: Row) -> Mapping[str, object]:
+    """A row of :data:`ROW` by its columns, ready to be inserted."""
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    for name in ("public", "private"):
+        values[name] = to_bytes(values[name])
+    return values
+
+
+def take(cursor: Cursor, row: Row) -> bool:
+    """Delete a row of :data:`ROW`, to insert it anew; False if it is not the same any more.
+
+    Those who race have read the same row, and wait for each other here: one of them ends its pending state, wraps it
+    anew or deletes it, and the others must look again.
+    """
+    values = values_of(row)
+    used = values["last_used"]
+    same = "id = ? AND key_id == ? AND passphrase_alias == ? AND deleted_at IS NULL"
+    given = (values["id"], values["key_id"], values["passphrase_alias"])
+    if used is None:
+        return cursor.run(f"DELETE FROM private_keys WHERE {same} AND last_used IS NULL", *given) > 0  # noqa: S608
+    return cursor.run(f"DELETE FROM private_keys WHERE {same} AND last_used = ?", *given, used) > 0  # noqa: S608
+
+
+def to_key(row: Row) -> StoredKey:
+    """A row of the columns in ``KEY_COLUMNS``."""
     key_id, algorithm, public, private, gun, role, alias, encryption_alg, keywrap_alg, used = row
     last_used = None if used is None else to_time(used)
     return StoredKey(
@@ -42,7 +71,7 @@ def _get(cursor: Cursor, key_id: str) -> StoredKey:
     row = cursor.first(f"{_KEY} AND key_id == ?", key_id)
     if row is None:
         raise KeyNotFound(f"there is no key {key_id}")
-    return _key(row)
+    return to_key(row)
 
 
 def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey | None:
@@ -53,7 +82,7 @@ def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey |
         role,
         algorithm,
     )
-    return None if row is None else _key(row)
+    return None if row is None else to_key(row)
 
 
 def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
@@ -82,24 +111,21 @@ def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
 
 
 def _mark_used(cursor: Cursor, key_id: str, when: object) -> None:
-    columns = f"id, created_at, {_KEY_COLUMNS}"
-    row = cursor.first(
-        f"SELECT {columns} FROM private_keys WHERE key_id == ? AND deleted_at IS NULL AND last_used IS NULL",  # noqa: S608
-        key_id,
-    )
-    if row is None:
-        return
-    values = dict(zip(columns.split(", "), row, strict=True))
-    for name in ("public", "private"):
-        values[name] = to_bytes(values[name])
-    # Those who race read the same row; one of them ends its pending state, or deletes the key.
-    if not cursor.run("DELETE FROM private_keys WHERE id = ? AND last_used IS NULL", values["id"]):
-        return
-    insert(cursor, "private_keys", {**values, "updated_at": when, "last_used": when})
+    while True:
+        row = cursor.first(f"{ROW} AND key_id == ? AND last_used IS NULL", key_id)
+        if row is None:
+            return
+        if take(cursor, row):
+            insert(cursor, "private_keys", {**values_of(row), "updated_at": when, "last_used": when})
+            return
 
 
 def _delete_key(cursor: Cursor, key_id: str) -> bool:
-    return cursor.run("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NULL", key_id) > 0
+    while not cursor.run("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NULL", key_id):
+        # PostgreSQL waits for whoever puts the row in again (mark_used, an operator), and then takes it to be gone.
+        if cursor.first(f"{ROW} AND key_id == ?", key_id) is None:
+            return False
+    return True
 
 
 class SQLKeyStore:

@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred
 
 from notary.admin.cli import parse
 from notary.admin.command import Work
-from tests.storage.conftest import BACKENDS, prepared_databases
+from tests.storage.conftest import BACKENDS, key_place, prepared_databases
 from tests.support.stored import Place
 
-__all__ = ["prepared_databases"]
+__all__ = ["key_place", "prepared_databases"]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from notary.storage.sql import open_key_store, open_metadata_store
+from tests.support.keyplace import KeyPlace
 from tests.support.migrated import SERVICES, migrated_database
 
 
@@ -102,6 +104,15 @@ async def key_stores(key_database):
     instances = Instances(open_key_store, *key_database)
     yield instances.another
     await instances.close()
+
+
+@pytest.fixture(params=[each for each in BACKENDS if each.id != "memory"])
+def key_place(request) -> KeyPlace:
+    """An empty database for the signer, on each server and in a file."""
+    backend, prepare = request.param
+    made = KeyPlace(backend, prepare(request, "signer")())
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.make()))
+    return made
 
 
 @pytest.fixture
