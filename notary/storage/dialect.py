@@ -89,5 +89,5 @@ class Dialect:
 
     @property
     def lookalikes(self) -> bool:
-        """Whether ``=`` may hold for names that differ."""
+        """Whether ``=`` may hold for different names."""
         return self.bytewise != "{0}"

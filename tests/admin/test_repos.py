@@ -320,14 +320,17 @@ async def test_an_interrupted_command_closes_what_it_opened(place, tmp_path):
     assert (outcome.status, outcome.err) == (Status.INTERRUPTED, "")
 
 
-def make(path: Path) -> None:
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """The SQLite file of ``server_config``, with its tables."""
+    path = tmp_path / "server.db"
     pytest_twisted.blockon(Deferred.fromCoroutine(Place("sqlite3", str(path)).make()))
+    return path
 
 
-def test_ctrl_c(server_config, tmp_path):
+def test_ctrl_c(server_config, made):
     """The console script ends with the status of an interrupted program, and without a word."""
-    make(tmp_path / "server.db")
-    with closing(sqlite3.connect(tmp_path / "server.db")) as connection:
+    with closing(sqlite3.connect(made)) as connection:
         rows = [(f"collection/{number:04}", b"{}") for number in range(3000)]
         insert = "INSERT INTO tuf_files (gun, role, version, data) VALUES (?, 'timestamp', 1, ?)"
         connection.executemany(insert, rows)
@@ -343,8 +346,7 @@ def test_ctrl_c(server_config, tmp_path):
     assert len(out.splitlines()) < len(rows) - 1
 
 
-def test_a_reader_that_goes_away(server_config, tmp_path):
-    make(tmp_path / "server.db")
+def test_a_reader_that_goes_away(server_config, made):
     script = Path(sys.executable).parent / "notary-admin"
     reader, writer = os.pipe()
     os.close(reader)

@@ -113,7 +113,7 @@ MYSQL = Dialect(
     needs='mysqlclient: pip install "notary-service[mysql]"',
     placeholder="%s",
     exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
-    bytewise="BINARY {0}",
+    bytewise="CAST({0} AS BINARY)",
     member="({0})",
     connections=10_000,
     writers=10_000,
