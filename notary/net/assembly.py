@@ -46,14 +46,17 @@ C = TypeVar("C", bound=Closable)
 
 
 class _Pending:
-    """Stands for a store that is not open: has every method, each of which fails with ``error``."""
+    """Stands for a store that is not open: has every method, each of which fails with ``error`` until it is."""
 
     def __init__(self, error: StorageUnreachable) -> None:
         self.error = error
         self._store: Closable | None = None
 
     def __getattr__(self, name: str) -> Callable[..., Deferred[Any]]:
-        return lambda *_, **__: fail(self.error)
+        # Whoever keeps the method has that of the store later on.
+        return lambda *given, **named: (
+            fail(self.error) if self._store is None else getattr(self._store, name)(*given, **named)
+        )
 
     def become(self, store: Closable) -> None:
         """Have the methods of ``store``, at no cost for a call."""

@@ -82,6 +82,7 @@ async def test_an_unreachable_database_is_waited_for_and_everything_else_is_open
     clock = service.reactor
     with capturedLogs() as logs:
         starting = service.startService()
+        check = service.store.check
         seconds = 0.0
         gaps = []
         while service.tries:
@@ -97,6 +98,7 @@ async def test_an_unreachable_database_is_waited_for_and_everything_else_is_open
     assert service.late
     assert service.ready
     assert await service.store.check() == "checked"
+    assert await check() == "checked", "who kept the method has the store's"
     lines = [event for event in logs if event["log_level"].name == "error"]
     assert [event["error"] for event in lines[:4]] == [str(AWAY)] * 4, "a line a try"
     assert lines[4]["failures"] == 4
