@@ -26,6 +26,7 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
+from notary.storage.cache import CachedMetadataStore
 from notary.storage.sql import open_metadata_store
 
 DRAIN_SECONDS = 10.0
@@ -62,6 +63,8 @@ class Server(Assembly):
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         store = await open_metadata_store(config.storage.backend, config.storage.db_url, self.reactor)
         self.at_end(store.close)
+        if config.storage.backend != "memory" and config.caching.memory_bytes:
+            store = CachedMetadataStore(store, config.caching.memory_bytes)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
         checks = {"DB operational": store.check, "Trust operational": self._signing.check}

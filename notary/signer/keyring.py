@@ -24,8 +24,8 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningFailed
-from notary.signer.shared import Shared
 from notary.storage import KeyStore, StoredKey
+from notary.storage.shared import Shared
 from notary.tuf import private, wrapping
 from notary.tuf.canonical import quote
 from notary.tuf.keys import PublicKey

@@ -11,16 +11,16 @@ is said at the method.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import Update
 
-__all__ = ["Change", "KeyStore", "MetadataStore", "Stored", "StoredKey", "Update"]
+__all__ = ["Change", "Identity", "KeyStore", "MetadataStore", "Place", "Stored", "StoredKey", "Update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Stored:
     """One metadata file as it is stored.
 
     ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC).
+    ``notes`` is for whoever reads: what follows from the file alone, and is worth remembering for as long as the file
+    is in memory.
     """
 
     role: RoleName
@@ -35,6 +37,14 @@ class Stored:
     data: bytes
     sha256: str
     modified: datetime
+    notes: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+Place: TypeAlias = tuple[Gun, RoleName, int | None]
+"""Where a file may stand: a version of a role of a collection, or, if the version is None, its newest one."""
+
+Identity: TypeAlias = tuple[int, str]
+"""Which file it is: its version and its ``sha256`` (lower-case hex)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,10 @@ class MetadataStore(Protocol):
 
     def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
         """The given version of ``role``. Raises NotFound."""
+        ...
+
+    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+        """Which files stand at ``places``, as of one moment, without reading them; empty places are left out."""
         ...
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:

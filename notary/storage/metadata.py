@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from notary.errors import NotFound, OldVersion, StorageFailed
-from notary.storage import Change, Stored, Update
+from notary.storage import Change, Identity, Place, Stored, Update
 from notary.storage.migrate import SERVER, probe
 from notary.storage.pool import Cursor, Database, Duplicate, Row, insert
 from notary.storage.rows import to_bytes, to_time, to_version
@@ -28,6 +28,9 @@ _INT64_MAX: Final = 2**63 - 1
 
 _FILE: Final = "SELECT version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
 _FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM changefeed"
+_TERMS: Final = 100
+"""How many places one statement asks about; SQLite takes 500."""
+
 _THIS_ROLE: Final = "WHERE gun = ? AND role = ? AND deleted_at IS NULL"
 
 
@@ -60,6 +63,26 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     if row is None:
         raise NotFound(f"{gun} has no version {version} of {role}")
     return _stored(role, row)
+
+
+def _identify(cursor: Cursor, places: Sequence[Place]) -> Mapping[Place, Identity]:
+    found: dict[Place, Identity] = {}
+    for start in range(0, len(places), _TERMS):
+        part = places[start : start + _TERMS]
+        terms: list[str] = []
+        values: list[object] = []
+        for number, (gun, role, version) in enumerate(part):
+            which = "ORDER BY version DESC LIMIT 1" if version is None else "AND version = ?"
+            terms.append(
+                f"SELECT {number} AS place, version, sha256 FROM "  # noqa: S608
+                f"(SELECT version, sha256 FROM tuf_files {_THIS_ROLE} {which}) AS file{number}"
+            )
+            values += [str(gun), str(role)] if version is None else [str(gun), str(role), version]
+        for number, version, sha256 in cursor.all(" UNION ALL ".join(terms), *values):
+            gun, role, _ = place = part[number]
+            # A Go Notary from before that column left it empty: then the content tells, as of the same moment.
+            found[place] = (to_version(version), sha256 or _by_version(cursor, gun, role, version).sha256)
+    return found
 
 
 def _publish(cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object) -> None:
@@ -155,6 +178,11 @@ class SQLMetadataStore:
         if not 0 < version <= _INT32_MAX:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
+
+    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+        """See the port."""
+        possible = [place for place in places if place[2] is None or 0 < place[2] <= _INT32_MAX]
+        return self._database.read(_identify, possible)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""
