@@ -13,7 +13,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -185,6 +185,16 @@ class Site(http.HTTPFactory):
         """Return what the application refuses a call with, whose body has not been read."""
         try:
             return self._admit(call)
+        except Exception as error:  # noqa: BLE001 - the application's table decides
+            return self.failed(error)
+
+    def handle(self, call: Call) -> Response | Deferred[Response]:
+        """What the application's handler makes of a call."""
+        try:
+            result = self.handler(call)
+            if isinstance(result, Response | Deferred):
+                return result
+            return ensureDeferred(result)
         except Exception as error:  # noqa: BLE001 - the application's table decides
             return self.failed(error)
 

@@ -124,11 +124,32 @@ class Route:
     method: str
     path: re.Pattern[str]
     of_gun: bool
-    handler: Callable[[Api, Call, Mapping[str, str]], Awaitable[Response]]
+    handler: Callable[[Api, Call, Found], Deferred[Response] | Coroutine[Any, Any, Response]]
     actions: tuple[str, ...] | None = ()
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
     broken: Fault = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a path asks for: its row of the table, and what it names.
+
+    ``name`` is the collection as it is written, None if the path has none; ``gun`` is None, and ``bad_name`` says why,
+    if no collection can have that name. ``names`` has the groups of the row's pattern, ``role`` among them.
+    """
+
+    route: Route
+    names: Mapping[str, str]
+    name: str | None = None
+    gun: Gun | None = None
+    bad_name: str = ""
+
+    def gun_and_role(self) -> tuple[Gun, RoleName]:
+        """The collection, which can exist, and the role. Raises NotFound if the role cannot."""
+        if self.role is None:
+            raise NotFound(f"{self.names['role']} is not the name of a role")
+        return self.collection(), self.role
 
 
 @dataclass(frozen=True, slots=True)
