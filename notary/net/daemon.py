@@ -79,6 +79,9 @@ class Options(usage.Options):
     commit: ClassVar[str] = git_commit(Path(__file__).resolve().parents[2])
     """The Git commit that it was built from."""
 
+    log: LineObserver
+    """Where the daemon logs, once ``make_daemon`` has been called."""
+
     optParameters: ClassVar = [
         ["config", None, "", "The configuration file, JSON; docs/configuration.md lists its keys."],
         ["logf", None, "json", "The format of the log: json or logfmt."],
@@ -256,7 +259,7 @@ def make_daemon(
     Raises:
         SystemExit: There is no such service; the reason was logged.
     """
-    log = LineObserver(_stream(options.parent), options["logf"])
+    log = options.log = LineObserver(_stream(options.parent), options["logf"])
     log.announce("info", options.banner())
     try:
         config = load(*_read(options["config"], environ))

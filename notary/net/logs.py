@@ -32,6 +32,8 @@ from zope.interface import implementer
 LEVELS = ("panic", "fatal", "error", "warning", "info", "debug")
 """The names of the levels, least verbose first."""
 
+_INFO = LEVELS.index("info")
+
 Layout = Literal["json", "logfmt"]
 
 _LEVEL_NAMES = {
@@ -88,6 +90,10 @@ class LineObserver:
     @level.setter
     def level(self, name: str) -> None:
         self._threshold = LEVELS.index(name)
+
+    def wants_info(self) -> bool:
+        """Whether events of level info are written at present."""
+        return self._threshold >= _INFO
 
     def step(self, *, more: bool) -> None:
         """Make the log one level more or less verbose, as a signal asks, and say so at any level."""

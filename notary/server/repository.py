@@ -26,6 +26,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
+_SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
+
 KEPT = 1_000
 """How many timestamps and snapshots are not parsed again for a reader."""
 
@@ -91,24 +93,34 @@ class Repository:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Stored:
+    def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
         """One immutable file by its checksum (lower-case hex). Raises NotFound."""
-        return await self._store.by_checksum(gun, role, sha256)
+        return self._store.by_checksum(gun, role, sha256)
 
-    async def by_version(self, gun: Gun, role: RoleName, version: int) -> Stored:
+    def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
         """One immutable file by its version. Raises NotFound."""
-        return await self._store.by_version(gun, role, version)
+        return self._store.by_version(gun, role, version)
 
-    async def current(self, gun: Gun, role: RoleName) -> Stored:
+    def current(self, gun: Gun, role: RoleName) -> Deferred[Stored]:
         """The file of ``role`` that clients shall use now. Raises NotFound.
 
         Root and targets roles are found by walking from the timestamp over the snapshot, so that only what a published
         timestamp vouches for is ever served; an expired timestamp or snapshot that the server can sign is renewed.
         (docs/protocol.md, section 1)
         """
-        if role in (TIMESTAMP, SNAPSHOT):
-            return await self._current_signed_by_server(gun, role)
-        found = await self._store.current(gun, [TIMESTAMP, SNAPSHOT, role])
+        if role in _SIGNED_BY_SERVER:
+            return self._store.current(gun, _SIGNED_BY_SERVER).addCallback(self._signed_by_server, gun, role)
+        return self._store.current(gun, (*_SIGNED_BY_SERVER, role)).addCallback(self._walk, gun, role)
+
+    def _walk(self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName) -> Stored | Deferred[Stored]:
+        timestamp, snapshot, stored = (found.get(each) for each in (TIMESTAMP, SNAPSHOT, role))
+        if timestamp is not None and snapshot is not None and stored is not None:
+            listed = self._listed.get(timestamp.sha256), self._listed.get(snapshot.sha256)
+            if _lists(listed[0], SNAPSHOT, snapshot) and _lists(listed[1], role, stored):
+                return stored
+        return Deferred.fromCoroutine(self._walk_slowly(gun, role, found))
+
+    async def _walk_slowly(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         snapshot = await self._vouched(gun, _present(found, TIMESTAMP), SNAPSHOT, found)
         return await self._vouched(gun, snapshot, role, found)
 
@@ -126,8 +138,20 @@ class Repository:
             return stored
         return await self._store.by_checksum(gun, role, sha256)
 
-    async def _current_signed_by_server(self, gun: Gun, role: RoleName) -> Stored:
-        found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+    def _signed_by_server(
+        self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName
+    ) -> Stored | Deferred[Stored]:
+        timestamp, snapshot = found.get(TIMESTAMP), found.get(SNAPSHOT)
+        if timestamp is not None and snapshot is not None:
+            until = self._good_until.get((timestamp.sha256, snapshot.sha256))
+            if until is not None and until > self._now():
+                if role == TIMESTAMP:
+                    return timestamp
+                if _lists(self._listed.get(timestamp.sha256), SNAPSHOT, snapshot):
+                    return snapshot
+        return Deferred.fromCoroutine(self._renewed_by_server(gun, role, found))
+
+    async def _renewed_by_server(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         timestamp, snapshot = _present(found, TIMESTAMP), _present(found, SNAPSHOT)
         pair = (timestamp.sha256, snapshot.sha256)
         until = self._good_until.get(pair)
@@ -136,7 +160,7 @@ class Repository:
             self._good_until.put(pair, until)
         if until <= self._now():
             if await self._renew(gun):
-                found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+                found = await self._store.current(gun, _SIGNED_BY_SERVER)
                 timestamp = _present(found, TIMESTAMP)
             else:
                 self._good_until.put(pair, self._now() + RETRY)
@@ -241,6 +265,11 @@ def _checksums(stored: Stored) -> Mapping[str, str]:
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
     meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
     return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
+
+
+def _lists(listed: Mapping[str, str] | None, role: RoleName, stored: Stored) -> bool:
+    """Whether a file whose list is known vouches for ``stored``."""
+    return listed is not None and listed.get(role) == stored.sha256
 
 
 def _present(found: Mapping[RoleName, Stored], role: RoleName) -> Stored:

@@ -6,6 +6,7 @@ opposite order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,12 +41,13 @@ class Server(Assembly):
     """The server of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``wants_info``: see :class:`Api`.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any) -> None:
+    def __init__(self, config: ServerConfig, reactor: Any, wants_info: Callable[[], bool] = lambda: True) -> None:
         super().__init__(reactor, VALIDATORS)
         self._config = config
+        self._wants_info = wants_info
         self._log = Logger(namespace="notary.server")
         self._metrics = Metrics(version=__version__)
         self._access = _access_controller(config)
@@ -83,6 +85,7 @@ class Server(Assembly):
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
+            wants_info=self._wants_info,
         )
         site = Site(
             api,
@@ -151,7 +154,9 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            return Server(replace(config, debug=config.debug or bool(options["debug"])), reactor)
+            return Server(
+                replace(config, debug=config.debug or bool(options["debug"])), reactor, options.log.wants_info
+            )
         storage = config.storage
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor)
         return Bootstrap(open_store, storage.backend, reactor)
