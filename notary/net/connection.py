@@ -146,8 +146,7 @@ class Request(http.Request):
 
     def _wait_for(self, deferred: Deferred[Response]) -> None:
         self.site.working.add(self)
-        deferred.addCallbacks(self._checked, self._failed).addCallback(self.answer)
-        deferred.addBoth(self._worked)
+        deferred.addCallbacks(self._done, self._failed)
 
     def _read_head(self) -> tuple[Call, Response | None]:
         """The call, without its body, and what sends it to the clean form of its path if it is not. Raises Refused."""
@@ -179,18 +178,17 @@ class Request(http.Request):
             secure=self.channel.secure,
         )
 
-    def _checked(self, result: object) -> Response:
-        if isinstance(result, Response):
-            return result
-        return self.site.failed(TypeError(f"a handler returned {type(result).__name__}, not a Response"))
+    def _done(self, result: object) -> None:
+        if not isinstance(result, Response):
+            result = self.site.failed(TypeError(f"a handler returned {type(result).__name__}, not a Response"))
+        try:
+            self.answer(result)
+        finally:
+            self.site.worked(self)
 
-    def _worked(self, result: object) -> object:
-        self.site.worked(self)
-        return result
-
-    def _failed(self, failure: Failure) -> Response:
+    def _failed(self, failure: Failure) -> None:
         error = failure.value
-        return self.site.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self._done(self.site.failed(error if isinstance(error, Exception) else RuntimeError(repr(error))))
 
     def answer(self, response: Response) -> None:
         """Send ``response``, or the 304 that stands for it; if the client is gone, only log it."""

@@ -192,11 +192,14 @@ class Site(http.HTTPFactory):
         """What the application's handler makes of a call."""
         try:
             result = self.handler(call)
-            if isinstance(result, Response | Deferred):
+            if isinstance(result, Response):
                 return result
-            return ensureDeferred(result)
+            deferred = ensureDeferred(result)
+            if deferred.called and isinstance(deferred.result, Response):
+                return deferred.result
         except Exception as error:  # noqa: BLE001 - the application's table decides
             return self.failed(error)
+        return deferred
 
     def failed(self, error: Exception) -> Response:
         """Return the application's answer to an exception of its handler."""
