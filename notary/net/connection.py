@@ -293,6 +293,14 @@ class _Plain(Request):
         channel.requests.append(self)
         self._wait_for(waits_for)
 
+    def finish(self) -> None:
+        if self.channel.waits_for_nothing:
+            self.site.log(self)
+            self.finished = 1
+            self.channel.plain_done()
+        else:
+            super().finish()
+
 
 @implementer(IHalfCloseableProtocol)
 class Connection(http.HTTPChannel):
@@ -407,6 +415,18 @@ class Connection(http.HTTPChannel):
             if self._ended or self.site.stopping:
                 self._end()
         return True
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether nothing has come, and nothing has happened to the connection, since its only request."""
+        return not (self._dataBuffer or self.choked or self._ended) and bool(self.persistent)
+
+    def plain_done(self) -> None:
+        """What ``requestDone`` comes to then."""
+        self.requests.clear()
+        self._handlingRequest = False
+        self.line_mode = 1
+        self._await(_Phase.IDLE, self.site.limits.idle_seconds)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.deadline = None
