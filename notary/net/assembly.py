@@ -15,7 +15,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+
+from notary.errors import NotaryError
 
 T = TypeVar("T")
 
@@ -44,7 +47,7 @@ class Assembly(Service, ABC):
 
     def in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         """Run a plain function in a thread; the Deferred fires on the reactor's thread."""
-        return deferToThreadPool(self.reactor, self._pool, work)
+        return deferToThreadPool(self.reactor, self._pool, work).addErrback(_forget_frames)
 
     def startService(self) -> Deferred[None]:
         """Open all parts. Fails as they do; ``stopService`` then closes those that are open."""
@@ -62,6 +65,20 @@ class Assembly(Service, ABC):
     async def _stop(self) -> None:
         while self._ends:
             await maybeDeferred(self._ends.pop())
+
+
+def _forget_frames(failure: Failure) -> Failure:
+    """Let go of what ``work`` had in hand, if it failed as it may: frames and failure refer to each other.
+
+    Otherwise the body of a refused upload would stay until the garbage collection that comes by some day.
+    """
+    error: BaseException | None = failure.value
+    if isinstance(error, NotaryError):
+        failure.cleanFailure()
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+    return failure
 
 
 class Bootstrap(Service):

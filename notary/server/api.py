@@ -28,7 +28,6 @@ from notary.errors import (
     InvalidParameters,
     InvalidRole,
     MalformedUpload,
-    NoFilename,
     NotaryError,
     NotFound,
 )
@@ -40,7 +39,7 @@ from notary.server.repository import InThread, Repository
 from notary.storage import Change, Stored
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
-from notary.tuf.publish import MAX_FILES, Upload
+from notary.tuf.publish import MAX_FILES
 
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
@@ -311,8 +310,8 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        uploads = await self._in_thread(lambda: read_uploads(call.headers.get("content-type", ""), call.body))
-        timestamp = await self._repository.publish(gun, uploads)
+        files = await self._in_thread(lambda: read_files(call.headers.get("content-type", ""), call.body))
+        timestamp = await self._repository.publish(gun, files)
         self._metrics.uploaded(ACCEPTED, len(call.body))
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
@@ -453,22 +452,16 @@ def _splits(path: str) -> Iterator[tuple[str, str]]:
 # -- what handlers read and write -------------------------------------------------------------------------------------
 
 
-def read_uploads(content_type: str, body: bytes) -> list[Upload]:
-    """The files of an upload, in its order (docs/protocol.md, section 1).
+def read_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """The files of an upload, in its order: their roles, as they are written, and their contents.
 
-    The role is the raw file name of a part, less a trailing ``.json``. Raises MalformedUpload, NoFilename, InvalidRole
-    and MalformedJSON.
+    The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
+    MalformedUpload.
     """
     parts = parse_multipart(content_type, body)
     if len(parts) > MAX_FILES:
         raise MalformedUpload(f"the upload has {len(parts)} files; at most {MAX_FILES} are taken at once")
-    uploads = []
-    for part in parts:
-        name = part.filename.removesuffix(".json")
-        if not name:
-            raise NoFilename("a part of the upload has no file name; it must be the name of a role")
-        uploads.append(Upload(RoleName(name), part.data))
-    return uploads
+    return [(part.filename.removesuffix(".json"), part.data) for part in parts]
 
 
 def _version(text: str) -> int:

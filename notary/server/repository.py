@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -22,6 +23,7 @@ from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
 
+P = ParamSpec("P")
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,6 +33,10 @@ _SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
 KEPT = 1_000
 """How many timestamps and snapshots are not parsed again for a reader."""
 
+LARGE = 2_000_000
+"""Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
+which no other thread goes on, so that every read would wait."""
+
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
 
@@ -39,6 +45,14 @@ class InThread(Protocol):
     """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
 
     def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
+        """Start ``work``."""
+        ...
+
+
+class InProcess(Protocol):
+    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Start ``work``."""
         ...
 
@@ -77,6 +91,7 @@ class Repository:
         store: MetadataStore,
         signing: SigningService,
         in_thread: InThread,
+        offload: InProcess,
         now: Callable[[], datetime],
         on_refresh: Callable[[RoleName], None],
         on_expired_root: Callable[[], None],
@@ -84,6 +99,7 @@ class Repository:
         self._store = store
         self._signing = signing
         self._in_thread = in_thread
+        self._offload = offload
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
@@ -212,14 +228,20 @@ class Repository:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    async def publish(self, gun: Gun, uploads: Sequence[publish.Upload]) -> Update:
-        """Validate an upload, complete it with what the server signs, and store it all. The new timestamp.
+    async def publish(self, gun: Gun, files: Sequence[tuple[str, bytes]]) -> Update:
+        """Validate uploaded files (names of roles, contents), complete them with what the server signs, store it all.
 
-        Raises InvalidUpdate, OldVersion and InvalidGun; SigningFailed and StorageFailed when these services are down.
+        Returns the new timestamp. Raises NoFilename, InvalidRole, MalformedJSON, InvalidUpdate, OldVersion and
+        InvalidGun; SigningFailed and StorageFailed when these services are down.
         """
-        roles = await self._in_thread(lambda: publish.needed([upload.role for upload in uploads]))
-        current = await self._store.current(gun, roles)
-        plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        if sum([len(data) for _, data in files]) < LARGE:
+            uploads = await self._in_thread(lambda: publish.read(files))
+            current = await self._loaded(gun, [upload.role for upload in uploads])
+            plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        else:
+            current = await self._loaded(gun, publish.named(files))
+            held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
+            plan = await self._offload(publish.judge, gun, held, files, self._now())
         updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
@@ -230,6 +252,10 @@ class Repository:
         previous = current.get(TIMESTAMP)
         await self._store.publish(gun, [*updates, timestamp], None if previous is None else previous.sha256)
         return timestamp
+
+    async def _loaded(self, gun: Gun, roles: Sequence[RoleName]) -> Mapping[RoleName, Stored]:
+        needed = await self._in_thread(lambda: publish.needed(roles))
+        return await self._store.current(gun, needed)
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
 from notary.net.http import Limits, Site
+from notary.net.offload import Offload
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
 from notary.server.health import Health
@@ -35,6 +36,10 @@ DRAIN_SECONDS = 10.0
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
+
+
+VALIDATING_PROCESSES = 1
+"""Processes for large uploads at the same time: each may take several times the memory of its upload."""
 
 
 class Server(Assembly):
@@ -73,7 +78,11 @@ class Server(Assembly):
         health = Health(checks, self.reactor, metrics.set_health)
         health.startService()
         self.at_end(health.stopService)
-        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
+        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        self.at_end(offload.close)
+        repository = Repository(
+            store, self._signing, self.in_thread, offload.run, utc_now, metrics.refreshed, metrics.expired_root
+        )
         max_age = config.caching.max_age
         api = Api(
             repository,

@@ -81,7 +81,13 @@ class Server:
         self.checks = {}
         self.health = Health(self.checks, self.clock, self.metrics.set_health)
         self.repository = Repository(
-            store, self.signing, maybe_now, lambda: self.now, self.metrics.refreshed, self.metrics.expired_root
+            store,
+            self.signing,
+            maybe_now,
+            maybeDeferred,
+            lambda: self.now,
+            self.metrics.refreshed,
+            self.metrics.expired_root,
         )
         self.api = Api(
             self.repository,
