@@ -106,7 +106,7 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
         return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
     day = row.created.date() if row.created else None
     used = key.last_used.date() if key.last_used else "pending"
-    record = {
+    record: dict[str, object] = {
         "key_id": row.key_id,
         "gun": key.gun,
         "role": key.role,
@@ -116,7 +116,8 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
         "last_used": key.last_used,
         "pending": key.last_used is None,
     }
-    return [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used], record
+    cells: list[object] = [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used]
+    return cells, record
 
 
 # -- reencrypt --------------------------------------------------------------------------------------------------------

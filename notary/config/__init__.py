@@ -28,6 +28,7 @@ from notary.config.values import (
     ADDRESS,
     BOOLEAN,
     BYTES,
+    BYTES_OR_NONE,
     COUNT,
     FILE,
     GUN_PREFIXES,
@@ -271,6 +272,12 @@ class Caching:
     """The section ``caching``."""
 
     max_age: MaxAge = field(default_factory=MaxAge)
+    memory_bytes: int = key(
+        BYTES_OR_NONE,
+        "How much metadata a server keeps in memory, in bytes; 0 means none. Whatever is kept, every read is as fresh "
+        "as the database. The memory backend does not need it.",
+        default=64 << 20,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from notary.errors import StorageUnreachable
+from notary.errors import NotaryError, StorageUnreachable
 from notary.net import tls
 from notary.net.grpc import Backoff
 from notary.net.handshake import Refusals, refusal_level
@@ -100,7 +100,9 @@ class Assembly(Service, ABC):
 
     def in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         """Run a plain function in a thread; the Deferred fires on the reactor's thread."""
-        return deferToThreadPool(self.reactor, self._pool, work)
+        # An idle thread remembers what it did last: nothing of this but an empty list.
+        once = [work]
+        return deferToThreadPool(self.reactor, self._pool, _attempt, once).addCallback(_outcome)
 
     def startService(self) -> Deferred[None]:
         """Open all parts. Fails as they do; ``stopService`` then closes those that are open."""
@@ -194,6 +196,34 @@ class Assembly(Service, ABC):
     async def _stop(self) -> None:
         while self._ends:
             await maybeDeferred(self._ends.pop())
+
+
+class _Refusal:
+    """That work failed as it may: not an exception in flight, whose frames would hold what the work had in hand.
+
+    Otherwise the body of a refused upload would stay until the garbage collection that comes by some day, because the
+    frames and the Failure that the thread pool makes refer to each other.
+    """
+
+    def __init__(self, error: NotaryError) -> None:
+        self.error = error
+        inner: BaseException | None = error
+        while inner is not None:
+            inner.__traceback__ = None
+            inner = inner.__cause__ or inner.__context__
+
+
+def _attempt(once: list[Callable[[], T]]) -> T | _Refusal:
+    try:
+        return once.pop()()
+    except NotaryError as error:
+        return _Refusal(error)
+
+
+def _outcome(result: T | _Refusal) -> T:
+    if isinstance(result, _Refusal):
+        raise result.error
+    return result
 
 
 class Bootstrap(Service):

@@ -85,6 +85,9 @@ class Options(usage.Options):
     commit: ClassVar[str] = git_commit(Path(__file__).resolve().parents[2])
     """The Git commit that it was built from."""
 
+    log: LineObserver
+    """Where the daemon logs, once ``make_daemon`` has been called."""
+
     optParameters: ClassVar = [
         ["config", None, "", "The configuration file, JSON; docs/configuration.md lists its keys."],
         ["logf", None, "json", "The format of the log: json or logfmt."],
@@ -348,7 +351,7 @@ def make_daemon(
     Raises:
         SystemExit: There is no such service; the reason was logged.
     """
-    log = LineObserver(_stream(options.parent), options["logf"])
+    log = options.log = LineObserver(_stream(options.parent), options["logf"])
     log.announce("info", options.banner())
     # twistd changes the directory later.
     absolute = str(Path(options["config"]).absolute())

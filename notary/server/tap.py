@@ -23,6 +23,7 @@ from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
 from notary.net.http import Limits, Site
+from notary.net.offload import Offload
 from notary.net.reload import Part, part, restart_lines
 from notary.net.systemd import first_environment, passed_sockets
 from notary.server.api import Api, CachePolicy, edge_response
@@ -31,6 +32,7 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
+from notary.storage.cache import CachedMetadataStore
 from notary.storage.migrate import SERVER
 from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
@@ -38,15 +40,27 @@ VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
 
 
+VALIDATING_PROCESSES = 1
+"""Processes for large uploads at the same time: each may take several times the memory of its upload."""
+
+
 class Server(Assembly):
     """The server of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log
+    lines of level info are written.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any, sockets: Sequence[socket] = ()) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        reactor: Any,
+        sockets: Sequence[socket] = (),
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(reactor, VALIDATORS, sockets)
+        self._tells = tells
         self._config = config
         self._log = Logger(namespace="notary.server")
         self._metrics = Metrics(version=__version__)
@@ -68,13 +82,19 @@ class Server(Assembly):
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
         store = await self.open(self._log, open_store)
         self._reloader = self.watch(self._parts(config))
+        if storage.backend != "memory" and config.caching.memory_bytes:
+            store = CachedMetadataStore(store, config.caching.memory_bytes)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
         checks = {"DB operational": store.check, "Trust operational": self._signing.check}
         health = Health(checks, self.reactor, metrics.set_health)
         health.startService()
         self.at_end(health.stopService)
-        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
+        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        self.at_end(offload.close)
+        repository = Repository(
+            store, self._signing, self.in_thread, offload.run, utc_now, metrics.refreshed, metrics.expired_root
+        )
         max_age = config.caching.max_age
         api = Api(
             repository,
@@ -86,6 +106,7 @@ class Server(Assembly):
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
+            tells=self._tells,
         )
         site = Site(
             api,
@@ -185,7 +206,7 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            return Server(config, reactor, passed_sockets(first))
+            return Server(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)

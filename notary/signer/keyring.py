@@ -24,8 +24,8 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound
-from notary.signer.shared import Shared
 from notary.storage import KeyStore, StoredKey, wrapped
+from notary.storage.shared import Shared
 from notary.storage.wrapped import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote

@@ -27,7 +27,7 @@ from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.net.logs import failure_fields
 from notary.proto import health_pb2, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
-from notary.signer.shared import Shared
+from notary.storage.shared import Shared
 from notary.tuf.keys import PublicKey
 
 SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})

@@ -132,14 +132,12 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            # The daemon owns the log; it exists by the time that anybody asks.
-            return Signer(config, reactor, passed_sockets(first), lambda: made.log.writes("info"))
+            return Signer(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    made = daemon.make_daemon(options, load, build, reactor)
-    return made
+    return daemon.make_daemon(options, load, build, reactor)
 
 
 def main() -> None:
