@@ -5,7 +5,7 @@ Rules of this module: pure, and knows no backend; those are the rows in :mod:`no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -48,11 +48,12 @@ class Dialect:
     once. ``bytewise`` is an expression that keeps apart all values of the column ``{0}``, if the column itself may not.
     ``member`` is how the subquery ``{0}`` with its own ORDER BY and LIMIT is written in a UNION ALL.
 
-    ``connections`` bounds the pool, ``writers`` how many transactions of a store may write at once. ``begin_read``
-    opens a transaction that sees one moment, ``begin_write`` one in which each statement sees what is committed when
-    it starts, and a row read with ``for_update`` stays as it is until the commit. ``lock`` and ``unlock`` take and
-    give back a name that one transaction in all can hold, and answer with a row if they could; ``""`` if
-    ``begin_write`` does as much, or the commit. ``catalogue`` tells what tables there are, and how they are changed.
+    ``connections`` bounds the pool, ``writers`` how many transactions of a store may write at once. ``begin_read`` are
+    the statements that open a transaction that sees one moment, ``begin_write`` one in which each statement sees what
+    is committed when it starts, and a row read with ``for_update`` stays as it is until the commit. ``lock`` and
+    ``unlock`` take and give back a name that one transaction in all can hold, and answer with a row if they could;
+    ``""`` if ``begin_write`` does as much, or the commit. ``catalogue`` tells what tables there are, and how they are
+    changed.
 
     ``arguments`` turns ``storage.db_url`` into what the driver's ``connect`` takes, or raises ConfigError. ``prepare``
     is run on each new connection; a statement outside a transaction is one by itself. ``embedded``, if it is not None,
@@ -73,8 +74,8 @@ class Dialect:
     member: str
     connections: int
     writers: int
-    begin_read: str
-    begin_write: str
+    begin_read: Sequence[str]
+    begin_write: Sequence[str]
     for_update: str
     lock: str
     unlock: str

@@ -252,7 +252,8 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
     if dialect.embedded:
         dialect.embedded(connection)
     cursor = Cursor(connection.cursor(), dialect)
-    cursor.run(dialect.begin_write if dialect.embedded else dialect.begin_read)
+    for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
+        cursor.run(statement)
     migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, migrations)
     if found.empty and dialect.embedded:
@@ -362,7 +363,8 @@ def _locked(cursor: Cursor, lock: Lock, report: Callable[[str], None]) -> Iterat
 
 @contextlib.contextmanager
 def _transaction(cursor: Cursor, dialect: Dialect) -> Iterator[None]:
-    cursor.run(dialect.begin_write)
+    for statement in dialect.begin_write:
+        cursor.run(statement)
     try:
         yield
     except BaseException:

@@ -109,12 +109,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a transaction runs: the statements that begin it, "" if each of its statements is one by itself.
+    """How a transaction runs: the statements that begin it, none if each of its statements is one by itself.
 
     ``turn`` is the name that it has to itself, if any.
     """
 
-    begin: str
+    begin: Sequence[str]
     writes: bool = False
     turn: str = ""
 
@@ -179,7 +179,7 @@ class Database:
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run ``work``, which reads with one statement, or with several that need not see the same moment."""
-        return self._transact(_Kind(""), work, *args, **kwargs)
+        return self._transact(_Kind(()), work, *args, **kwargs)
 
     def snapshot(
         self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -337,7 +337,7 @@ class Database:
         try:
             if not kind.begin:
                 return work(Cursor(cursor, self.dialect))
-            for statement in kind.begin.split(";"):
+            for statement in kind.begin:
                 cursor.execute(statement)
             try:
                 self._take_turn(cursor, kind.turn, self.dialect.lock)
