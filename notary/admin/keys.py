@@ -7,9 +7,7 @@ shown.
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeAlias
@@ -17,7 +15,6 @@ from typing import Final, TypeAlias
 import click
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from notary.admin.command import Duration, Status, command
 from notary.admin.session import Session
@@ -140,18 +137,18 @@ async def reencrypt(session: Session, alias: str) -> int:
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = vain = 0
-    with _threads(session) as in_thread:
-        # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
-        while vain < _VAIN:
-            wanted, replaced = await _pass(
-                session, inventory, alias, partial(_rewrapped, config, alias, in_thread), failed
-            )
-            if not wanted:
-                break
-            done += replaced
-            vain = 0 if replaced else vain + 1
-        else:
-            raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
+    # The reactor's own threads: when somebody interrupts it, they end with it.
+    in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
+    rewrapped = partial(_rewrapped, config, alias, in_thread)
+    # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
+    while vain < _VAIN:
+        wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
+        if not wanted:
+            break
+        done += replaced
+        vain = 0 if replaced else vain + 1
+    else:
+        raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
     session.out.line(
         f"{done} keys put under {alias}, {len(failed)} left as they are",
         {"alias": alias, "reencrypted": done, "failed": len(failed)},
@@ -208,17 +205,6 @@ async def _pass(
         wanted += len(pairs)
         replaced += await inventory.replace(pairs)
     return wanted, replaced
-
-
-@contextmanager
-def _threads(session: Session) -> Iterator[Callable[..., Deferred[_Outcome]]]:
-    """Runs plain functions in as many threads as there are processors."""
-    pool = ThreadPool(0, os.cpu_count() or 1)
-    pool.start()
-    try:
-        yield partial(deferToThreadPool, session.reactor, pool)
-    finally:
-        pool.stop()
 
 
 # -- prune ------------------------------------------------------------------------------------------------------------
