@@ -55,11 +55,26 @@ def main() -> NoReturn:
         sys.exit(work)
     statuses: list[int] = []
 
+    ended: Deferred[None] = Deferred()
+
     async def body(reactor: Any) -> None:
-        statuses.append(await work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+        try:
+            statuses.append(await work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+        finally:
+            ended.callback(None)
+
+    def start(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(body(reactor))
+
+        def interrupt() -> Deferred[None]:
+            running.cancel()  # no effect on what has ended by itself
+            return ended
+
+        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+        return running
 
     try:
-        react(lambda reactor: Deferred.fromCoroutine(body(reactor)))
+        react(start)
     except SystemExit:  # react's own idea of the status
         status = statuses[0] if statuses else Status.INTERRUPTED
         if status == Status.PIPE:

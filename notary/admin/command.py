@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Concatenate, Final, ParamSpec, TextIO
 
 import click
+from twisted.internet.defer import CancelledError
 
 from notary.admin.output import Output
 from notary.admin.session import Session
@@ -84,6 +85,8 @@ class Work:
             return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
         except BrokenPipeError:
             return Status.PIPE
+        except CancelledError:
+            return Status.INTERRUPTED
         except Exception:  # noqa: BLE001 - the edge of the program
             stderr.write(traceback.format_exc())
             return Status.FAULT

@@ -103,7 +103,7 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
         return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
     day = row.created.date() if row.created else None
     used = key.last_used.date() if key.last_used else "pending"
-    record = {
+    record: dict[str, object] = {
         "key_id": row.key_id,
         "gun": key.gun,
         "role": key.role,
