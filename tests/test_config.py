@@ -630,3 +630,40 @@ def test_configurations_are_frozen() -> None:
 def test_the_reference_documentation_is_current() -> None:
     page = Path(config.__file__).parents[2] / "docs" / "configuration.md"
     assert page.read_text("utf-8") == reference(), "run: python -m notary.config > docs/configuration.md"
+
+
+# -- the connections of a store ----------------------------------------------------------------------------------------
+
+
+def test_connections_and_time_outs_of_a_database():
+    tree = server(storage={**MYSQL, "connections": 40, "connect_timeout": 2, "query_timeout": "1.5"})
+    storage = read_server(tree, NOTARY_SERVER_STORAGE_CONNECTIONS="50").storage
+    assert (storage.connections, storage.connect_timeout, storage.query_timeout) == (50, 2.0, 1.5)
+
+
+def test_they_are_the_same_for_the_signer_and_have_defaults():
+    tree = signer(storage={**SIGNER_STORAGE, "default_alias": "a", "connections": 3})
+    storage = read_signer(tree, NOTARY_SIGNER_A=HIDDEN).storage
+    assert (storage.connections, storage.connect_timeout, storage.query_timeout) == (3, 5.0, 10.0)
+
+
+def test_an_sqlite_file_has_no_such_settings():
+    tree = server(storage={"backend": "sqlite3", "db_url": "f", "connections": "many", "query_timeout": -1})
+    assert read_server(tree).storage.connections == 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("connections", 0, id="none"),
+        pytest.param("connections", 10_001, id="too-many"),
+        pytest.param("connections", "ten", id="words"),
+        pytest.param("connect_timeout", 0, id="no-time"),
+        pytest.param("query_timeout", -1, id="negative"),
+        pytest.param("query_timeout", "soon", id="no-number"),
+    ],
+)
+def test_settings_of_connections_that_cannot_be_used(key, value):
+    with pytest.raises(ConfigError) as caught:
+        read_server(server(storage={**MYSQL, key: value}))
+    assert_one_line(str(caught.value), f"storage.{key}", ["expected", "number"])

@@ -55,26 +55,25 @@ def main() -> NoReturn:
         sys.exit(work)
     statuses: list[int] = []
 
-    ended: Deferred[None] = Deferred()
+    def body(reactor: Any) -> Deferred[None]:
+        running = Deferred.fromCoroutine(work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+        ended: Deferred[None] = Deferred()
 
-    async def body(reactor: Any) -> None:
-        try:
-            statuses.append(await work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
-        finally:
+        def interrupt() -> Deferred[None] | None:
+            if ended.called:
+                return None
+            running.cancel()
+            return ended  # what was opened is closed first
+
+        def end(status: int) -> None:
+            statuses.append(status)
             ended.callback(None)
 
-    def start(reactor: Any) -> Deferred[None]:
-        running = Deferred.fromCoroutine(body(reactor))
-
-        def interrupt() -> Deferred[None]:
-            running.cancel()  # no effect on what has ended by itself
-            return ended
-
         reactor.addSystemEventTrigger("before", "shutdown", interrupt)
-        return running
+        return running.addCallback(end)
 
     try:
-        react(start)
+        react(body)
     except SystemExit:  # react's own idea of the status
         status = statuses[0] if statuses else Status.INTERRUPTED
         if status == Status.PIPE:

@@ -83,10 +83,10 @@ class Work:
         except NotaryError as error:
             out.say(f"notary-admin: {error}")
             return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
-        except BrokenPipeError:
-            return Status.PIPE
         except CancelledError:
             return Status.INTERRUPTED
+        except BrokenPipeError:
+            return Status.PIPE
         except Exception:  # noqa: BLE001 - the edge of the program
             stderr.write(traceback.format_exc())
             return Status.FAULT

@@ -22,6 +22,9 @@ from rich.tree import Tree
 PAGE: Final = 200
 """Rows of a table on a terminal before the next one begins."""
 
+_WORD: Final = 14
+"""A longer word may be broken, where a table is too wide."""
+
 Node = tuple[str, Sequence["Node"]]
 """A line of a tree, and what hangs below it."""
 
@@ -36,10 +39,16 @@ class Output:
         self.as_json = as_json
         self._out = Console(file=stdout, highlight=False, markup=False, soft_wrap=True)
         self._err = Console(file=stderr, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
 
     def say(self, message: str) -> None:
         """A line for people, on standard error."""
         self._err.print(printable(message), style="")
+
+    def total(self, message: str) -> None:
+        """A line for people that sums up; scripts count for themselves, and cron mails whatever is written."""
+        if not self.as_json:
+            self.say(message)
 
     def line(self, text: str, record: Mapping[str, Any]) -> None:
         """One result: ``text`` for people, ``record`` for scripts."""
@@ -56,17 +65,6 @@ class Output:
         if plain:
             self._plain(columns)
 
-        def draw() -> None:
-            # What a row is about stays whole as long as there is room; the rest may wrap.
-            first, *others = columns
-            table = Table(
-                Column(first, no_wrap=True, overflow="fold"), *(Column(other, overflow="fold") for other in others)
-            )
-            for row in waiting:
-                table.add_row(*map(Text, row))
-            self._out.print(table, soft_wrap=False)  # nothing is cut off
-            waiting.clear()
-
         def add(cells: Sequence[object], record: Mapping[str, Any]) -> None:
             if self.as_json:
                 self._json(record)
@@ -77,11 +75,12 @@ class Output:
                 return
             waiting.append(row)
             if len(waiting) == PAGE:
-                draw()
+                self._draw(columns, waiting)
+                waiting.clear()
 
         yield add
         if waiting:
-            draw()
+            self._draw(columns, waiting)
 
     def tree(self, root: Node, record: Mapping[str, Any]) -> None:
         """A tree of lines; where this is no terminal, the lines indented by two spaces a level."""
@@ -93,16 +92,39 @@ class Output:
             for depth, text in _lines(root, 0):
                 self._write("  " * depth + printable(text) + "\n")
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether anybody sees a progress bar: only then is its total worth counting."""
+        return not self.as_json and self._err.is_terminal
+
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A bar on standard error, if that is a terminal: call what this gives with how much more is done."""
-        if self.as_json or not self._err.is_terminal:
+        if not self.shows_progress:
             yield lambda _more: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._err, transient=True) as progress:
-            task = progress.add_task(what, total=total)
-            yield lambda more: progress.advance(task, more)
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            self._bar = bar
+            try:
+                yield lambda more: bar.advance(task, more)
+            finally:
+                self._bar = None
+
+    def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        # What a row is about stays whole as long as there is room; the rest may wrap, if it can between words.
+        table = Table(Column(columns[0], no_wrap=True, overflow="fold"))
+        for number, column in enumerate(columns[1:], start=1):
+            words = [word for row in [columns, *rows] for word in row[number].split()]
+            table.add_column(column, overflow="fold", min_width=min(_WORD, max(map(len, words), default=0)))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        if self._bar is not None:
+            self._bar.stop()  # takes it from the screen
+        self._out.print(table)
+        if self._bar is not None:
+            self._bar.start()
 
     def _json(self, record: Mapping[str, Any]) -> None:
         self._write(json.dumps(record, default=show, ensure_ascii=True) + "\n")

@@ -137,7 +137,7 @@ async def fsck_(session: Session, gun: str, prefix: str) -> int:
         with session.out.table("Finding", "Meaning", "What to do") as add:
             for name, kind in sorted(seen.items()):
                 add([name, kind.meaning, kind.remedy], {})
-    session.out.say(f"{checked} collections checked: {errors} errors, {notes} notes")
+    session.out.total(f"{checked} collections checked: {errors} errors, {notes} notes")
     return Status.FOUND if errors else Status.OK
 
 
@@ -189,5 +189,5 @@ async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, 
                 record = {"gun": name, "files": count, "bytes": freed, "removed": not dry_run, "problem": problem}
                 add([name, count, size(freed), problem or None], record)
     said = "would be removed" if dry_run else "removed"
-    session.out.say(f"{total} files {said} ({size(total_size)}); {broken} collections left alone because of problems")
+    session.out.total(f"{total} files {said} ({size(total_size)}); {broken} collections left alone because of problems")
     return Status.FOUND if broken else Status.OK

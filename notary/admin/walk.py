@@ -35,7 +35,8 @@ async def guns(
     session: Session, inventory: Inventory, prefix: str, what: str, *, remembered: bool = False
 ) -> AsyncIterator[str]:
     """The name of every collection that begins with ``prefix``, under a progress bar that says ``what``."""
-    with session.out.progress(what, await inventory.count(prefix)) as advance:
+    total = await inventory.count(prefix) if session.out.shows_progress else None
+    with session.out.progress(what, total) as advance:
         after = ""
         while page := await inventory.guns(prefix, after, PAGE, remembered=remembered):
             for gun in page:

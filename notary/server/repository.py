@@ -210,7 +210,10 @@ class Repository:
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     async def get_key(self, gun: Gun, role: RoleName) -> PublicKey:
-        """The key that the current root names for ``role`` if the server can sign with it, else a pending key."""
+        """The key that the current root names for ``role`` if the server can sign with it, else a pending key.
+
+        Raises InvalidGun: nobody could publish with it.
+        """
         found = await self._store.current(gun, [ROOT])
         if ROOT in found:
             root = Root.parse(publish.stored_envelope(ROOT, found[ROOT].data))
@@ -219,10 +222,13 @@ class Repository:
                     return await self._signing.get_key(key.canonical_id)
                 except KeyNotFound:
                     continue
+        else:
+            await self._store.check_name(gun)
         return await self._signing.create_key(gun, role)
 
     async def rotate_key(self, gun: Gun, role: RoleName) -> PublicKey:
-        """A pending key; the server signs with it from when a root that names it is published."""
+        """A pending key; the server signs with it from when a root that names it is published. Raises InvalidGun."""
+        await self._store.check_name(gun)
         return await self._signing.create_key(gun, role)
 
     # -- the rest -----------------------------------------------------------------------------------------------------

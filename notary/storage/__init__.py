@@ -42,7 +42,8 @@ _T = TypeVar("_T")
 class Stored:
     """One metadata file as it is stored.
 
-    ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC).
+    ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC; some backends
+    keep whole seconds).
     """
 
     role: RoleName
@@ -79,6 +80,10 @@ class MetadataStore(Protocol):
         """The given version of ``role``. Raises NotFound."""
         ...
 
+    def check_name(self, gun: Gun) -> Deferred[None]:
+        """Raises InvalidGun if the backend cannot tell this name from that of an existing collection."""
+        ...
+
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
 
@@ -87,8 +92,7 @@ class MetadataStore(Protocol):
         what the updates were judged against is no longer there. The transaction that writes decides it.
 
         Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
-        comes twice: somebody else was first. InvalidGun if the backend cannot hold this name, or cannot tell it from
-        an existing one.
+        comes twice: somebody else was first. InvalidGun as :meth:`check_name`, InvalidRole likewise for a role.
         """
         ...
 
@@ -139,7 +143,8 @@ class KeyStore(Protocol):
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
         """Store a pending key, unless a pending one of the same gun, role and algorithm exists; return the one kept.
 
-        Callers that race for the same three get the same key, on one instance or several.
+        Callers that race for the same three get the same key, on one instance or several. Raises InvalidGun if the
+        backend cannot hold the key's ``gun``.
         """
         ...
 

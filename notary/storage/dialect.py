@@ -86,3 +86,8 @@ class Dialect:
     bind_time: Callable[[datetime], object]
     trouble: Callable[[Exception], Trouble]
     explain: Callable[[Exception], str]
+
+    @property
+    def lookalikes(self) -> bool:
+        """Whether ``=`` may hold for different names."""
+        return self.bytewise != "{0}"

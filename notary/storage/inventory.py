@@ -85,13 +85,12 @@ def _guns(cursor: Cursor, prefix: str, after: str, limit: int, *, remembered: bo
     ]
     values = (after, _like(prefix), limit) * len(pages)
     found = [gun for (gun,) in cursor.all(f"{' UNION '.join(pages)} ORDER BY gun LIMIT ?", *values, limit)]
-    bytewise = cursor.dialect.bytewise.format("gun")
-    if not found or bytewise == "gun":
+    if not found or not cursor.dialect.lookalikes:
         return found
     # So far, one of each that the database takes for the same. In the order of its index: all of them by themselves
     # would make it sort everything for each page.
     exact = [
-        f"SELECT DISTINCT gun, {bytewise} AS exactly FROM {table} "  # noqa: S608  # constants
+        f"SELECT DISTINCT gun, {cursor.dialect.bytewise.format('gun')} AS exactly FROM {table} "  # noqa: S608  # constants
         f"WHERE {condition} gun >= ? AND gun <= ?"
         for table, condition in tables.items()
     ]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import Change, Stored, Update
@@ -87,6 +87,13 @@ def lock(cursor: Cursor, gun: str) -> Row | None:
 def _check_gun(gun: Gun, row: Row | None) -> None:
     if row is not None and row[0] != gun:
         raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
+
+
+def _check_name(cursor: Cursor, gun: Gun) -> None:
+    # The exact name goes first: what a Go Notary wrote under another one since does not take it away.
+    if cursor.first("SELECT gun FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
+        row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
+        _check_gun(gun, row)
 
 
 def _publish(
@@ -223,6 +230,12 @@ class SQLMetadataStore:
         if not 0 < version <= _INT32_MAX:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
+
+    def check_name(self, gun: Gun) -> Deferred[None]:
+        """See the port."""
+        if not self._database.dialect.lookalikes:
+            return succeed(None)
+        return self._database.read(_check_name, gun)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""

@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from notary.admin.command import Status
 from notary.storage.sql import open_key_store, open_metadata_store
 from tests.admin.conftest import admin, write_config
-from tests.support.certs import Authority
+from tests.support.certs import DAY, Authority
 
 ROOT = Path(__file__).parent.parent.parent
 PASSPHRASE = {"NOTARY_SIGNER_ONE": "correct horse"}
@@ -124,6 +124,35 @@ async def test_what_is_broken_is_a_problem(signer, tmp_path, damage, expected):
     assert any(expected in each for each in problems(outcome)), problems(outcome)
     if expected == "there is no file":
         assert not (tmp_path / "signer.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "problem"),
+    [
+        pytest.param(lambda path: Authority.root("root").leaf("tokens").write(path, "tokens"), None, id="in order"),
+        pytest.param(lambda _path: None, "cannot be read", id="missing"),
+        pytest.param(lambda path: (path / "tokens.crt").write_text(""), "holds no certificate", id="empty"),
+        pytest.param(
+            lambda path: Authority.root("root").leaf("tokens", starts=-9 * DAY, ends=-DAY).write(path, "tokens"),
+            "expired 1 d ago",
+            id="expired",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_bundle_of_tokens(tmp_path, bundle, problem):
+    await make(open_metadata_store, tmp_path / "server.db")
+    bundle(tmp_path)
+    options = {"realm": "r", "service": "s", "issuer": "i", "rootcertbundle": "tokens.crt"}
+    value = {
+        "server": {"http_addr": ":0"},
+        "trust_service": {"type": "local"},
+        "storage": {"backend": "sqlite3", "db_url": "server.db"},
+        "auth": {"type": "token", "options": options},
+    }
+    outcome = await admin("check-config", "--config", write_config(tmp_path, "server.json", value), "--json")
+    assert outcome.status == (Status.OK if problem is None else Status.FOUND)
+    assert [problem in each for each in problems(outcome)] == ([] if problem is None else [True])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 
 import pytest
 import pytest_twisted
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -97,11 +97,14 @@ def test_the_newest_of_a_removed_delegation_stays():
 @given(
     st.lists(st.sampled_from([("root",), ("targets",), ("targets/releases",), ("root", "targets")]), max_size=8),
     st.integers(1, 5),
+    st.integers(0, 40),
 )
-def test_nothing_that_is_needed_goes(rounds, keep):
+@settings(max_examples=40)
+def test_nothing_that_is_needed_goes(rounds, keep, stop):
     stored = history(*rounds)
     before = stored.files
-    gone = set(collectable(stored, keep))
+    in_order = collectable(stored, keep)
+    gone = set(in_order)
     reachable = set()
     for role in ("timestamp", "snapshot"):
         for file in [each for each in before if each.role == role][-keep:]:
@@ -118,12 +121,10 @@ def test_nothing_that_is_needed_goes(rounds, keep):
     ]  # fmt: skip
     assert needless == [], "all that is not needed goes"
     # In whatever moment it is stopped: what clients get is whole.
-    for count in range(len(gone) + 1):
-        rest = InMemory(GUN)
-        rest.contents = {
-            file: stored.contents[file] for file in before if file not in collectable(stored, keep)[:count]
-        }
-        assert [each for each in fsck.check(rest) if each.error] == []
+    rest = InMemory(GUN)
+    stopped = set(in_order[: stop % (len(gone) + 1)])
+    rest.contents = {file: stored.contents[file] for file in before if file not in stopped}
+    assert [each for each in fsck.check(rest) if each.error] == []
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from notary.admin import walk
 from notary.admin.command import Status
@@ -17,7 +25,7 @@ from notary.storage.sql import open_key_store
 from tests.admin.conftest import admin, write_config
 from tests.support.author import make_key
 from tests.support.certs import Authority
-from tests.support.stored import Publisher
+from tests.support.stored import Place, Publisher
 
 GUN = "example.com/team/app"
 
@@ -301,3 +309,48 @@ def test_expiry_in_words():
         "5.0 MiB",
         "3.0 GiB",
     ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_interrupted_command_closes_what_it_opened(place, tmp_path):
+    await three(place)
+    running = Deferred.fromCoroutine(admin("repos", "list", "--config", place.config(tmp_path)))
+    running.cancel()
+    outcome = await running
+    assert (outcome.status, outcome.err) == (Status.INTERRUPTED, "")
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """The SQLite file of ``server_config``, with its tables."""
+    path = tmp_path / "server.db"
+    pytest_twisted.blockon(Deferred.fromCoroutine(Place("sqlite3", str(path)).make()))
+    return path
+
+
+def test_ctrl_c(server_config, made):
+    """The console script ends with the status of an interrupted program, and without a word."""
+    with closing(sqlite3.connect(made)) as connection:
+        rows = [(f"collection/{number:04}", b"{}") for number in range(3000)]
+        insert = "INSERT INTO tuf_files (gun, role, version, data) VALUES (?, 'timestamp', 1, ?)"
+        connection.executemany(insert, rows)
+        connection.commit()
+    command = [Path(sys.executable).parent / "notary-admin", "repos", "list", "--json", "--config", server_config]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    # It has begun, and cannot end: what it has to say does not fit into the pipe.
+    assert json.loads(process.stdout.readline())["gun"] == "collection/0000"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (Status.INTERRUPTED, "")
+    assert len(out.splitlines()) < len(rows) - 1
+
+
+def test_a_reader_that_goes_away(server_config, made):
+    script = Path(sys.executable).parent / "notary-admin"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [script, "check-config", "--config", server_config]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (Status.PIPE, "")

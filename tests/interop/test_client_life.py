@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.goclient import Machine, live
+from tests.support.migrated import migrated_database
 from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, daemon
 
 
@@ -20,10 +21,16 @@ from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, dae
         pytest.param((GO_SERVER, {"backend": "memory"}), id="go-memory"),
         pytest.param((OUR_SERVER, {"backend": "memory"}), id="ours-memory"),
         pytest.param((OUR_SERVER, {"backend": "sqlite3", "db_url": "notary.db"}), id="ours-sqlite3"),
+        pytest.param((OUR_SERVER, "mariadb"), id="ours-mysql"),
+        pytest.param((OUR_SERVER, "postgresql"), id="ours-postgres"),
     ]
 )
 def server(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certificates) -> Iterator[Daemon]:
     command, storage = request.param
+    if isinstance(storage, str):  # the fixture of a database server
+        database_server = request.getfixturevalue(storage)
+        _, db_url = migrated_database(database_server, "server")
+        storage = {"backend": database_server.backend, "db_url": db_url}
     with daemon("server", command, tmp_path / "server", tls=certificates, storage=storage) as started:
         yield started
 

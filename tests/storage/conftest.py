@@ -9,16 +9,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from notary.storage.migrate import SERVER, SIGNER
-from notary.storage.sql import migrate_database, open_key_store, open_metadata_store
-from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer
+from notary.storage.sql import open_key_store, open_metadata_store
 from tests.support.keyplace import KeyPlace
-
-SERVICES = {
-    "server": (SERVER, SERVER_RIGHTS, ["tuf_files", "changefeed"]),
-    "signer": (SIGNER, SIGNER_RIGHTS, ["private_keys"]),
-}
-"""By the daemon: its tables, the rights that its user has in these tests, and the tables that it writes to."""
+from tests.support.migrated import SERVICES, migrated_database
 
 
 def nowhere(request, service: str):
@@ -47,15 +40,6 @@ def on_server(fixture: str):
         return empty
 
     return prepare
-
-
-def migrated_database(server: DatabaseServer, service: str) -> tuple[str, str]:
-    """A new database with the tables of a service: its name, and the ``db_url`` of a user with that one's rights."""
-    tables, rights, _ = SERVICES[service]
-    database = server.database()
-    url = server.db_url(database)
-    pytest_twisted.blockon(Deferred.fromCoroutine(migrate_database(server.backend, url, tables, reactor)))
-    return database, server.db_url(database, server.user(database, rights))
 
 
 BACKENDS = [

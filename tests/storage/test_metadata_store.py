@@ -173,7 +173,11 @@ async def test_names_that_a_database_may_not_tell_apart(metadata_stores, fresh_d
     store = await metadata_stores()
     await store.publish(Gun(one), whole(1, "one"))
     before = await everything(store)
+    await store.check_name(Gun(one))
+    await store.check_name(OTHER)
     if backend == "mysql":
+        with pytest.raises(InvalidGun, match="cannot tell"):
+            await store.check_name(Gun(two))
         for version in (1, 2):
             for updates in (whole(version), [update(RELEASES, version)]):
                 with pytest.raises(InvalidGun, match="cannot tell"):

@@ -125,10 +125,17 @@ class DatabaseServer(ABC):
         self.stop()
         self.start()
 
+    def ensure(self) -> None:
+        """Start it if it does not run."""
+        if self._process is None:
+            self.start()
+
     def pause(self) -> None:
         """Let it hang: connections stay open, and nobody answers."""
         for pid in (self.pid, *self._children()):
             os.kill(pid, signal.SIGSTOP)
+            while any(thread.read_text("ascii").rpartition(")")[2].split()[0] != "T" for thread in _threads(pid)):
+                time.sleep(0.01)
 
     def resume(self) -> None:
         """End the pause."""
@@ -179,7 +186,8 @@ class DatabaseServer(ABC):
     def database(self) -> str:
         """Create an empty database; its name."""
         name = f"notary{next(self._names)}"
-        self.execute("", self._create_database(name))
+        for statement in self._create_database(name):
+            self.execute("", statement)
         return name
 
     def drop(self, database: str) -> None:
@@ -226,7 +234,7 @@ class DatabaseServer(ABC):
     def _connect_as_root(self, database: str) -> Any: ...
 
     @abstractmethod
-    def _create_database(self, name: str) -> str: ...
+    def _create_database(self, name: str) -> Iterable[str]: ...
 
     @abstractmethod
     def _drop_database(self, name: str) -> str: ...
@@ -298,8 +306,8 @@ class MariaDB(DatabaseServer):
             unix_socket=str(self.socket), user="root", database=database, autocommit=True, charset="utf8mb4"
         )
 
-    def _create_database(self, name: str) -> str:
-        return f"CREATE DATABASE {name} CHARACTER SET utf8"
+    def _create_database(self, name: str) -> Iterable[str]:
+        yield f"CREATE DATABASE {name} CHARACTER SET utf8"
 
     def _drop_database(self, name: str) -> str:
         return f"DROP DATABASE {name}"
@@ -359,8 +367,9 @@ class PostgreSQL(DatabaseServer):
             host=str(self.directory), port=self.port, user="root", dbname=database or "postgres", autocommit=True
         )
 
-    def _create_database(self, name: str) -> str:
-        return f"CREATE DATABASE {name} STRATEGY = file_copy"
+    def _create_database(self, name: str) -> Iterable[str]:
+        yield f"CREATE DATABASE {name} STRATEGY = file_copy"
+        yield f"REVOKE ALL ON DATABASE {name} FROM PUBLIC"
 
     def _drop_database(self, name: str) -> str:
         return f"DROP DATABASE {name} WITH (FORCE)"
@@ -370,7 +379,6 @@ class PostgreSQL(DatabaseServer):
 
     def _create_user(self, user: User, database: str, rights: str) -> Iterable[str]:
         yield f"CREATE ROLE {user.name} LOGIN PASSWORD '{user.password}'"
-        yield f"REVOKE ALL ON DATABASE {database} FROM PUBLIC"
         yield f"GRANT CONNECT ON DATABASE {database} TO {user.name}"
         for maker in ("root", self.admin.name):
             for_tables_of = f"ALTER DEFAULT PRIVILEGES FOR ROLE {maker} IN SCHEMA public"
@@ -378,6 +386,11 @@ class PostgreSQL(DatabaseServer):
             yield f"{for_tables_of} GRANT USAGE ON SEQUENCES TO {user.name}"
         yield f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO {user.name}"
         yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {user.name}"  # serial columns count with these
+
+
+def _threads(pid: int) -> Iterable[Path]:
+    """The files that tell what the threads of a process are doing."""
+    return Path(f"/proc/{pid}/task").glob("*/stat")
 
 
 def _me() -> str:

@@ -28,7 +28,7 @@ _DUPLICATES = frozenset({1062, 1169, 1586})
 _ADVICE: Mapping[int, str] = MappingProxyType(
     {
         1040: "the database has no connection left: raise its max_connections, or lower storage.connections",
-        1044: "the database user may not use this database: grant it the rights on it",
+        1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
         1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1049: "there is no database of this name: create it, or correct storage.db_url",
         1142: "the database user lacks a right: grant it",
@@ -112,8 +112,8 @@ MYSQL = Dialect(
     driver="notary.storage.drivers.mysql",
     needs='mysqlclient: pip install "notary-service[mysql]"',
     placeholder="%s",
-    exactly="{0} = %s AND BINARY {0} = %s",
-    bytewise="BINARY {0}",
+    exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
+    bytewise="CAST({0} AS BINARY)",
     member="({0})",
     connections=10_000,
     writers=10_000,

@@ -1,0 +1,26 @@
+"""Databases with the tables of a daemon, for whoever has that daemon's rights and no more."""
+
+from __future__ import annotations
+
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from notary.storage.migrate import SERVER, SIGNER
+from notary.storage.sql import migrate_database
+from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer
+
+SERVICES = {
+    "server": (SERVER, SERVER_RIGHTS, ["tuf_files", "changefeed"]),
+    "signer": (SIGNER, SIGNER_RIGHTS, ["private_keys"]),
+}
+"""By the daemon: its tables, the rights that its user has in these tests, and the tables that it writes to."""
+
+
+def migrated_database(server: DatabaseServer, service: str) -> tuple[str, str]:
+    """A new database with the tables of a service: its name, and the ``db_url`` of a user with that one's rights."""
+    tables, rights, _ = SERVICES[service]
+    database = server.database()
+    url = server.db_url(database)
+    pytest_twisted.blockon(Deferred.fromCoroutine(migrate_database(server.backend, url, tables, reactor)))
+    return database, server.db_url(database, server.user(database, rights))
