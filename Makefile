@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint pytest bench fixtures docs-config proto clean runtime dev packages bench-packages
+.PHONY: help up test test-docker lint pytest bench fixtures docs-config proto clean runtime dev packages bench-packages docker-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -15,6 +15,9 @@ up: runtime ## serve https://localhost:4443 in the foreground, and print a sessi
 	@etc/up.sh
 
 test: packages lint pytest ## run every check: ruff, mypy, all tests with coverage
+
+test-docker: docker-packages dev ## images, compose and content trust on a real Docker engine; takes minutes
+	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/docker
 
 lint: dev ## ruff and mypy only
 	$(BIN)/ruff check
@@ -55,3 +58,6 @@ packages:
 
 bench-packages:
 	@etc/require-packages.sh bench
+
+docker-packages:
+	@etc/require-packages.sh docker

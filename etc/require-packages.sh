@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|docker
 #
 # Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
 # the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
 set -euo pipefail
 
-target=${1:?up, dev, test or bench}
+target=${1:?up, dev, test, bench or docker}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
@@ -33,11 +33,22 @@ missing_packages() {
     fi
     if [ "$target" = test ]; then
         command -v openssl >/dev/null || echo openssl
+        # systemd-socket-activate; nothing needs systemd to run.
+        command -v systemd-socket-activate >/dev/null || echo systemd
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
         # Private instances of these are started by the tests; whether the system's own runs does not matter.
         command -v /usr/sbin/mariadbd >/dev/null || echo mariadb-server
         compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
+    fi
+    if [ "$target" = docker ]; then
+        command -v docker >/dev/null && command -v dockerd >/dev/null || echo docker.io
+        command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || echo docker-compose
+        command -v docker-registry >/dev/null || echo docker-registry
+        command -v debootstrap >/dev/null || echo debootstrap
+        command -v iptables >/dev/null || echo iptables
+        command -v notary >/dev/null || echo notary
+        command -v openssl >/dev/null || echo openssl
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

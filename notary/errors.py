@@ -81,6 +81,10 @@ class InvalidUpdate(NotaryError):
         self.fault = fault
         self.missing = missing
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that it can cross to another process."""
+        return type(self), (self.fault, str(self), self.missing)
+
 
 class InvalidMetadata(NotaryError):
     """One metadata file, by itself, is not valid: its structure, signatures, version or expiry."""

@@ -24,7 +24,7 @@ LAYERS = {
     "notary.proto": set(),
     "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
     "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net"},
+    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
     "notary.server.tap": {"notary.server"},
     "notary.signer.tap": {"notary.signer"},
     "twisted.plugins": set(),

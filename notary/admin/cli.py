@@ -18,7 +18,9 @@ from twisted.internet.task import react
 from notary import __version__
 from notary.admin.checkconfig import check_config
 from notary.admin.command import Status, Work
+from notary.admin.health import health
 from notary.admin.keys import keys
+from notary.admin.migrate import migrate
 from notary.admin.repos import repos
 from notary.admin.upkeep import expiring, fsck_, gc
 
@@ -29,7 +31,7 @@ def cli() -> None:
     """Look after the stores of a Notary server and signer."""
 
 
-for each in (check_config, repos, keys, expiring, fsck_, gc):
+for each in (check_config, health, migrate, repos, keys, expiring, fsck_, gc):
     cli.add_command(each)
 
 

@@ -108,6 +108,8 @@ def command(
             click.option(
                 "--config",
                 required=True,
+                envvar="NOTARY_CONFIG",
+                show_envvar=True,
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="The configuration file of a daemon, server or signer.",
             ),

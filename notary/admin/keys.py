@@ -113,7 +113,8 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
         "last_used": key.last_used,
         "pending": key.last_used is None,
     }
-    return [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used], record
+    cells: list[object] = [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used]
+    return cells, record
 
 
 # -- reencrypt --------------------------------------------------------------------------------------------------------

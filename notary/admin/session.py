@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from notary import config
 from notary.admin.output import Output
-from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig
+from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig, Storage
 from notary.errors import ConfigError
 from notary.storage.dialect import Pool
 from notary.storage.sql import pool_of
@@ -64,11 +64,26 @@ class Session:
 
         ``opener`` is one of those in :mod:`notary.storage`. Raises ConfigError and StorageFailed.
         """
-        storage = of.storage
-        _require_database(storage.backend, storage.db_url)
+        storage = self.storage(of)
         store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage))
         self.at_end(store.close)  # type: ignore[attr-defined]  # every store has it
         return store
+
+    def storage(self, of: ServerConfig | SignerConfig, *, must_exist: bool = True) -> Storage:
+        """The database that ``of`` names: not memory, and a file that is there if it ``must_exist``.
+
+        Raises ConfigError.
+        """
+        storage = of.storage
+        if storage.backend not in SQL_BACKENDS:
+            raise ConfigError(
+                f'storage.backend: "{storage.backend}" lives in the process of the daemon, where no other can see it; '
+                f"expected one of {', '.join(SQL_BACKENDS)}"
+            )
+        if must_exist and storage.backend == "sqlite3" and not Path(storage.db_url).exists():
+            # A daemon would make it, and the command then find nothing in it.
+            raise ConfigError(f"storage.db_url: there is no file {storage.db_url!r}; expected that of the daemon")
+        return storage
 
     def at_end(self, close: Callable[[], object]) -> None:
         """Call ``close`` when the command has ended; the last one given is the first one called."""
@@ -90,17 +105,6 @@ class Session:
             raise ConfigError("--yes: missing; there is no terminal to ask at, so this must say that you are sure")
         self.out.say(f"{question} [y/N]")
         return self._answers.readline().strip().lower() in ("y", "yes")
-
-
-def _require_database(backend: str, db_url: str) -> None:
-    if backend not in SQL_BACKENDS:
-        raise ConfigError(
-            f'storage.backend: "{backend}" lives in the process of the daemon, where no other can see it; '
-            f"expected one of {', '.join(SQL_BACKENDS)}"
-        )
-    if backend == "sqlite3" and not Path(db_url).exists():
-        # A daemon would make it, and the command then find nothing in it.
-        raise ConfigError(f"storage.db_url: there is no file {str(db_url)!r}; expected that of the daemon")
 
 
 def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:

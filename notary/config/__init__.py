@@ -6,7 +6,8 @@ Rules of this package:
 - The frozen dataclasses below are the one table of keys. A field made with ``key`` is a key: its type, its default,
   when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
   ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
-- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits`` and ``server.client_names`` are ours.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits``, ``server.client_names`` and
+  ``server.drain_timeout`` are ours.
 - What looks like a mistake but harms nothing (an unknown key) becomes a line in ``config.warnings``.
 """
 
@@ -22,11 +23,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from notary.config.table import Reader, key, parse, shown, variable_part
+from notary.config.table import Reader, differences, key, parse, shown, variable_part
 from notary.config.values import (
     ADDRESS,
     BOOLEAN,
     BYTES,
+    BYTES_OR_NONE,
     COUNT,
     FILE,
     GUN_PREFIXES,
@@ -44,7 +46,7 @@ from notary.config.values import (
 )
 from notary.errors import ConfigError
 
-__all__ = ["LOG_LEVELS", "Address", "Secret"]
+__all__ = ["LOG_LEVELS", "Address", "Secret", "differences"]
 
 SQL_BACKENDS = ("mysql", "postgres", "sqlite3")
 """The storage backends that need ``storage.db_url``."""
@@ -91,6 +93,15 @@ class Reporting:
     bugsnag: Bugsnag = field(default_factory=Bugsnag)
 
 
+def _drain_timeout(default: float) -> float:
+    timeout: float = key(
+        SECONDS,
+        "Seconds that a stopping daemon gives to the answers that it owes; then it cuts the connections.",
+        default=default,
+    )
+    return timeout
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """The section ``server`` of the server: plain HTTP if ``tls_cert_file`` is None."""
@@ -114,6 +125,7 @@ class Server:
         default=None,
         needs=("server.tls_cert_file",),
     )
+    drain_timeout: float = _drain_timeout(10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +272,12 @@ class Caching:
     """The section ``caching``."""
 
     max_age: MaxAge = field(default_factory=MaxAge)
+    memory_bytes: int = key(
+        BYTES_OR_NONE,
+        "How much metadata a server keeps in memory, in bytes; 0 means none. Whatever is kept, every read is as fresh "
+        "as the database. The memory backend does not need it.",
+        default=64 << 20,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +347,7 @@ class SignerServer:
         default=(),
         needs=("server.client_ca_file",),
     )
+    drain_timeout: float = _drain_timeout(5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ _INTRODUCTION = """\
 
 <!-- Generated from notary/config by `python -m notary.config > docs/configuration.md`; do not edit. -->
 
-Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the section `limits` and (of
-the signer) the key `server.client_names` are ours. Dots in the tables below stand for nesting: `server.http_addr` is
-the member `http_addr` of the object `server`.
+Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the section `limits` and the
+keys `server.drain_timeout` and (of the signer) `server.client_names` are ours. Dots in the tables below stand for
+nesting: `server.http_addr` is the member `http_addr` of the object `server`.
 
 - Letter case in key names does not matter. `null` and `""` count as absent. Numbers may be written as strings.
 - Paths of files are relative to the directory of the configuration file.
@@ -29,6 +29,8 @@ the member `http_addr` of the object `server`.
 - A value that cannot be used ends start-up with one line that names the key or the variable, the value and what was
   expected, and with exit status 1. The values of secrets are never shown.
 - Unknown keys and variables are ignored with a warning that names the nearest known one.
+- SIGHUP reads the file again. `logging.level` and the keys that name certificates and keys are taken over, and so is
+  what is in those files; for others a warning says that a restart is needed.
 """
 
 _PASSPHRASES = """\

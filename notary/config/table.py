@@ -72,6 +72,17 @@ def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
             yield from keys(types[item.name], f"{prefix}{item.name}.")
 
 
+def differences(one: Any, other: Any) -> tuple[str, ...]:
+    """Return the paths of the keys whose values are not the same in two configurations of one kind."""
+    return tuple(path for path, _, _ in keys(type(one)) if _value(one, path) != _value(other, path))
+
+
+def _value(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
 class _Given(NamedTuple):
     """A value that was given, and what to call it in a message: its path or its variable."""
 

@@ -165,6 +165,7 @@ FILE = Kind("the path of a file, relative to the directory of the configuration 
 BOOLEAN = Kind("true or false", _boolean)
 BYTES = Kind("a whole number of bytes of at least 1", _between(1, 1 << 62))
 COUNT = Kind("a whole number between 1 and 10000", _between(1, 10_000))
+BYTES_OR_NONE = Kind("a whole number of bytes, or 0", _between(0, 1 << 62))
 SECONDS = Kind(f"a number of seconds above 0, at most {MAX_CACHE_AGE}", _seconds)
 MAX_AGE = Kind(f"a whole number of seconds between 0 and {MAX_CACHE_AGE}", _between(0, MAX_CACHE_AGE))
 PORT = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))

@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum, auto
-from http import HTTPStatus
 from io import BytesIO
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -30,7 +28,8 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
 
-from notary.net.messages import Call, Response
+from notary.net.messages import Call, Response, conditional
+from notary.net.plain import NO_QUERY, read_fields, read_line
 from notary.net.target import Refused, decode_path, parse_query, redirection, split_target
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-_NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-_CONDITIONAL: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 _PIECE: Final = 64 * 1024  # bytes of a body that are handed to the transport at a time
 _TURN: Final = 1024 * 1024  # bytes of a body that are handed to it before others have their turn
@@ -141,18 +138,15 @@ class Request(http.Request):
         call.body = self.content.getvalue()
         self.content = BytesIO()
         self._called = True
-        try:
-            result = self.site.handler(call)
-            if isinstance(result, Response):
-                self.answer(result)
-                return
-            deferred = ensureDeferred(result)
-        except Exception as error:  # noqa: BLE001 - the application's table decides
-            self.answer(self.site.failed(error))
-            return
+        result = self.site.handle(call)
+        if isinstance(result, Response):
+            self.answer(result)
+        else:
+            self._wait_for(result)
+
+    def _wait_for(self, deferred: Deferred[Response]) -> None:
         self.site.working.add(self)
-        deferred.addCallbacks(self._checked, self._failed).addCallback(self.answer)
-        deferred.addBoth(self._worked)
+        deferred.addCallbacks(self._done, self._failed)
 
     def _read_head(self) -> tuple[Call, Response | None]:
         """The call, without its body, and what sends it to the clean form of its path if it is not. Raises Refused."""
@@ -178,33 +172,28 @@ class Request(http.Request):
             method=self.method.decode("ascii"),
             path="" if path == "*" else decode_path(path),
             raw_path=path.encode("latin-1"),
-            query=parse_query(query[1:]) if query else _NO_QUERY,
+            query=parse_query(query[1:]) if query else NO_QUERY,
             headers=headers,
             remote=self.channel.remote,
             secure=self.channel.secure,
         )
 
-    def _checked(self, result: object) -> Response:
-        if isinstance(result, Response):
-            return result
-        return self.site.failed(TypeError(f"a handler returned {type(result).__name__}, not a Response"))
+    def _done(self, result: object) -> None:
+        if not isinstance(result, Response):
+            result = self.site.failed(TypeError(f"a handler returned {type(result).__name__}, not a Response"))
+        try:
+            self.answer(result)
+        finally:
+            self.site.worked(self)
 
-    def _worked(self, result: object) -> object:
-        self.site.worked(self)
-        return result
-
-    def _failed(self, failure: Failure) -> Response:
+    def _failed(self, failure: Failure) -> None:
         error = failure.value
-        return self.site.failed(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self._done(self.site.failed(error if isinstance(error, Exception) else RuntimeError(repr(error))))
 
     def answer(self, response: Response) -> None:
         """Send ``response``, or the 304 that stands for it; if the client is gone, only log it."""
         call = cast("Call", self.call)
-        if call.method in _CONDITIONAL and response.etag is not None and response.status == HTTPStatus.OK:
-            condition = call.headers.get("if-none-match")
-            if condition is not None and response.matches(condition):
-                response = response.not_modified()
-        self.response = response
+        self.response = response = conditional(call, response)
         if self._disconnected:
             self.site.log(self)
             return
@@ -284,6 +273,35 @@ class Request(http.Request):
         self._reserved = 0
 
 
+class _Plain(Request):
+    """A request that the parser has not seen: complete from the beginning, and waiting for its handler."""
+
+    def __init__(self, channel: Connection, call: Call, started: float, waits_for: Deferred[Response]) -> None:
+        # Not Request's: nothing of what it prepares for the parser and for stock resources is needed.
+        self.channel = channel
+        self.site = channel.site
+        self.call = call
+        self.started = started
+        self.response = None
+        self.notifications = []
+        self.queued = False
+        self.content = BytesIO()
+        self._reserved = 0
+        self._called = True
+        self._rest = b""
+        self._turn = None
+        channel.requests.append(self)
+        self._wait_for(waits_for)
+
+    def finish(self) -> None:
+        if self.channel.waits_for_nothing:
+            self.site.log(self)
+            self.finished = 1
+            self.channel.plain_done()
+        else:
+            super().finish()
+
+
 @implementer(IHalfCloseableProtocol)
 class Connection(http.HTTPChannel):
     """One client: twisted.web's parser, with our limits, deadlines and answers to what is no request."""
@@ -308,12 +326,20 @@ class Connection(http.HTTPChannel):
         self._progress = 0
         self._dropped = 0
         self._ended = False
+        self._plain_block = b""  # the fields of the last plain request, and what they say: they seldom change
+        self._plain_headers: Mapping[str, str] | None = None
 
     @property
     def method(self) -> str:
         """The method of the request that is being received, "" as long as it is not known."""
         command: bytes = getattr(self, "_command", b"")
         return command.decode("ascii")
+
+    @property
+    def _first_line(self) -> int:
+        """1 if the parser is at the very beginning of a request."""
+        state: int = getattr(self, "_HTTPChannel__first_line")  # noqa: B009 - or Python would take it for ours
+        return state
 
     @property
     def choked(self) -> bool:
@@ -335,7 +361,10 @@ class Connection(http.HTTPChannel):
         return self._address
 
     def dataReceived(self, data: bytes) -> None:
-        if self.phase is _Phase.CLOSING:
+        phase = self.phase
+        if (phase is _Phase.IDLE or (phase is _Phase.HEAD and not self._begun)) and self._is_plain(data):
+            return
+        if phase is _Phase.CLOSING:
             return
         if self.phase is _Phase.REFUSED:
             self._dropped += len(data)
@@ -350,6 +379,54 @@ class Connection(http.HTTPChannel):
             if self._progress >= _PROGRESS:
                 self._await(_Phase.BODY, self.site.limits.body_seconds)
         LineReceiver.dataReceived(self, data)
+
+    def _is_plain(self, data: bytes) -> bool:
+        """Answer ``data`` if it is one whole ordinary request, without the parser; False if it is anything else."""
+        if data[-4:] != b"\r\n\r\n" or len(data) > self.totalHeadersSize or self.site.stopping or self._first_line != 1:
+            return False
+        end = data.index(b"\r\n")
+        block = data[end + 2 :]
+        if block != self._plain_block:
+            self._plain_block, self._plain_headers = block, read_fields(block, self.maxHeaders)
+        line = read_line(data[:end])
+        if line is None or self._plain_headers is None or end > self.site.limits.request_line:
+            return False
+        started = self.site.seconds()
+        call = Call(*line, self._plain_headers, self.remote, self.secure)
+        self.phase = _Phase.BUSY
+        self.deadline = None
+        result = self.site.handle(call)
+        if not isinstance(result, Response):
+            self._handlingRequest = True
+            self.setRawMode()  # what comes before the answer is kept
+            _Plain(self, call, started, result)
+            return True
+        response = conditional(call, result)
+        body = b"" if call.method == "HEAD" else response.body
+        if len(body) > _PIECE or self.choked:
+            self._handlingRequest = True
+            self.setRawMode()
+            _Plain(self, call, started, succeed(response))
+            return True
+        self.transport.write(b"".join((response.head, self.site.date(), body)))
+        self.site.finished(call, response.status, len(body), self.site.seconds() - started)
+        if self.phase is _Phase.BUSY:
+            self._await(_Phase.IDLE, self.site.limits.idle_seconds)
+            if self._ended or self.site.stopping:
+                self._end()
+        return True
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether nothing has come, and nothing has happened to the connection, since its only request."""
+        return not (self._dataBuffer or self.choked or self._ended) and bool(self.persistent)
+
+    def plain_done(self) -> None:
+        """What ``requestDone`` comes to then."""
+        self.requests.clear()
+        self._handlingRequest = False
+        self.line_mode = 1
+        self._await(_Phase.IDLE, self.site.limits.idle_seconds)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.deadline = None

@@ -10,7 +10,9 @@ Rules of this module:
   and status 1. Errors that are meant for people show their message only; any other is a fault of the program, and its
   line says where it happened.
 - A running daemon ends on SIGTERM or SIGINT, after its service has stopped, by that same signal: so do ``twistd`` and
-  the reference. SIGUSR1 and SIGUSR2 change the log level.
+  the reference. SIGUSR1 and SIGUSR2 change the log level. SIGHUP reads the configuration, and the files that it names,
+  again; what cannot be used is one line of level ``error`` and changes nothing.
+- systemd hears of all that, where it is systemd that started the daemon.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred
 from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, LogBeginner, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -36,6 +41,7 @@ from twisted.python.logfile import LogFile
 
 from notary.errors import ConfigError, NotaryError
 from notary.net.logs import LineObserver, Stream, failure_fields
+from notary.net.systemd import Notifier
 
 # -- flags ------------------------------------------------------------------------------------------------------------
 
@@ -78,6 +84,9 @@ class Options(usage.Options):
 
     commit: ClassVar[str] = git_commit(Path(__file__).resolve().parents[2])
     """The Git commit that it was built from."""
+
+    log: LineObserver
+    """Where the daemon logs, once ``make_daemon`` has been called."""
 
     optParameters: ClassVar = [
         ["config", None, "", "The configuration file, JSON; docs/configuration.md lists its keys."],
@@ -165,11 +174,26 @@ class Config(Protocol):
 
 
 _Config = TypeVar("_Config", bound=Config)
+_SERVING: Final = "Serving"
 _Options = TypeVar("_Options", bound=Options)
 
 
+@runtime_checkable
+class Managed(Protocol):
+    """What a service may have beyond starting and stopping."""
+
+    on_waiting: Callable[[str, float], None]
+    """Called during a start that takes long, with what it waits for and the seconds until the next word, at most."""
+
+    async def reload(self, config: Any) -> Sequence[str]:
+        """Use what of a new configuration can be used at run time; return a line for each key that needs a restart.
+
+        Raises NotaryError; then nothing has changed.
+        """
+
+
 class Daemon(Service):
-    """Runs one service, reports the failure of its start, and changes the log level on signals.
+    """Runs one service, reports the failure of its start, and does what signals ask for.
 
     ``service.startService()`` may return a Deferred; if that fails, the process ends with status 1.
     ``service.stopService()`` must work at any time after ``startService`` was called, failed starts included.
@@ -179,17 +203,33 @@ class Daemon(Service):
         log: Where it logs.
         reactor: The reactor that runs it.
         twistd: Whether ``twistd`` owns the process, and so its exit status.
+        load: Reads the configuration again, in a thread; raises NotaryError.
+        notifier: Tells the service manager.
     """
 
     failed = False
     """Whether the service could not start; the exit status is then 1."""
 
-    def __init__(self, service: Service, log: LineObserver, reactor: Any, *, twistd: bool) -> None:
+    def __init__(
+        self,
+        service: Service,
+        log: LineObserver,
+        reactor: Any,
+        *,
+        twistd: bool,
+        load: Callable[[], Config],
+        notifier: Notifier,
+    ) -> None:
         self.log = log
         self._service = service
         self._reactor = reactor
         self._twistd = twistd
+        self._load = load
+        self._notifier = notifier
         self._starting: Deferred[object] | None = None
+        self._reloading = DeferredLock()
+        self._watchdog = LoopingCall(notifier.alive)
+        self._watchdog.clock = reactor
         self._handlers: dict[signal.Signals, Any] = {}
 
     def setServiceParent(self, parent: Any) -> None:
@@ -201,23 +241,78 @@ class Daemon(Service):
     def startService(self) -> None:
         """Start the service and listen to signals."""
         super().startService()
-        for number, more in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
-            self._handlers[number] = signal.signal(number, self._step_later(more=more))
+        for number, act in {
+            signal.SIGUSR1: lambda: self.log.step(more=True),
+            signal.SIGUSR2: lambda: self.log.step(more=False),
+            signal.SIGHUP: self.reload,
+        }.items():
+            self._handle(number, act)
+        self._reactor.callWhenRunning(self._take_over)
+        if self._notifier.watchdog is not None:
+            self._watchdog.start(self._notifier.watchdog / 2)
+        if isinstance(self._service, Managed):
+            self._service.on_waiting = self._notifier.starting
         self._starting = maybeDeferred(self._service.startService)
-        self._starting.addErrback(self._start_failed)
+        self._starting.addCallbacks(lambda _: self._notifier.ready(_SERVING), self._start_failed)
 
     def stopService(self) -> Deferred[object]:
         """Stop the service, also in the middle of its start."""
         super().stopService()
+        self._notifier.stopping()
         if self._starting is not None:
             self._starting.cancel()
+        stopped = maybeDeferred(self._service.stopService)
+        return stopped.addBoth(self._stopped)
+
+    def _stopped(self, result: object) -> object:
+        # Not earlier: a signal that comes while the service drains must not end the process.
         while self._handlers:
             signal.signal(*self._handlers.popitem())
-        return maybeDeferred(self._service.stopService)
+        if self._watchdog.running:
+            self._watchdog.stop()
+        return result
 
-    def _step_later(self, *, more: bool) -> Callable[[int, object], None]:
+    def _handle(self, number: signal.Signals, act: Callable[[], object]) -> None:
         # A signal may come in the middle of writing a line: leave it to the reactor.
-        return lambda _number, _frame: self._reactor.callFromThread(self.log.step, more=more)
+        before = signal.signal(number, lambda _number, _frame: self._reactor.callFromThread(act))
+        self._handlers.setdefault(number, before)
+
+    def _take_over(self) -> None:
+        """Handle the signals that end the process, in place of Twisted, which logs a traceback if two come."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if self.running and signal.getsignal(number) is not signal.SIG_IGN:
+                self._handle(number, partial(self._end, number))
+
+    def _end(self, number: signal.Signals) -> None:
+        if getattr(self._reactor, "_exitSignal", None) is None:
+            self._reactor._exitSignal = number  # noqa: SLF001 - where twistd looks; there is no public name
+        self._stop_reactor()
+
+    # -- reloading ----------------------------------------------------------------------------------------------------
+
+    def reload(self) -> Deferred[None]:
+        """Read the configuration and all its files again, one time after the other."""
+        return self._reloading.run(lambda: Deferred.fromCoroutine(self._reload()))
+
+    async def _reload(self) -> None:
+        if not self.running:
+            return
+        self._notifier.reloading()
+        status = _SERVING
+        try:
+            config = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
+            lines = await self._service.reload(config) if isinstance(self._service, Managed) else ()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the service goes on with what it has
+            fields = {} if isinstance(error, NotaryError) else failure_fields(Failure())
+            self.log.announce("error", f"Nothing was reloaded: {error}", **fields)
+            status = f"{_SERVING}; the last reload failed: {error}"
+        else:
+            for line in (*config.warnings, *lines):
+                self.log.announce("warning", line)
+            self.log.level = config.logging.level
+            self.log.announce("info", f"Reloaded; the log level is {self.log.level}")
+        if self.running:
+            self._notifier.ready(status)
 
     def _start_failed(self, failure: Failure) -> None:
         if isinstance(failure.value, CancelledError) and not self.running:
@@ -256,8 +351,14 @@ def make_daemon(
     Raises:
         SystemExit: There is no such service; the reason was logged.
     """
-    log = LineObserver(_stream(options.parent), options["logf"])
+    log = options.log = LineObserver(_stream(options.parent), options["logf"])
     log.announce("info", options.banner())
+    # twistd changes the directory later.
+    absolute = str(Path(options["config"]).absolute())
+
+    def load_again() -> _Config:
+        return load(*_read(absolute, environ))
+
     try:
         config = load(*_read(options["config"], environ))
         for warning in config.warnings:
@@ -269,7 +370,7 @@ def make_daemon(
         _report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
         raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
-    return Daemon(service, log, reactor, twistd=options.parent is not None)
+    return Daemon(service, log, reactor, twistd=options.parent is not None, load=load_again, notifier=Notifier(environ))
 
 
 def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -187,6 +187,19 @@ class Site(http.HTTPFactory):
             return self._admit(call)
         except Exception as error:  # noqa: BLE001 - the application's table decides
             return self.failed(error)
+
+    def handle(self, call: Call) -> Response | Deferred[Response]:
+        """What the application's handler makes of a call."""
+        try:
+            result = self.handler(call)
+            if isinstance(result, Response):
+                return result
+            deferred = ensureDeferred(result)
+            if deferred.called and isinstance(deferred.result, Response):
+                return deferred.result
+        except Exception as error:  # noqa: BLE001 - the application's table decides
+            return self.failed(error)
+        return deferred
 
     def failed(self, error: Exception) -> Response:
         """Return the application's answer to an exception of its handler."""

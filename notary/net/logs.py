@@ -89,6 +89,10 @@ class LineObserver:
     def level(self, name: str) -> None:
         self._threshold = LEVELS.index(name)
 
+    def writes(self, level: str) -> bool:
+        """Whether events of this level, one of LEVELS, are written."""
+        return LEVELS.index(level) <= self._threshold
+
     def step(self, *, more: bool) -> None:
         """Make the log one level more or less verbose, as a signal asks, and say so at any level."""
         wanted = self._threshold + (1 if more else -1)
@@ -105,7 +109,7 @@ class LineObserver:
     def __call__(self, event: LogEvent) -> None:
         """Write an event, if it is severe enough."""
         level = _level(event)
-        if LEVELS.index(level) > self._threshold:
+        if not self.writes(level):
             return
         fields = {
             name: value for name, value in event.items() if not name.startswith("log_") and name not in _NOT_FIELDS

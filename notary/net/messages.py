@@ -19,6 +19,7 @@ _FIELD_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ETAG: Final = re.compile(r'(?:W/)?"([^"]*)"')
 _KEPT_BY_304: Final = frozenset({"cache-control", "content-location", "expires", "pragma", "vary"})
+_CONDITIONAL: Final = frozenset({"GET", "HEAD"})
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -94,6 +95,19 @@ class Response:
         if self.etag is None:
             return False
         return if_none_match.strip() == "*" or self.etag in _ETAG.findall(if_none_match)
+
+
+def conditional(call: Call, response: Response) -> Response:
+    """``response``, or the 304 that stands for it if the client already has it (If-None-Match)."""
+    condition = call.headers.get("if-none-match")
+    if (
+        condition is not None
+        and call.method in _CONDITIONAL
+        and response.status == HTTPStatus.OK
+        and response.matches(condition)
+    ):
+        return response.not_modified()
+    return response
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import errno
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -26,6 +27,7 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from service_identity.exceptions import CertificateError, VerificationError
+from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -37,11 +39,12 @@ from twisted.internet.interfaces import (
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.errors import ConfigError
+from notary.net.handshake import HandshakeFactory, HandshakeFailed, OnRefused, judge, judge_name
 
 _log = Logger()
 
@@ -50,6 +53,7 @@ HTTP: Final = (b"http/1.1",)
 GRPC: Final = (b"h2",)
 """The protocols (ALPN) of gRPC."""
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
+_DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _BACKLOG: Final = 1024
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
@@ -60,47 +64,69 @@ _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed255
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``context`` may be replaced at any time: the connections that are made from then on use the new one.
+    ``use`` replaces the context: the connections that are made from then on use the new one.
     """
 
     def __init__(self, context: SSL.Context) -> None:
-        self.context = context
+        self.use(context)
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
+        self._context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        return SSL.Connection(self.context)
+        connection = SSL.Connection(self._context)
+        connection.set_app_data(tlsProtocol)
+        return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
-    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove."""
+    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
 
-    def __init__(self, context: SSL.Context, hostname: str) -> None:
-        self._context = context
+    ``use`` replaces the context: the connections that are made from then on use the new one.
+    """
+
+    def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
+        self.trusted_by = trusted_by
         self._hostname = hostname
         self._is_address = _is_address(hostname)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+        self.use(context)
 
-    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
+        context.set_verify(_DEMAND, self._verify)
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
         connection = SSL.Connection(self._context)
+        connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
         return connection
 
-    def _verify(self, connection: SSL.Connection, certificate: X509, _error: int, depth: int, trusted: int) -> bool:
-        if not trusted or depth > 0:
-            return bool(trusted)
+    def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+        if not trusted:
+            return _refuse(connection, judge(certificate, error, depth, self.trusted_by))
+        if depth > 0:
+            return True
         leaf = certificate.to_cryptography()
         try:
             if self._is_address:
                 verify_certificate_ip_address(leaf, self._hostname)
             else:
                 verify_certificate_hostname(leaf, self._hostname)
-        except (VerificationError, CertificateError):
-            connection.get_app_data().failVerification(Failure())
-            return False
+        except (VerificationError, CertificateError) as unlike:
+            return _refuse(connection, judge_name(leaf, self._hostname, unlike))
         return True
+
+
+def _refuse(connection: SSL.Connection, verdict: HandshakeFailed) -> bool:
+    """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
+    connection.get_app_data().verdict = verdict
+    return False
 
 
 def server_context(
@@ -124,7 +150,7 @@ def server_context(
     context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
     if client_ca_file is not None:
         _trust(context, f"{section}.client_ca_file", client_ca_file)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        context.set_verify(_DEMAND, partial(_verify_client, f"{section}.client_ca_file"))
         # OpenSSL resumes the session of a client with a certificate only within a named context.
         context.set_session_id(b"notary")
     return context
@@ -142,16 +168,15 @@ def server_options(
     return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
 
 
-def client_options(
-    hostname: str,
+def client_context(
     ca_file: Path | None = None,
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
     *,
     section: str = "trust_service",
-) -> ClientOptions:
-    """Return the options of a TLS client of ``hostname``, for `twisted.internet.endpoints.wrapClientTLS`.
+) -> SSL.Context:
+    """Return the context of a client.
 
     Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
     ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
@@ -164,7 +189,24 @@ def client_options(
         _trust(context, f"{section}.tls_ca_file", ca_file)
     else:
         context.set_default_verify_paths()
-    return ClientOptions(context, hostname)
+    return context
+
+
+def client_options(
+    hostname: str,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    protocols: Sequence[bytes] = GRPC,
+) -> ClientOptions:
+    """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`; see `client_context`."""
+    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols), hostname)
+
+
+def _verify_client(
+    trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
+) -> bool:
+    return bool(trusted) or _refuse(connection, judge(certificate, error, depth, trusted_by))
 
 
 def _context(method: int) -> SSL.Context:
@@ -338,20 +380,61 @@ class _Port(Port):
         return made
 
 
+class _UnixPort(unix.Port):
+    """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the port."""
+        Port.connectionLost(self, reason)
+
+
 def listen(
-    reactor: Any, host: str, port: int, factory: IProtocolFactory, tls: ServerOptions | None = None
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
 ) -> Deferred[IListeningPort]:
-    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given.
+    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given; ``on_refused`` hears of failures.
 
     ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
     ``port`` 0 means any. Fails with CannotListenError.
     """
-    if tls is not None:
-        wrapper: Any = TLSMemoryBIOFactory(cast("Any", tls), isClient=False, wrappedFactory=factory, clock=reactor)
-        # The default protocol collects small writes for a turn of the reactor; our answers are single writes.
-        wrapper.protocol = TLSMemoryBIOProtocol
-        factory = wrapper
-    return maybeDeferred(_listen, reactor, host, port, factory)
+    return maybeDeferred(_listen, reactor, host, port, _encrypted(reactor, factory, tls, on_refused))
+
+
+def adopt(
+    reactor: Any,
+    listening: socket.socket,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
+) -> IListeningPort:
+    """Serve a socket that listens already, of TCP or of the Unix domain; otherwise as `listen`.
+
+    The port has a descriptor of its own: ``listening`` stays open, and listening, when the port stops.
+    """
+    factory = _encrypted(reactor, factory, tls, on_refused)
+    number, family = listening.fileno(), listening.family
+    # As reactor.adoptStreamPort does, which makes ports of the stock kinds only.
+    port: Any
+    if family == socket.AF_UNIX:
+        port = _UnixPort._fromListeningDescriptor(reactor, number, factory)  # noqa: SLF001
+    else:
+        port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
+    port.startListening()
+    return cast("IListeningPort", port)
+
+
+def _encrypted(
+    reactor: Any, factory: IProtocolFactory, tls: ServerOptions | None, on_refused: OnRefused | None
+) -> IProtocolFactory:
+    if tls is None:
+        return factory
+    trusted_by = "server.client_ca_file"
+    made = HandshakeFactory(tls, factory, reactor, client=False, trusted_by=trusted_by, on_refused=on_refused)
+    return cast("IProtocolFactory", made)
 
 
 def _listen(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:

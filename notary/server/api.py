@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -26,7 +28,6 @@ from notary.errors import (
     InvalidParameters,
     InvalidRole,
     MalformedUpload,
-    NoFilename,
     NotaryError,
     NotFound,
 )
@@ -38,7 +39,7 @@ from notary.server.repository import InThread, Repository
 from notary.storage import Change, Stored
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
-from notary.tuf.publish import MAX_FILES, Upload
+from notary.tuf.publish import MAX_FILES
 
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
@@ -124,11 +125,40 @@ class Route:
     method: str
     path: re.Pattern[str]
     of_gun: bool
-    handler: Callable[[Api, Call, Mapping[str, str]], Awaitable[Response]]
+    handler: Callable[[Api, Call, Found], Deferred[Response] | Coroutine[Any, Any, Response]]
     actions: tuple[str, ...] | None = ()
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
     broken: Fault = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a path asks for: its row of the table, and what it names.
+
+    ``name`` is the collection as it is written, None if the path has none; ``bad_name`` and ``bad_role`` say why there
+    can be no such collection or role. ``names`` has the other groups of the row's pattern.
+    """
+
+    route: Route
+    names: Mapping[str, str]
+    name: str | None = None
+    gun: Gun | None = None
+    bad_name: str = ""
+    role: RoleName | None = None
+    bad_role: str = ""
+
+    def collection(self) -> Gun:
+        """The collection; ``Api`` has refused what can be none."""
+        if self.gun is None:
+            raise NotFound(self.bad_name)
+        return self.gun
+
+    def gun_and_role(self) -> tuple[Gun, RoleName]:
+        """The collection and the role. Raises NotFound if there can be no such role."""
+        if self.role is None:
+            raise NotFound(self.bad_role)
+        return self.collection(), self.role
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +181,7 @@ class Api:
 
     ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
     ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
+    ``tells`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
     def __init__(
@@ -164,6 +195,7 @@ class Api:
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
         consistent: CachePolicy,
+        tells: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
         self._access = access
@@ -174,34 +206,54 @@ class Api:
         self._gun_prefixes = gun_prefixes
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
+        self._tells = tells
         self._log = Logger(namespace="notary.server.api")
 
     def admit(self, call: Call) -> Response | None:
         """Refuse a call before its body is read, if the body cannot matter."""
-        route, names = _find(call)
-        call.notes["operation"] = route.operation
+        found = find(call.method, call.path)
+        call.notes["operation"] = found.route.operation
         try:
-            self._let_in(route, names, call)
+            self._let_in(found, call)
         except NotaryError as error:
-            return self._refuse(route, call, error)
+            return self._refuse(found.route, call, error)
         return None
 
-    async def __call__(self, call: Call) -> Response:
-        """Answer one call. Never raises a domain error."""
-        route, names = _find(call)
-        call.notes["operation"] = route.operation
+    def __call__(self, call: Call) -> Response | Deferred[Response]:
+        """Answer one call. Never fails with a domain error.
+
+        Reads that can be answered from memory need no coroutine, which would cost as much as all the rest of them.
+        """
+        found = find(call.method, call.path)
+        call.notes["operation"] = found.route.operation
         try:
-            return await self._serve(route, names, call)
-        except NotaryError as error:
+            self._let_in(found, call)
+            result = found.route.handler(self, call, found)
+        except Exception as error:  # noqa: BLE001 - a client gets an answer whatever happens
+            return self._answer_to(error, found.route, call)
+        if isinstance(result, Response):
+            return result
+        answer = result if isinstance(result, Deferred) else Deferred.fromCoroutine(result)
+        return answer.addErrback(self._handler_failed, found.route, call)
+
+    def _handler_failed(self, failure: Failure, route: Route, call: Call) -> Response:
+        return self._answer_to(cast("BaseException", failure.value), route, call, failure)
+
+    def _answer_to(self, error: BaseException, route: Route, call: Call, failure: Failure | None = None) -> Response:
+        """What is answered if a handler fails."""
+        if isinstance(error, InvalidGun) and not isinstance(error, route.bad_name):
+            error = route.bad_name(str(error))  # the store cannot tell the name from another one
+        if isinstance(error, NotaryError):
             return self._refuse(route, call, error)
-        except Exception:  # noqa: BLE001 - a client gets an answer whatever happens
-            self._log.failure("unexpected error in {operation}", operation=route.operation, path=call.path)
-            return fault_response(route.broken)
+        self._log.failure("unexpected error in {operation}", failure, operation=route.operation, path=call.path)
+        return fault_response(route.broken)
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
-        notes = {"operation": "Malformed", **call.notes}
-        self._metrics.observe_request(notes["operation"], call.method, status, seconds, len(call.body), sent)
+        operation = call.notes.get("operation", "Malformed")
+        self._metrics.observe_request(operation, call.method, status, seconds, len(call.body), sent)
+        if not self._tells():
+            return
         self._log.info(
             "{method} {path} {status}",
             method=call.method,
@@ -210,7 +262,7 @@ class Api:
             bytes=sent,
             seconds=round(seconds, 6),
             remote=call.remote,
-            **notes,
+            **{"operation": operation, **call.notes},
         )
 
     def failed(self, error: Exception) -> Response:
@@ -218,26 +270,17 @@ class Api:
         self._log.failure("unexpected error outside of any operation", Failure(error))
         return fault_response(UNKNOWN)
 
-    async def _serve(self, route: Route, names: Mapping[str, str], call: Call) -> Response:
-        self._let_in(route, names, call)
-        try:
-            return await route.handler(self, call, names)
-        except InvalidGun as error:  # the store cannot tell the name from another one
-            raise route.bad_name(str(error)) from error
-
-    def _let_in(self, route: Route, names: Mapping[str, str], call: Call) -> None:
+    def _let_in(self, found: Found, call: Call) -> None:
         """Raise what stands against serving this route to this caller, whatever its body says."""
-        name = names.get("gun")
+        route, name = found.route, found.name
         if name is not None:
             call.notes["gun"] = name
             if self._gun_prefixes and not name.startswith(self._gun_prefixes):
                 raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
-            try:
-                Gun(name)
-            except InvalidGun as error:
-                raise route.bad_name(str(error)) from error
+            if found.gun is None:
+                raise route.bad_name(found.bad_name)
         if route.actions is not None:
-            access = (_CATALOG,) if name is None else tuple(("repository", name, action) for action in route.actions)
+            access = (_CATALOG,) if name is None else tuple([("repository", name, action) for action in route.actions])
             user = self._access.authorize(
                 call.headers.get("authorization"), call.headers.get("host", ""), access, self._now()
             )
@@ -256,77 +299,71 @@ class Api:
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
-    async def ping(self, _call: Call, _names: Mapping[str, str]) -> Response:
+    async def ping(self, _call: Call, _found: Found) -> Response:
         """Say that this is a registry-style API (clients ask before they ask for tokens)."""
         return Response(200, b"{}", (("Content-Type", JSON_UTF8),))
 
-    async def not_found(self, _call: Call, _names: Mapping[str, str]) -> Response:
+    async def not_found(self, _call: Call, _found: Found) -> Response:
         """Raise NotFound: every path that is not in the table."""
         raise NotFound("nothing is served at this path")
 
-    async def update(self, call: Call, names: Mapping[str, str]) -> Response:
+    async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
-        gun = Gun(names["gun"])
-        uploads = await self._in_thread(lambda: read_uploads(call.headers.get("content-type", ""), call.body))
-        timestamp = await self._repository.publish(gun, uploads)
+        gun = found.collection()
+        files = await self._in_thread(lambda: read_files(call.headers.get("content-type", ""), call.body))
+        timestamp = await self._repository.publish(gun, files)
         self._metrics.uploaded(ACCEPTED, len(call.body))
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
-    async def by_hash(self, _call: Call, names: Mapping[str, str]) -> Response:
+    def by_hash(self, _call: Call, found: Found) -> Deferred[Response]:
         """One immutable file, by checksum."""
-        gun, role = _gun_and_role(names)
-        return _metadata(
-            await self._repository.by_checksum(gun, role, names["checksum"].lower()), self._consistent_headers
-        )
+        stored = self._repository.by_checksum(*found.gun_and_role(), found.names["checksum"].lower())
+        return stored.addCallback(_metadata, self._consistent_headers)
 
-    async def by_version(self, _call: Call, names: Mapping[str, str]) -> Response:
+    def by_version(self, _call: Call, found: Found) -> Deferred[Response]:
         """One immutable file, by version."""
-        gun, role = _gun_and_role(names)
-        return _metadata(
-            await self._repository.by_version(gun, role, _version(names["version"])), self._consistent_headers
-        )
+        stored = self._repository.by_version(*found.gun_and_role(), _version(found.names["version"]))
+        return stored.addCallback(_metadata, self._consistent_headers)
 
-    async def current(self, _call: Call, names: Mapping[str, str]) -> Response:
+    def current(self, _call: Call, found: Found) -> Deferred[Response]:
         """The file of a role that counts now."""
-        gun, role = _gun_and_role(names)
-        return _metadata(await self._repository.current(gun, role), self._current_headers)
+        return self._repository.current(*found.gun_and_role()).addCallback(_metadata, self._current_headers)
 
-    async def get_key(self, _call: Call, names: Mapping[str, str]) -> Response:
+    async def get_key(self, _call: Call, found: Found) -> Response:
         """The public key with which the server signs a role."""
-        gun, role = _gun_and_role(names)
+        gun, role = found.gun_and_role()
         key = await self._repository.get_key(gun, role)
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, _call: Call, names: Mapping[str, str]) -> Response:
+    async def rotate_key(self, _call: Call, found: Found) -> Response:
         """The public key with which the server will sign a role."""
-        gun, role = _gun_and_role(names)
+        gun, role = found.gun_and_role()
         key = await self._repository.rotate_key(gun, role)
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def delete(self, _call: Call, names: Mapping[str, str]) -> Response:
+    async def delete(self, _call: Call, found: Found) -> Response:
         """Forget a collection."""
-        gun = Gun(names["gun"])
+        gun = found.collection()
         if await self._repository.delete(gun):
             self._log.info("trust data deleted for {gun}", gun=gun)
         return Response(200, b"", ())
 
-    async def changefeed(self, call: Call, names: Mapping[str, str]) -> Response:
+    async def changefeed(self, call: Call, found: Found) -> Response:
         """A page of the changes of one collection, or of all."""
-        name = names.get("gun")
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        changes = await self._repository.changes(Gun(name) if name else None, change_id, page)
+        changes = await self._repository.changes(found.gun, change_id, page)
         body = await self._in_thread(lambda: _changes(changes))
         return Response(200, body, (("Content-Type", JSON),))
 
-    async def health(self, _call: Call, _names: Mapping[str, str]) -> Response:
+    async def health(self, _call: Call, _found: Found) -> Response:
         """Whether the services behind this one work."""
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
-    async def metrics(self, _call: Call, _names: Mapping[str, str]) -> Response:
+    async def metrics(self, _call: Call, _found: Found) -> Response:
         """The figures of this process, for Prometheus."""
         content_type, body = self._metrics.render()
         return Response(200, body, (("Content-Type", content_type),))
@@ -335,6 +372,7 @@ class Api:
 # A GUN is everything between these two, greedy; never "*". A role that is no role at all is found out by RoleName.
 _BEFORE, _AFTER = "/v2/", "/_trust/"
 _TAIL = 512  # characters: the longest role and the longest checksum need 400
+_PATHS = 4096  # of those asked for last, it is remembered what they name: each of them has at most _TAIL characters
 _ROLE = r"(?P<role>root|targets(?:/[^/\s]+)*|snapshot|timestamp)"
 _SERVER_ROLE = r"(?P<role>snapshot|timestamp)"
 _HEX = r"(?P<checksum>[a-fA-F0-9]{64}|[a-fA-F0-9]{96}|[a-fA-F0-9]{128})"
@@ -365,14 +403,35 @@ ROUTES: Sequence[Route] = (
 _NOTHING = _route("NotFound", "", r"", Api.not_found, ())
 
 
-def _find(call: Call) -> tuple[Route, Mapping[str, str]]:
+def find(method: str, path: str) -> Found:
     """The first row that fits, and what its path names. HEAD is answered wherever GET is."""
-    method = "GET" if call.method == "HEAD" else call.method
-    for gun, path in _splits(call.path):
+    return (_remembered if len(path) <= _TAIL else _find)("GET" if method == "HEAD" else method, path)
+
+
+def _find(method: str, path: str) -> Found:
+    for name, rest in _splits(path):
         for route in ROUTES:
-            if route.method == method and route.of_gun is bool(gun) and (match := route.path.fullmatch(path)):
-                return route, match.groupdict() | ({"gun": gun} if gun else {})
-    return _NOTHING, {}
+            if route.method == method and route.of_gun is bool(name) and (match := route.path.fullmatch(rest)):
+                return _found(route, name, match.groupdict())
+    return Found(_NOTHING, {})
+
+
+_remembered = lru_cache(_PATHS)(_find)
+
+
+def _found(route: Route, name: str, names: dict[str, str]) -> Found:
+    gun, bad_name, role, bad_role = None, "", None, ""
+    if name:
+        try:
+            gun = Gun(name)
+        except InvalidGun as error:
+            bad_name = str(error)
+    if "role" in names:
+        try:
+            role = RoleName(names.pop("role"))
+        except InvalidRole as error:
+            bad_role = str(error)
+    return Found(route, names, name or None, gun, bad_name, role, bad_role)
 
 
 def _splits(path: str) -> Iterator[tuple[str, str]]:
@@ -393,29 +452,16 @@ def _splits(path: str) -> Iterator[tuple[str, str]]:
 # -- what handlers read and write -------------------------------------------------------------------------------------
 
 
-def read_uploads(content_type: str, body: bytes) -> list[Upload]:
-    """The files of an upload, in its order (docs/protocol.md, section 1).
+def read_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """The files of an upload, in its order: their roles, as they are written, and their contents.
 
-    The role is the raw file name of a part, less a trailing ``.json``. Raises MalformedUpload, NoFilename, InvalidRole
-    and MalformedJSON.
+    The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
+    MalformedUpload.
     """
     parts = parse_multipart(content_type, body)
     if len(parts) > MAX_FILES:
         raise MalformedUpload(f"the upload has {len(parts)} files; at most {MAX_FILES} are taken at once")
-    uploads = []
-    for part in parts:
-        name = part.filename.removesuffix(".json")
-        if not name:
-            raise NoFilename("a part of the upload has no file name; it must be the name of a role")
-        uploads.append(Upload(RoleName(name), part.data))
-    return uploads
-
-
-def _gun_and_role(names: Mapping[str, str]) -> tuple[Gun, RoleName]:
-    try:
-        return Gun(names["gun"]), RoleName(names["role"])
-    except InvalidRole as error:
-        raise NotFound(str(error)) from error
+    return [(part.filename.removesuffix(".json"), part.data) for part in parts]
 
 
 def _version(text: str) -> int:
@@ -427,9 +473,12 @@ def _version(text: str) -> int:
 
 
 def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
-    modified = format_datetime(stored.modified, usegmt=True)
-    headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
-    return Response(200, stored.data, headers, stored.sha256)
+    response: Response | None = stored.notes.get(cache)
+    if response is None:
+        modified = format_datetime(stored.modified, usegmt=True)
+        headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
+        response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
+    return response
 
 
 def _integer(call: Call, name: str) -> int:

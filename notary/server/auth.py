@@ -108,6 +108,10 @@ class TokenAuth:
         self._service = service
         self._issuer = issuer
         self._autoredirect = autoredirect
+        self.trust(certificates)
+
+    def trust(self, certificates: Sequence[x509.Certificate]) -> None:
+        """Trust these certificates, and no other, from now on."""
         self._anchors = [crypto.X509.from_cryptography(certificate) for certificate in certificates]
         keys = [_key_of(certificate) for certificate in certificates]
         self._by_fingerprint = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -22,12 +23,19 @@ from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
 
+P = ParamSpec("P")
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
+_SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
+
 KEPT = 1_000
 """How many timestamps and snapshots are not parsed again for a reader."""
+
+LARGE = 2_000_000
+"""Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
+which no other thread goes on, so that every read would wait."""
 
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
@@ -37,6 +45,14 @@ class InThread(Protocol):
     """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
 
     def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
+        """Start ``work``."""
+        ...
+
+
+class InProcess(Protocol):
+    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Start ``work``."""
         ...
 
@@ -75,6 +91,7 @@ class Repository:
         store: MetadataStore,
         signing: SigningService,
         in_thread: InThread,
+        offload: InProcess,
         now: Callable[[], datetime],
         on_refresh: Callable[[RoleName], None],
         on_expired_root: Callable[[], None],
@@ -82,6 +99,7 @@ class Repository:
         self._store = store
         self._signing = signing
         self._in_thread = in_thread
+        self._offload = offload
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
@@ -91,24 +109,34 @@ class Repository:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Stored:
+    def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
         """One immutable file by its checksum (lower-case hex). Raises NotFound."""
-        return await self._store.by_checksum(gun, role, sha256)
+        return self._store.by_checksum(gun, role, sha256)
 
-    async def by_version(self, gun: Gun, role: RoleName, version: int) -> Stored:
+    def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
         """One immutable file by its version. Raises NotFound."""
-        return await self._store.by_version(gun, role, version)
+        return self._store.by_version(gun, role, version)
 
-    async def current(self, gun: Gun, role: RoleName) -> Stored:
+    def current(self, gun: Gun, role: RoleName) -> Deferred[Stored]:
         """The file of ``role`` that clients shall use now. Raises NotFound.
 
         Root and targets roles are found by walking from the timestamp over the snapshot, so that only what a published
         timestamp vouches for is ever served; an expired timestamp or snapshot that the server can sign is renewed.
         (docs/protocol.md, section 1)
         """
-        if role in (TIMESTAMP, SNAPSHOT):
-            return await self._current_signed_by_server(gun, role)
-        found = await self._store.current(gun, [TIMESTAMP, SNAPSHOT, role])
+        if role in _SIGNED_BY_SERVER:
+            return self._store.current(gun, _SIGNED_BY_SERVER).addCallback(self._signed_by_server, gun, role)
+        return self._store.current(gun, (*_SIGNED_BY_SERVER, role)).addCallback(self._walk, gun, role)
+
+    def _walk(self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName) -> Stored | Deferred[Stored]:
+        timestamp, snapshot, stored = (found.get(each) for each in (TIMESTAMP, SNAPSHOT, role))
+        if timestamp is not None and snapshot is not None and stored is not None:
+            listed = self._listed.get(timestamp.sha256), self._listed.get(snapshot.sha256)
+            if _lists(listed[0], SNAPSHOT, snapshot) and _lists(listed[1], role, stored):
+                return stored
+        return Deferred.fromCoroutine(self._walk_slowly(gun, role, found))
+
+    async def _walk_slowly(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         snapshot = await self._vouched(gun, _present(found, TIMESTAMP), SNAPSHOT, found)
         return await self._vouched(gun, snapshot, role, found)
 
@@ -126,8 +154,20 @@ class Repository:
             return stored
         return await self._store.by_checksum(gun, role, sha256)
 
-    async def _current_signed_by_server(self, gun: Gun, role: RoleName) -> Stored:
-        found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+    def _signed_by_server(
+        self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName
+    ) -> Stored | Deferred[Stored]:
+        timestamp, snapshot = found.get(TIMESTAMP), found.get(SNAPSHOT)
+        if timestamp is not None and snapshot is not None:
+            until = self._good_until.get((timestamp.sha256, snapshot.sha256))
+            if until is not None and until > self._now():
+                if role == TIMESTAMP:
+                    return timestamp
+                if _lists(self._listed.get(timestamp.sha256), SNAPSHOT, snapshot):
+                    return snapshot
+        return Deferred.fromCoroutine(self._renewed_by_server(gun, role, found))
+
+    async def _renewed_by_server(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         timestamp, snapshot = _present(found, TIMESTAMP), _present(found, SNAPSHOT)
         pair = (timestamp.sha256, snapshot.sha256)
         until = self._good_until.get(pair)
@@ -136,7 +176,7 @@ class Repository:
             self._good_until.put(pair, until)
         if until <= self._now():
             if await self._renew(gun):
-                found = await self._store.current(gun, [SNAPSHOT, TIMESTAMP])
+                found = await self._store.current(gun, _SIGNED_BY_SERVER)
                 timestamp = _present(found, TIMESTAMP)
             else:
                 self._good_until.put(pair, self._now() + RETRY)
@@ -188,14 +228,20 @@ class Repository:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    async def publish(self, gun: Gun, uploads: Sequence[publish.Upload]) -> Update:
-        """Validate an upload, complete it with what the server signs, and store it all. The new timestamp.
+    async def publish(self, gun: Gun, files: Sequence[tuple[str, bytes]]) -> Update:
+        """Validate uploaded files (names of roles, contents), complete them with what the server signs, store it all.
 
-        Raises InvalidUpdate, OldVersion and InvalidGun; SigningFailed and StorageFailed when these services are down.
+        Returns the new timestamp. Raises NoFilename, InvalidRole, MalformedJSON, InvalidUpdate, OldVersion and
+        InvalidGun; SigningFailed and StorageFailed when these services are down.
         """
-        roles = await self._in_thread(lambda: publish.needed([upload.role for upload in uploads]))
-        current = await self._store.current(gun, roles)
-        plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        if sum([len(data) for _, data in files]) < LARGE:
+            uploads = await self._in_thread(lambda: publish.read(files))
+            current = await self._loaded(gun, [upload.role for upload in uploads])
+            plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        else:
+            current = await self._loaded(gun, publish.named(files))
+            held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
+            plan = await self._offload(publish.judge, gun, held, files, self._now())
         updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
@@ -206,6 +252,10 @@ class Repository:
         previous = current.get(TIMESTAMP)
         await self._store.publish(gun, [*updates, timestamp], None if previous is None else previous.sha256)
         return timestamp
+
+    async def _loaded(self, gun: Gun, roles: Sequence[RoleName]) -> Mapping[RoleName, Stored]:
+        needed = await self._in_thread(lambda: publish.needed(roles))
+        return await self._store.current(gun, needed)
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
@@ -247,6 +297,11 @@ def _checksums(stored: Stored) -> Mapping[str, str]:
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
     meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
     return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
+
+
+def _lists(listed: Mapping[str, str] | None, role: RoleName, stored: Stored) -> bool:
+    """Whether a file whose list is known vouches for ``stored``."""
+    return listed is not None and listed.get(role) == stored.sha256
 
 
 def _present(found: Mapping[RoleName, Stored], role: RoleName) -> Stored:

@@ -6,44 +6,61 @@ opposite order.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from socket import socket
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import ServerConfig, load_server
+from notary.config import ServerConfig, differences, load_server
 from notary.errors import ConfigError
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
 from notary.net.http import Limits, Site
+from notary.net.offload import Offload
+from notary.net.reload import Part, part, restart_lines
+from notary.net.systemd import first_environment, passed_sockets
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
 from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
-from notary.storage.sql import open_metadata_store, pool_of
-
-DRAIN_SECONDS = 10.0
-"""How long a stopping server waits for the answers that it owes."""
+from notary.storage.cache import CachedMetadataStore
+from notary.storage.migrate import SERVER
+from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
+
+
+VALIDATING_PROCESSES = 1
+"""Processes for large uploads at the same time: each may take several times the memory of its upload."""
 
 
 class Server(Assembly):
     """The server of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log
+    lines of level info are written.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any) -> None:
-        super().__init__(reactor, VALIDATORS)
+    def __init__(
+        self,
+        config: ServerConfig,
+        reactor: Any,
+        sockets: Sequence[socket] = (),
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(reactor, VALIDATORS, sockets)
+        self._tells = tells
         self._config = config
         self._log = Logger(namespace="notary.server")
         self._metrics = Metrics(version=__version__)
@@ -52,6 +69,7 @@ class Server(Assembly):
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+        self._signer_tls: tls.ClientOptions | None = None
         self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
 
     async def assemble(self) -> None:
@@ -61,15 +79,22 @@ class Server(Assembly):
             self._log.warn("the debug server is not part of this version yet")
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
-        store = await open_metadata_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        self.at_end(store.close)
+        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        store = await self.open(self._log, open_store)
+        self._reloader = self.watch(self._parts(config))
+        if storage.backend != "memory" and config.caching.memory_bytes:
+            store = CachedMetadataStore(store, config.caching.memory_bytes)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
         checks = {"DB operational": store.check, "Trust operational": self._signing.check}
         health = Health(checks, self.reactor, metrics.set_health)
         health.startService()
         self.at_end(health.stopService)
-        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
+        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        self.at_end(offload.close)
+        repository = Repository(
+            store, self._signing, self.in_thread, offload.run, utc_now, metrics.refreshed, metrics.expired_root
+        )
         max_age = config.caching.max_age
         api = Api(
             repository,
@@ -81,6 +106,7 @@ class Server(Assembly):
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
+            tells=self._tells,
         )
         site = Site(
             api,
@@ -91,14 +117,39 @@ class Server(Assembly):
             admit=api.admit,
             limits=self._limits(),
         )
-        self.at_end(lambda: site.stop(DRAIN_SECONDS))
+        self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
-        address = config.server.http_addr
-        self._log.info("Starting on {address}", address=str(address))
-        port = await tls.listen(self.reactor, address.host, address.port, site, self._tls)
-        self.at_end(port.stopListening)
+        refusals = self.refusals(self._log, mutual=config.server.client_ca_file is not None)
+        await self.listen(config.server.http_addr, site, self._tls, refusals)
         self.at_end(lambda: self._log.info("Stopping"))
+        if await self.opened():
+            health.stopService()
+            health.startService()  # checks at once
+
+    async def reload(self, config: ServerConfig) -> Sequence[str]:
+        """See `notary.net.daemon.Managed`."""
+        parts = self._parts(config)
+        await self._reloader.reload(parts)
+        return restart_lines(differences(self._config, config), parts)
+
+    def _parts(self, config: ServerConfig) -> Sequence[Part]:
+        """What is read from files, by a configuration that may be newer than the one that this server runs by."""
+        server, trust, bundle = config.server, config.trust_service, config.auth.options.rootcertbundle
+        parts = []
+        if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
+            pair = server.tls_cert_file, server.tls_key_file
+            load: Callable[[], Any] = partial(tls.server_context, *pair, server.client_ca_file)
+            keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
+            parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
+        if self._signer_tls is not None:
+            files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
+            keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
+            parts.append(part(keys, files, partial(tls.client_context, *files), self._signer_tls.use))
+        if isinstance(self._access, TokenAuth) and bundle is not None:
+            keys = ("auth.options.rootcertbundle",)
+            parts.append(part(keys, (bundle,), partial(load_bundle, bundle), self._access.trust))
+        return parts
 
     def _signing_service(self) -> SigningService:
         trust = self._config.trust_service
@@ -110,6 +161,7 @@ class Server(Assembly):
             return LocalSigner()
         self._log.info("Using remote signing service")
         options = tls.client_options(trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key)
+        self._signer_tls = options
         return RemoteSigner(Channel.to(self.reactor, trust.hostname, trust.port, options), trust.key_algorithm)
 
     def _limits(self) -> Limits:
@@ -146,15 +198,20 @@ def makeService(options: Options) -> daemon.Daemon:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    first = first_environment()
+
+    def load(text: str, environ: Mapping[str, str], directory: Path) -> ServerConfig:
+        config = load_server(text, environ, directory)
+        return replace(config, debug=config.debug or bool(options["debug"]))
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            return Server(replace(config, debug=config.debug or bool(options["debug"])), reactor)
+            return Server(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
         storage = config.storage
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor, pool_of(storage))
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load_server, build, reactor)
+    return daemon.make_daemon(options, load, build, reactor)
 
 
 def main() -> None:

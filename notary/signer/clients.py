@@ -56,15 +56,15 @@ class Clients:
 
     def _decide(self, peer: Peer) -> bool:
         if peer.certificate is None:
-            self._log.warn("client {peer} is refused: it showed no certificate", peer=peer.address)
+            self._log.error("client {peer} is refused: it showed no certificate", peer=peer.address)
             return False
         try:
             names = names_of(peer.certificate)
         except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
-            self._log.warn("client {peer} is refused: its certificate cannot be read", peer=peer.address)
+            self._log.error("client {peer} is refused: its certificate cannot be read", peer=peer.address)
             return False
         if names.isdisjoint(self._names):
-            self._log.warn(
+            self._log.error(
                 "client {peer} is refused: server.client_names has none of the names in its certificate: {names}",
                 peer=peer.address,
                 names=", ".join(sorted(names)) or "there are none",

@@ -24,8 +24,8 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound
-from notary.signer.shared import Shared
 from notary.storage import KeyStore, StoredKey, wrapped
+from notary.storage.shared import Shared
 from notary.storage.wrapped import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
@@ -120,6 +120,11 @@ class Keyring:
         row = await self._store.get(_checked(key_id))
         return Found(public_half(row), row.role)
 
+    def sign_at_once(self, key_id: str, message: bytes) -> Signed | None:
+        """What :meth:`sign` returns, or None if that has to wait for the store or a thread."""
+        known = self._recall(key_id)
+        return None if known is None or known.pending else known.sign(message)
+
     async def sign(self, key_id: str, message: bytes) -> Signed:
         """Sign ``message``, which is the whole of it, not a digest.
 
@@ -128,11 +133,11 @@ class Keyring:
         known = self._recall(key_id)
         if known is None:
             known = await self._loading(_checked(key_id))
-        signature = known.key.sign(message)
+        signed = known.sign(message)
         if known.pending:
             await self._marking(key_id)
             known.pending = False
-        return Signed(known.key.public, known.key.method, signature)
+        return signed
 
     async def delete(self, key_id: str) -> bool:
         """Remove a key; False if there was none. Raises StorageFailed."""
@@ -187,6 +192,10 @@ class _Unwrapped:
     key: private.PrivateKey
     role: str
     pending: bool
+
+    def sign(self, message: bytes) -> Signed:
+        """Sign ``message``; as long as the key is pending, the signature is not to be given out."""
+        return Signed(self.key.public, self.key.method, self.key.sign(message))
 
 
 def _checked(key_id: str) -> str:

@@ -12,9 +12,10 @@ Rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import CancelledError, Deferred
@@ -25,8 +26,8 @@ from notary.errors import KeyNotFound, NotaryError, StorageFailed
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.net.logs import failure_fields
 from notary.proto import health_pb2, signer_pb2
-from notary.signer.keyring import Keyring
-from notary.signer.shared import Shared
+from notary.signer.keyring import CAPACITY, Keyring, Signed
+from notary.storage.shared import Shared
 from notary.tuf.keys import PublicKey
 
 SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
@@ -36,13 +37,21 @@ _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotF
 """All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else."""
 
 _Request = TypeVar("_Request", bound=Message)
+_Answer: TypeAlias = bytes | Awaitable[Message | bytes]
 
 
 class Rpc:
-    """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks."""
+    """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks.
 
-    def __init__(self, keyring: Keyring, check: Callable[[], Deferred[None]]) -> None:
+    ``tells`` says whether anybody reads log lines of level info: to make one for each signature, only for it to be
+    dropped, costs as much as a sixth of the signature.
+    """
+
+    def __init__(
+        self, keyring: Keyring, check: Callable[[], Deferred[None]], tells: Callable[[], bool] = lambda: True
+    ) -> None:
         self._keyring = keyring
+        self._tells = tells
         self._check = check
         self._asking = Shared(self._ask)
         self._healthy = True
@@ -58,28 +67,43 @@ class Rpc:
             "/grpc.health.v1.Health/Check": self._handler(health_pb2.HealthCheckRequest, self._check_health),
         }
 
-    def _handler(self, request_type: type[_Request], method: Callable[[_Request], Awaitable[Message]]) -> Handler:
+    def _handler(self, request_type: type[_Request], method: Callable[[_Request], _Answer]) -> Handler:
         name = method.__name__.lstrip("_")
 
-        async def handle(data: bytes, _context: Context) -> bytes:
+        def handle(data: bytes, _context: Context) -> bytes | Coroutine[Any, Any, bytes]:
             try:
                 request = request_type.FromString(data)
             except DecodeError:
                 raise RpcError(Status.INTERNAL, f"the request is not a {request_type.DESCRIPTOR.full_name}") from None
             try:
-                return (await method(request)).SerializeToString()
-            except (RpcError, CancelledError):
-                raise
-            except NotaryError as error:
-                status = _STATUSES.get(type(error), Status.INTERNAL)
-                self._log.error("{method} failed: {error}", method=name, error=str(error), status=status.name)
-                raise RpcError(status, str(error)) from None
-            except Exception as error:  # noqa: BLE001 - the edge: whatever it is, one call fails and the signer goes on
-                place = failure_fields(Failure())["traceback"]
-                self._log.error("{method} broke: {error}", method=name, error=type(error).__name__, traceback=place)
-                raise RpcError(Status.INTERNAL, "the signer could not do this; its log says why") from None
+                answer = method(request)
+            except Exception as error:  # noqa: BLE001 - the edge
+                raise self._told(name, error) from None
+            return answer if isinstance(answer, bytes) else wait(answer)
+
+        async def wait(answer: Awaitable[Message | bytes]) -> bytes:
+            try:
+                made = await answer
+                return made if isinstance(made, bytes) else made.SerializeToString()
+            except Exception as error:  # noqa: BLE001 - the edge
+                raise self._told(name, error) from None
 
         return handle
+
+    def _told(self, method: str, error: Exception) -> Exception:
+        """What the client gets to know of an error that was raised; the log is told here.
+
+        Whatever it is, one call fails and the signer goes on.
+        """
+        if isinstance(error, RpcError | CancelledError):
+            return error
+        if isinstance(error, NotaryError):
+            status = _STATUSES.get(type(error), Status.INTERNAL)
+            self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)
+            return RpcError(status, str(error))
+        place = failure_fields(Failure(error))["traceback"]
+        self._log.error("{method} broke: {error}", method=method, error=type(error).__name__, traceback=place)
+        return RpcError(Status.INTERNAL, "the signer could not do this; its log says why")
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
@@ -103,13 +127,19 @@ class Rpc:
         found = await self._keyring.find(request.ID)
         return signer_pb2.GetKeyInfoResponse(keyInfo=_info(found.key), publicKey=found.key.public, role=found.role)
 
-    async def _sign(self, request: signer_pb2.SignatureRequest) -> signer_pb2.Signature:
-        signed = await self._keyring.sign(request.keyID.ID, request.content)
-        self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
-        return signer_pb2.Signature(
-            keyInfo=_info(signed.key),
-            algorithm=signer_pb2.Algorithm(algorithm=signed.method),
-            content=signed.signature,
+    def _sign(self, request: signer_pb2.SignatureRequest) -> _Answer:
+        key_id, content = request.keyID.ID, request.content
+        signed = self._keyring.sign_at_once(key_id, content)
+        return self._sign_later(key_id, content) if signed is None else self._signature(signed)
+
+    async def _sign_later(self, key_id: str, content: bytes) -> bytes:
+        return self._signature(await self._keyring.sign(key_id, content))
+
+    def _signature(self, signed: Signed) -> bytes:
+        if self._tells():
+            self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
+        return (
+            _signed_by(signed.key, signed.method) + signer_pb2.Signature(content=signed.signature).SerializeToString()
         )
 
     # -- health -------------------------------------------------------------------------------------------------------
@@ -133,6 +163,14 @@ class Rpc:
                 self._log.error("the key store answers again")
             self._healthy = True
         return self._healthy
+
+
+@lru_cache(maxsize=CAPACITY)
+def _signed_by(key: PublicKey, method: str) -> bytes:
+    """A signature but for its content, which can follow: a message may come in parts, one behind the other."""
+    return signer_pb2.Signature(
+        keyInfo=_info(key), algorithm=signer_pb2.Algorithm(algorithm=method)
+    ).SerializeToString()
 
 
 def _info(key: PublicKey) -> signer_pb2.KeyInfo:

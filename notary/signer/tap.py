@@ -10,26 +10,27 @@ import ctypes
 import os
 import resource
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import SignerConfig, load_signer
+from notary.config import SignerConfig, differences, load_signer
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
+from notary.net.reload import Part, part, restart_lines
+from notary.net.systemd import first_environment, passed_sockets
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.rpc import Rpc
-from notary.storage.sql import open_key_store, pool_of
-
-DRAIN_SECONDS = 5.0
-"""How long a stopping signer waits for the answers that it owes."""
+from notary.storage.migrate import SIGNER
+from notary.storage.sql import migrate_database, open_key_store, pool_of
 
 THREADS = 2
 """Threads that wrap, unwrap and make keys."""
@@ -41,11 +42,19 @@ class Signer(Assembly):
     """The signer of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError.
+    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log lines of level info are
+    written.
     """
 
-    def __init__(self, config: SignerConfig, reactor: Any) -> None:
-        super().__init__(reactor, THREADS)
+    def __init__(
+        self,
+        config: SignerConfig,
+        reactor: Any,
+        sockets: Sequence[socket] = (),
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(reactor, THREADS, sockets)
+        self._tells = tells
         self._config = config
         self._log = Logger(namespace="notary.signer")
         files = config.server
@@ -57,17 +66,30 @@ class Signer(Assembly):
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
-        store = await open_key_store(storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        self.at_end(store.close)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        store = await self.open(self._log, open_store)
+        self._reloader = self.watch(self._parts(self._config))
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        methods = Rpc(keyring, store.check).methods()
+        methods = Rpc(keyring, store.check, self._tells).methods()
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
-        grpc = GrpcFactory(methods, self.reactor)
-        self.at_end(lambda: grpc.stop(DRAIN_SECONDS))
-        self._log.info("Starting on {address}", address=str(server.grpc_addr))
-        port = await tls.listen(self.reactor, server.grpc_addr.host, server.grpc_addr.port, grpc, self._tls)
-        self.at_end(port.stopListening)
+        refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
+        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals)
+        self.at_end(lambda: grpc.stop(server.drain_timeout))
+        await self.listen(server.grpc_addr, grpc, self._tls, refusals)
+        await self.opened()
+
+    async def reload(self, config: SignerConfig) -> Sequence[str]:
+        """See `notary.net.daemon.Managed`."""
+        parts = self._parts(config)
+        await self._reloader.reload(parts)
+        return restart_lines(differences(self._config, config), parts)
+
+    def _parts(self, config: SignerConfig) -> Sequence[Part]:
+        """What is read from files, by a configuration that may be newer than the one that this signer runs by."""
+        files = config.server.tls_cert_file, config.server.tls_key_file, config.server.client_ca_file
+        keys = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
+        return [part(keys, files, partial(tls.server_context, *files, tls.GRPC), self._tls.use)]
 
     def _passphrases(self) -> Callable[[str], str | None]:
         if self._config.storage.backend != "memory":
@@ -101,6 +123,7 @@ def makeService(options: Options) -> daemon.Daemon:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    first = first_environment()
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
         if not options["debug"]:
@@ -109,10 +132,10 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            return Signer(config, reactor)
+            return Signer(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
         storage = config.storage
-        open_store = partial(open_key_store, storage.backend, storage.db_url, reactor, pool_of(storage))
-        return Bootstrap(open_store, storage.backend, reactor)
+        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
+        return Bootstrap(migrate, storage.backend, reactor)
 
     return daemon.make_daemon(options, load, build, reactor)
 

@@ -11,9 +11,9 @@ is said at the method.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -24,11 +24,13 @@ from notary.tuf.publish import Update
 __all__ = [
     "Change",
     "FeedEntry",
+    "Identity",
     "Inventory",
     "KeyInventory",
     "KeyRow",
     "KeyStore",
     "MetadataStore",
+    "Place",
     "Stored",
     "StoredCollection",
     "StoredKey",
@@ -44,6 +46,8 @@ class Stored:
 
     ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC; some backends
     keep whole seconds).
+    ``notes`` is for whoever reads: what follows from the file alone, and is worth remembering for as long as the file
+    is in memory.
     """
 
     role: RoleName
@@ -51,6 +55,14 @@ class Stored:
     data: bytes
     sha256: str
     modified: datetime
+    notes: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+Place: TypeAlias = tuple[Gun, RoleName, int | None]
+"""Where a file may stand: a version of a role of a collection, or, if the version is None, its newest one."""
+
+Identity: TypeAlias = tuple[int, str]
+"""Which file it is: its version and its ``sha256`` (lower-case hex)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,10 @@ class MetadataStore(Protocol):
 
     def check_name(self, gun: Gun) -> Deferred[None]:
         """Raises InvalidGun if the backend cannot tell this name from that of an existing collection."""
+        ...
+
+    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+        """Which files stand at ``places``, as of one moment, without reading them; empty places are left out."""
         ...
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:

@@ -61,10 +61,7 @@ _MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
 """Access denied: to a database, a table, a column; for want of a privilege of the server, to a routine."""
 
 MYSQL: Final = Catalogue(
-    columns=(
-        "SELECT c.table_name, c.column_name FROM information_schema.columns AS c JOIN information_schema.tables AS t "
-        "USING (table_schema, table_name) WHERE c.table_schema = DATABASE() AND t.table_type = 'BASE TABLE'"
-    ),
+    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()",
     indexes=(
         "SELECT table_name, index_name, column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
@@ -79,10 +76,7 @@ _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
 
 POSTGRES: Final = Catalogue(
-    columns=(
-        "SELECT c.table_name, c.column_name FROM information_schema.columns AS c JOIN information_schema.tables AS t "
-        "USING (table_schema, table_name) WHERE c.table_schema = current_schema() AND t.table_type = 'BASE TABLE'"
-    ),
+    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()",
     # One that is not valid is left from a CREATE INDEX CONCURRENTLY that broke off.
     indexes=(
         "SELECT t.relname, i.relname, a.attname FROM pg_index AS x "

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from twisted.internet.defer import Deferred, execute, succeed
 
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
-from notary.storage import Change, Stored, StoredKey, Update
+from notary.storage import Change, Identity, Place, Stored, StoredKey, Update
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
 
@@ -59,6 +59,17 @@ class MemoryMetadataStore:
             return self._versions(gun, role)[version]
         except KeyError:
             raise NotFound(f"{gun} has no version {version} of {role}") from None
+
+    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+        """See the port."""
+        found: dict[Place, Identity] = {}
+        for place in places:
+            gun, role, version = place
+            versions = self._versions(gun, role)
+            stored = versions.get(max(versions, default=0) if version is None else version)
+            if stored is not None:
+                found[place] = (stored.version, stored.sha256)
+        return succeed(found)
 
     def _versions(self, gun: Gun, role: RoleName) -> Mapping[int, Stored]:
         return self._files.get(gun, {}).get(role, {})

@@ -2,7 +2,7 @@
 
 Rules of this module: numbered SQL files in ``schema/<backend>/<service>/``, state in the table of the reference's
 migration tool (docs/protocol.md, section 5), never with a number that the reference does not know; indexes that it
-lacks are recorded by their presence (docs/adr/0010). A database is never altered unless it is ours alone (SQLite) or
+lacks are recorded by their presence (docs/adr/0012). A database is never altered unless it is ours alone (SQLite) or
 somebody asked for it. Everything here blocks: it runs in a thread.
 
 A connection that comes in begins no transaction by itself (autocommit).
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -31,6 +31,8 @@ _AGAIN_SECONDS: Final = 0.25
 """How long to wait before the right to migrate is asked for again."""
 
 _INDEX: Final = re.compile(r"CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?(\w+) ON (\w+) \(([\w, ]+)\)")
+
+_FILL: Final = re.compile(r"UPDATE (\w+) SET (\w+) = .* WHERE \2 IS NULL$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Migration:
+class Migration:
     """One numbered file. It has run if there are the columns ``signs``, and none of the tables ``gone``."""
 
     number: int
@@ -88,6 +90,7 @@ class _Migration:
     gone: Sequence[str]
 
     def seen(self, columns: Mapping[str, set[str]]) -> bool:
+        """Whether tables with these columns show that this file has run."""
         return all(column in columns.get(table, ()) for table, column in self.signs) and not any(
             table in columns for table in self.gone
         )
@@ -113,7 +116,7 @@ def _statements(text: str) -> Sequence[str]:
     return [statement.strip() for statement in re.split(r";\s*(?:\n|\Z)", plain) if statement.strip()]
 
 
-def _migrations(dialect: Dialect, service: Service) -> Sequence[_Migration]:
+def numbered_files(dialect: Dialect, service: Service) -> Sequence[Migration]:
     """The numbered files of a service, in order."""
     found = []
     for file in _files(dialect, service):
@@ -125,7 +128,7 @@ def _migrations(dialect: Dialect, service: Service) -> Sequence[_Migration]:
         marks = recognised.split(", ")
         signs = [(table, column) for table, dot, column in (mark.partition(".") for mark in marks) if dot]
         gone = [mark.removeprefix("no ") for mark in marks if "." not in mark]
-        found.append(_Migration(int(match[1]), match[2].replace("_", " "), _statements(text), signs, gone))
+        found.append(Migration(int(match[1]), match[2].replace("_", " "), _statements(text), signs, gone))
     return sorted(found, key=lambda migration: migration.number)
 
 
@@ -133,16 +136,23 @@ def _indexes(dialect: Dialect, service: Service) -> Sequence[_Index]:
     """The indexes of a service; a statement that is none belongs to the one after it."""
     found: list[_Index] = []
     before: list[str] = []
-    for file in _files(dialect, service):
-        if file.name != "indexes.sql":
-            continue
-        for statement in _statements(file.read_text("utf-8")):
-            before.append(statement)
-            match = _INDEX.match(statement)
-            if match is not None:
-                found.append(_Index(match[1], match[2], match[3].split(", "), before))
-                before = []
+    for statement in _beside(dialect, service, "indexes.sql"):
+        before.append(statement)
+        match = _INDEX.match(statement)
+        if match is not None:
+            found.append(_Index(match[1], match[2], match[3].split(", "), before))
+            before = []
     return found
+
+
+def _beside(dialect: Dialect, service: Service, name: str) -> Sequence[str]:
+    """The statements of a file without a number; it need not be there."""
+    return [
+        statement
+        for file in _files(dialect, service)
+        if file.name == name
+        for statement in _statements(file.read_text("utf-8"))
+    ]
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------
@@ -166,10 +176,15 @@ class _Found:
         return not self.columns.keys() - {_STATE}
 
 
-def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[_Migration]) -> _Found:
+def _columns(cursor: Cursor, dialect: Dialect) -> Mapping[str, set[str]]:
     columns: dict[str, set[str]] = {}
     for table, column in cursor.all(dialect.catalogue.columns):
         columns.setdefault(table, set()).add(column)
+    return columns
+
+
+def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> _Found:
+    columns = _columns(cursor, dialect)
     kept = columns.get(_STATE, set())
     new_form = "dirty" in kept
     # What broke off while the old form was turned into the new one may have left several rows.
@@ -199,12 +214,13 @@ def _missing(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[_In
 
 def _refuse(found: _Found, service: Service, newest: int) -> None:
     """Refuse what cannot be used, whether it is to be migrated or not."""
-    if service.main not in found.columns and not found.empty:
+    started = service.main in found.columns or found.dirty
+    if not started and not found.empty:
         raise StorageFailed(
             f"the database has tables, but not the {service.folder}'s ({service.main}): give each daemon a database "
             "of its own"
         )
-    if service.main not in found.columns and found.version and not found.dirty:
+    if not started and found.version:
         raise StorageFailed(
             f"{_STATE} says that the database is at schema version {found.version}, but {service.main} is not there: "
             f"restore the database from a backup, or drop {_STATE} to begin anew"
@@ -237,13 +253,12 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
         dialect.embedded(connection)
     cursor = Cursor(connection.cursor(), dialect)
     cursor.run(dialect.begin_write if dialect.embedded else dialect.begin_read)
-    migrations = _migrations(dialect, service)
+    migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, migrations)
     if found.empty and dialect.embedded:
-        for step in (
-            *_numbered(cursor, dialect, service, resume=False),
-            *(_make(index) for index in _indexes(dialect, service)),
-        ):
+        for step in _numbered(cursor, dialect, service, resume=False):
+            _run(cursor, dialect, step)
+        for step in _unnumbered(cursor, dialect, service):
             _run(cursor, dialect, step)
     else:
         _check(found, service, migrations[-1].number)
@@ -253,7 +268,7 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
 
 def _check(found: _Found, service: Service, newest: int) -> None:
     """Refuse a database that we would misread."""
-    if found.empty:
+    if found.empty and not found.version:
         raise StorageFailed("the database is empty: run `notary-admin migrate` first")
     _refuse(found, service, newest)
     _refuse_dirty(found)
@@ -282,7 +297,7 @@ def plan(connection: Any, dialect: Dialect, service: Service, *, resume: bool = 
     cursor = Cursor(connection.cursor(), dialect)
     steps = _numbered(cursor, dialect, service, resume=resume)
     made = " ".join(statement for step in steps for statement in step.statements).split()
-    return [*steps, *(_make(index) for index in _missing(cursor, dialect, service) if index.name not in made)]
+    return [*steps, *_unnumbered(cursor, dialect, service, made)]
 
 
 def migrate(
@@ -317,16 +332,16 @@ def migrate(
         _fit(cursor, service)
         return done
 
-    def indexes() -> int:
-        return run([_make(index) for index in _missing(cursor, dialect, service)])
+    def unnumbered() -> int:
+        return run(_unnumbered(cursor, dialect, service))
 
     if dialect.catalogue.lock is None:
         with _transaction(cursor, dialect):
-            return numbered() + indexes()
+            return numbered() + unnumbered()
     with _locked(cursor, dialect.catalogue.lock, report):
         with _transaction(cursor, dialect) if dialect.catalogue.transactional else contextlib.nullcontext():
             done = numbered()
-        return done + indexes()
+        return done + unnumbered()
 
 
 @contextlib.contextmanager
@@ -359,7 +374,7 @@ def _transaction(cursor: Cursor, dialect: Dialect) -> Iterator[None]:
 
 def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: bool) -> Sequence[Step]:
     """The steps to the newest recorded state."""
-    migrations = _migrations(dialect, service)
+    migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, migrations)
     _refuse(found, service, migrations[-1].number)
     if not resume:
@@ -388,9 +403,23 @@ def _state_table(version: int) -> Sequence[str]:
     ]
 
 
-def _make(index: _Index) -> Step:
-    columns = ", ".join(index.columns)
-    return Step(f"index {index.name} on {index.table} ({columns}); a big table takes minutes", index.statements)
+def _unnumbered(cursor: Cursor, dialect: Dialect, service: Service, made: Collection[str] = ()) -> Sequence[Step]:
+    """The steps that are recorded by their own presence; ``made`` are words of the statements that will run before."""
+    columns = _columns(cursor, dialect)
+    steps = []
+    for statement in _beside(dialect, service, "fills.sql"):
+        match = _FILL.match(statement)
+        assert match is not None, statement  # noqa: S101  # our own file
+        table, column = match.groups()
+        if table in columns and (
+            column not in columns[table] or cursor.all(f"SELECT 1 FROM {table} WHERE {column} IS NULL LIMIT 1")  # noqa: S608  # from our own file
+        ):
+            steps.append(Step(f"{table}.{column} of rows from before there was one", [statement]))
+    for index in _missing(cursor, dialect, service):
+        if index.name not in made:
+            what = f"index {index.name} on {index.table} ({', '.join(index.columns)}); a big table takes minutes"
+            steps.append(Step(what, index.statements))
+    return steps
 
 
 def _run(cursor: Cursor, dialect: Dialect, step: Step) -> None:

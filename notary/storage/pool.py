@@ -109,7 +109,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a transaction runs: the statement that begins it, "" if each of its statements is one by itself.
+    """How a transaction runs: the statements that begin it, "" if each of its statements is one by itself.
 
     ``turn`` is the name that it has to itself, if any.
     """
@@ -337,7 +337,8 @@ class Database:
         try:
             if not kind.begin:
                 return work(Cursor(cursor, self.dialect))
-            cursor.execute(kind.begin)
+            for statement in kind.begin.split(";"):
+                cursor.execute(statement)
             try:
                 self._take_turn(cursor, kind.turn, self.dialect.lock)
                 result = work(Cursor(cursor, self.dialect))

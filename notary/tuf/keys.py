@@ -46,6 +46,10 @@ class PublicKey:
     key_type: str
     public: bytes = field(repr=False)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross to another process without what was worked out here: certificates cannot."""
+        return PublicKey, (self.key_type, self.public)
+
     @classmethod
     def parse(cls, value: Json) -> PublicKey:
         """Read ``{"keytype", "keyval": {"private", "public"}}``. Raises InvalidMetadata.

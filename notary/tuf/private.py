@@ -121,9 +121,12 @@ def _decode_ecdsa(private: bytes) -> ec.EllipticCurvePrivateKey:
     return secret
 
 
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())  # to make one takes a tenth of the time of a signature
+
+
 def _sign_ecdsa(secret: _Secret, payload: bytes) -> bytes:
     width = (secret.curve.key_size + 7) // 8
-    r, s = decode_dss_signature(secret.sign(payload, ec.ECDSA(hashes.SHA256())))
+    r, s = decode_dss_signature(secret.sign(payload, _ECDSA))
     return r.to_bytes(width, "big") + s.to_bytes(width, "big")
 
 

@@ -17,14 +17,14 @@ or snapshot cannot be used: nothing that this publisher did, so an edge must tre
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Protocol
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
+from notary.errors import Fault, InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, NoFilename, SigningFailed
 from notary.tuf import canonical, keys
 from notary.tuf.certificates import certified_keys, check_delegation_certificate, some
 from notary.tuf.keys import PublicKey
@@ -181,6 +181,31 @@ class Plan:
         if snapshot is None:
             snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
         return next_timestamp(self._root, self._timestamp_version, snapshot, self._now)
+
+
+def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
+    """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
+    return [Upload(_role(name), data) for name, data in files]
+
+
+def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
+    """The roles among the names of uploaded files, whatever :func:`read` will find wrong with the others."""
+    roles = []
+    for name, _ in files:
+        with suppress(NoFilename, InvalidRole):
+            roles.append(_role(name))
+    return roles
+
+
+def _role(name: str) -> RoleName:
+    if not name:
+        raise NoFilename("a part of the upload has no file name; it must be the name of a role")
+    return RoleName(name)
+
+
+def judge(gun: Gun, current: Mapping[RoleName, Held], files: Sequence[tuple[str, bytes]], now: datetime) -> Plan:
+    """:func:`read`, then :func:`validate`; ``current`` has what is needed for the roles that :func:`named` finds."""
+    return validate(gun, current, read(files), now)
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:

@@ -138,6 +138,8 @@ class Signers(_Running):
         Row("sign-1 p50", "1 in flight, p50", "ms"),
         Row("sign-1 p99", "1 in flight, p99", "ms"),
         Row("sign-1 signer cpu", "1 in flight, CPU of the signer", "ms/sign"),
+        Row("sign-grpcio-1 p50", "1 in flight, by grpcio, p50", "ms"),
+        Row("sign-grpcio-1 signer cpu", "1 in flight, by grpcio, CPU of the signer", "ms/sign"),
         Row("sign-16 rate", "16 in flight", "signs/s", at_least(0.5)),
         Row("sign-16 p99", "16 in flight, p99", "ms"),
         Row("sign-16 signer cpu", "16 in flight, CPU of the signer", "ms/sign"),
@@ -196,7 +198,7 @@ class Signers(_Running):
         return {
             "start": self.starting,
             **{f"sign, {n} in flight": lambda side, n=n: self.sign(side, n) for n in (1, 16, 32)},
-            **{f"sign by grpcio, {n} in flight": lambda side, n=n: self.sign(side, n, GRPCIO) for n in (16, 32)},
+            **{f"sign by grpcio, {n} in flight": lambda side, n=n: self.sign(side, n, GRPCIO) for n in (1, 16, 32)},
             "memory": Side.peak,
         }
 

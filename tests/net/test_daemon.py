@@ -23,10 +23,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogBeginner, Logger, LogPublisher
+from twisted.python.failure import Failure
 
-from notary.errors import StorageFailed
+from notary.errors import ConfigError, StorageFailed
 from notary.net import daemon
 from notary.net.logs import LineObserver
+from notary.net.systemd import Notifier
 from tests.support import toy_tap
 from tests.support.toy_tap import Options
 
@@ -131,10 +133,26 @@ def test_git_commit(tmp_path: Path, files: dict[str, str], expected: str) -> Non
 # -- in this process --------------------------------------------------------------------------------------------------
 
 
+class Threads:
+    """Works at once."""
+
+    def callInThreadWithCallback(self, done: Callable[[bool, object], None], work: Callable[[], object]) -> None:
+        try:
+            result: object = work()
+        except Exception:  # noqa: BLE001 - as a thread pool does
+            done(False, Failure())
+        else:
+            done(True, result)
+
+
 class Reactor(Clock):
     """A clock that can be stopped, once."""
 
     stopped = False
+    _exitSignal = None
+
+    def getThreadPool(self) -> Threads:
+        return Threads()
 
     def callWhenRunning(self, function: Callable[[], object]) -> None:
         self.callLater(0, function)
@@ -164,14 +182,33 @@ class Startable(Service):
         self.stops += 1
 
 
-class Running:
-    """A daemon with its stream."""
+class Telling(Notifier):
+    """Remembers what it was told."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, watchdog: float | None = None) -> None:
+        super().__init__({})
+        self.watchdog = watchdog
+        self.told: list[str] = []
+
+    def _send(self, *lines: str) -> None:
+        self.told.append(lines[0] if lines[0].startswith("EXTEND") else lines[0].removesuffix("=1"))
+
+
+class Running:
+    """A daemon with its stream; ``config`` is what its file says, or the error that reading it raises."""
+
+    def __init__(self, service: Service, *, watchdog: float | None = None) -> None:
+        self.config: toy_tap.Config | Exception = toy_tap.Config("ok", toy_tap.Logging("error"), ())
+        self.told = Telling(watchdog)
         self.stream = io.StringIO()
         self.reactor = Reactor()
         self.log = LineObserver(self.stream, level="error")
-        self.daemon = daemon.Daemon(service, self.log, self.reactor, twistd=False)
+        self.daemon = daemon.Daemon(service, self.log, self.reactor, twistd=False, load=self.load, notifier=self.told)
+
+    def load(self) -> toy_tap.Config:
+        if isinstance(self.config, Exception):
+            raise self.config
+        return self.config
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -238,6 +275,126 @@ async def test_signals_change_the_level_while_it_runs() -> None:
         assert running.log.level == expected
     await running.daemon.stopService()
     assert [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)] == before
+
+
+class Reloadable(Service):
+    """A service whose reloads are in the hands of the test."""
+
+    def __init__(self) -> None:
+        self.configs: list[toy_tap.Config] = []
+        self.reloads: list[Deferred[list[str]]] = []
+        self.on_waiting: Callable[[str, float], None] = lambda *_: None
+
+    async def reload(self, config: toy_tap.Config) -> list[str]:
+        self.configs.append(config)
+        self.reloads.append(Deferred())
+        return await self.reloads[-1]
+
+
+HANGUP = signal.SIGHUP
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signal_reloads() -> None:
+    before = signal.getsignal(HANGUP)
+    service = Reloadable()
+    running = Running(service)
+    running.daemon.startService()
+    running.config = toy_tap.Config("ok", toy_tap.Logging("warning"), ("a: unknown key",))
+    signal.raise_signal(HANGUP)
+    running.reactor.advance(0)
+    running.reactor.advance(0)
+    assert service.configs == [running.config]
+    assert running.log.level == "error", "not before the service has it"
+    assert running.told.told == ["READY", "RELOADING"]
+    service.reloads[0].callback(["b: needs a restart"])
+    assert [(line["level"], line["msg"]) for line in running.lines] == [
+        ("warning", "a: unknown key"),
+        ("warning", "b: needs a restart"),
+        ("info", "Reloaded; the log level is warning"),
+    ]
+    assert running.told.told == ["READY", "RELOADING", "READY"]
+    await running.daemon.stopService()
+    assert signal.getsignal(HANGUP) == before
+    assert running.told.told[-1] == "STOPPING"
+
+
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        pytest.param(ConfigError("server.tls_key_file: not the key"), set(), id="bad-file"),
+        pytest.param(KeyError("a fault"), {"error", "traceback"}, id="fault"),
+    ],
+)
+@pytest.mark.parametrize("who", ["the configuration", "the service"])
+@pytest_twisted.ensureDeferred
+async def test_a_reload_that_fails_is_one_line_and_changes_nothing(error: Exception, fields: set, who: str) -> None:
+    service = Reloadable()
+    running = Running(service)
+    running.daemon.startService()
+    running.config = error if who == "the configuration" else toy_tap.Config("ok", toy_tap.Logging("debug"), ("a",))
+    signal.raise_signal(HANGUP)
+    running.reactor.advance(0)
+    running.reactor.advance(0)
+    for reload in service.reloads:
+        reload.errback(error)
+    (line,) = running.lines
+    assert (line["level"], line["msg"]) == ("error", f"Nothing was reloaded: {error}")
+    assert fields <= set(line)
+    assert running.log.level == "error"
+    assert running.told.told == ["READY", "RELOADING", "READY"]
+    await running.daemon.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reloads_come_one_after_the_other() -> None:
+    service = Reloadable()
+    running = Running(service)
+    running.daemon.startService()
+    for _ in range(3):
+        signal.raise_signal(HANGUP)
+    for number in range(3):
+        running.reactor.advance(0)
+        running.reactor.advance(0)
+        assert len(service.reloads) == number + 1
+        service.reloads[number].callback([])
+    await running.daemon.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_signs_of_life_come_twice_as_often_as_they_must() -> None:
+    running = Running(Service(), watchdog=4)
+    running.daemon.startService()
+    running.reactor.pump([1] * 8)
+    assert running.told.told.count("WATCHDOG") == 5
+    await running.daemon.stopService()
+    assert not [call for call in running.reactor.getDelayedCalls() if call.func.__qualname__.startswith("LoopingCall")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_start_waits_for_is_told() -> None:
+    service = Reloadable()
+    running = Running(service)
+    running.daemon.startService()
+    service.on_waiting("Waiting for the database: away", 90.0)
+    assert running.told.told[-1] == "EXTEND_TIMEOUT_USEC=90000000"
+    await running.daemon.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signal_ends_it_once_however_often_it_comes() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    running = Running(Service())
+    running.daemon.startService()
+    running.reactor.advance(0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        signal.raise_signal(number)
+        running.reactor.advance(0)
+    assert running.reactor.stopped
+    assert running.reactor._exitSignal == signal.SIGTERM
+    assert running.lines == []
+    await running.daemon.stopService()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 @pytest_twisted.ensureDeferred

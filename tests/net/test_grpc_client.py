@@ -113,7 +113,7 @@ def test_what_a_request_looks_like(setup: Setup) -> None:
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
         (b"user-agent", b"notary-service"),
-        (b"grpc-timeout", b"2500000u"),
+        (b"grpc-timeout", b"2500m"),
     ]
 
 

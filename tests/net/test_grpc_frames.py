@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 from h2.errors import ErrorCodes
-from hpack import Decoder, Encoder, HPACKDecodingError, HPACKError, OversizedHeaderListError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +23,6 @@ from notary.net.grpc.frames import (
     pack,
     parse_request,
 )
-from notary.net.grpc.shortcuts import QuickDecoder, answer
 from notary.net.grpc.status import (
     RpcError,
     Status,
@@ -352,55 +350,3 @@ def test_a_budget_is_spent_refilled_and_earned() -> None:
     budget.earn(100)
     assert budget.spend(10, 101.5)
     assert not budget.spend(1, 101.5)
-
-
-# -- shortcuts --------------------------------------------------------------------------------------------------------
-
-names = st.sampled_from([b":path", b":method", b"te", b"grpc-timeout", b"x"])
-fields = st.lists(st.tuples(names, st.sampled_from([b"POST", b"trailers", b"1S", b"/a"]), st.booleans()), max_size=8)
-
-
-@given(st.lists(fields, max_size=8), st.integers(0, 200))
-def test_the_quick_decoder_says_what_the_library_says(blocks: list[list[tuple[bytes, bytes, bool]]], size: int) -> None:
-    encoder, slow, quick = Encoder(), Decoder(), QuickDecoder()
-    for number, block in enumerate(blocks):
-        if number == 3:
-            encoder.header_table_size = size
-        data = encoder.encode(block)
-        assert list(quick.decode(data, raw=True)) == list(slow.decode(data, raw=True))
-        assert quick.header_table.dynamic_entries == slow.header_table.dynamic_entries
-
-
-@given(st.lists(st.binary(max_size=40), max_size=6))
-def test_the_quick_decoder_refuses_what_the_library_refuses(blocks: list[bytes]) -> None:
-    slow, quick = Decoder(max_header_list_size=300), QuickDecoder(max_header_list_size=300)
-    for block in blocks:
-        try:
-            expected = list(slow.decode(block, raw=True))
-        except HPACKError:
-            with pytest.raises(HPACKError):
-                quick.decode(block, raw=True)
-            return
-        assert list(quick.decode(block, raw=True)) == expected
-
-
-def test_the_quick_decoder_keeps_the_limits() -> None:
-    quick = QuickDecoder(max_header_list_size=100)
-    with pytest.raises(OversizedHeaderListError):
-        quick.decode(b"\x82\x83\x84", raw=True)
-    with pytest.raises(OversizedHeaderListError):  # the rest counts too
-        quick.decode(b"\x82\x83\x10\x01a\x01b", raw=True)
-    with pytest.raises(HPACKDecodingError):
-        quick.decode(b"\x82\x20", raw=True)
-    assert list(quick.decode(b"\x82", raw=False)) == [(":method", "GET")]
-    assert quick.max_header_list_size == 100
-
-
-def test_a_short_answer_is_what_it_should_be() -> None:
-    data = answer(7, packed(b"abc"))
-    scanner = Scanner(preface=False, headers=1000)
-    assert scanner.feed(data) == data
-    head = data[9 : 9 + data[2]]
-    assert list(Decoder().decode(head, raw=True)) == ANSWER
-    assert data.endswith(b"grpc-status\x010")
-    assert packed(b"abc") in data

@@ -22,10 +22,11 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import capturedLogs
+from twisted.logger import Logger, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status
+from notary.net.handshake import Refusals
 from notary.net.tls import GRPC, HTTP, client_options, listen, server_options
 from tests.support.certs import Authority
 
@@ -56,6 +57,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     root.leaf("client").write(folder, "client")
     root.leaf("late", ends=-timedelta(hours=1)).write(folder, "late")
     root.leaf("localhost", ends=-timedelta(hours=1)).write(folder, "late-server")
+    root.leaf("early", starts=timedelta(hours=1)).write(folder, "early")
     other.leaf("client").write(folder, "stranger")
     return Pki(folder)
 
@@ -73,7 +75,8 @@ class OurServer:
             "/test.Echo/Refuse": self.refuse,
             "/test.Echo/Fault": lambda _, __: 1 // 0,
         }
-        self.factory = GrpcFactory(methods, reactor, on_error=lambda *_: None)
+        self.refusals = Refusals(Logger(), LogLevel.error, reactor.seconds)
+        self.factory = GrpcFactory(methods, reactor, on_error=lambda *_: None, on_refused=self.refusals)
         self.port: Any = None
 
     def echo(self, request: bytes, context: Context) -> bytes:
@@ -92,7 +95,7 @@ class OurServer:
 
     async def start(self, pki: Pki, *, name: str = "server", protocols: tuple[bytes, ...] = GRPC) -> None:
         options = server_options(*pki.pair(name), pki.file("root.crt"), protocols)
-        self.port = await listen(reactor, "127.0.0.1", 0, self.factory, options)
+        self.port = await listen(reactor, "127.0.0.1", 0, self.factory, options, self.refusals)
 
     async def stop(self) -> None:
         await self.port.stopListening()
@@ -111,9 +114,11 @@ async def ours(pki: Pki) -> AsyncIterator[OurServer]:
     await server.stop()
 
 
-def channel_to(port: int, pki: Pki, name: str | None = "client", ca: str = "root.crt", **options: Any) -> Channel:
+def channel_to(
+    port: int, pki: Pki, name: str | None = "client", ca: str = "root.crt", host: str = "localhost", **options: Any
+) -> Channel:
     cert, key = pki.pair(name) if name else (None, None)
-    return Channel.to(reactor, "localhost", port, client_options("localhost", pki.file(ca), cert, key, **options))
+    return Channel.to(reactor, "localhost", port, client_options(host, pki.file(ca), cert, key, **options))
 
 
 async def outcome(call: Deferred[bytes]) -> bytes | tuple[Status, str]:
@@ -385,10 +390,37 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("options", "client_says", "server_says"),
     [
-        pytest.param({"name": None}, "alert", "TLS: peer did not return a certificate", id="no-certificate"),
-        pytest.param({"name": "stranger"}, "alert", "TLS: ", id="certificate-of-a-stranger"),
-        pytest.param({"name": "late"}, "alert", "TLS: ", id="expired-certificate"),
-        pytest.param({"ca": "other.crt"}, "certificate verify failed", "TLS: ", id="wrong-ca"),
+        pytest.param({"name": None}, "was shown none", "the peer showed no certificate", id="no-certificate"),
+        pytest.param(
+            {"name": "stranger"},
+            "does not trust the issuer of our certificate (CN=client, for client, issued by CN=other)",
+            "(CN=client, issued by CN=other) leads to no certificate in server.client_ca_file; add CN=other there",
+            id="certificate-of-a-stranger",
+        ),
+        pytest.param(
+            {"name": "late"},
+            "says that our certificate (CN=late, for late, issued by CN=root) has expired",
+            "(CN=late, issued by CN=root) expired at 20",
+            id="expired-certificate",
+        ),
+        pytest.param(
+            {"name": "early"},
+            "refused our certificate (CN=early, for early, issued by CN=root)",
+            "(CN=early, issued by CN=root) is not valid before 20",
+            id="certificate-of-tomorrow",
+        ),
+        pytest.param(
+            {"ca": "other.crt"},
+            "(CN=root, issued by CN=root) leads to no certificate in trust_service.tls_ca_file; add CN=root there",
+            "does not trust the issuer of our certificate (CN=localhost, for localhost, 127.0.0.1, issued by CN=root)",
+            id="wrong-ca",
+        ),
+        pytest.param(
+            {"host": "127.0.0.2"},
+            "(CN=localhost) is for localhost, 127.0.0.1 and not for 127.0.0.2",
+            "a name which our certificate (CN=localhost, for localhost, 127.0.0.1, issued by CN=root) lacks",
+            id="another-name",
+        ),
         pytest.param({"protocols": HTTP}, "ALPN", "ALPN", id="wrong-alpn"),
     ],
 )
@@ -401,21 +433,21 @@ async def test_our_server_and_a_client_that_is_not_welcome(
         status, message = await outcome(channel.call(ECHO, b"", 0.5))
         await channel.close()
     assert status is Status.UNAVAILABLE
-    assert message.startswith(f"no connection to localhost:{ours.number}: TLS")
+    assert message.startswith(f"no connection to localhost:{ours.number}: ")
     assert client_says in message
     refusals = [event for event in logs if "refused" in event["log_format"]]
-    assert refusals
+    assert len(refusals) == 1, "the channel tried again, and the log is not repeated"
     assert server_says in refusals[0]["reason"]
     assert refusals[0]["peer"].startswith("127.0.0.1:")
-    assert refusals[0]["log_level"].name == "warn"
+    assert refusals[0]["log_level"] is LogLevel.error
     assert ours.contexts == []
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        pytest.param("elsewhere", "another name", id="another-name"),
-        pytest.param("late-server", "certificate verify failed", id="expired"),
+        pytest.param("elsewhere", "(CN=elsewhere) is for elsewhere and not for localhost", id="another-name"),
+        pytest.param("late-server", "(CN=localhost, issued by CN=root) expired at 20", id="expired"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -453,7 +485,7 @@ async def test_a_client_that_speaks_plain_http_2(ours: OurServer) -> None:
         await talk.ended
         await until(lambda: any("reason" in event for event in logs))
     (refusal,) = (event for event in logs if "refused" in event["log_format"])
-    assert refusal["reason"].startswith("TLS: ")
+    assert refusal["reason"].startswith("the peer does not speak TLS (its first byte is 0x50)")
 
 
 @pytest_twisted.ensureDeferred
@@ -469,6 +501,6 @@ async def test_a_server_that_speaks_no_tls(pki: Pki) -> None:
     channel = channel_to(port.getHost().port, pki)
     status, message = await outcome(channel.call(ECHO, b"", 0.5))
     assert status is Status.UNAVAILABLE
-    assert "TLS: " in message
+    assert "the peer does not speak TLS (its first byte is 0x48)" in message
     await channel.close()
     await port.stopListening()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -15,20 +16,27 @@ import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL
-from service_identity.exceptions import CertificateError, VerificationError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError
+from notary.net.handshake import HandshakeFactory, HandshakeFailed, ReadListener, Why
 from notary.net.http import Call, Limits, Response, Site
-from notary.net.tls import GRPC, ClientOptions, client_options, listen, server_context, server_options
+from notary.net.tls import (
+    GRPC,
+    ClientOptions,
+    client_options,
+    listen,
+    server_context,
+    server_options,
+)
 from tests.support.certs import DAY, Authority, Leaf, key_pem, pem
 
 
@@ -126,9 +134,12 @@ def serve() -> Iterator[Callable]:
 
 async def connected(port: int, options=None, host: str = "127.0.0.1") -> Client:
     endpoint = (TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint)(reactor, host, port)
+    client = Client()
+    factory = Factory.forProtocol(lambda: client)
     if options is not None:
-        endpoint = wrapClientTLS(options, endpoint)
-    return await connectProtocol(endpoint, Client())
+        factory = HandshakeFactory(options, factory, reactor, client=True, trusted_by="ca.crt")
+    await endpoint.connect(factory)
+    return client
 
 
 async def ask(port: int, options=None, host: str = "127.0.0.1") -> tuple[bytes, BaseException]:
@@ -225,7 +236,7 @@ async def test_only_authenticated_encryption_with_forward_secrecy(world: World, 
         context.set_cipher_list(ciphers)
         context.load_verify_locations(str(world.ca))
         body, reason = await ask(port, ClientOptions(context, "localhost"))
-        assert (body, type(reason)) == (b"", SSL.Error)
+        assert (body, reason.why) == (b"", Why.PROTOCOL)
 
 
 @pytest_twisted.ensureDeferred
@@ -238,7 +249,7 @@ async def test_a_context_can_be_replaced_while_serving(world: World, serve) -> N
     while b"hello" not in old.received:
         await deferLater(reactor, 0.01)
     other = world.stranger.leaf("localhost")
-    options.context = server_context(*other.write(world.folder, "other"))
+    options.use(server_context(*other.write(world.folder, "other")))
     new = await connected(port, client_options("localhost", trusting_both))
     for client in (old, new):
         client.transport.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -324,28 +335,28 @@ async def test_mutual_tls(world: World, serve, bundle: str, client: str | None, 
     port = await serve(tls=server_options(*world.pair, ca))
     body, reason = await ask(port, shows(world, leaves[client] if client else None))
     assert (body == b"hello") is taken
-    assert isinstance(reason, SSL.Error) is not taken
+    assert isinstance(reason, HandshakeFailed) is not taken
 
 
 # -- the client's side ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("hostname", "trusted", "error"),
+    ("hostname", "trusted", "why"),
     [
         pytest.param("localhost", "root", None, id="name"),
         pytest.param("127.0.0.1", "root", None, id="address"),
         pytest.param("::1", "root", None, id="address-6"),
         pytest.param("localhost", "middle", None, id="intermediate-as-anchor"),
         pytest.param("localhost", "leaf", None, id="leaf-as-anchor"),
-        pytest.param("notary-server", "root", VerificationError, id="another-name"),
-        pytest.param("192.0.2.1", "root", VerificationError, id="another-address"),
-        pytest.param("localhost", "stranger", SSL.Error, id="untrusted"),
-        pytest.param("localhost", None, SSL.Error, id="not-one-of-the-systems"),
+        pytest.param("notary-server", "root", Why.WRONG_NAME, id="another-name"),
+        pytest.param("192.0.2.1", "root", Why.WRONG_NAME, id="another-address"),
+        pytest.param("localhost", "stranger", Why.UNKNOWN_ISSUER, id="untrusted"),
+        pytest.param("localhost", None, Why.UNKNOWN_ISSUER, id="not-one-of-the-systems"),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_a_client_knows_its_server(world: World, serve, hostname: str, trusted: str | None, error) -> None:
+async def test_a_client_knows_its_server(world: World, serve, hostname: str, trusted: str | None, why) -> None:
     certificates = {
         "root": world.root.certificate,
         "middle": world.middle.certificate,
@@ -355,11 +366,10 @@ async def test_a_client_knows_its_server(world: World, serve, hostname: str, tru
     ca = world.file("ca.crt", pem([certificates[trusted]])) if trusted else None
     port = await serve(tls=server_options(*world.pair))
     body, reason = await ask(port, client_options(hostname, ca))
-    if error is None:
+    if why is None:
         assert (body, type(reason)) == (b"hello", ConnectionDone)
     else:
-        assert body == b""
-        assert isinstance(reason, error)
+        assert (body, reason.why) == (b"", why)
 
 
 @pytest_twisted.ensureDeferred
@@ -368,7 +378,8 @@ async def test_a_certificate_without_names_is_nobodys(world: World, serve) -> No
     nameless = world.middle.leaf("localhost", common_name_only=True)
     port = await serve(tls=server_options(*nameless.write(world.folder, "nameless")))
     body, reason = await ask(port, client_options("localhost", world.ca))
-    assert (body, type(reason)) == (b"", CertificateError)
+    assert (body, reason.why) == (b"", Why.WRONG_NAME)
+    assert "no name that counts" in str(reason)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -577,3 +588,39 @@ async def test_writing_to_a_client_that_is_gone_ends_the_connection() -> None:
     await ended
     await client.done
     await maybeDeferred(port.stopListening)
+
+
+class Listener(ReadListener):
+    """Notes what comes, and whether more of the same read may come."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.seen.append((data, self.reading))
+
+    def readEnded(self) -> None:
+        self.seen.append(self.reading)
+
+
+def test_a_protocol_learns_when_a_read_has_ended_however_many_records_it_was(world: World) -> None:
+    listener, transport = Listener(), StringTransport()
+    wrapped = Factory.forProtocol(lambda: listener)
+    wrapper = HandshakeFactory(server_options(*world.pair), wrapped, Clock(), client=False, trusted_by="ca.crt")
+    server = wrapper.buildProtocol(None)
+    server.makeConnection(transport)
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    client.set_connect_state()
+    for _ in range(2):
+        with contextlib.suppress(SSL.WantReadError):
+            client.do_handshake()
+        server.dataReceived(client.bio_read(1 << 16))
+        client.bio_write(transport.value())
+        transport.clear()
+    listener.seen.clear()
+    for record in (b"a", b"b", b"c"):
+        client.send(record)
+    records = client.bio_read(1 << 16)
+    server.dataReceived(records[:-1])
+    server.dataReceived(records[-1:])
+    assert listener.seen == [(b"a", True), (b"b", True), False, (b"c", True), False]

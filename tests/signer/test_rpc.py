@@ -46,13 +46,14 @@ def log():
 
 
 class Caller:
-    def __init__(self, keyring, check=lambda: succeed(None)):
-        self.methods = Rpc(keyring, check).methods()
+    def __init__(self, keyring, check=lambda: succeed(None), tells=lambda: True):
+        self.methods = Rpc(keyring, check, tells).methods()
         self.context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
 
     async def send(self, path, request, answer):
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        return answer.FromString(await self.methods[path](data, self.context))
+        made = self.methods[path](data, self.context)
+        return answer.FromString(made if isinstance(made, bytes) else await made)
 
     async def create(self, algorithm, gun=GUN, role="snapshot"):
         request = signer_pb2.CreateKeyRequest(algorithm=algorithm, gun=gun, role=role)
@@ -129,18 +130,24 @@ async def test_errors_and_their_statuses(bench, log):
 
 
 class Broken:
-    """A keyring with a fault, whose error would show a secret."""
+    """A keyring with a fault, whose error would show a secret; ``at_once`` or only after a while."""
 
-    def __init__(self, error):
+    def __init__(self, error, *, at_once):
         self.error = error
+        self.at_once = at_once
+
+    def sign_at_once(self, _key_id, _message):
+        if self.at_once:
+            raise self.error
 
     async def sign(self, _key_id, _message):
         raise self.error
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_of_a_fault_the_client_learns_nothing_and_the_log_its_place(log):
-    caller = Caller(Broken(ValueError(SECRET)))
+async def test_of_a_fault_the_client_learns_nothing_and_the_log_its_place(log, at_once):
+    caller = Caller(Broken(ValueError(SECRET), at_once=at_once))
     assert await status_of(caller.send(SIGN, sign_message("0" * 64), signer_pb2.Signature)) == (
         Status.INTERNAL,
         "the signer could not do this; its log says why",
@@ -150,9 +157,10 @@ async def test_of_a_fault_the_client_learns_nothing_and_the_log_its_place(log):
     assert "test_rpc.py" in log.text
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_a_call_that_is_given_up_stays_given_up(log):
-    caller = Caller(Broken(CancelledError()))
+async def test_a_call_that_is_given_up_stays_given_up(log, at_once):
+    caller = Caller(Broken(CancelledError(), at_once=at_once))
     with pytest.raises(CancelledError):
         await caller.send(SIGN, sign_message("0" * 64), signer_pb2.Signature)
     assert "Sign" not in log.text
@@ -171,6 +179,29 @@ async def test_the_log_names_keys_and_no_message(bench, log):
         assert line in log.text
     assert '"gun":"example.com/\\napp"' in log.text
     assert SECRET not in log.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_reads_no_log_is_written_none_for_each_signature(bench, log):
+    level = "info"
+    caller = Caller(bench.keyring(), tells=lambda: level == "info")
+    key_id = (await caller.create("ecdsa")).keyInfo.keyID.ID
+    for level, lines in (("error", 0), ("info", 1), ("error", 1)):  # noqa: B007 - what the caller asks for
+        await caller.send(SIGN, sign_message(key_id), signer_pb2.Signature)
+        assert log.text.count("signed with key") == lines
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_has_signed_signs_at_once(bench):
+    caller = Caller(bench.keyring())
+    key_id = (await caller.create("ecdsa")).keyInfo.keyID.ID
+    request = sign_message(key_id).SerializeToString()
+    first = caller.methods[SIGN](request, caller.context)
+    assert not isinstance(first, bytes), "its use is yet to be recorded"
+    await first
+    assert isinstance(caller.methods[SIGN](request, caller.context), bytes)
+    await caller.send(DELETE, key_id_message(key_id), signer_pb2.Void)
+    assert (await status_of(caller.methods[SIGN](request, caller.context)))[0] is Status.NOT_FOUND
 
 
 # -- health -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from notary.errors import InvalidGun, NotFound, OldVersion
 from notary.storage import Update
+from notary.storage.cache import OVERHEAD, CachedMetadataStore
 from notary.storage.memory import MemoryMetadataStore
 from notary.storage.sql import open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
@@ -425,6 +426,21 @@ async def test_pages_of_the_changefeed(metadata_stores, gun, change_id, records,
         assert change.version == (change.id - 1) % 4 + 1
 
 
+@pytest_twisted.ensureDeferred
+async def test_which_files_there_are_is_told_without_reading_them(metadata_stores):
+    store = await metadata_stores()
+    await store.publish(GUN, whole(1))
+    await store.publish(GUN, [update(TARGETS, 2), update(TIMESTAMP, 2)])
+    many = [(Gun(f"{GUN}/{number}"), TARGETS, None) for number in range(250)]
+    wanted = [*many, (GUN, TARGETS, None), (GUN, TARGETS, 1), (GUN, TARGETS, 3), (GUN, ROOT, None), (OTHER, ROOT, 1)]
+    assert await store.identify(wanted) == {
+        (GUN, TARGETS, None): (2, sha256(content(TARGETS, 2))),
+        (GUN, TARGETS, 1): (1, sha256(content(TARGETS, 1))),
+        (GUN, ROOT, None): (1, sha256(content(ROOT, 1))),
+    }
+    assert await store.identify([]) == {}
+
+
 # -- any sequence of calls --------------------------------------------------------------------------------------------
 
 guns = st.sampled_from([GUN, OTHER])
@@ -440,21 +456,24 @@ def outcome(call: Callable[[], Deferred]) -> object:
     except (NotFound, OldVersion) as error:
         return type(error)
     if isinstance(result, dict):
-        return {role: stored.data for role, stored in result.items()}
+        return {place: getattr(stored, "data", stored) for place, stored in result.items()}
     if isinstance(result, list):
         return [(c.id, c.gun, c.version, c.sha256, c.category) for c in result]
     return getattr(result, "data", result)
 
 
+@pytest.mark.parametrize("cached", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_database_does_what_memory_does(fresh_database):
-    """Checks each backend against the simplest one."""
+async def test_a_database_does_what_memory_does(fresh_database, cached):
+    """Checks each backend, as it is and behind the cache, against the simplest one."""
 
     class Both(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
             self.model = MemoryMetadataStore(reactor)
             self.store = blockingCallFromThread(reactor, open_metadata_store, *fresh_database(), reactor)
+            if cached:
+                self.store = CachedMetadataStore(self.store, 12 * OVERHEAD)
 
         def both(self, call):
             assert outcome(lambda: call(self.store)) == outcome(lambda: call(self.model))
@@ -470,6 +489,10 @@ async def test_a_database_does_what_memory_does(fresh_database):
         @rule(gun=guns, role=roles, version=st.integers(0, 7))
         def by_version(self, gun, role, version):
             self.both(lambda store: store.by_version(gun, role, version))
+
+        @rule(places=st.lists(st.tuples(guns, roles, st.none() | st.integers(-1, 2**31)), max_size=4))
+        def identify(self, places):
+            self.both(lambda store: store.identify(places))
 
         @rule(gun=guns, role=roles, named=updates)
         def by_checksum(self, gun, role, named):

@@ -288,6 +288,7 @@ class MariaDB(DatabaseServer):
             f"--datadir={self.directory}/data",
             f"--socket={self.socket}",
             f"--pid-file={self.directory}/pid",
+            f"--tmpdir={self.directory}",  # a server that starts deletes what others have in a shared one
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",

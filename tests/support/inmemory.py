@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
 from notary.net.http import Limits, Site
@@ -80,7 +81,13 @@ class Server:
         self.checks = {}
         self.health = Health(self.checks, self.clock, self.metrics.set_health)
         self.repository = Repository(
-            store, self.signing, maybe_now, lambda: self.now, self.metrics.refreshed, self.metrics.expired_root
+            store,
+            self.signing,
+            maybe_now,
+            maybeDeferred,
+            lambda: self.now,
+            self.metrics.refreshed,
+            self.metrics.expired_root,
         )
         self.api = Api(
             self.repository,
@@ -120,6 +127,7 @@ class Server:
         protocol.dataReceived(data)
         while (answer := _parsed(transport.value(), head_only)) is None:
             await transport.written
+            await deferLater(reactor, 0)  # whoever writes has something to do after it
         transport.loseConnection()
         return answer
 

@@ -151,8 +151,10 @@ class Daemon:
     """One server process.
 
     ``command`` is what to run; ``port`` where it will listen (it is told so by its configuration, not by us). Output of
-    every start is appended to ``log``.
+    every start is appended to ``log``. ``passed`` is a listening socket to pass to it, as systemd does.
     """
+
+    passed: socket.socket | None = None
 
     def __init__(
         self,
@@ -198,9 +200,20 @@ class Daemon:
         """Start the process and return at once."""
         assert not self.alive, f"{self.name} runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
+        command, descriptors = self.command, ()
+        if self.passed is not None:
+            descriptors = (self.passed.fileno(),)
+            shell = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{descriptors[0]}'
+            command = ("bash", "-c", shell, "bash", *command)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, cwd=self.directory
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.directory,
+                pass_fds=descriptors,
             )
         self.starts += 1
 

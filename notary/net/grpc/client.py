@@ -42,12 +42,12 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import ClientFactory
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from notary.net.grpc.connection import Connection, Limits, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
+from notary.net.handshake import HandshakeFactory
 
 _log = Logger()
 
@@ -499,9 +499,8 @@ class Channel:
         self._connecting = True
         factory: Any = _Factory(self)
         if self._tls is not None:
-            factory = TLSMemoryBIOFactory(self._tls, isClient=True, wrappedFactory=factory, clock=self.clock)
-            # The default protocol collects small writes for a turn of the reactor; ours are collected already.
-            factory.protocol = TLSMemoryBIOProtocol
+            trusted_by = getattr(self._tls, "trusted_by", "the trusted certificates")
+            factory = HandshakeFactory(self._tls, factory, self.clock, client=True, trusted_by=trusted_by)
         self._attempt = self._endpoint.connect(factory)
         self._attempt.addErrback(self._not_connected)
 

@@ -27,22 +27,20 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
-from OpenSSL import SSL
-from service_identity.exceptions import VerificationError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport, ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
-from notary.net.grpc.shortcuts import QuickDecoder, answer
+from notary.net.grpc.shortcuts import Fields, QuickDecoder, Request, answer
+from notary.net.handshake import HandshakeFailed, ReadListener
 
 _WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
 _INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)
 _CONTROLS_A_CALL: Final = 8  # frames that a well-behaved peer may need around one call: PING, WINDOW_UPDATE
-_STREAM_LIMIT: Final = (1 << 31) - 1
-Fields: TypeAlias = list[tuple[bytes, bytes]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _PING: Final = b"notary.."
 
@@ -80,13 +78,13 @@ class Outgoing:
 
     __slots__ = ("body", "trailers")
 
-    def __init__(self, body: bytes, trailers: Fields | None) -> None:
+    def __init__(self, body: bytes, trailers: Headers | None) -> None:
         self.body = memoryview(body)
         self.trailers = trailers
 
 
 @implementer(IHandshakeListener)
-class Connection(Protocol):
+class Connection(ReadListener):
     """One side of a connection; a subclass says which, and takes the events of streams."""
 
     client_side: ClassVar[bool]
@@ -103,6 +101,7 @@ class Connection(Protocol):
         self.closing: float | None = None  # since when
         self.spoke = False  # the peer: HTTP/2
         self.why = ""  # the connection ended
+        self._decoder: QuickDecoder[Any] = QuickDecoder(self.meaning)
         self._h2 = self._make_h2()
         self._scanner = Scanner(preface=not self.client_side, headers=limits.headers)
         self._controls = Budget(limits.controls, limits.controls_per_second, now)
@@ -124,7 +123,7 @@ class Connection(Protocol):
                 normalize_inbound_headers=False,
             )
         )
-        made.decoder = QuickDecoder()
+        made.decoder = self._decoder
         made.decoder.max_header_list_size = limits.headers
         self._own = {
             SettingCodes.ENABLE_PUSH: 0,
@@ -137,6 +136,9 @@ class Connection(Protocol):
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
 
+    def meaning(self, fields: Fields) -> object:
+        """What a block of headers that may come often says; None if calls with it go the general way."""
+
     def established(self) -> None:
         """The peer speaks HTTP/2 and has accepted us."""
 
@@ -147,7 +149,7 @@ class Connection(Protocol):
         """Nothing can be said any more on any stream."""
 
     def lost(self, *, quiet: bool) -> None:
-        """The connection is no more; ``quiet`` says that it just closed, without an error on either side."""
+        """The connection is no more; ``quiet`` says that it just closed, or that TLS has told why it did not begin."""
 
     def sent(self, stream: int) -> None:
         """All that there is to send on a stream is sent."""
@@ -169,7 +171,7 @@ class Connection(Protocol):
         # client may open streams before it has read our settings.
         self._h2.local_settings = Settings(
             client=self.client_side,
-            initial_values={**self._own, SettingCodes.MAX_CONCURRENT_STREAMS: _STREAM_LIMIT},
+            initial_values={**self._own, SettingCodes.MAX_CONCURRENT_STREAMS: (1 << 31) - 1},
         )
         self.flush()
 
@@ -178,7 +180,7 @@ class Connection(Protocol):
         protocol = getattr(self.transport, "negotiatedProtocol", None)
         if protocol != b"h2":
             said = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
-            self.close(f"TLS (ALPN) negotiated {said} and not h2")
+            self.close(f"TLS (ALPN) negotiated {said} and not h2: the peer speaks no gRPC; the port may be another's")
         else:
             self.begin()
 
@@ -189,13 +191,25 @@ class Connection(Protocol):
         self.heard = self.clock.seconds()
         self.asked = None
         try:
-            self._dispatch(self._h2.receive_data(self._scan(data)))
+            self.receive(data)
         except Violation as violation:
             self.fail(violation.code, str(violation))
         except ProtocolError as error:
             self.fail(error.error_code, str(error))
         else:
             self.later()
+
+    def receive(self, data: bytes) -> None:
+        """Let h2 take what came, and handle what that means. Raises Violation, ProtocolError."""
+        self._dispatch(self._h2.receive_data(self._scan(data)))
+
+    def readEnded(self) -> None:
+        """All that came in one read is handled."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        if self.closing is None:
+            self.flush()
 
     def _scan(self, data: bytes) -> bytes:
         scanner = self._scanner
@@ -229,7 +243,7 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget everything."""
-        quiet = not self.why and isinstance(reason.value, (ConnectionDone, ConnectionLost))
+        quiet = not self.why and isinstance(reason.value, (ConnectionDone, ConnectionLost, HandshakeFailed))
         self._end(describe(reason))
         if self._flushing is not None:
             self._flushing.cancel()
@@ -257,14 +271,14 @@ class Connection(Protocol):
 
     def later(self) -> None:
         """See that what was just said leaves soon."""
-        if self._flushing is None and self.closing is None:
+        if self._flushing is None and self.closing is None and not self.reading:
             self._flushing = self.clock.callLater(0, self._flush_now)
 
     def _flush_now(self) -> None:
         self._flushing = None
         self.flush()
 
-    def send_answer(self, stream: int, body: bytes, head: Fields, trailers: Fields) -> bool:
+    def send_answer(self, stream: int, body: bytes, head: Headers, trailers: Headers) -> bool:
         """Send an answer: its head, a packed message, its trailers; whether all of it could be sent.
 
         An answer that fits in one frame is written without h2, which then forgets the stream: that halves its cost.
@@ -281,7 +295,25 @@ class Connection(Protocol):
         h2.send_headers(stream, head)
         return self.send_message(stream, body, trailers)
 
-    def send_message(self, stream: int, body: bytes, trailers: Fields | None) -> bool:
+    def send_at_once(self, request: Request[Any], body: bytes) -> bool:
+        """Send the answer to a request of which h2 does not know, a packed message; whether that was possible.
+
+        h2 only learns that the stream is over, and what the windows of the connection are.
+        """
+        h2 = self._h2
+        size = len(body)
+        window = h2.outbound_flow_control_window + request.more_room
+        stream_window = h2.remote_settings.initial_window_size + request.room
+        if size > min(window, stream_window, LARGEST_FRAME) or h2.encoder.header_table.resized:
+            return False
+        h2.highest_inbound_stream_id = request.stream
+        h2.outbound_flow_control_window = window - size
+        h2._inbound_flow_control_window_manager.window_consumed(request.size)  # noqa: SLF001 - there is no public way
+        self.count(request.size)
+        self._written.append(answer(request.stream, body))
+        return True
+
+    def send_message(self, stream: int, body: bytes, trailers: Headers | None) -> bool:
         """Send a packed message and end the stream, with trailers if given; whether all of it could be sent.
 
         The rest follows when the peer gives room; then ``sent`` is called.
@@ -328,7 +360,11 @@ class Connection(Protocol):
 
     def seen(self, event: DataReceived) -> None:
         """Let the peer send as much again as just came. A stream needs no such care: its window holds any message."""
-        self._seen += event.flow_controlled_length
+        self.count(event.flow_controlled_length)
+
+    def count(self, size: int) -> None:
+        """Count bytes of messages that are taken."""
+        self._seen += size
         if self._seen >= _WINDOW // 2:
             self._h2.increment_flow_control_window(self._seen)
             self._seen = 0
@@ -400,11 +436,6 @@ class Connection(Protocol):
 def describe(reason: Failure) -> str:
     """Return in words why a connection ended or could not be made."""
     error = reason.value
-    if isinstance(error, SSL.Error):
-        texts = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
-        return f"TLS: {'; '.join(texts) or 'closed without a word'}"
-    if isinstance(error, VerificationError):
-        return "TLS: the certificate is for another name"
     if isinstance(error, ConnectionDone):
         return "the peer closed the connection"
     if isinstance(error, ConnectionLost):

@@ -81,12 +81,14 @@ _MOST: Final = 10**8 - 1
 
 
 def encode_timeout(seconds: float) -> bytes:
-    """Return ``seconds`` as the value of grpc-timeout, in the finest unit that fits, never below a microsecond."""
-    for unit, per_second in ((b"u", 1_000_000), (b"m", 1_000)):
-        count = int(seconds * per_second)
-        if count <= _MOST:
-            return b"%d%b" % (max(1, count), unit)
-    return b"%dS" % min(_MOST, int(seconds))
+    """Return ``seconds`` as the value of grpc-timeout, never below a microsecond.
+
+    From one second on it is in milliseconds: a head that is the same for call after call is quickly read.
+    """
+    if seconds < 1:
+        return b"%du" % max(1, int(seconds * 1_000_000))
+    count = int(seconds * 1_000)
+    return b"%dm" % count if count <= _MOST else b"%dS" % min(_MOST, int(seconds))
 
 
 def decode_timeout(value: bytes) -> float:
@@ -181,6 +183,8 @@ def _error(fields: dict[bytes, bytes]) -> RpcError:
 
 LARGEST_FRAME: Final = 16_384
 """Bytes of a frame's payload: what every peer may send, and all that ours may (RFC 9113, section 6.5.2)."""
+LARGEST_WINDOW: Final = (1 << 31) - 1
+"""Bytes: the most that a window of flow control may come to (section 6.9.1)."""
 _FRAME_HEAD: Final = 9
 _PREFACE: Final = 24
 _TINY: Final = 256
@@ -222,6 +226,11 @@ class Scanner:
         self._missing = _PREFACE if preface else 0  # bytes of the current frame that have not arrived
         self._held = b""  # the beginning of a frame's head
         self._goaway: bytes | None = None  # the payload of the GOAWAY that is arriving
+
+    @property
+    def between(self) -> bool:
+        """Whether what comes next is a frame that has nothing to do with the one before it."""
+        return not (self._missing or self._held or self._in_block)
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that are for h2. Raises Violation."""

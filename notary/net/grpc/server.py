@@ -9,7 +9,7 @@ that stops lets calls end, then ends them.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 from cryptography import x509
 from h2.errors import ErrorCodes
@@ -30,8 +30,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.grpc.connection import Connection, Limits
-from notary.net.grpc.frames import Malformed, Message, Refused, decode_timeout, pack, parse_request
+from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
+from notary.net.grpc.shortcuts import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.status import RpcError, Status, encode_message
+from notary.net.handshake import OnRefused, Refusals, Why
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -86,6 +88,14 @@ def _log_error(path: str, failure: Failure) -> None:
 
 def _ignore(_path: str, _status: Status, _seconds: float, _peer: Peer) -> None:
     pass
+
+
+class _Meaning(NamedTuple):
+    """The head of a request to a method that we know; ``timeout`` in seconds."""
+
+    path: str
+    handler: Handler
+    timeout: float | None
 
 
 class _Stream:
@@ -152,9 +162,8 @@ class _ServerConnection(Connection):
 
     def lost(self, *, quiet: bool) -> None:
         """Tell why, if there never was HTTP/2."""
-        if not self.spoke and self._last is None:
-            level = LogLevel.debug if quiet else LogLevel.warn
-            _log.emit(level, "gRPC connection from {peer} refused: {reason}", peer=self.peer.address, reason=self.why)
+        if not self.spoke and self._last is None and not quiet:
+            self.factory.on_refused(self.peer.address, Why.PROTOCOL, self.why)
         self.factory.forget(self)
 
     def sweep(self, now: float) -> None:
@@ -176,6 +185,67 @@ class _ServerConnection(Connection):
                 self.reset(stream.id, ErrorCodes.CANCEL)
 
     # -- requests -----------------------------------------------------------------------------------------------------
+
+    def meaning(self, fields: Fields) -> _Meaning | None:
+        """What the head of a request says, if it is the head of a call that we know."""
+        if any(name == b"content-length" for name, _ in fields):
+            return None  # h2 compares it with what comes
+        try:
+            path, timeout = parse_request(fields)
+            handler = self.factory.methods.get(path)
+            seconds = None if timeout is None else decode_timeout(timeout)
+        except (Malformed, Refused, RpcError):
+            return None
+        return None if handler is None else _Meaning(path, handler, seconds)
+
+    def receive(self, data: bytes) -> None:
+        """Answer the calls that came whole; all else goes the general way. Raises Violation, ProtocolError."""
+        begin = position = 0  # what is between them is for h2
+        while position < len(data) and self.spoke and self.closing is None and self._scanner.between:
+            request = find_request(data, position, self._decoder.known)
+            if request is None or not self._may_begin(request):
+                position = end_of_frame(data, position)
+            elif begin < position:
+                super().receive(data[begin:position])  # it may change what the next block of headers says
+                begin = position
+            else:
+                self._answer(request, data[position : request.end])
+                begin = position = request.end
+        if begin < len(data) and self.closing is None:
+            super().receive(data[begin:])
+
+    def _may_begin(self, request: Request[_Meaning]) -> bool:
+        """Whether h2 and we would have nothing to say against a request."""
+        h2 = self._h2
+        return (
+            request.stream > h2.highest_inbound_stream_id
+            and request.size <= h2.inbound_flow_control_window
+            and h2.outbound_flow_control_window + request.more_room <= LARGEST_WINDOW
+            and h2.remote_settings.initial_window_size + request.room <= LARGEST_WINDOW
+            and len(request.message) <= self.limits.message
+            and len(self.streams) + len(self._writing) < self.limits.streams
+            and self._last is None
+            and not self._outgoing  # nobody waits for the room that comes with it
+        )
+
+    def _answer(self, request: Request[_Meaning], frames: bytes) -> None:
+        """Run a request; h2 hears of it, by its frames, only if it has no answer yet that can be sent."""
+        stream, (path, handler, timeout) = request.stream, request.meaning
+        now = self.heard
+        deadline = None if timeout is None else now + timeout
+        outcome = self._begin(handler, request.message, Context(path, self.peer, self.clock, deadline))
+        if isinstance(outcome, bytes) and len(outcome) <= self.limits.message:
+            body = pack(outcome)
+            if self.send_at_once(request, body):  # what it earns is more than the frames in it that carry nothing
+                self.factory.on_finish(path, Status.OK, self.clock.seconds() - now, self.peer)
+                self.earn()
+                return
+        self._h2.receive_data(self._scan(frames))  # what this says is done already
+        self.count(request.size)
+        call = self.streams[stream] = _Stream(stream, path, now, 0)
+        call.deadline = deadline
+        call.complete = True
+        self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
         self.spoke = True
@@ -244,16 +314,24 @@ class _ServerConnection(Connection):
 
     def _run(self, call: _Stream, request: bytes) -> None:
         context = Context(call.path, self.peer, self.clock, call.deadline)
+        self._settle(call, self._begin(self.factory.methods[call.path], request, context))
+
+    def _begin(self, handler: Handler, request: bytes, context: Context) -> bytes | Deferred[bytes] | Failure:
         try:
-            result = self.factory.methods[call.path](request, context)
+            result = handler(request, context)
         except Exception:  # noqa: BLE001 - whatever a handler raises has its answer
-            self._failed(Failure(), call)
+            return Failure()
+        return result if isinstance(result, (bytes, Deferred)) else Deferred.fromCoroutine(result)
+
+    def _settle(self, call: _Stream, outcome: bytes | Deferred[bytes] | Failure) -> None:
+        """Answer, now or when there is an answer."""
+        if isinstance(outcome, bytes):
+            self._succeeded(outcome, call)
             return
-        if isinstance(result, bytes):
-            self._succeeded(result, call)
+        if isinstance(outcome, Failure):
+            self._failed(outcome, call)
             return
-        pending = result if isinstance(result, Deferred) else Deferred.fromCoroutine(result)
-        call.result = pending
+        call.result = pending = outcome
         pending.addCallbacks(self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,))
         pending.addErrback(self._fault)
         if call.id in self.streams and call.deadline is not None:
@@ -374,7 +452,8 @@ class GrpcFactory(_Factory):
 
     ``methods`` maps paths (``/package.Service/Method``) to handlers. ``on_finish`` is told of every call (the path as
     the client gave it, which may be any; the status; seconds; the peer), ``on_error`` of every handler that failed
-    otherwise than by RpcError; by default that is logged.
+    otherwise than by RpcError, ``on_refused`` of every connection that did not come to speak HTTP/2; by default these
+    two are logged.
     """
 
     noisy = False
@@ -387,12 +466,14 @@ class GrpcFactory(_Factory):
         limits: Limits | None = None,
         on_finish: OnFinish = _ignore,
         on_error: OnError = _log_error,
+        on_refused: OnRefused | None = None,
     ) -> None:
         self.methods = methods
         self.clock = clock
         self.limits = limits or Limits()
         self.on_finish = on_finish
         self.on_error = on_error
+        self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
         self._connections: set[_ServerConnection] = set()
         self._sweeping: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None

@@ -117,7 +117,8 @@ MYSQL = Dialect(
     member="({0})",
     connections=10_000,
     writers=10_000,
-    begin_read="START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    # READ COMMITTED, the session's level, would give each statement a moment of its own.
+    begin_read="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     begin_write="START TRANSACTION",
     for_update="FOR UPDATE",
     lock="SELECT 1 FROM DUAL WHERE GET_LOCK(?, @@innodb_lock_wait_timeout)",

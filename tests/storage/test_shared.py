@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from notary.signer.shared import Shared
+from notary.storage.shared import Shared
 
 
 class Work:

@@ -1,0 +1,362 @@
+"""Why a TLS connection did not come to be, in words that say what to do, and who hears of it.
+
+Rules of this module: both sides of a handshake go through :class:`Handshake`, which hands the protocol above it a
+:class:`HandshakeFailed` in place of OpenSSL's error. OpenSSL says "certificate verify failed" to all that it does not
+like; what it found, and in which certificate, is told to the verification callback, so that is where it is noted. A
+listening port tells :class:`Refusals` of every connection that it refused; what strangers do may fill the log at a
+bounded rate only, and whatever stands in their certificates is cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+from typing import Protocol as Port
+
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity.exceptions import CertificateError
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogLevel
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from notary.net.messages import host_and_port
+
+_NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
+_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
+
+
+class Why(StrEnum):
+    """The kinds of refusal; one of a kind and a peer is logged at a time."""
+
+    EXPIRED = "certificate expired"
+    NOT_YET_VALID = "certificate not yet valid"
+    UNKNOWN_ISSUER = "unknown issuer"
+    BAD_CERTIFICATE = "bad certificate"
+    WRONG_NAME = "wrong name"
+    NO_CERTIFICATE = "no certificate"
+    PLAINTEXT = "plaintext"
+    PROTOCOL = "no common protocol"
+    OURS_REFUSED = "our certificate refused"
+    GONE = "gone"
+    OTHER = "other"
+
+
+class HandshakeFailed(Exception):
+    """A TLS connection that did not come to be; the message is the cause and the way out."""
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+# The numbers are those of openssl/x509_vfy.h.
+_EXPIRED: Final = 10
+_NOT_YET_VALID: Final = 9
+_UNKNOWN_ISSUER: Final = frozenset({2, 18, 19, 20, 21, 27})
+_VERIFY_ERRORS: Final = {
+    7: "its signature is wrong",
+    22: "its chain is too long",
+    23: "it has been revoked",
+    24: "its issuer is not an authority",
+    26: "it is not meant for this use (extendedKeyUsage)",
+    66: "its key is too weak",
+    67: "a key in its chain is too weak",
+    68: "it is signed with a digest that is too weak",
+}
+
+
+def judge(certificate: X509, number: int, depth: int, trusted_by: str) -> HandshakeFailed:
+    """Return what OpenSSL's verification error ``number`` means for a ``certificate`` that the peer showed.
+
+    ``depth`` is 0 for its own, more for those above that; ``trusted_by`` is the key of the
+    configuration that names the trusted certificates.
+    """
+    found = certificate.to_cryptography()
+    subject, issuer = _name(found.subject), _name(found.issuer)
+    place = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
+    whose = f"{place} ({subject}, issued by {issuer})"
+    if number == _EXPIRED:
+        ended = found.not_valid_after_utc.isoformat()
+        return HandshakeFailed(Why.EXPIRED, f"{whose} expired at {ended}; the peer needs a new one")
+    if number == _NOT_YET_VALID:
+        begins = found.not_valid_before_utc.isoformat()
+        return HandshakeFailed(Why.NOT_YET_VALID, f"{whose} is not valid before {begins}; compare the clocks")
+    if number in _UNKNOWN_ISSUER:
+        return HandshakeFailed(
+            Why.UNKNOWN_ISSUER,
+            f"{whose} leads to no certificate in {trusted_by}; add {issuer} there, or give the peer another one",
+        )
+    text = _VERIFY_ERRORS.get(number, f"OpenSSL's verification error {number}")
+    return HandshakeFailed(Why.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
+
+
+def judge_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
+    """Return what it means that the peer's certificate is not that of the host ``wanted``."""
+    if isinstance(error, CertificateError):
+        text = f"carries no name that counts (subjectAltName: {error})"
+    else:
+        text = f"is for {_alternatives(certificate)}"
+    return HandshakeFailed(
+        Why.WRONG_NAME,
+        f"the peer's certificate ({_name(certificate.subject)}) {text} and not for {wanted}; "
+        f"connect to a name that it carries, or give the peer another one",
+    )
+
+
+# What follows "alert " in OpenSSL's text, whatever TLS version it puts before it. "{ours}" is our own certificate.
+_ALERTS: Final = {
+    "unknown ca": (
+        Why.OURS_REFUSED,
+        "the peer does not trust the issuer of our certificate ({ours}); its trusted file must hold that issuer",
+    ),
+    "certificate expired": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) has expired"),
+    "certificate revoked": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) was revoked"),
+    "bad certificate": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): its name, issuer or dates do not suit it; its log says more",
+    ),
+    "certificate unknown": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): most often the peer wants another name; its log says more",
+    ),
+    "unsupported certificate": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): it is not for this use (extendedKeyUsage), or of a strange kind",
+    ),
+    # What pyOpenSSL's side sends when it is the name that does not suit.
+    "internal error": (
+        Why.OURS_REFUSED,
+        "the peer broke off: so does a Notary server that connects to a name which our certificate ({ours}) lacks",
+    ),
+    "certificate required": (
+        Why.NO_CERTIFICATE,
+        "the peer demands a certificate and was shown none; give it one (trust_service.tls_client_cert)",
+    ),
+    "no application protocol": (Why.PROTOCOL, "the peer speaks other protocols (ALPN) than we do"),
+    "protocol version": (Why.PROTOCOL, "the peer and we have no version of TLS in common; ours are 1.2 and 1.3"),
+    "handshake failure": (
+        Why.PROTOCOL,
+        "the peer refused the handshake: no cipher in common, or, with TLS 1.2, it demands a certificate",
+    ),
+}
+_REASONS: Final = {
+    "peer did not return a certificate": (
+        Why.NO_CERTIFICATE,
+        "the peer showed no certificate, which {trusted_by} demands (a server shows trust_service.tls_client_cert)",
+    ),
+    "unsupported protocol": (Why.PROTOCOL, "the peer speaks no version of TLS that we do; ours are 1.2 and 1.3"),
+    "no shared cipher": (Why.PROTOCOL, "the peer and we have no cipher in common"),
+}
+_PLAINTEXT: Final = "the peer does not speak TLS ({said}); one side is configured without it, or the port is wrong"
+_GONE: Final = "the peer closed the connection in the middle of the TLS handshake without saying why; its log may"
+
+
+def _of_openssl(error: SSL.Error, ours: X509 | None, trusted_by: str) -> HandshakeFailed:
+    """Return what an error of OpenSSL means that is no verdict on the peer's certificate."""
+    reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
+    for reason in reasons:
+        _, alert, text = reason.partition("alert ")
+        why, words = (_ALERTS if alert else _REASONS).get(text if alert else reason, (None, ""))
+        if why is not None:
+            return HandshakeFailed(why, f"{words.format(ours=_ours(ours), trusted_by=trusted_by)} (TLS: {reason})")
+    return HandshakeFailed(Why.OTHER, f"TLS: {'; '.join(reasons) or 'closed without a word'}")
+
+
+def _ours(certificate: X509 | None) -> str:
+    if certificate is None:
+        return "none"
+    ours = certificate.to_cryptography()
+    return f"{_name(ours.subject)}, for {_alternatives(ours)}, issued by {_name(ours.issuer)}"
+
+
+def _alternatives(certificate: x509.Certificate) -> str:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "no name"
+    return _short(", ".join(str(each.value) for each in found)) or "no name"
+
+
+def _name(name: x509.Name) -> str:
+    return _short(name.rfc4514_string()) or "no name"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
+
+
+# -- the protocol -----------------------------------------------------------------------------------------------------
+
+
+class OnRefused(Port):
+    """Hears of a connection that was refused."""
+
+    def __call__(self, peer: str, why: str, message: str) -> None:
+        """``peer`` is ``host:port``, ``why`` the kind of refusal, ``message`` the cause and the way out."""
+
+
+class ReadListener(Protocol):
+    """A protocol that is told when a read of the socket is over, which with TLS may be many pieces of data."""
+
+    reading = False
+    """Whether more of what was read may come: what is to be said can wait for :meth:`readEnded`."""
+
+    def readEnded(self) -> None:
+        """All that was read has come."""
+
+
+class Handshake(TLSMemoryBIOProtocol):
+    """TLS, as Twisted does it, with an explanation when it fails.
+
+    The default protocol of Twisted collects small writes for a turn of the reactor; ours are collected already.
+    """
+
+    factory: HandshakeFactory
+    verdict: HandshakeFailed | None = None
+    """What the verification of the peer's certificate found wrong."""
+    _first = b""  # byte that the peer sent
+
+    # Twisted has no public place where the cause of a failure can be seen before the connection is lost, nor a public
+    # way to tell whether a handshake is done; these are the names that its own subclass uses.
+    _handshakeDone: bool
+    _aborted: bool
+    _reason: Failure | None
+    _tlsConnection: SSL.Connection
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read from the socket; remember how it began, and tell where it ends."""
+        if not self._first:
+            self._first = data[:1]
+        protocol = self.wrappedProtocol
+        if not isinstance(protocol, ReadListener):
+            super().dataReceived(data)
+            return
+        protocol.reading = True
+        try:
+            super().dataReceived(data)
+        finally:
+            protocol.reading = False
+        protocol.readEnded()
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None and self._reason is None:
+            explained = self._explain(reason.value)
+            if explained is not None:
+                self._reason = Failure(explained)
+                reason = None
+        super()._tlsShutdownFinished(reason)
+
+    def _explain(self, error: BaseException | None) -> HandshakeFailed | None:
+        """Return what ended TLS; None if the peer just closed the connection."""
+        if self.verdict is not None:
+            return self.verdict
+        if self._first and self._first[0] not in _RECORDS:
+            said = f"its first byte is {self._first[0]:#04x}"
+            return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
+        if (
+            not isinstance(error, SSL.Error)
+            or isinstance(error, SSL.SysCallError)
+            or not (error.args and error.args[0])
+        ):
+            return None
+        return _of_openssl(error, self._tlsConnection.get_certificate(), self.factory.trusted_by)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the protocol above why, and who listens for refusals."""
+        failed: HandshakeFailed | None = None
+        if not self._handshakeDone and not self._aborted:
+            known = self._reason.value if self._reason is not None else reason.value
+            if isinstance(known, HandshakeFailed):
+                failed = known
+            elif self._first and isinstance(known, (ConnectionDone, ConnectionLost)):
+                failed = self._explain(None) or HandshakeFailed(Why.GONE, _GONE)
+                self._reason = Failure(failed)
+        transport: Any = self.transport
+        peer = host_and_port(transport.getPeer())
+        super().connectionLost(reason)
+        if failed is not None and self.factory.on_refused is not None:
+            self.factory.on_refused(peer, failed.why, str(failed))
+
+
+class HandshakeFactory(TLSMemoryBIOFactory):
+    """Puts :class:`Handshake` under the protocols of another factory.
+
+    ``creator`` makes the OpenSSL side; ``trusted_by`` is the key of the configuration that names the trusted
+    certificates; ``on_refused`` hears of every handshake that failed, except those that we gave up.
+    """
+
+    protocol = Handshake
+
+    def __init__(
+        self,
+        creator: Any,
+        wrapped: Any,
+        clock: Any,
+        *,
+        client: bool,
+        trusted_by: str,
+        on_refused: OnRefused | None = None,
+    ) -> None:
+        super().__init__(creator, isClient=client, wrappedFactory=wrapped, clock=clock)
+        self.trusted_by = trusted_by
+        self.on_refused = on_refused
+
+
+# -- the log ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Line:
+    until: float  # when the next one may be written
+    more: int = 0  # refusals since the last one
+
+
+class Refusals:
+    """Logs refusals: of each kind and each host one line in ``SECONDS``, which counts those that came since the last.
+
+    Hosts beyond ``HOSTS`` at a time share their lines, so that neither the log nor this table can be flooded.
+    """
+
+    SECONDS: Final = 60.0
+    HOSTS: Final = 100
+
+    def __init__(self, log: Logger, level: Any, seconds: Callable[[], float]) -> None:
+        self.log = log
+        self._level = level
+        self._seconds = seconds
+        self._lines: dict[tuple[str, str], _Line] = {}
+
+    def __call__(self, peer: str, why: str, message: str) -> None:
+        """Log a refusal, or count it."""
+        now = self._seconds()
+        key = (why, peer.rpartition(":")[0])
+        if key not in self._lines and len(self._lines) >= self.HOSTS:
+            self._lines = {each: line for each, line in self._lines.items() if line.until > now}
+            if len(self._lines) >= self.HOSTS:
+                key = (why, "")
+        line = self._lines.get(key)
+        if line is not None and line.until > now:
+            line.more += 1
+            return
+        more = line.more if line is not None else 0
+        self._lines[key] = _Line(now + self.SECONDS)
+        self.log.emit(
+            self._level,
+            "connection from {peer} refused: {reason}{counted}",
+            peer=peer,
+            reason=message,
+            counted=f" (and {more} more like it since the last such line)" if more else "",
+        )
+
+
+def refusal_level(*, mutual: bool) -> Any:
+    """Return the log level of refusals: with mutual TLS the peers are few and known, else any scanner causes them."""
+    return LogLevel.error if mutual else LogLevel.info

@@ -1,0 +1,228 @@
+"""A :class:`notary.storage.MetadataStore` that keeps files in memory and is as fresh as the store behind it.
+
+Rules of this module: a file is served from memory only after the store has said, since the request came, that this very
+file (its version and its checksum) stands where the request looks. So nothing older than what was committed when a
+request came is ever answered, whoever wrote or deleted it, by whichever instance (docs/adr/0010-fresh-reads.md).
+
+What makes it cheap: that question is a look at an index, without the file, and there is never more than one under way.
+Whoever comes meanwhile waits for the next one, which asks for all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from notary.errors import NotFound
+from notary.storage import Change, Identity, MetadataStore, Place, Stored, Update
+from notary.storage.shared import Shared
+from notary.tuf.model import Gun, RoleName
+
+MOST_PLACES: Final = 100
+"""How many places one question asks about, unless one request alone needs more."""
+
+OVERHEAD: Final = 2048
+"""Bytes that a kept file takes beside its content, with what is remembered in its ``notes``; rather more than less."""
+
+_LARGEST: Final = 4
+"""A file larger than this part (a fourth) of the whole memory is not kept: it would push out too many others."""
+
+_Name: TypeAlias = tuple[Gun, RoleName, str]
+_Answer: TypeAlias = Mapping[Place, Identity]
+
+
+class CachedMetadataStore:
+    """``store``, with files of at most ``size`` bytes together kept in memory."""
+
+    def __init__(self, store: MetadataStore, size: int) -> None:
+        self._store = store
+        self._files = _Files(size)
+        self._rounds = _Rounds(store.identify)
+        self._loads: Shared[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
+        self._loads = Shared(self._load)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
+        """See the port."""
+        places = tuple([(gun, role, None) for role in roles])
+        return self._rounds.ask(places).addCallback(self._current, gun, places)
+
+    def _current(
+        self, answer: _Answer, gun: Gun, places: tuple[Place, ...]
+    ) -> Mapping[RoleName, Stored] | Deferred[Mapping[RoleName, Stored]]:
+        found: dict[RoleName, Stored] = {}
+        missing: dict[Place, Identity] = {}
+        for place in places:
+            identity = answer.get(place)
+            if identity is None:
+                continue
+            stored = self._files.get((gun, place[1], identity[1]))
+            if stored is not None and stored.version == identity[0]:
+                found[place[1]] = stored
+            else:
+                missing[place] = identity
+        if not missing:
+            return found
+        # Whoever needs the same files at the same time shares the load: their checksums say which they are.
+        load = self._loads((gun, tuple(missing), tuple(missing.values())))
+        return load.addCallback(self._completed, gun, places, found, missing)
+
+    async def _load(self, wanted: tuple[Gun, tuple[Place, ...], tuple[Identity, ...]]) -> Mapping[RoleName, Stored]:
+        gun, places, _ = wanted
+        loaded = await self._store.current(gun, [role for _, role, _ in places])
+        for stored in loaded.values():
+            self._files.put((gun, stored.role, stored.sha256), stored)
+        return loaded
+
+    def _completed(
+        self,
+        loaded: Mapping[RoleName, Stored],
+        gun: Gun,
+        places: tuple[Place, ...],
+        found: dict[RoleName, Stored],
+        missing: Mapping[Place, Identity],
+    ) -> Mapping[RoleName, Stored] | Deferred[Mapping[RoleName, Stored]]:
+        for place, identity in missing.items():
+            stored = loaded.get(place[1])
+            if stored is None or (stored.version, stored.sha256) != identity:
+                # Replaced or deleted since the question: what was found belongs to another moment.
+                return self._store.current(gun, [role for _, role, _ in places])
+            found[place[1]] = stored
+        return found
+
+    def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
+        """See the port."""
+        stored = self._files.get((gun, role, sha256))
+        if stored is None:
+            return self._store.by_checksum(gun, role, sha256).addCallback(self._keep, gun)
+        place = (gun, role, stored.version)
+        return self._rounds.ask((place,)).addCallback(self._confirmed, place, stored)
+
+    def _confirmed(self, answer: _Answer, place: Place, stored: Stored) -> Stored | Deferred[Stored]:
+        if answer.get(place) == (stored.version, stored.sha256):
+            return stored
+        gun, role, _ = place
+        self._files.drop((gun, role, stored.sha256))
+        return self._store.by_checksum(gun, role, stored.sha256).addCallback(self._keep, gun)
+
+    def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
+        """See the port."""
+        place = (gun, role, version)
+        return self._rounds.ask((place,)).addCallback(self._at, place, version)
+
+    def _at(self, answer: _Answer, place: Place, version: int) -> Stored | Deferred[Stored]:
+        gun, role, _ = place
+        identity = answer.get(place)
+        if identity is None:
+            raise NotFound(f"{gun} has no version {version} of {role}")
+        stored = self._files.get((gun, role, identity[1]))
+        if stored is not None and stored.version == version:
+            return stored
+        return self._store.by_version(gun, role, version).addCallback(self._keep, gun)
+
+    def _keep(self, stored: Stored, gun: Gun) -> Stored:
+        self._files.put((gun, stored.role, stored.sha256), stored)
+        return stored
+
+    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+        """See the port."""
+        return self._rounds.ask(tuple(places))
+
+    # -- what is not cached -------------------------------------------------------------------------------------------
+
+    def check_name(self, gun: Gun) -> Deferred[None]:
+        """See the port."""
+        return self._store.check_name(gun)
+
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
+        """See the port."""
+        return self._store.publish(gun, updates, after)
+
+    def delete(self, gun: Gun) -> Deferred[bool]:
+        """See the port."""
+        return self._store.delete(gun)
+
+    def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Deferred[Sequence[Change]]:
+        """See the port."""
+        return self._store.changes(gun, change_id, records)
+
+    def check(self) -> Deferred[None]:
+        """See the port."""
+        return self._store.check()
+
+    def close(self) -> Deferred[None]:
+        """See the port."""
+        return self._store.close()
+
+
+class _Rounds:
+    """Asks ``identify`` for all who wait, one question at a time."""
+
+    def __init__(self, identify: Callable[[Collection[Place]], Deferred[_Answer]]) -> None:
+        self._identify = identify
+        self._asking = False
+        self._waiting: list[tuple[tuple[Place, ...], Deferred[_Answer]]] = []
+
+    def ask(self, places: tuple[Place, ...]) -> Deferred[_Answer]:
+        """What stands at ``places``, all as of one moment after this call; the answer may hold others' places too."""
+        waiter: Deferred[_Answer] = Deferred()
+        self._waiting.append((places, waiter))
+        if not self._asking:
+            self._next()
+        return waiter
+
+    def _next(self) -> None:
+        wanted: dict[Place, None] = {}
+        count = 0
+        for places, _ in self._waiting:
+            if count and len(wanted) + len(places) > MOST_PLACES:
+                break
+            wanted.update(dict.fromkeys(places))
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._asking = True
+        self._identify(tuple(wanted)).addBoth(self._answered, batch)
+
+    def _answered(
+        self, result: _Answer | Failure, batch: Sequence[tuple[tuple[Place, ...], Deferred[_Answer]]]
+    ) -> None:
+        self._asking = False
+        if self._waiting:
+            self._next()  # the database works while these are answered
+        for _, waiter in batch:
+            waiter.callback(result)  # of a failure, Twisted makes an errback
+
+
+class _Files:
+    """Files, those asked for last, of at most ``size`` bytes together."""
+
+    def __init__(self, size: int) -> None:
+        self._room = size
+        self._largest = size // _LARGEST
+        self._kept: OrderedDict[_Name, Stored] = OrderedDict()
+
+    def get(self, name: _Name) -> Stored | None:
+        stored = self._kept.get(name)
+        if stored is not None:
+            self._kept.move_to_end(name)
+        return stored
+
+    def put(self, name: _Name, stored: Stored) -> None:
+        self.drop(name)
+        size = len(stored.data) + OVERHEAD
+        if size > self._largest:
+            return
+        self._kept[name] = stored
+        self._room -= size
+        while self._room < 0:
+            self.drop(next(iter(self._kept)))
+
+    def drop(self, name: _Name) -> None:
+        stored = self._kept.pop(name, None)
+        if stored is not None:
+            self._room += len(stored.data) + OVERHEAD

@@ -1,0 +1,85 @@
+"""``notary-admin health`` against running daemons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from tests.admin.conftest import admin
+from tests.support.peers import OUR_SERVER, Certificates, Daemon, daemon, free_port, mint_certificates
+from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return mint_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["https", "http"])
+def server(request: pytest.FixtureRequest, tmp_path: Path, certificates: Certificates) -> Iterator[Daemon]:
+    tls = certificates if request.param == "https" else None
+    with daemon("server", OUR_SERVER, tmp_path, tls=tls) as started:
+        yield started
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_works(server: Daemon, tmp_path: Path) -> None:
+    outcome = await admin("health", "--config", tmp_path / "server.json")
+    assert (outcome.status, outcome.err) == (0, "healthy\n")
+    await deferToThread(server.kill)
+    outcome = await admin("health", "--config", tmp_path / "server.json")
+    assert outcome.status == 1
+    assert f"the server at 127.0.0.1:{server.port} does not answer: [Errno 111] Connection refused" in outcome.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_without_its_signer(tmp_path: Path, certificates: Certificates) -> None:
+    trust = {"type": "remote", "hostname": "localhost", "port": free_port(), "key_algorithm": "ecdsa"}
+    trust["tls_ca_file"] = str(certificates.ca)
+    with daemon("server", OUR_SERVER, tmp_path, tls=certificates, extra={"trust_service": trust}):
+        outcome = await admin("health", "--config", tmp_path / "server.json")
+        while "Trust operational" not in outcome.err:  # the first check has not ended yet
+            outcome = await admin("health", "--config", tmp_path / "server.json")
+    assert outcome.status == 1
+    assert "says 503: " in outcome.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_somebody_else_at_the_address_of_the_server(
+    certificates: Certificates, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = mint_certificates(tmp_path_factory.mktemp("other"))
+    with daemon("server", OUR_SERVER, tmp_path, tls=certificates):
+        config = json.loads((tmp_path / "server.json").read_text())
+        config["server"] |= {"tls_cert_file": str(other.certificate), "tls_key_file": str(other.key)}
+        (tmp_path / "other.json").write_text(json.dumps(config))
+        outcome = await admin("health", "--config", tmp_path / "other.json")
+    assert outcome.status == 1
+    assert "certificate verify failed" in outcome.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signer(tmp_path: Path) -> None:
+    pair = Pair.mint(tmp_path / "tls")
+    memory = {"backend": "memory"}
+    with signer_daemon("signer", OUR_SIGNER, pair, tmp_path, memory) as signer:
+        outcome = await admin("health", "--config", tmp_path / "signer.json")
+        assert (outcome.status, outcome.err) == (0, "healthy\n")
+        await deferToThread(signer.kill)
+        outcome = await admin("health", "--config", tmp_path / "signer.json")
+    assert outcome.status == 1
+    assert f"the signer at 127.0.0.1:{signer.port} does not answer: " in outcome.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_variable_that_names_the_configuration(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with daemon("server", OUR_SERVER, tmp_path, tls=certificates):
+        monkeypatch.setenv("NOTARY_CONFIG", str(tmp_path / "server.json"))
+        assert (await admin("health")).status == 0
