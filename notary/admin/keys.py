@@ -8,6 +8,7 @@ shown.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeAlias
@@ -52,7 +53,8 @@ def keys() -> None:
 
 async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncIterator[Sequence[KeyRow]]:
     """All keys, under a progress bar that says ``what``."""
-    with session.out.progress(what, await inventory.count()) as advance:
+    total = await inventory.count() if session.out.shows_progress else None
+    with session.out.progress(what, total) as advance:
         after = 0
         while page := await inventory.page(after, BATCH):
             yield page
@@ -240,22 +242,21 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
         )
 
     count = 0
-    with session.out.table(*_COLUMNS) as add:
+    with session.out.table(*_COLUMNS) if dry_run else nullcontext() as add:
         async for page in _pages(session, inventory, "Keys"):
             for row in filter(old, page):
                 count += 1
-                if dry_run:
+                if add is not None:
                     add(*_listed(row))
     if dry_run or not count:
-        session.out.say(f"{count} keys would be removed" if dry_run else "there is no such key")
+        session.out.total(f"{count} keys would be removed" if dry_run else "there is no such key")
         return Status.OK
     if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
         return Status.REFUSED
     removed = 0
     async for page in _pages(session, inventory, "Keys"):
         rows = [row for row in page if old(row)]
-        if rows:
-            removed += await inventory.remove_pending(rows)
+        removed += await inventory.remove_pending(rows) if rows else 0
     session.out.line(f"removed {removed} keys", {"removed": removed})
     return Status.OK
 
