@@ -7,9 +7,8 @@ shown.
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeAlias
@@ -17,7 +16,6 @@ from typing import Final, TypeAlias
 import click
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from notary.admin.command import Duration, Status, command
 from notary.admin.session import Session
@@ -55,7 +53,8 @@ def keys() -> None:
 
 async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncIterator[Sequence[KeyRow]]:
     """All keys, under a progress bar that says ``what``."""
-    with session.out.progress(what, await inventory.count()) as advance:
+    total = await inventory.count() if session.out.shows_progress else None
+    with session.out.progress(what, total) as advance:
         after = 0
         while page := await inventory.page(after, BATCH):
             yield page
@@ -141,18 +140,18 @@ async def reencrypt(session: Session, alias: str) -> int:
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = vain = 0
-    with _threads(session) as in_thread:
-        # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
-        while vain < _VAIN:
-            wanted, replaced = await _pass(
-                session, inventory, alias, partial(_rewrapped, config, alias, in_thread), failed
-            )
-            if not wanted:
-                break
-            done += replaced
-            vain = 0 if replaced else vain + 1
-        else:
-            raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
+    # The reactor's own threads: when somebody interrupts it, they end with it.
+    in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
+    rewrapped = partial(_rewrapped, config, alias, in_thread)
+    # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
+    while vain < _VAIN:
+        wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
+        if not wanted:
+            break
+        done += replaced
+        vain = 0 if replaced else vain + 1
+    else:
+        raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
     session.out.line(
         f"{done} keys put under {alias}, {len(failed)} left as they are",
         {"alias": alias, "reencrypted": done, "failed": len(failed)},
@@ -211,17 +210,6 @@ async def _pass(
     return wanted, replaced
 
 
-@contextmanager
-def _threads(session: Session) -> Iterator[Callable[..., Deferred[_Outcome]]]:
-    """Runs plain functions in as many threads as there are processors."""
-    pool = ThreadPool(0, os.cpu_count() or 1)
-    pool.start()
-    try:
-        yield partial(deferToThreadPool, session.reactor, pool)
-    finally:
-        pool.stop()
-
-
 # -- prune ------------------------------------------------------------------------------------------------------------
 
 
@@ -254,22 +242,21 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
         )
 
     count = 0
-    with session.out.table(*_COLUMNS) as add:
+    with session.out.table(*_COLUMNS) if dry_run else nullcontext() as add:
         async for page in _pages(session, inventory, "Keys"):
             for row in filter(old, page):
                 count += 1
-                if dry_run:
+                if add is not None:
                     add(*_listed(row))
     if dry_run or not count:
-        session.out.say(f"{count} keys would be removed" if dry_run else "there is no such key")
+        session.out.total(f"{count} keys would be removed" if dry_run else "there is no such key")
         return Status.OK
     if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
         return Status.REFUSED
     removed = 0
     async for page in _pages(session, inventory, "Keys"):
         rows = [row for row in page if old(row)]
-        if rows:
-            removed += await inventory.remove_pending(rows)
+        removed += await inventory.remove_pending(rows) if rows else 0
     session.out.line(f"removed {removed} keys", {"removed": removed})
     return Status.OK
 
