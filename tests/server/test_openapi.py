@@ -141,9 +141,12 @@ def run_schemathesis(description: dict[str, Any], url: str, directory: Path, *mo
     """Exit status, output and exchanges of a run; a directory may be used for one."""
     file, log = directory / "openapi.json", directory / "exchanges.har"
     file.write_text(json.dumps(description))
+    options = [
+        *("--url", url, "--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES), "--seed", "1"),
+        *("--no-color", "--warnings", "off", "--max-redirects", "0", "--report", "har", "--report-har-path", log),
+    ]
     done = subprocess.run(
-        [SCHEMATHESIS, "run", file, "--url", url, "--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES),
-         "--no-color", "--warnings", "off", "--max-redirects", "0", "--report", "har", "--report-har-path", log, *more],
+        [SCHEMATHESIS, "run", file, *options, *more],
         cwd=directory, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     entries = json.loads(log.read_text())["log"]["entries"] if log.exists() else []
@@ -151,7 +154,7 @@ def run_schemathesis(description: dict[str, Any], url: str, directory: Path, *mo
 
 
 def publish(server: Daemon) -> str:
-    """Publish a collection with a delegation; the checksum of its targets."""
+    """Publish a collection with a delegation; the checksum of that one's file."""
     tuf = f"{server.url}/v2/{GUN}/_trust/tuf/"
 
     def send(path: str, data: bytes | None = None, content_type: str = "text/plain") -> bytes:
@@ -162,7 +165,7 @@ def publish(server: Daemon) -> str:
     author = Author(GUN, timestamp=held["timestamp"], snapshot=held["snapshot"])
     author.delegate("targets/releases")
     assert send("", form_of(author.first()), MULTIPART) == b""
-    return hashlib.sha256(author.stored["targets"]).hexdigest()
+    return hashlib.sha256(author.stored["targets/releases"]).hexdigest()
 
 
 def with_examples(checksum: str) -> dict[str, Any]:
@@ -170,6 +173,7 @@ def with_examples(checksum: str) -> dict[str, Any]:
     description = described()
     parameters = description["components"]["parameters"]
     assert parameters["Gun"]["examples"]["collection"]["value"] == GUN
+    parameters["Role"]["examples"] = {"delegation": parameters["Role"]["examples"]["delegation"]}
     parameters["Checksum"]["examples"]["checksum"]["value"] = checksum
     parameters["IfNoneMatch"]["examples"] = {"other": {"value": '"0"'}, "any": {"value": "*"}}
     gone = parameters["Gun"] | {"examples": {"other": {"value": "example.com/gone"}}}
@@ -197,9 +201,10 @@ def test_the_server_is_as_described(server: tuple[Daemon, str], tmp_path: Path) 
     assert expected | {("POST", 200), ("POST", 400), ("DELETE", 200)} <= seen
     good = {each["request"]["url"].partition("?")[0] for each in entries if each["response"]["status"] == 200}
     gun = f"{running.url}/v2/{quote(GUN, safe='')}/_trust"
+    role = "targets%2Freleases"
     for path in (
         f"{running.url}/v2/", f"{running.url}/v2/_trust/changefeed", f"{running.url}/metrics", f"{gun}/changefeed",
-        f"{gun}/tuf/1.targets.json", f"{gun}/tuf/targets%2Freleases.json", f"{gun}/tuf/targets.{checksum}.json",
+        f"{gun}/tuf/1.{role}.json", f"{gun}/tuf/{role}.json", f"{gun}/tuf/{role}.{checksum}.json",
         f"{gun}/tuf/timestamp.key", f"{running.url}/_notary_server/health",
     ):  # fmt: skip
         assert path in good, f"{path} was never asked for with success"
@@ -215,22 +220,12 @@ def test_a_server_that_asks_for_tokens_is_as_described(tmp_path: Path) -> None:
     assert {each["response"]["status"] for each in entries} == {401}
 
 
-@pytest.mark.parametrize(
-    ("operation", "spoil"),
-    [
-        pytest.param("getRole", {"Key": {"maxProperties": 0}, "Envelope": {"required": ["signs"]}}, id="body"),
-        pytest.param("getKey", {"Key": {"required": ["kind"]}}, id="another-body"),
-    ],
-)
-def test_a_wrong_description_is_noticed(
-    server: tuple[Daemon, str], tmp_path: Path, operation: str, spoil: dict[str, Any]
-) -> None:
+def test_a_wrong_description_is_noticed(server: tuple[Daemon, str], tmp_path: Path) -> None:
     running, checksum = server
     description = with_examples(checksum)
-    for name, change in spoil.items():
-        description["components"]["schemas"][name] |= change
+    description["components"]["schemas"]["Key"]["required"] = ["kind"]
     status, output, _ = run_schemathesis(
-        description, running.url, tmp_path, "--phases", "examples", "--include-operation-id", operation
+        description, running.url, tmp_path, "--phases", "examples", "--include-operation-id", "getKey"
     )
     assert status == 1
     assert "Response violates schema" in output
