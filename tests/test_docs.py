@@ -229,13 +229,20 @@ def test_the_page_of_notary_admin_knows_all_exit_statuses() -> None:
 def shell() -> Iterator[int]:
     """A terminal with an interactive bash on it that has done what docs/man-pages.md says; its file descriptor."""
     (line,) = re.findall(r"^(eval .*bash_source.*)$", (DOCS / "man-pages.md").read_text(), re.MULTILINE)
-    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "TERM": "dumb", "HOME": "/nonexistent", "PS1": "$ ", "LC_ALL": "C"}
+    environment = {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "TERM": "dumb",
+        "HOME": "/nonexistent",
+        "PS1": "next> ",
+        "LC_ALL": "C",
+    }
     child, terminal = pty.fork()
     if child == 0:
+        os.chdir(ROOT)
         os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-i"], environment)
     try:
         os.write(terminal, f"{line}; echo rea''dy\n".encode())
-        read_until(terminal, "ready")
+        read_until(terminal, "ready\r\nnext> ")
         yield terminal
     finally:
         os.kill(child, 9)
@@ -260,7 +267,7 @@ def read_until(terminal: int, wanted: str) -> str:
         pytest.param("notary-admin repos sh", "notary-admin repos show ", id="command-of-group"),
         pytest.param("notary-admin fsck --conf", "notary-admin fsck --config ", id="option"),
         pytest.param("notary-admin expiring --role sn", "notary-admin expiring --role snapshot ", id="choice"),
-        pytest.param("notary-admin fsck --config /etc/passw", "notary-admin fsck --config /etc/passwd", id="file"),
+        pytest.param("notary-admin fsck --config pyproj", "notary-admin fsck --config pyproject.toml ", id="file"),
     ],
 )
 def test_bash_completes(shell: int, typed: str, completed: str) -> None:
