@@ -6,7 +6,8 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest bench fixtures docs-config proto clean runtime dev packages bench-packages docker-packages
+.PHONY: help up test test-docker lint pytest bench fixtures docs docs-config diagrams man proto clean runtime dev packages
+.PHONY: bench-packages diagram-packages docker-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,6 +34,15 @@ bench: packages dev bench-packages ## ours beside the Go original, in numbers: d
 fixtures: dev ## make all certificates and keys in fixtures/ anew (ten years)
 	$(BIN)/python fixtures/regenerate.py
 
+docs: dev ## the documentation as a site: build/site/index.html; a broken link is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/site
+
+man: dev ## the manual pages of the three programs: build/man/
+	$(BIN)/python etc/manual.py build/man
+
+diagrams: diagram-packages ## draw docs/diagrams/*.svg anew from the .dot files beside them
+	@etc/diagrams.sh
+
 docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md
 
@@ -55,6 +65,9 @@ dev:
 
 packages:
 	@etc/require-packages.sh test
+
+diagram-packages:
+	@etc/require-packages.sh diagrams
 
 bench-packages:
 	@etc/require-packages.sh bench

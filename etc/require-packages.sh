@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|docker
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|diagrams|docker
 #
 # Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
 # the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
 set -euo pipefail
 
-target=${1:?up, dev, test, bench or docker}
+target=${1:?up, dev, test, bench, diagrams or docker}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
@@ -37,6 +37,8 @@ missing_packages() {
         command -v systemd-socket-activate >/dev/null || echo systemd
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
+        command -v mandoc >/dev/null || echo mandoc # checks the manual pages
+        command -v /usr/sbin/haproxy >/dev/null || echo haproxy # the load balancer of docs/high-availability.md
         # Private instances of these are started by the tests; whether the system's own runs does not matter.
         command -v /usr/sbin/mariadbd >/dev/null || echo mariadb-server
         compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
@@ -52,6 +54,9 @@ missing_packages() {
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk
+    fi
+    if [ "$target" = diagrams ]; then
+        command -v dot >/dev/null || echo graphviz
     fi
 }
 

@@ -45,6 +45,7 @@ _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of 
 _CLOSE: Final = b"Connection: close\r\n"
 _PROGRESS: Final = 1024  # bytes of a body that must arrive within Limits.body_seconds
 _LOGGED_TARGET: Final = 1024  # bytes of a refused request's target that reach the log
+_FIRST_SECONDS: Final = 1.0  # how long a new connection may wait for its first request once the site stops
 _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before its request was complete
 
 
@@ -555,6 +556,8 @@ class Connection(http.HTTPChannel):
             self.refuse(408, "the request took too long")
         elif self.phase is _Phase.BUSY or self.phase is _Phase.CLOSING:
             self.forceAbortClient()
+        elif self.site.stopping:
+            self._leave(self.site.seconds())
         else:
             self._end()
 
@@ -606,11 +609,20 @@ class Connection(http.HTTPChannel):
         return Call(method, path.decode("utf-8", "replace"), path, remote=self.remote, secure=self.secure)
 
     def retire(self) -> None:
-        """When the site stops: close the connection unless it has begun to receive a request."""
-        if self.site.stopping and (self.phase is _Phase.IDLE or (self.phase is _Phase.HEAD and not self._begun)):
-            self._end()
-            # Nothing is being sent. A TLS client that does not answer the closing alert must not hold up the stop.
-            self.deadline = self.site.seconds()
+        """When the site stops: close the connection unless a request is on its way, or may be."""
+        if not self.site.stopping:
+            return
+        now = self.site.seconds()
+        if self.phase is _Phase.IDLE:
+            self._leave(now)
+        elif self.phase is _Phase.HEAD and not self._begun and self.deadline is not None:
+            # It is new: closed now, its client would see its first request fail.
+            self.deadline = min(self.deadline, now + _FIRST_SECONDS)
+
+    def _leave(self, now: float) -> None:
+        """Close a connection on which nothing is sent: a TLS client that says no goodbye must not delay a stop."""
+        self._end()
+        self.deadline = now
 
     def forceAbortClient(self) -> None:
         """Drop the connection, answered or not."""

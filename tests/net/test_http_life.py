@@ -405,12 +405,11 @@ def test_stopping_without_clients(server: Server) -> None:
 def test_stopping_closes_what_waits_and_finishes_what_runs(server: Server) -> None:
     waiting: Deferred[Response] = Deferred()
     server.handler = lambda call: waiting if call.path == "/slow" else Response(200)
-    silent, idle, half = server.connect(), server.connect().send(get()), server.connect().send(b"GET / HT")
+    idle, half = server.connect().send(get()), server.connect().send(b"GET / HT")
     body = server.connect().send(post(b"abc")[:-1])
     busy = server.connect().send(get(b"/slow") + get(b"/not-any-more"))
     done = stop(server)
-    assert (silent.closed, idle.closed, half.closed, body.closed, busy.closed) == (True, True, False, False, False)
-    assert server.connect().closed
+    assert (idle.closed, half.closed, body.closed, busy.closed) == (True, False, False, False)
     half.send(b"TP/1.1\r\nHost: a\r\n\r\n")
     body.send(b"c")
     assert done == []
@@ -419,6 +418,20 @@ def test_stopping_closes_what_waits_and_finishes_what_runs(server: Server) -> No
         assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
     server.wait(5)
     assert done == ["done"]
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_stopping_gives_a_new_connection_a_moment_for_its_first_request(server: Server) -> None:
+    early, silent = server.connect(), server.connect()
+    done = stop(server)
+    late = server.connect()  # it was in the queue of the port
+    for peer in (early, late):
+        assert not peer.closed
+        peer.send(get())
+        assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
+    assert (done, silent.closed) == ([], False)
+    server.wait(2)
+    assert (done, silent.closed) == (["done"], True)
     assert server.clock.getDelayedCalls() == []
 
 

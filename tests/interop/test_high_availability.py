@@ -1,0 +1,177 @@
+"""docs/high-availability.md as it stands: HAProxy's configuration, two servers and two signers on one MariaDB.
+
+Rules of this module: of the page's configuration only names, ports and paths are replaced. Every process is ended by
+the test that started it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from tests.support.author import Author, server_key_from
+from tests.support.databases import MariaDB
+from tests.support.migrated import migrated_database
+from tests.support.peers import OUR_SERVER, Daemon, daemon, free_port, mint_certificates, remote_signer
+from tests.support.sides import MULTIPART, form_of
+from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
+
+PAGE = Path(__file__).parents[2] / "docs/high-availability.md"
+HAPROXY = "/usr/sbin/haproxy"
+GUN = "example.com/team/app"
+WAIT_SECONDS = 30.0
+RUNNING = "2"
+
+
+@dataclass
+class Cluster:
+    """Everything behind the load balancer, by the names on the page; ``failures`` are those of readers."""
+
+    balancer: Daemon
+    daemons: dict[str, Daemon]
+    admin: Path
+    context: ssl.SSLContext
+    failures: list[str] = field(default_factory=list)
+    reads: int = 0
+
+    def send(self, path: str, data: bytes | None = None) -> bytes:
+        """One request on a connection of its own; raises OSError, of which HTTPError is one."""
+        url = f"{self.balancer.url}/v2/{GUN}/_trust/tuf/{path}"
+        request = urllib.request.Request(url, data, {"Content-Type": MULTIPART} if data else {})
+        with urllib.request.urlopen(request, timeout=WAIT_SECONDS, context=self.context) as answer:
+            return bytes(answer.read())
+
+    def tell(self, command: str) -> str:
+        """Say something to HAProxy, as the page does with socat; its answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(WAIT_SECONDS)
+            connection.connect(str(self.admin))
+            connection.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def await_running(self, *names: str) -> None:
+        """Wait until HAProxy finds these well."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            lines = [
+                line.split()
+                for each in ("servers", "signers")
+                for line in self.tell(f"show servers state {each}").splitlines()
+            ]
+            states = {words[3]: words[5] for words in lines if len(words) > 5}
+            if all(states.get(name) == RUNNING for name in names):
+                return
+            assert time.monotonic() < deadline, f"{names} do not come back: {states}\n{self.balancer.output()}"
+            time.sleep(0.05)
+
+    def read_until(self, done: threading.Event) -> None:
+        """What a reader does, in a thread."""
+        while not done.is_set():
+            try:
+                self.send("timestamp.json")
+                self.reads += 1
+            except OSError as error:
+                self.failures.append(str(error))
+
+
+@pytest.fixture
+def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
+    tls = mint_certificates(tmp_path / "tls")
+    pair = Pair.mint(tmp_path / "pair")
+    root = pair.authority.write(pair.folder, "root")
+    (_, for_servers), (_, for_signers) = (migrated_database(mariadb, service) for service in ("server", "signer"))
+    ports = {"https": free_port(), "grpc": free_port()}
+    daemons: dict[str, Daemon] = {}
+    for name in ("signer-1", "signer-2"):
+        storage = {"backend": "mysql", "db_url": for_signers, "default_alias": "one"}
+        environment = {"NOTARY_SIGNER_ONE": "correct horse"}
+        daemons[name] = signer_daemon(name, OUR_SIGNER, pair, tmp_path, storage, environment=environment)
+    trust = remote_signer(ports["grpc"], root, pair.client.write(pair.folder, "client"))
+    for name in ("server-1", "server-2"):
+        storage = {"backend": "mysql", "db_url": for_servers}
+        daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
+    admin = tmp_path / "admin.sock"
+    (text,) = re.findall(r"^```\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
+    text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
+        "bind :7899", f"bind 127.0.0.1:{ports['grpc']}"
+    )
+    text = text.replace("/run/haproxy/admin.sock", str(admin)).replace("/etc/notary/root-ca.crt", str(tls.ca))
+    assert "/etc" not in text
+    (tmp_path / "haproxy.cfg").write_text(text)
+    balancer = Daemon(
+        "haproxy", (HAPROXY, "-db", "-f", str(tmp_path / "haproxy.cfg")), ports["https"], tmp_path, tls=tls
+    )
+    with ExitStack() as stack:
+        for each in (*daemons.values(), balancer):
+            stack.enter_context(each)
+        found = Cluster(balancer, daemons, admin, ssl.create_default_context(cafile=tls.ca))
+        found.await_running(*daemons)
+        yield found
+
+
+def publish_until_stored(cluster: Cluster, author: Author, *roles: str) -> None:
+    """Publish, and again as long as that fails with 500, as a publisher would."""
+    files = author.publish(*roles)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            assert cluster.send("", form_of(files)) == b""
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != HTTPStatus.INTERNAL_SERVER_ERROR or time.monotonic() > deadline:
+                raise
+        else:
+            return
+
+
+def test_no_read_fails_while_servers_restart_and_publishing_outlives_any_signer(cluster: Cluster) -> None:
+    author = Author(
+        GUN,
+        timestamp=server_key_from(cluster.send("timestamp.key")),
+        snapshot=server_key_from(cluster.send("snapshot.key")),
+    )
+    publish_until_stored(cluster, author, "root", "targets")
+
+    done = threading.Event()
+    readers = [threading.Thread(target=cluster.read_until, args=[done]) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    try:
+        for name in ("server-1", "server-2"):
+            cluster.tell(f"set server servers/{name} state drain")
+            cluster.daemons[name].stop()
+            before = cluster.reads
+            publish_until_stored(cluster, author, "targets")
+            cluster.daemons[name].start()
+            cluster.tell(f"set server servers/{name} state ready")
+            cluster.await_running(name)
+            assert cluster.reads > before
+        for name, other in (("signer-1", "signer-2"), ("signer-2", "signer-1")):
+            cluster.daemons[name].kill()
+            publish_until_stored(cluster, author, "targets")
+            cluster.daemons[name].start()
+            cluster.await_running(name, other)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert cluster.failures == []
+    assert author.versions["targets"] == 5
+
+    cluster.daemons["server-1"].kill()
+    cluster.await_running("server-2")
+    publish_until_stored(cluster, author, "targets")
+    assert cluster.send("targets.json") == author.stored["targets"]

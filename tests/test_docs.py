@@ -1,0 +1,275 @@
+"""The documentation as a site, its diagrams, the manual pages, and completion in a shell: built and used for real."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from etc.manual import STATUSES, pages
+from notary.admin.command import Status
+from tests.test_layout import LAYERS, ROOT
+
+DOCS = ROOT / "docs"
+BIN = Path(sys.executable).parent
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+# -- the site ---------------------------------------------------------------------------------------------------------
+
+
+def build(source: Path, site: Path) -> tuple[int, str]:
+    """Build the site as `make docs` does; the exit status and what was complained of."""
+    options = re.findall(r"-m sphinx (.*) docs build/site", (ROOT / "Makefile").read_text())[0].split()
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, source, site],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+class Navigation(HTMLParser):
+    """The pages that the navigation of a page of the site leads to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pages: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "a" and given.get("class") == "reference internal" and "#" not in (target := str(given["href"])):
+            self.pages.add(target)
+
+
+def navigation_of(site: Path) -> set[str]:
+    text = (site / "index.html").read_text()
+    tree = text[text.index('class="sidebar-tree"') :]
+    return Navigation(tree[: tree.index("</aside>")]).pages
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("site")
+    status, output = build(DOCS, directory)
+    assert (status, output) == (0, "")
+    return directory
+
+
+def test_the_navigation_leads_to_every_page(site: Path) -> None:
+    assert navigation_of(site) == {page.removesuffix(".md") + ".html" for page in PAGES} - {"index.html"}
+
+
+def test_the_site_has_the_pictures_and_the_description_of_the_api(site: Path) -> None:
+    assert (site / "openapi.yaml").read_bytes() == (DOCS / "openapi.yaml").read_bytes()
+    for picture in DOCS.glob("diagrams/*.svg"):
+        assert (site / "_images" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:
+    loaded = re.compile(
+        r"""<(?:script|img|iframe)[^>]+src="(?:https?:)?//|<link[^>]+rel="stylesheet"[^>]+href="(?:https?:)?//"""
+    )
+    assert [page.name for page in site.rglob("*.html") if loaded.search(page.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param("[x](nowhere.md)", "nowhere.md", id="page"),
+        pytest.param("[x](protocol.md#nothing)", "nothing", id="anchor"),
+        pytest.param("![x](diagrams/nothing.svg)", "nothing.svg", id="picture"),
+    ],
+)
+def test_a_broken_link_fails_the_build(tmp_path: Path, text: str, complaint: str) -> None:
+    source = tmp_path / "docs"
+    source.mkdir()
+    for name in ("conf.py", "openapi.yaml"):
+        shutil.copy(DOCS / name, source)
+    (source / "index.md").write_text(f"# Index\n\n## Part\n\n- [Protocol](protocol.md)\n\n{text}\n")
+    (source / "protocol.md").write_text("# Protocol\n\n## Something\n")
+    status, output = build(source, tmp_path / "site")
+    assert status == 1
+    assert complaint in output
+
+
+def test_a_page_that_the_index_does_not_name_yet_is_in_the_navigation(tmp_path: Path) -> None:
+    source = tmp_path / "docs"
+    (source / "adr").mkdir(parents=True)
+    for name in ("conf.py", "openapi.yaml"):
+        shutil.copy(DOCS / name, source)
+    (source / "index.md").write_text("# Index\n\n## Part\n\n- [One](one.md)\n")
+    for name in ("one", "late", "adr/0001"):
+        (source / f"{name}.md").write_text(f"# {name}\n")
+    assert build(source, tmp_path / "site") == (0, "")
+    assert navigation_of(tmp_path / "site") == {"one.html", "late.html", "adr/0001.html"}
+
+
+# -- diagrams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", sorted(DOCS.glob("diagrams/*.dot")), ids=lambda path: path.stem)
+def test_each_diagram_was_drawn_from_its_source_and_is_shown(source: Path) -> None:
+    drawn = source.with_suffix(".svg").read_text().splitlines()[-1]
+    assert drawn == f"<!-- {source.name} {hashlib.sha256(source.read_bytes()).hexdigest()} -->", "run `make diagrams`"
+    assert any(f"](diagrams/{source.stem}.svg)" in page.read_text() for page in DOCS.glob("*.md"))
+
+
+def drawn_layers() -> dict[str, set[str]]:
+    """Each box of the diagram of layers, and all that a path of full arrows leads to from it."""
+    text = (DOCS / "diagrams/layers.dot").read_text()
+    arrows = re.findall(r'^ +"?([\w.]+)"? -> "?([\w.]+)"?(.*)$', text, re.MULTILINE)
+    reached: dict[str, set[str]] = {}
+    for one, other, _ in arrows:
+        reached.setdefault(one, set())
+        reached.setdefault(other, set())
+    for one, other, style in arrows:
+        if "dotted" not in style:
+            reached[one].add(other)
+    while True:
+        more = {one: {far for near in others for far in reached[near]} - others for one, others in reached.items()}
+        if not any(more.values()):
+            return reached
+        for one, others in more.items():
+            reached[one] |= others
+
+
+def test_the_diagram_of_layers_is_the_table_of_layers() -> None:
+    def short(layer: str) -> str:
+        return layer.removeprefix("twisted.").removeprefix("notary.")
+
+    table = {short(layer): {short(each) for each in may} for layer, may in LAYERS.items() if layer != "notary"}
+    assert drawn_layers() == table
+
+
+def test_the_pure_part_of_the_diagram_is_what_never_imports_twisted() -> None:
+    from tests.test_layout import WITHOUT_TWISTED
+
+    text = (DOCS / "diagrams/layers.dot").read_text()
+    inside = re.findall(r"\w+", re.findall(r"^ +(\w+(?:; \w+)*)$", text[: text.index("->")], re.MULTILINE)[-1])
+    assert {f"notary.{each}" for each in inside} == WITHOUT_TWISTED - {"notary"}
+
+
+# -- manual pages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages, as `make man` writes them."""
+    directory = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, "etc/manual.py", directory], cwd=ROOT, check=True, timeout=60)
+    return directory
+
+
+def shown(page: Path) -> str:
+    """A page as a reader sees it, in one line."""
+    done = subprocess.run(
+        ["mandoc", "-Tutf8", "-Owidth=200", page], capture_output=True, text=True, check=True, timeout=30
+    )
+    return " ".join(re.sub(r".\x08", "", done.stdout).split())
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_a_manual_page_has_no_fault(manual: Path, name: str) -> None:
+    done = subprocess.run(
+        ["mandoc", "-Tlint", "-Wwarning", manual / name], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("name", ["notary-server", "notary-signer"])
+def test_the_page_of_a_daemon_has_its_flags_and_signals(manual: Path, name: str) -> None:
+    text = shown(manual / f"{name}.8")
+    printed = subprocess.run([BIN / name, "-help"], capture_output=True, text=True, check=True, timeout=30).stdout
+    flags = set(re.findall(r"--(\w+)", printed))
+    assert {"config", "debug", "bootstrap"} <= flags
+    assert sorted(flag for flag in flags if f" -{flag}" not in text) == []
+    for signal in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+        assert signal in text
+
+
+def test_the_page_of_notary_admin_has_every_command_with_its_help(manual: Path) -> None:
+    text = shown(manual / "notary-admin.8")
+    printed = subprocess.run([BIN / "notary-admin", "--help"], capture_output=True, text=True, check=True, timeout=30)
+    names = re.findall(r"^  ([a-z-]+)  ", printed.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert "repos" in names
+    for name in names:
+        assert re.search(rf" {name} ", text), name
+    for words in (
+        "repos delete [OPTIONS] GUN",
+        "--signer-config FILE",
+        "no backup of the metadata alone can be served",
+    ):
+        assert words in text
+    assert text.count("--json Write lines of JSON") == 1, "what all commands have in common stands there once"
+
+
+def test_the_page_of_notary_admin_knows_all_exit_statuses() -> None:
+    assert list(STATUSES) == list(Status)
+
+
+# -- completion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell() -> Iterator[int]:
+    """A terminal with an interactive bash on it that has done what docs/man-pages.md says; its file descriptor."""
+    (line,) = re.findall(r"^(eval .*bash_source.*)$", (DOCS / "man-pages.md").read_text(), re.MULTILINE)
+    environment = {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "TERM": "dumb",
+        "HOME": "/nonexistent",
+        "PS1": "next> ",
+        "LC_ALL": "C",
+    }
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-i"], environment)
+    try:
+        os.write(terminal, f"{line}; echo rea''dy\n".encode())
+        read_until(terminal, "ready\r\nnext> ")
+        yield terminal
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(terminal)
+
+
+def read_until(terminal: int, wanted: str) -> str:
+    """What the terminal shows, up to what is waited for."""
+    shown_so_far, deadline = "", time.monotonic() + 30
+    while wanted not in shown_so_far:
+        ready, _, _ = select.select([terminal], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {wanted!r} in {shown_so_far!r}"
+        shown_so_far += os.read(terminal, 4096).decode()
+    return shown_so_far
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        pytest.param("notary-admin rep", "notary-admin repos ", id="command"),
+        pytest.param("notary-admin repos sh", "notary-admin repos show ", id="command-of-group"),
+        pytest.param("notary-admin fsck --conf", "notary-admin fsck --config ", id="option"),
+        pytest.param("notary-admin expiring --role sn", "notary-admin expiring --role snapshot ", id="choice"),
+        pytest.param("notary-admin fsck --config pyproj", "notary-admin fsck --config pyproject.toml ", id="file"),
+    ],
+)
+def test_bash_completes(shell: int, typed: str, completed: str) -> None:
+    os.write(shell, f"{typed}\t".encode())
+    read_until(shell, completed)
