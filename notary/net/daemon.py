@@ -36,6 +36,7 @@ from twisted.python.logfile import LogFile
 
 from notary.errors import ConfigError, NotaryError
 from notary.net.logs import LineObserver, Stream, failure_fields
+from notary.net.reporting import Bugsnag, Reporter
 
 # -- flags ------------------------------------------------------------------------------------------------------------
 
@@ -152,8 +153,17 @@ class _LoggingSection(Protocol):
     def level(self) -> str: ...
 
 
+class _ReportingSection(Protocol):
+    @property
+    def bugsnag(self) -> Bugsnag: ...
+
+
 class Config(Protocol):
     """What every daemon's configuration has."""
+
+    @property
+    def reporting(self) -> _ReportingSection:
+        """Where unexpected errors are reported to."""
 
     @property
     def logging(self) -> _LoggingSection:
@@ -178,14 +188,16 @@ class Daemon(Service):
         service: What to run.
         log: Where it logs.
         reactor: The reactor that runs it.
+        reporter: What reports unexpected errors; it is stopped last.
         twistd: Whether ``twistd`` owns the process, and so its exit status.
     """
 
     failed = False
     """Whether the service could not start; the exit status is then 1."""
 
-    def __init__(self, service: Service, log: LineObserver, reactor: Any, *, twistd: bool) -> None:
+    def __init__(self, service: Service, log: LineObserver, reactor: Any, reporter: Reporter, *, twistd: bool) -> None:
         self.log = log
+        self._reporter = reporter
         self._service = service
         self._reactor = reactor
         self._twistd = twistd
@@ -213,7 +225,11 @@ class Daemon(Service):
             self._starting.cancel()
         while self._handlers:
             signal.signal(*self._handlers.popitem())
-        return maybeDeferred(self._service.stopService)
+        stopping: Deferred[object] = maybeDeferred(self._service.stopService)
+        return stopping.addBoth(self._stop_reporting)
+
+    def _stop_reporting(self, result: object) -> Deferred[object]:
+        return self._reporter.stop().addCallback(lambda _: result)
 
     def _step_later(self, *, more: bool) -> Callable[[int, object], None]:
         # A signal may come in the middle of writing a line: leave it to the reactor.
@@ -263,13 +279,15 @@ def make_daemon(
         for warning in config.warnings:
             log.announce("warning", warning)
         log.level = config.logging.level
+        reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
+        log.on_failure = reporter.report
         service = build(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
         beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
         _report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
         raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
-    return Daemon(service, log, reactor, twistd=options.parent is not None)
+    return Daemon(service, log, reactor, reporter, twistd=options.parent is not None)
 
 
 def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:

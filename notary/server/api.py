@@ -31,6 +31,8 @@ from notary.errors import (
     NotFound,
 )
 from notary.net.http import Call, Response, parse_multipart
+from notary.net.logs import error_id
+from notary.net.readiness import ALIVE
 from notary.server.auth import AccessController
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
@@ -195,8 +197,7 @@ class Api:
         except NotaryError as error:
             return self._refuse(route, call, error)
         except Exception:  # noqa: BLE001 - a client gets an answer whatever happens
-            self._log.failure("unexpected error in {operation}", operation=route.operation, path=call.path)
-            return fault_response(route.broken)
+            return self._unexpected(route.broken, Failure(), route.operation, call.path)
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
@@ -215,8 +216,17 @@ class Api:
 
     def failed(self, error: Exception) -> Response:
         """The answer to a fault of the HTTP layer itself, or of this class: it is not the client's."""
-        self._log.failure("unexpected error outside of any operation", Failure(error))
-        return fault_response(UNKNOWN)
+        return self._unexpected(UNKNOWN, Failure(error), "none", "")
+
+    def _unexpected(self, fault: Fault, failure: Failure, operation: str, path: str) -> Response:
+        """The answer to a fault of this program: nothing but the id under which the log has it."""
+        known_as = error_id()
+        self._metrics.unexpected()
+        self._metrics.refused(fault.code)
+        self._log.failure(
+            "unexpected error in operation {operation}", failure, operation=operation, path=path, error_id=known_as
+        )
+        return fault_response(fault, {"id": known_as})
 
     async def _serve(self, route: Route, names: Mapping[str, str], call: Call) -> Response:
         self._let_in(route, names, call)
@@ -251,6 +261,7 @@ class Api:
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
             self._metrics.uploaded(fault.code, len(call.body))
+        self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
 
@@ -326,6 +337,14 @@ class Api:
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
+    async def alive(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """That this process answers."""
+        return ALIVE
+
+    async def ready(self, _call: Call, _names: Mapping[str, str]) -> Response:
+        """Whether requests should be sent to this process, and what it can do."""
+        return self._health.readiness().response()
+
     async def metrics(self, _call: Call, _names: Mapping[str, str]) -> Response:
         """The figures of this process, for Prometheus."""
         content_type, body = self._metrics.render()
@@ -359,6 +378,8 @@ ROUTES: Sequence[Route] = (
     _route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
     _route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed, ()),
     _route("Health", "GET", r"/_notary_server/health", Api.health, None),
+    _route("Alive", "GET", r"/livez", Api.alive, None),
+    _route("Ready", "GET", r"/readyz", Api.ready, None),
     _route("Metrics", "GET", r"/metrics", Api.metrics, None),
 )
 # fmt: on

@@ -6,26 +6,31 @@ opposite order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import ServerConfig, load_server
-from notary.errors import ConfigError
+from notary.config import DEBUG_ADDRESS, ServerConfig, load_server
+from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
-from notary.net.http import Limits, Site
+from notary.net.http import Limits, Response, Site
+from notary.net.measured import measured
+from notary.net.readiness import STARTING
+from notary.net.watching import make_manhole, watch
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
-from notary.server.health import Health
+from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
+from notary.server.signing import LocalSigner, RemoteSigner, SigningService
 from notary.storage.sql import open_metadata_store
 
 DRAIN_SECONDS = 10.0
@@ -33,6 +38,9 @@ DRAIN_SECONDS = 10.0
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
+
+ANSWERS = (NotFound, OldVersion, InvalidGun)
+"""What a store may say without having failed."""
 
 
 class Server(Assembly):
@@ -52,22 +60,23 @@ class Server(Assembly):
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
-        self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
+        self._signing = measured(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
+        self._health: Health | None = None
+        self._manhole = make_manhole(reactor, config.manhole, self)
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        if config.debug:
-            self._log.warn("the debug server is not part of this version yet")
+        await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         store = await open_metadata_store(config.storage.backend, config.storage.db_url, self.reactor)
         self.at_end(store.close)
+        store = measured(store, self.reactor, metrics.observe_storage, ANSWERS)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
-        checks = {"DB operational": store.check, "Trust operational": self._signing.check}
-        health = Health(checks, self.reactor, metrics.set_health)
-        health.startService()
-        self.at_end(health.stopService)
+        checks = {DATABASE: store.check, SIGNER: self._signing.check}
+        self._health = health = Health(checks, self.reactor, metrics.set_health)
+        await self.run(health)
         repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
         max_age = config.caching.max_age
         api = Api(
@@ -90,6 +99,7 @@ class Server(Assembly):
             admit=api.admit,
             limits=self._limits(),
         )
+        metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
         self.at_end(lambda: site.stop(DRAIN_SECONDS))
         if self._tls is not None:
             self._log.info("Enabling TLS")
@@ -97,7 +107,21 @@ class Server(Assembly):
         self._log.info("Starting on {address}", address=str(address))
         port = await tls.listen(self.reactor, address.host, address.port, site, self._tls)
         self.at_end(port.stopListening)
+        self.at_end(health.retire)
         self.at_end(lambda: self._log.info("Stopping"))
+
+    def _ready(self) -> Response:
+        return (STARTING if self._health is None else self._health.readiness()).response()
+
+    def _certificates(self) -> Mapping[str, Path | None]:
+        server, trust, auth = self._config.server, self._config.trust_service, self._config.auth
+        return {
+            "server.tls_cert_file": server.tls_cert_file,
+            "server.client_ca_file": server.client_ca_file,
+            "trust_service.tls_ca_file": trust.tls_ca_file,
+            "trust_service.tls_client_cert": trust.tls_client_cert,
+            "auth.options.rootcertbundle": auth.options.rootcertbundle,
+        }
 
     def _signing_service(self) -> SigningService:
         trust = self._config.trust_service
@@ -148,7 +172,8 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            return Server(replace(config, debug=config.debug or bool(options["debug"])), reactor)
+            debug = config.debug or (DEBUG_ADDRESS if options["debug"] else None)
+            return Server(replace(config, debug=debug), reactor)
         storage = config.storage
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, reactor)
         return Bootstrap(open_store, storage.backend, reactor)

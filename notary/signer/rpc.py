@@ -23,9 +23,11 @@ from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound, NotaryError, StorageFailed
 from notary.net.grpc import Context, Handler, RpcError, Status
-from notary.net.logs import failure_fields
+from notary.net.logs import error_id, failure_fields
+from notary.net.readiness import Readiness
 from notary.proto import health_pb2, signer_pb2
 from notary.signer.keyring import Keyring
+from notary.signer.metrics import Metrics
 from notary.signer.shared import Shared
 from notary.tuf.keys import PublicKey
 
@@ -41,8 +43,10 @@ _Request = TypeVar("_Request", bound=Message)
 class Rpc:
     """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks."""
 
-    def __init__(self, keyring: Keyring, check: Callable[[], Deferred[None]]) -> None:
+    def __init__(self, keyring: Keyring, check: Callable[[], Deferred[None]], metrics: Metrics) -> None:
         self._keyring = keyring
+        self._metrics = metrics
+        self._retired = False
         self._check = check
         self._asking = Shared(self._ask)
         self._healthy = True
@@ -75,9 +79,20 @@ class Rpc:
                 self._log.error("{method} failed: {error}", method=name, error=str(error), status=status.name)
                 raise RpcError(status, str(error)) from None
             except Exception as error:  # noqa: BLE001 - the edge: whatever it is, one call fails and the signer goes on
-                place = failure_fields(Failure())["traceback"]
-                self._log.error("{method} broke: {error}", method=name, error=type(error).__name__, traceback=place)
-                raise RpcError(Status.INTERNAL, "the signer could not do this; its log says why") from None
+                failure, known_as = Failure(), error_id()
+                self._metrics.unexpected()
+                self._log.error(
+                    "{method} broke: {error}",
+                    method=name,
+                    error=type(error).__name__,
+                    traceback=failure_fields(failure)["traceback"],
+                    error_id=known_as,
+                    log_incident=failure,
+                    operation=name,
+                )
+                raise RpcError(
+                    Status.INTERNAL, f"the signer could not do this; its log says why, at error_id {known_as}"
+                ) from None
 
         return handle
 
@@ -105,6 +120,7 @@ class Rpc:
 
     async def _sign(self, request: signer_pb2.SignatureRequest) -> signer_pb2.Signature:
         signed = await self._keyring.sign(request.keyID.ID, request.content)
+        self._metrics.signed(signed.key.key_type)
         self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
         return signer_pb2.Signature(
             keyInfo=_info(signed.key),
@@ -113,6 +129,18 @@ class Rpc:
         )
 
     # -- health -------------------------------------------------------------------------------------------------------
+
+    async def readiness(self) -> Readiness:
+        """Whether this signer can sign: as long as its store answers and it does not stop."""
+        if self._retired:
+            return Readiness(ready=False, status="stopping")
+        works = await self._asking("store")
+        failures = {} if works else {"store": "the key store does not answer; the log says why"}
+        return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
+
+    def retire(self) -> None:
+        """From now on this signer is not ready: it stops."""
+        self._retired = True
 
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service not in SERVICES:
@@ -132,6 +160,7 @@ class Rpc:
             if not self._healthy:
                 self._log.error("the key store answers again")
             self._healthy = True
+        self._metrics.set_health("store", self._healthy)
         return self._healthy
 
 

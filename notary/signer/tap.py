@@ -11,6 +11,7 @@ import os
 import resource
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,18 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import SignerConfig, load_signer
+from notary.config import DEBUG_ADDRESS, SignerConfig, load_signer
+from notary.errors import KeyNotFound
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
+from notary.net.http import Response
+from notary.net.measured import measured
+from notary.net.readiness import STARTING
+from notary.net.watching import make_manhole, watch
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
+from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 from notary.storage.sql import open_key_store
 
@@ -50,24 +57,41 @@ class Signer(Assembly):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file, tls.GRPC)
+        self._metrics = Metrics(version=__version__)
+        self._manhole = make_manhole(reactor, config.manhole, self)
+        self._rpc: Rpc | None = None
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
-        server, storage = self._config.server, self._config.storage
+        config, metrics = self._config, self._metrics
+        server, storage = config.server, config.storage
+        certificates = {
+            "server.tls_cert_file": server.tls_cert_file,
+            "server.client_ca_file": server.client_ca_file,
+        }
+        await watch(self, metrics, config.debug, self._manhole, certificates, self._ready)
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
         store = await open_key_store(storage.backend, storage.db_url, self.reactor)
         self.at_end(store.close)
+        store = measured(store, self.reactor, metrics.observe_storage, KeyNotFound)
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        methods = Rpc(keyring, store.check).methods()
+        self._rpc = rpc = Rpc(keyring, store.check, metrics)
+        methods = rpc.methods()
+        metrics.serving(methods, keyring)
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
-        grpc = GrpcFactory(methods, self.reactor)
+        grpc = GrpcFactory(methods, self.reactor, on_finish=metrics.observe_call)
+        metrics.watch("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(DRAIN_SECONDS))
         self._log.info("Starting on {address}", address=str(server.grpc_addr))
         port = await tls.listen(self.reactor, server.grpc_addr.host, server.grpc_addr.port, grpc, self._tls)
         self.at_end(port.stopListening)
+        self.at_end(rpc.retire)
+
+    async def _ready(self) -> Response:
+        return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
 
     def _passphrases(self) -> Callable[[str], str | None]:
         if self._config.storage.backend != "memory":
@@ -109,7 +133,8 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            return Signer(config, reactor)
+            debug = config.debug or (DEBUG_ADDRESS if options["debug"] else None)
+            return Signer(replace(config, debug=debug), reactor)
         storage = config.storage
         open_store = partial(open_key_store, storage.backend, storage.db_url, reactor)
         return Bootstrap(open_store, storage.backend, reactor)
