@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 
 from notary.net import tls
@@ -81,12 +82,13 @@ class DebugServer(Assembly):
         self._ending = threading.Event()
         self._until: float | None = None
         self.port = 0
+        in_main = partial(blockingCallFromThread, reactor)
         self._pages: dict[str, Callable[[Call], Response | Awaitable[Response]]] = {
             "/": lambda _: Response(302, b"", (("Location", "/debug/pprof/"),)),
             "/debug/pprof": lambda _: Response(301, b"", (("Location", "/debug/pprof/"),)),
             "/debug/pprof/": lambda _: _index([*pages, "/debug/vars"]),
             "/debug/pprof/cmdline": lambda _: Response(200, "\0".join(sys.argv).encode("utf-8", "replace"), _TEXT),
-            "/debug/pprof/profile": partial(self._watch, cpu_profile, PROFILE_SECONDS),
+            "/debug/pprof/profile": partial(self._watch, partial(cpu_profile, in_main), PROFILE_SECONDS),
             "/debug/pprof/heap": partial(self._watch, heap_profile, HEAP_SECONDS),
             "/debug/pprof/objects": partial(self._look, object_profile),
             "/debug/pprof/tasks": partial(self._look, partial(task_profile, self._forget)),

@@ -121,7 +121,8 @@ class _Functions:
         self._codes: dict[str, list[tuple[CodeType, str]]] = {}
         self._known: dict[tuple[str, int], Frame] = {}
         for function in living(lambda kind: kind is FunctionType):
-            self._note(function.__code__, str(function.__module__))
+            if isinstance(function.__module__, str):  # what is made from text may have none
+                self._note(function.__code__, function.__module__)
 
     def _note(self, code: CodeType, module: str) -> None:
         self._codes.setdefault(code.co_filename, []).append((code, module))

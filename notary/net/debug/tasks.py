@@ -45,11 +45,12 @@ def task_profile(release: Callable[[list[Any]], None]) -> Profile:
     found = living(lambda kind: issubclass(kind, Deferred) or kind is CoroutineType)
     deferreds = [each for each in found if isinstance(each, Deferred)]
     coroutines = [each for each in found if isinstance(each, CoroutineType)]
+    awaited = {id(each.cr_await) for each in coroutines}
+    onward = {id(each) for deferred in deferreds for each in _onward(deferred)}
     reached: set[int] = set()
     for deferred in gently(deferreds):
-        if not deferred.called:  # one that was called and waits for another is met on the way from that one
+        if not deferred.called and id(deferred) not in onward:
             profile.add((_WAITING, *_outwards(deferred, reached)), 1)
-    awaited = {id(each.cr_await) for each in coroutines}
     for coroutine in gently(coroutines):
         if coroutine.cr_frame is not None and id(coroutine) not in reached and id(coroutine) not in awaited:
             profile.add((_WAITING, *_suspended(coroutine, reached)), 1)
@@ -59,24 +60,37 @@ def task_profile(release: Callable[[list[Any]], None]) -> Profile:
     return profile
 
 
+def _callbacks(deferred: Deferred[Any]) -> list[tuple[Any, tuple[Any, ...]]]:
+    """What a Deferred will call with its result, and with which further arguments."""
+    return [(function, arguments or ()) for (function, arguments, _), _ in list(deferred._callbacks)]  # noqa: SLF001
+
+
+def _onward(deferred: Deferred[Any]) -> list[Deferred[Any]]:
+    """The Deferreds that wait for this one: that are chained to it, or are the result of a coroutine that awaits it."""
+    found = []
+    for _, arguments in _callbacks(deferred):
+        for argument in arguments:
+            kind = type(argument)
+            if issubclass(kind, Deferred):
+                found.append(argument)
+            elif kind.__name__ == "_CancellationStatus":  # what Twisted keeps of a coroutine that it runs
+                found.append(argument.deferred)
+    return found
+
+
 def _outwards(deferred: Deferred[Any] | None, reached: set[int]) -> Stack:
     """What follows when a Deferred fires, from the nearest to the farthest."""
     stack: list[Frame] = []
     while deferred is not None and id(deferred) not in reached and len(stack) < DEPTH:
         reached.add(id(deferred))
-        following = None
-        for (function, arguments, _), _errback in list(deferred._callbacks):  # noqa: SLF001 - see the rules
-            for argument in arguments or ():
-                if isinstance(argument, _SUSPENDED):  # it awaits this Deferred
+        for function, arguments in _callbacks(deferred):
+            for argument in arguments:
+                if type(argument) in _SUSPENDED:  # it awaits this Deferred
                     stack += _suspended(argument, reached)
-                else:
-                    # One that is chained to this one; or the state of a coroutine, which has that for its result.
-                    onward = argument if isinstance(argument, Deferred) else getattr(argument, "deferred", None)
-                    following = onward if isinstance(onward, Deferred) else following
             place = _place(function)
             if place is not None:
                 stack.append(place)
-        deferred = following
+        deferred = next(iter(_onward(deferred)), None)
     return tuple(stack[:DEPTH])
 
 
