@@ -318,7 +318,7 @@ def test_empty_variables_count_as_absent() -> None:
         pytest.param(
             "NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA", "many", ['"many"', "0 and 31536000"], id="not a number"
         ),
-        pytest.param("NOTARY_SERVER_DEBUG", "perhaps", ['"perhaps"', "true or false"], id="not a boolean"),
+        pytest.param("NOTARY_SERVER_DEBUG", "perhaps", ['"perhaps"', "true, false"], id="not a boolean"),
         pytest.param("NOTARY_SERVER_SERVER_HTTP_ADDR", "4443", ['"4443"', '":port"'], id="not an address"),
         pytest.param("NOTARY_SERVER_LOGGING_LEVEL", "loud\nINFO", ['"loud\\nINFO"', "debug, info"], id="two lines"),
     ],

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import ILogObserver, LogBeginner, globalLogBeginner
 from twisted.python import usage
@@ -188,14 +188,16 @@ class Daemon(Service):
         service: What to run.
         log: Where it logs.
         reactor: The reactor that runs it.
-        reporter: What reports unexpected errors; it is stopped last.
         twistd: Whether ``twistd`` owns the process, and so its exit status.
+        reporter: What reports unexpected errors, if anything; it is stopped last.
     """
 
     failed = False
     """Whether the service could not start; the exit status is then 1."""
 
-    def __init__(self, service: Service, log: LineObserver, reactor: Any, reporter: Reporter, *, twistd: bool) -> None:
+    def __init__(
+        self, service: Service, log: LineObserver, reactor: Any, *, twistd: bool, reporter: Reporter | None = None
+    ) -> None:
         self.log = log
         self._reporter = reporter
         self._service = service
@@ -229,7 +231,7 @@ class Daemon(Service):
         return stopping.addBoth(self._stop_reporting)
 
     def _stop_reporting(self, result: object) -> Deferred[object]:
-        return self._reporter.stop().addCallback(lambda _: result)
+        return succeed(result) if self._reporter is None else self._reporter.stop().addCallback(lambda _: result)
 
     def _step_later(self, *, more: bool) -> Callable[[int, object], None]:
         # A signal may come in the middle of writing a line: leave it to the reactor.
@@ -287,7 +289,7 @@ def make_daemon(
         _report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
         raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
-    return Daemon(service, log, reactor, reporter, twistd=options.parent is not None)
+    return Daemon(service, log, reactor, twistd=options.parent is not None, reporter=reporter)
 
 
 def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:
