@@ -25,6 +25,7 @@ from typing import Any, Final, TypeAlias, cast
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from notary.net import tls
 from notary.net.assembly import Assembly
@@ -127,7 +128,7 @@ class DebugServer(Assembly):
         return answer if isinstance(answer, Response) else await answer
 
     def _failed(self, error: Exception) -> Response:
-        self._log.failure("a debug page broke")
+        self._log.failure("a debug page broke", Failure(error))
         return _refusal(500, f"this page broke ({type(error).__name__}); the log says why")
 
     # -- profiles -----------------------------------------------------------------------------------------------------
