@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import stat
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -25,6 +26,8 @@ from twisted.logger import Logger
 from notary.errors import ConfigError
 
 LOOPBACK: Final = "127.0.0.1"
+
+_CONCH: Final = ("checkers", "manhole", "manhole_ssh", "ssh.keys", "ssh.transport")
 
 
 class Manhole(Service):
@@ -71,10 +74,9 @@ class Manhole(Service):
 
     def _make_factory(self, authorized: Path, host_key: Path | None, names: Mapping[str, object]) -> Any:
         try:
-            conch = {
-                name: importlib.import_module(f"twisted.conch.{name}")
-                for name in ("checkers", "manhole", "manhole_ssh", "ssh.keys", "ssh.transport")
-            }
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Conch imports modules that Python is to lose
+                conch = {name: importlib.import_module(f"twisted.conch.{name}") for name in _CONCH}
         except ImportError as error:
             raise ConfigError(
                 f"manhole.port: given, but a Python module is missing ({error.name}); install notary-service[manhole], "
@@ -85,6 +87,7 @@ class Manhole(Service):
         host = _host_key(keys, host_key)
         self.fingerprint = host.fingerprint(keys.FingerprintFormats.SHA256_BASE64)
         realm = conch["manhole_ssh"].TerminalRealm()
+        realm.sessionFactory = _terminal_type(conch["manhole_ssh"])
         realm.chainedProtocolFactory.protocolFactory = lambda _: conch["manhole"].ColoredManhole(dict(names))
         checker = _checker(conch["checkers"], _authorized_keys(keys, authorized), self._log.warn)
         factory = conch["manhole_ssh"].ConchFactory(portal.Portal(realm, [checker]))
@@ -93,6 +96,16 @@ class Manhole(Service):
         factory.protocol = _session_type(conch["ssh.transport"], self._sessions)
         factory.noisy = False
         return factory
+
+
+def _terminal_type(manhole_ssh: Any) -> type:
+    """A terminal whose client may say that nothing more will be typed, which Conch does not expect."""
+
+    class Terminal(manhole_ssh.TerminalSession):  # type: ignore[misc]
+        def eofReceived(self) -> None:
+            """What was typed is still carried out; the session ends when the client ends it, or with control-D."""
+
+    return Terminal
 
 
 def _session_type(transport: Any, sessions: set[Any]) -> type:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import importlib
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -70,7 +72,9 @@ class Reporter:
     @staticmethod
     def _make_client(settings: Bugsnag, program: str, version: str) -> Any:
         try:
-            bugsnag: Any = importlib.import_module("bugsnag")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # webob, which it needs, imports a module of old
+                bugsnag: Any = importlib.import_module("bugsnag")
         except ImportError as error:
             raise ConfigError(
                 "reporting.bugsnag.api_key: given, but the Python module bugsnag is missing; install "
@@ -174,10 +178,13 @@ class _Delivery:
         try:
             with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310 - the scheme was checked
                 pass
+        except urllib.error.HTTPError as error:
+            error.close()  # it is the answer, too
+            self.failed = error
         except (OSError, ValueError) as error:
             self.failed = error
 
-    def deliver_sessions(self, _config: Any, _payload: str, _options: Any = None) -> None:
+    def deliver_sessions(self, config: Any, payload: str, options: Any = None) -> None:
         """Nothing: we have no sessions."""
 
 

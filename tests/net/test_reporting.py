@@ -87,12 +87,16 @@ def log():
     globalLogPublisher.removeObserver(events.append)
 
 
+def opens(passphrase: str) -> None:
+    try:
+        {}[passphrase]
+    except KeyError as error:
+        raise ValueError(f"cannot open it with {passphrase}") from error
+
+
 def fails(passphrase: str) -> Failure:
     try:
-        try:
-            raise KeyError(passphrase)
-        except KeyError as error:
-            raise ValueError(f"cannot open it with {passphrase}") from error
+        opens(passphrase)
     except ValueError:
         return Failure()
 
@@ -100,16 +104,17 @@ def fails(passphrase: str) -> Failure:
 @pytest_twisted.ensureDeferred
 async def test_a_report_names_the_error_its_place_and_its_id_and_nothing_else(collector, reporter):
     reporter.report(ID, fails(SECRET), "UpdateTUF")
-    ((headers, body),) = (await collector.reports(1) and collector.received,)[0]
+    await collector.reports(1)
+    ((headers, body),) = collector.received
     assert headers["Bugsnag-Api-Key"] == "a" * 32
     (event,) = body["events"]
-    assert event["metaData"] == {"error": {"id": ID}}
+    assert {name: tab for name, tab in event["metaData"].items() if tab} == {"error": {"id": ID}}
     assert (event["context"], event["severity"], event["unhandled"]) == ("UpdateTUF", "error", True)
     assert (event["releaseStage"], event["app"]) == ("staging", {"version": "1.2.3", "type": "notary-server"})
     assert [error["errorClass"] for error in event["exceptions"]] == ["ValueError", "KeyError"]
     assert [error["message"] for error in event["exceptions"]] == ["", ""]
     place = event["exceptions"][0]["stacktrace"][0]
-    assert (place["file"], place["method"], place["code"]) == ("tests/net/test_reporting.py", "fails", None)
+    assert (place["file"], place["method"], place["code"]) == ("tests/net/test_reporting.py", "opens", None)
     assert event["breadcrumbs"] == []
     assert SECRET not in json.dumps(body)
 
