@@ -25,6 +25,10 @@ missing_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "python$version-venv"
     if [ "$target" = test ]; then
         command -v openssl >/dev/null || echo openssl
+        # `go tool pprof` reads our profiles, OpenSSH enters the manhole, ss tells who listens.
+        command -v go >/dev/null || echo golang-go
+        command -v ssh >/dev/null || echo openssh-client
+        command -v ss >/dev/null || echo iproute2
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
     fi
