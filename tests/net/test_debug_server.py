@@ -11,6 +11,7 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.web.client import Agent
 
@@ -151,9 +152,10 @@ async def test_what_is_not_there(running):
 @pytest_twisted.ensureDeferred
 async def test_one_profile_at_a_time_and_none_outlives_the_server(running):
     first = Deferred.fromCoroutine(running.get("/debug/pprof/profile?seconds=600"))
-    status = 0
-    while status != 409:  # the first request may arrive second
-        status, headers, body = await running.get("/debug/pprof/heap?seconds=0.001")
+    while running.server._until is None:
+        await deferLater(reactor, 0)
+    status, headers, body = await running.get("/debug/pprof/heap")
+    assert status == 409
     assert body.startswith(b"another profile is being taken until 2")
     assert headers[b"x-go-pprof"] == b"1"
     assert (await running.get("/debug/pprof/threads"))[0] == 200

@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -115,8 +116,10 @@ class DebugServer(Assembly):
         listening = await tls.listen(self.reactor, host, port, site)
         self.at_end(listening.stopListening)
         self.at_end(self._ending.set)
-        self.port = cast("IPv4Address | IPv6Address", listening.getHost()).port
-        self._log.info("Debug server listening on {host}:{port}", host=host, port=self.port)
+        bound = cast("IPv4Address | IPv6Address", listening.getHost())
+        self.port = bound.port
+        say = self._log.info if ip_address(bound.host).is_loopback else self._log.warn
+        say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
 
     async def _answer(self, call: Call) -> Response:
         page = self._pages.get(call.path)
