@@ -35,6 +35,10 @@ missing_packages() {
         command -v openssl >/dev/null || echo openssl
         # systemd-socket-activate; nothing needs systemd to run.
         command -v systemd-socket-activate >/dev/null || echo systemd
+        # `go tool pprof` reads our profiles, OpenSSH enters the manhole, ss tells who listens.
+        command -v go >/dev/null || echo golang-go
+        command -v ssh >/dev/null || echo openssh-client
+        command -v ss >/dev/null || echo iproute2
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
         command -v mandoc >/dev/null || echo mandoc # checks the manual pages

@@ -85,7 +85,8 @@ def test_defaults() -> None:
     assert (loaded.caching.max_age.current_metadata, loaded.caching.max_age.consistent_metadata) == (300, 2592000)
     assert loaded.repositories.gun_prefixes == ()
     assert loaded.limits.upload_bytes == 100 * 1024 * 1024
-    assert loaded.debug is False
+    assert loaded.debug is None
+    assert loaded.manhole == config.Manhole()
     assert loaded.warnings == ()
 
 
@@ -154,7 +155,7 @@ def test_every_key_of_the_server() -> None:
         caching=config.Caching(max_age=config.MaxAge(current_metadata=0, consistent_metadata=31536000)),
         repositories=config.Repositories(gun_prefixes=("docker.io/", "my-own-registry.com/team/")),
         limits=config.Limits(upload_bytes=1, header_bytes=2, header_timeout=3.0, body_timeout=4.5, idle_timeout=5.0),
-        debug=True,
+        debug=Address("localhost", 8080),
     )
 
 
@@ -174,8 +175,16 @@ def test_every_key_of_the_server() -> None:
         pytest.param("caching.max_age.current_metadata", "10", 10, id="max_age string"),
         pytest.param("caching.max_age.current_metadata", 10.0, 10, id="max_age float"),
         pytest.param("limits.idle_timeout", "1.5", 1.5, id="seconds string"),
-        pytest.param("debug", "T", True, id="boolean string"),
-        pytest.param("debug", "False", False, id="boolean false"),
+        pytest.param("debug", "T", Address("localhost", 8080), id="boolean string"),
+        pytest.param("debug", "False", None, id="boolean false"),
+        pytest.param("debug", "localhost:8081", Address("localhost", 8081), id="debug on localhost"),
+        pytest.param("debug", "127.0.0.2:0", Address("127.0.0.2", 0), id="debug on another loopback address"),
+        pytest.param("debug", "[::1]:8080", Address("::1", 8080), id="debug on IPv6"),
+        pytest.param("debug", {}, Address("localhost", 8080), id="debug object"),
+        pytest.param("debug", {"address": "localhost:1"}, Address("localhost", 1), id="debug object with an address"),
+        pytest.param(
+            "debug", {"address": ":8080", "unsafe_any_interface": True}, Address("", 8080), id="debug for everybody"
+        ),
         pytest.param("repositories.gun_prefixes", [], (), id="no prefixes"),
         pytest.param("repositories.gun_prefixes", "a/ b/c/", ("a/", "b/c/"), id="prefixes in one string"),
         pytest.param("auth.type", "", "", id="no authentication"),
@@ -268,7 +277,7 @@ def test_variables_override_the_file() -> None:
     assert loaded.logging.level == "debug"
     assert loaded.caching.max_age.current_metadata == 7
     assert loaded.repositories.gun_prefixes == ("docker.io/", "quay.io/")
-    assert loaded.debug is True
+    assert loaded.debug == Address("localhost", 8080)
     assert loaded.server.http_addr == Address("127.0.0.1", 1)
     assert loaded.warnings == ()
 
@@ -309,7 +318,7 @@ def test_empty_variables_count_as_absent() -> None:
         pytest.param(
             "NOTARY_SERVER_CACHING_MAX_AGE_CURRENT_METADATA", "many", ['"many"', "0 and 31536000"], id="not a number"
         ),
-        pytest.param("NOTARY_SERVER_DEBUG", "perhaps", ['"perhaps"', "true or false"], id="not a boolean"),
+        pytest.param("NOTARY_SERVER_DEBUG", "perhaps", ['"perhaps"', "true, false"], id="not a boolean"),
         pytest.param("NOTARY_SERVER_SERVER_HTTP_ADDR", "4443", ['"4443"', '":port"'], id="not an address"),
         pytest.param("NOTARY_SERVER_LOGGING_LEVEL", "loud\nINFO", ['"loud\\nINFO"', "debug, info"], id="two lines"),
     ],
@@ -387,8 +396,21 @@ BAD_VALUES = [
         pytest.param("limits.idle_timeout", value, ["a number of seconds above 0"], id=f"seconds {value}")
         for value in (0, -1, "nan", "inf", "soon", True, [], 1e300)
     ),
-    pytest.param("debug", 1, ["1", "true or false"], id="debug number"),
-    pytest.param("debug", "yes", ['"yes"', "true or false"], id="debug string"),
+    *(
+        pytest.param("debug", value, ["debug", "true, false", "unsafe_any_interface"], id=f"debug {value}")
+        for value in (
+            1,
+            "yes",
+            ":8080",
+            "0.0.0.0:8080",
+            "db7.internal:8080",
+            {"address": "192.0.2.1:8080"},
+            {"address": ":8080", "unsafe_any_interface": False},
+            {"address": ":8080", "unsafe_any_interface": "please"},
+            {"address": 8080},
+            {"port": 8080},
+        )
+    ),
 ]
 
 

@@ -20,7 +20,7 @@ LAYERS = {
     "notary.config": {"notary.errors"},
     "notary.tuf": {"notary.errors"},
     "notary.storage": {"notary.errors", "notary.config", "notary.tuf"},
-    "notary.net": {"notary.errors"},
+    "notary.net": {"notary.errors", "notary.proto"},
     "notary.proto": set(),
     "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
     "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},

@@ -30,6 +30,8 @@ from notary.config.values import (
     BYTES,
     BYTES_OR_NONE,
     COUNT,
+    DEBUG,
+    DEBUG_ADDRESS,
     FILE,
     GUN_PREFIXES,
     HOST,
@@ -46,7 +48,7 @@ from notary.config.values import (
 )
 from notary.errors import ConfigError
 
-__all__ = ["LOG_LEVELS", "Address", "Secret", "differences"]
+__all__ = ["DEBUG_ADDRESS", "LOG_LEVELS", "Address", "Secret", "differences"]
 
 SQL_BACKENDS = ("mysql", "postgres", "sqlite3")
 """The storage backends that need ``storage.db_url``."""
@@ -307,8 +309,37 @@ class Limits:
 
 
 _DEBUG_DOC = (
-    "As the flag `-debug`: meant for the debug server on localhost:8080, which is not part of this version yet."
+    "The debug server: profiles, variables and figures for whoever reaches it. `true`, like the flag `-debug`, means "
+    "localhost:8080; two daemons on one host need two addresses. An address that is not loopback must be allowed by "
+    "`unsafe_any_interface`."
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manhole:
+    """The section ``manhole``; ``port`` is 0 if there is none."""
+
+    port: int = key(
+        PORT,
+        "A port of 127.0.0.1 that serves, over SSH, a Python prompt inside the running daemon. Whoever may log in "
+        "can do and read everything that the daemon can, keys included. It needs the extra `manhole`.",
+        default=0,
+        needs=("manhole.authorized_keys_file",),
+    )
+    authorized_keys_file: Path | None = key(
+        FILE,
+        "Who may log in: public keys, one a line, as in OpenSSH's `authorized_keys` (without options). Nobody else may "
+        "be able to write to the file.",
+        default=None,
+        needs=("manhole.port",),
+    )
+    host_key_file: Path | None = key(
+        FILE,
+        "The private key by which clients recognise the prompt, as OpenSSH writes it, without a passphrase; by default "
+        "a new one is made at each start, and the log has its fingerprint.",
+        default=None,
+        needs=("manhole.port",),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +355,8 @@ class ServerConfig:
     caching: Caching = field(default_factory=Caching)
     repositories: Repositories = field(default_factory=Repositories)
     limits: Limits = field(default_factory=Limits)
-    debug: bool = key(BOOLEAN, _DEBUG_DOC, default=False)
+    debug: Address | None = key(DEBUG, _DEBUG_DOC, default=None)
+    manhole: Manhole = field(default_factory=Manhole)
     warnings: tuple[str, ...] = ()
 
 
@@ -372,7 +404,8 @@ class SignerConfig:
     storage: SignerStorage
     logging: Logging = field(default_factory=Logging)
     reporting: Reporting = field(default_factory=Reporting)
-    debug: bool = key(BOOLEAN, _DEBUG_DOC, default=False)
+    debug: Address | None = key(DEBUG, _DEBUG_DOC, default=None)
+    manhole: Manhole = field(default_factory=Manhole)
     passphrases: Mapping[str, Secret] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -128,6 +128,33 @@ def _address(value: Any) -> Address:
     return Address(_host(match[2]) if match[2] else "", int(match[3]))
 
 
+DEBUG_ADDRESS = Address("localhost", 8080)
+"""Where the debug server listens if its configuration does not say: the reference's address."""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _debug(value: Any) -> Address | None:
+    """Where the debug server listens, or None for nowhere."""
+    if isinstance(value, dict):
+        if not set(value) <= {"address", "unsafe_any_interface"}:
+            raise ValueError
+        address = _address(value["address"]) if "address" in value else DEBUG_ADDRESS
+        anywhere = _boolean(value.get("unsafe_any_interface", False))
+    elif isinstance(value, str) and ":" in value:
+        address, anywhere = _address(value), False
+    else:
+        return DEBUG_ADDRESS if _boolean(value) else None
+    if not anywhere and not _is_loopback(address.host):
+        raise ValueError
+    return address
+
+
 def _level(value: Any) -> str:
     name = str(value).lower()
     name = {"warn": "warning", "trace": "debug"}.get(name, name)
@@ -171,6 +198,11 @@ MAX_AGE = Kind(f"a whole number of seconds between 0 and {MAX_CACHE_AGE}", _betw
 PORT = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))
 HOST = Kind("a host name or an IP address", _host)
 ADDRESS = Kind('"host:port", "[IPv6 address]:port" or ":port", with a port number between 0 and 65535', _address)
+DEBUG = Kind(
+    'true, false, "localhost:port" (or another loopback address), or '
+    '{"address": "host:port", "unsafe_any_interface": true}',
+    _debug,
+)
 LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
 GUN_PREFIXES = Kind(
     'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or spaces around',

@@ -98,6 +98,11 @@ class Assembly(Service, ABC):
         """
         self._ends.append(close)
 
+    def run(self, service: Service) -> Deferred[None]:
+        """Start a service now and stop it at the end; the Deferred fires, or fails, as its start does."""
+        self.at_end(service.stopService)
+        return maybeDeferred(service.startService)
+
     def in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         """Run a plain function in a thread; the Deferred fires on the reactor's thread."""
         # An idle thread remembers what it did last: nothing of this but an empty list.

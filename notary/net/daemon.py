@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
@@ -41,6 +41,7 @@ from twisted.python.logfile import LogFile
 
 from notary.errors import ConfigError, NotaryError
 from notary.net.logs import LineObserver, Stream, failure_fields
+from notary.net.reporting import Bugsnag, Reporter
 from notary.net.systemd import Notifier
 
 # -- flags ------------------------------------------------------------------------------------------------------------
@@ -161,8 +162,17 @@ class _LoggingSection(Protocol):
     def level(self) -> str: ...
 
 
+class _ReportingSection(Protocol):
+    @property
+    def bugsnag(self) -> Bugsnag: ...
+
+
 class Config(Protocol):
     """What every daemon's configuration has."""
+
+    @property
+    def reporting(self) -> _ReportingSection:
+        """Where unexpected errors are reported to."""
 
     @property
     def logging(self) -> _LoggingSection:
@@ -205,6 +215,7 @@ class Daemon(Service):
         twistd: Whether ``twistd`` owns the process, and so its exit status.
         load: Reads the configuration again, in a thread; raises NotaryError.
         notifier: Tells the service manager.
+        reporter: What reports unexpected errors, if anything; it is stopped last.
     """
 
     failed = False
@@ -219,8 +230,10 @@ class Daemon(Service):
         twistd: bool,
         load: Callable[[], Config],
         notifier: Notifier,
+        reporter: Reporter | None = None,
     ) -> None:
         self.log = log
+        self._reporter = reporter
         self._service = service
         self._reactor = reactor
         self._twistd = twistd
@@ -264,13 +277,13 @@ class Daemon(Service):
         stopped = maybeDeferred(self._service.stopService)
         return stopped.addBoth(self._stopped)
 
-    def _stopped(self, result: object) -> object:
+    def _stopped(self, result: object) -> Deferred[object]:
         # Not earlier: a signal that comes while the service drains must not end the process.
         while self._handlers:
             signal.signal(*self._handlers.popitem())
         if self._watchdog.running:
             self._watchdog.stop()
-        return result
+        return succeed(result) if self._reporter is None else self._reporter.stop().addCallback(lambda _: result)
 
     def _handle(self, number: signal.Signals, act: Callable[[], object]) -> None:
         # A signal may come in the middle of writing a line: leave it to the reactor.
@@ -364,13 +377,23 @@ def make_daemon(
         for warning in config.warnings:
             log.announce("warning", warning)
         log.level = config.logging.level
+        reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
+        log.on_failure = reporter.report
         service = build(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
         beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
         _report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
         raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
-    return Daemon(service, log, reactor, twistd=options.parent is not None, load=load_again, notifier=Notifier(environ))
+    return Daemon(
+        service,
+        log,
+        reactor,
+        twistd=options.parent is not None,
+        load=load_again,
+        notifier=Notifier(environ),
+        reporter=reporter,
+    )
 
 
 def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:

@@ -84,6 +84,11 @@ class Site(http.HTTPFactory):
     def stopFactory(self) -> None:
         """See startFactory."""
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
         """The protocol of a new connection from ``addr``: HTTP/1.1 only, without twisted.web's switch to HTTP/2."""
         connection = Connection(self, host_and_port(addr))

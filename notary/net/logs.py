@@ -8,6 +8,9 @@ Rules of this module:
 - A field is whatever keyword the code that logs passes. Whoever logs keeps secrets out of them.
 - Levels are those of the reference. Twisted's ``critical`` is ``error`` here: the process goes on. Only the end of the
   process is ``fatal``.
+- Every failure that is logged gets an id, ``error_id``, unless whoever logs it has given one out already: the client's
+  answer, the line and a report to others (``on_failure``) name it the same. Whoever must not log an error's text logs
+  the failure as ``log_incident`` instead: it is reported, and the line says what its own fields say.
 - What Twisted itself tells (factories, ports, reactors) and what libraries print to standard output is ``debug``.
 - Logging never raises: a stream that is closed or broken loses lines and nothing else.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -48,6 +52,14 @@ _NOT_FIELDS = frozenset(
 )
 _OWN_FIELDS = ("level", "msg", "time")
 
+OnFailure = Callable[[str, Failure, str], None]
+"""Hears of each failure that is logged: its id, the failure, and what was being done."""
+
+
+def error_id() -> str:
+    """A new id of an unexpected error: 12 hexadecimal digits."""
+    return secrets.token_hex(6)
+
 
 class Stream(Protocol):
     """Where lines go: standard error, an open file, a ``twisted.python.logfile.LogFile``."""
@@ -76,6 +88,7 @@ class LineObserver:
         self._stream = stream
         self._render = _json_line if layout == "json" else _logfmt_line
         self._clock = clock
+        self.on_failure: OnFailure = lambda _error_id, _failure, _operation: None
         # Reentrant, because Twisted's handlers of signals log, and a signal may come in the middle of a line.
         self._lock = RLock()
         self.level = level
@@ -108,6 +121,13 @@ class LineObserver:
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event, if it is severe enough."""
+        failure = event.get("log_failure")
+        if failure is None and isinstance(event.get("failure"), Failure):  # Twisted's old interface
+            failure = event["failure"]
+        incident = failure or event.get("log_incident")
+        if incident is not None:
+            event.setdefault("error_id", error_id())
+            self.on_failure(event["error_id"], incident, event.get("operation") or event.get("log_namespace") or "")
         level = _level(event)
         if not self.writes(level):
             return
@@ -115,11 +135,9 @@ class LineObserver:
             name: value for name, value in event.items() if not name.startswith("log_") and name not in _NOT_FIELDS
         }
         msg = formatEvent(event)
-        failure = event.get("log_failure")
-        if failure is None and isinstance(event.get("failure"), Failure):  # Twisted's old interface
-            failure = event["failure"]
-            msg = safe_str(event.get("why") or "Unhandled Error")
         if failure is not None:
+            if "log_failure" not in event:
+                msg = safe_str(event.get("why") or "Unhandled Error")
             fields |= failure_fields(failure)
         self._write(level, msg, event.get("log_time") or self._clock(), fields)
 

@@ -32,6 +32,8 @@ from notary.errors import (
     NotFound,
 )
 from notary.net.http import Call, Response, parse_multipart
+from notary.net.logs import error_id
+from notary.net.readiness import ALIVE
 from notary.server.auth import AccessController
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
@@ -245,8 +247,7 @@ class Api:
             error = route.bad_name(str(error))  # the store cannot tell the name from another one
         if isinstance(error, NotaryError):
             return self._refuse(route, call, error)
-        self._log.failure("unexpected error in {operation}", failure, operation=route.operation, path=call.path)
-        return fault_response(route.broken)
+        return self._unexpected(route.broken, failure or Failure(error), route.operation, call.path)
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
@@ -267,8 +268,17 @@ class Api:
 
     def failed(self, error: Exception) -> Response:
         """The answer to a fault of the HTTP layer itself, or of this class: it is not the client's."""
-        self._log.failure("unexpected error outside of any operation", Failure(error))
-        return fault_response(UNKNOWN)
+        return self._unexpected(UNKNOWN, Failure(error), "none", "")
+
+    def _unexpected(self, fault: Fault, failure: Failure, operation: str, path: str) -> Response:
+        """The answer to a fault of this program: nothing but the id under which the log has it."""
+        known_as = error_id()
+        self._metrics.unexpected()
+        self._metrics.refused(fault.code)
+        self._log.failure(
+            "unexpected error in operation {operation}", failure, operation=operation, path=path, error_id=known_as
+        )
+        return fault_response(fault, {"id": known_as})
 
     def _let_in(self, found: Found, call: Call) -> None:
         """Raise what stands against serving this route to this caller, whatever its body says."""
@@ -294,6 +304,7 @@ class Api:
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
             self._metrics.uploaded(fault.code, len(call.body))
+        self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
 
@@ -363,6 +374,14 @@ class Api:
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
+    async def alive(self, _call: Call, _found: Found) -> Response:
+        """That this process answers."""
+        return ALIVE
+
+    async def ready(self, _call: Call, _found: Found) -> Response:
+        """Whether requests should be sent to this process, and what it can do."""
+        return self._health.readiness().response()
+
     async def metrics(self, _call: Call, _found: Found) -> Response:
         """The figures of this process, for Prometheus."""
         content_type, body = self._metrics.render()
@@ -397,6 +416,8 @@ ROUTES: Sequence[Route] = (
     _route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
     _route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed, ()),
     _route("Health", "GET", r"/_notary_server/health", Api.health, None),
+    _route("Alive", "GET", r"/livez", Api.alive, None),
+    _route("Ready", "GET", r"/readyz", Api.ready, None),
     _route("Metrics", "GET", r"/metrics", Api.metrics, None),
 )
 # fmt: on

@@ -2,7 +2,8 @@
 
 Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run every
 ``INTERVAL`` seconds and at start, never because somebody asks, so that a slow database cannot make the page slow and
-asking often cannot load the database. One that takes longer than that has failed.
+asking often cannot load the database. One that takes longer than that has failed. A server whose signer fails is
+degraded: it serves every read, so it stays ready (``READS``), and says that it takes no publishes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from notary.errors import NotaryError
+from notary.net.readiness import STARTING, Readiness
 
 INTERVAL = 10.0
 """Seconds between two runs of a check."""
+
+DATABASE = "DB operational"
+SIGNER = "Trust operational"
+"""The names of the checks on the health page; those of the reference."""
+
+READS = frozenset({DATABASE})
+"""The checks without which nothing can be read."""
 
 
 class Health(Service):
@@ -34,12 +43,29 @@ class Health(Service):
         self._clock = clock
         self._on_result = on_result
         self._failures: dict[str, str] = {}
+        self._checked: set[str] = set()
+        self._retired = False
         self._loops: list[LoopingCall] = []
         self._log = Logger(namespace="notary.server.health")
 
     def failures(self) -> Mapping[str, str]:
         """The checks that fail, with the error of each; empty when all is well."""
         return dict(self._failures)
+
+    def readiness(self) -> Readiness:
+        """Whether this server should be sent requests: as long as it can serve reads and does not stop."""
+        if self._retired:
+            return Readiness(ready=False, status="stopping")
+        if not self._checked.issuperset(self._checks):
+            return STARTING
+        failures = self.failures()
+        reads = READS.isdisjoint(failures)
+        facts = {"reads": reads, "writes": not failures, "failures": failures}
+        return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
+
+    def retire(self) -> None:
+        """From now on this server is not ready: it stops."""
+        self._retired = True
 
     def startService(self) -> None:
         """Begin to check."""
@@ -70,6 +96,7 @@ class Health(Service):
             failure = "the check itself failed; the log says why"
         if not self.running:
             return  # it failed because what it asks is being closed
+        self._checked.add(name)
         before = self._failures.pop(name, "")
         if failure:
             self._failures[name] = failure

@@ -12,7 +12,6 @@ from typing import NoReturn, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound, SigningFailed
@@ -192,45 +191,6 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     if not answer.publicKey:
         raise _SenselessAnswer
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
-
-
-class MeasuredSigner:
-    """Reports each call of a service: ``observe(method, seconds, ok=)``. A missing key is an answer, not a fault."""
-
-    def __init__(self, service: SigningService, clock: IReactorTime, observe: Callable[..., None]) -> None:
-        self._service = service
-        self._clock = clock
-        self._observe = observe
-
-    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
-        """See the port."""
-        return self._measured("create_key", self._service.create_key(gun, role))
-
-    def get_key(self, key_id: str) -> Deferred[PublicKey]:
-        """See the port."""
-        return self._measured("get_key", self._service.get_key(key_id))
-
-    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
-        """See the port."""
-        return self._measured("sign", self._service.sign(key_id, payload))
-
-    def check(self) -> Deferred[None]:
-        """See the port; checks are counted where their outcome is shown."""
-        return self._service.check()
-
-    def close(self) -> Deferred[None]:
-        """See the port."""
-        return self._service.close()
-
-    def _measured(self, method: str, call: Deferred[T]) -> Deferred[T]:
-        started = self._clock.seconds()
-
-        def done(result: T | Failure) -> T | Failure:
-            ok = not isinstance(result, Failure) or result.check(KeyNotFound) is not None
-            self._observe(method, self._clock.seconds() - started, ok=ok)
-            return result
-
-        return call.addBoth(done)
 
 
 async def sign_draft(service: SigningService, draft: Draft) -> bytes:

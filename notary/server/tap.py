@@ -17,27 +17,33 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import ServerConfig, differences, load_server
-from notary.errors import ConfigError
+from notary.config import DEBUG_ADDRESS, ServerConfig, differences, load_server
+from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
-from notary.net.http import Limits, Site
+from notary.net.http import Limits, Response, Site
+from notary.net.measured import measured
 from notary.net.offload import Offload
+from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
 from notary.net.systemd import first_environment, passed_sockets
+from notary.net.watching import make_manhole, watch
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
-from notary.server.health import Health
+from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner, MeasuredSigner, RemoteSigner, SigningService
+from notary.server.signing import LocalSigner, RemoteSigner, SigningService
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.migrate import SERVER
 from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
+
+ANSWERS = (NotFound, OldVersion, InvalidGun)
+"""What a store may say without having failed."""
 
 
 VALIDATING_PROCESSES = 1
@@ -70,26 +76,26 @@ class Server(Assembly):
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
         self._signer_tls: tls.ClientOptions | None = None
-        self._signing = MeasuredSigner(self._signing_service(), reactor, self._metrics.observe_signing)
+        self._signing = measured(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
+        self._health: Health | None = None
+        self._manhole = make_manhole(reactor, config.manhole, self)
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        if config.debug:
-            self._log.warn("the debug server is not part of this version yet")
+        await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        store = await self.open(self._log, open_store)
+        store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
         self._reloader = self.watch(self._parts(config))
         if storage.backend != "memory" and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
-        checks = {"DB operational": store.check, "Trust operational": self._signing.check}
-        health = Health(checks, self.reactor, metrics.set_health)
-        health.startService()
-        self.at_end(health.stopService)
+        checks = {DATABASE: store.check, SIGNER: self._signing.check}
+        self._health = health = Health(checks, self.reactor, metrics.set_health)
+        await self.run(health)
         offload = Offload(self.reactor, VALIDATING_PROCESSES)
         self.at_end(offload.close)
         repository = Repository(
@@ -117,11 +123,13 @@ class Server(Assembly):
             admit=api.admit,
             limits=self._limits(),
         )
+        metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
         self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
         refusals = self.refusals(self._log, mutual=config.server.client_ca_file is not None)
         await self.listen(config.server.http_addr, site, self._tls, refusals)
+        self.at_end(health.retire)
         self.at_end(lambda: self._log.info("Stopping"))
         if await self.opened():
             health.stopService()
@@ -150,6 +158,19 @@ class Server(Assembly):
             keys = ("auth.options.rootcertbundle",)
             parts.append(part(keys, (bundle,), partial(load_bundle, bundle), self._access.trust))
         return parts
+
+    def _ready(self) -> Response:
+        return (STARTING if self._health is None else self._health.readiness()).response()
+
+    def _certificates(self) -> Mapping[str, Path | None]:
+        server, trust, auth = self._config.server, self._config.trust_service, self._config.auth
+        return {
+            "server.tls_cert_file": server.tls_cert_file,
+            "server.client_ca_file": server.client_ca_file,
+            "trust_service.tls_ca_file": trust.tls_ca_file,
+            "trust_service.tls_client_cert": trust.tls_client_cert,
+            "auth.options.rootcertbundle": auth.options.rootcertbundle,
+        }
 
     def _signing_service(self) -> SigningService:
         trust = self._config.trust_service
@@ -202,7 +223,7 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> ServerConfig:
         config = load_server(text, environ, directory)
-        return replace(config, debug=config.debug or bool(options["debug"]))
+        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:

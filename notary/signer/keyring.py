@@ -95,10 +95,19 @@ class Keyring:
         self._now = now
         self._capacity = capacity
         self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
+        self.hits = 0
+        """How many times a key was in the cache."""
+        self.misses = 0
+        """How many times it was not."""
         self._creating = Shared(self._create)
         self._loading = Shared(self._load, self._remember)
         self._marking = Shared(self._mark)
         self._deleting = Shared(self._delete)
+
+    @property
+    def cached(self) -> int:
+        """How many unwrapped keys are kept now."""
+        return len(self._unwrapped)
 
     async def create(self, gun: str, role: str, algorithm: str) -> PublicKey:
         """The pending key of this collection, role and algorithm, made now if there is none.
@@ -165,7 +174,10 @@ class Keyring:
 
     def _recall(self, key_id: str) -> _Unwrapped | None:
         known = self._unwrapped.get(key_id)
-        if known is not None:
+        if known is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._unwrapped.move_to_end(key_id)
         return known
 

@@ -24,9 +24,11 @@ from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound, NotaryError, StorageFailed
 from notary.net.grpc import Context, Handler, RpcError, Status
-from notary.net.logs import failure_fields
+from notary.net.logs import error_id, failure_fields
+from notary.net.readiness import Readiness
 from notary.proto import health_pb2, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
+from notary.signer.metrics import Metrics
 from notary.storage.shared import Shared
 from notary.tuf.keys import PublicKey
 
@@ -48,9 +50,15 @@ class Rpc:
     """
 
     def __init__(
-        self, keyring: Keyring, check: Callable[[], Deferred[None]], tells: Callable[[], bool] = lambda: True
+        self,
+        keyring: Keyring,
+        check: Callable[[], Deferred[None]],
+        metrics: Metrics,
+        tells: Callable[[], bool] = lambda: True,
     ) -> None:
         self._keyring = keyring
+        self._metrics = metrics
+        self._retired = False
         self._tells = tells
         self._check = check
         self._asking = Shared(self._ask)
@@ -101,9 +109,18 @@ class Rpc:
             status = _STATUSES.get(type(error), Status.INTERNAL)
             self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)
             return RpcError(status, str(error))
-        place = failure_fields(Failure(error))["traceback"]
-        self._log.error("{method} broke: {error}", method=method, error=type(error).__name__, traceback=place)
-        return RpcError(Status.INTERNAL, "the signer could not do this; its log says why")
+        failure, known_as = Failure(error), error_id()
+        self._metrics.unexpected()
+        self._log.error(
+            "{method} broke: {error}",
+            method=method,
+            error=type(error).__name__,
+            traceback=failure_fields(failure)["traceback"],
+            error_id=known_as,
+            log_incident=failure,
+            operation=method,
+        )
+        return RpcError(Status.INTERNAL, f"the signer could not do this; its log says why, at error_id {known_as}")
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
@@ -136,6 +153,7 @@ class Rpc:
         return self._signature(await self._keyring.sign(key_id, content))
 
     def _signature(self, signed: Signed) -> bytes:
+        self._metrics.signed(signed.key.key_type)
         if self._tells():
             self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
         return (
@@ -143,6 +161,18 @@ class Rpc:
         )
 
     # -- health -------------------------------------------------------------------------------------------------------
+
+    async def readiness(self) -> Readiness:
+        """Whether this signer can sign: as long as its store answers and it does not stop."""
+        if self._retired:
+            return Readiness(ready=False, status="stopping")
+        works = await self._asking("store")
+        failures = {} if works else {"store": "the key store does not answer; the log says why"}
+        return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
+
+    def retire(self) -> None:
+        """From now on this signer is not ready: it stops."""
+        self._retired = True
 
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service not in SERVICES:
@@ -162,6 +192,7 @@ class Rpc:
             if not self._healthy:
                 self._log.error("the key store answers again")
             self._healthy = True
+        self._metrics.set_health("store", self._healthy)
         return self._healthy
 
 

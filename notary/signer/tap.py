@@ -11,6 +11,7 @@ import os
 import resource
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
@@ -20,14 +21,20 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import SignerConfig, differences, load_signer
+from notary.config import DEBUG_ADDRESS, SignerConfig, differences, load_signer
+from notary.errors import KeyNotFound
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
+from notary.net.http import Response
+from notary.net.measured import measured
+from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
 from notary.net.systemd import first_environment, passed_sockets
+from notary.net.watching import make_manhole, watch
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
+from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 from notary.storage.migrate import SIGNER
 from notary.storage.sql import migrate_database, open_key_store, pool_of
@@ -59,24 +66,37 @@ class Signer(Assembly):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file, tls.GRPC)
+        self._metrics = Metrics(version=__version__)
+        self._manhole = make_manhole(reactor, config.manhole, self)
+        self._rpc: Rpc | None = None
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
-        server, storage = self._config.server, self._config.storage
+        config, metrics = self._config, self._metrics
+        server, storage = config.server, config.storage
+        certificates = {
+            "server.tls_cert_file": server.tls_cert_file,
+            "server.client_ca_file": server.client_ca_file,
+        }
+        await watch(self, metrics, config.debug, self._manhole, certificates, self._ready)
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        store = await self.open(self._log, open_store)
+        store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.watch(self._parts(self._config))
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        methods = Rpc(keyring, store.check, self._tells).methods()
+        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells)
+        methods = rpc.methods()
+        metrics.serving(methods, keyring)
         if server.client_names:
             methods = Clients(server.client_names).guard(methods)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
-        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals)
+        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
+        metrics.watch("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         await self.listen(server.grpc_addr, grpc, self._tls, refusals)
+        self.at_end(rpc.retire)
         await self.opened()
 
     async def reload(self, config: SignerConfig) -> Sequence[str]:
@@ -90,6 +110,9 @@ class Signer(Assembly):
         files = config.server.tls_cert_file, config.server.tls_key_file, config.server.client_ca_file
         keys = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
         return [part(keys, files, partial(tls.server_context, *files, tls.GRPC), self._tls.use)]
+
+    async def _ready(self) -> Response:
+        return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
 
     def _passphrases(self) -> Callable[[str], str | None]:
         if self._config.storage.backend != "memory":
@@ -128,7 +151,8 @@ def makeService(options: Options) -> daemon.Daemon:
     def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
         if not options["debug"]:
             protect()
-        return load_signer(text, environ, directory)
+        config = load_signer(text, environ, directory)
+        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:

@@ -1,8 +1,11 @@
 """The HTTP API when the services behind it fail, when metadata expires, and what it says of its health."""
 
+import re
+
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import globalLogPublisher
 
 from notary.errors import SigningFailed, StorageFailed
 from notary.server.signing import LocalSigner
@@ -13,6 +16,14 @@ from tests.support.inmemory import Server
 @pytest.fixture
 def server():
     return Server(new_store())
+
+
+@pytest.fixture
+def log():
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
 
 
 # -- failures of the services behind ----------------------------------------------------------------------------------
@@ -44,11 +55,16 @@ async def test_a_broken_store_gives_500_without_details():
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_unforeseen_error_gives_500_and_the_next_request_is_served():
+async def test_an_unforeseen_error_gives_500_and_the_next_request_is_served(log):
     server = Server(Broken(ZeroDivisionError("secret detail")))
     answer = await server.get(TUF + "root.json")
-    assert (answer.status, answer.code, answer.detail) == (500, "UNKNOWN", None)
+    assert (answer.status, answer.code) == (500, "UNKNOWN")
     assert b"secret" not in answer.body
+    assert answer.detail == {"id": re.fullmatch("[0-9a-f]{12}", answer.detail["id"])[0]}
+    (logged,) = [event for event in log if event.get("error_id") == answer.detail["id"]]
+    assert logged["log_failure"].type is ZeroDivisionError
+    assert server.metrics.counters()["notary_server_unexpected_errors_total"] == 1
+    assert server.metrics.counters()['notary_server_errors_total{code="UNKNOWN"}'] == 1
     assert (await server.get("/v2/")).status == 200
 
 
@@ -172,6 +188,35 @@ async def test_health_says_which_check_fails_and_recovers():
     assert (answer.status, answer.json) == (200, {})
     server.health.stopService()
     assert server.clock.getDelayedCalls() == [] or all(not call.active() for call in server.clock.getDelayedCalls())
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_follows_what_can_be_served():
+    server = Server(new_store())
+    broken = {"DB operational": None, "Trust operational": Deferred()}
+    server.checks.update({name: lambda name=name: broken[name] or succeed(None) for name in broken})
+
+    async def ready():
+        answer = await server.get("/readyz")
+        return answer.status, answer.json
+
+    server.health.startService()
+    assert await ready() == (503, {"status": "starting"})
+    assert (await server.get("/livez")).json == {"status": "alive"}
+    broken["Trust operational"].callback(None)
+    broken["Trust operational"] = None
+    assert await ready() == (200, {"status": "ok", "reads": True, "writes": True, "failures": {}})
+    for name, status, reads in (("Trust operational", "degraded", True), ("DB operational", "failing", False)):
+        broken[name] = fail(StorageFailed("away"))
+        server.clock.advance(10)
+        facts = {"status": status, "reads": reads, "writes": False, "failures": {name: "away"}}
+        assert await ready() == (200 if reads else 503, facts)
+        assert (await server.get("/livez")).status == 200
+        broken[name] = None
+        server.clock.advance(10)
+    server.health.retire()
+    assert await ready() == (503, {"status": "stopping"})
+    server.health.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -8,12 +8,12 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from notary.proto import health_pb2, signer_pb2
+from notary.proto import health_pb2, profile_pb2, signer_pb2
 
 ROOT = Path(signer_pb2.__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", [signer_pb2, health_pb2], ids=["signer", "health"])
+@pytest.mark.parametrize("module", [signer_pb2, health_pb2, profile_pb2], ids=["signer", "health", "profile"])
 def test_the_modules_were_generated_from_these_files(module, tmp_path):
     source = module.DESCRIPTOR.name
     target = tmp_path / "descriptors"

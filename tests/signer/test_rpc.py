@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -12,6 +14,7 @@ from notary.errors import KeyNotFound, StorageFailed
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.net.logs import LineObserver
 from notary.proto import health_pb2, signer_pb2
+from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 
 GUN = "example.com/app"
@@ -47,7 +50,7 @@ def log():
 
 class Caller:
     def __init__(self, keyring, check=lambda: succeed(None), tells=lambda: True):
-        self.methods = Rpc(keyring, check, tells).methods()
+        self.methods = Rpc(keyring, check, Metrics(version="0"), tells).methods()
         self.context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
 
     async def send(self, path, request, answer):
@@ -148,10 +151,10 @@ class Broken:
 @pytest_twisted.ensureDeferred
 async def test_of_a_fault_the_client_learns_nothing_and_the_log_its_place(log, at_once):
     caller = Caller(Broken(ValueError(SECRET), at_once=at_once))
-    assert await status_of(caller.send(SIGN, sign_message("0" * 64), signer_pb2.Signature)) == (
-        Status.INTERNAL,
-        "the signer could not do this; its log says why",
-    )
+    status, message = await status_of(caller.send(SIGN, sign_message("0" * 64), signer_pb2.Signature))
+    assert status is Status.INTERNAL
+    known_as = re.fullmatch(r"the signer could not do this; its log says why, at error_id ([0-9a-f]{12})", message)[1]
+    assert f'"error_id":"{known_as}"' in log.text
     assert SECRET not in log.text
     assert "ValueError" in log.text
     assert "test_rpc.py" in log.text

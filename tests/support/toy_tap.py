@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from notary.config import Bugsnag
 from notary.errors import ConfigError, StorageFailed
 from notary.net import daemon
 
@@ -26,10 +27,16 @@ class Logging:
 
 
 @dataclass(frozen=True)
+class Reporting:
+    bugsnag: Bugsnag = field(default_factory=Bugsnag)
+
+
+@dataclass(frozen=True)
 class Config:
     mode: str
     logging: Logging
     warnings: tuple[str, ...]
+    reporting: Reporting = Reporting()
 
 
 def load(text: str, environ: Mapping[str, str], directory: Path) -> Config:

@@ -478,6 +478,11 @@ class GrpcFactory(_Factory):
         self._sweeping: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     def buildProtocol(self, addr: IAddress | None) -> _ServerConnection | None:
         """Return a new connection; None once the server stops."""
         if self._stopped is not None:
