@@ -2,7 +2,8 @@
 
 Rules of this package:
 
-- Pure: it reads no file, no environment and no clock; it imports nothing of ours but ``notary.errors``.
+- Pure, but for files that hold secrets (``secrets``): it reads no other file, no environment and no clock; it imports
+  nothing of ours but ``notary.errors``.
 - The frozen dataclasses below are the one table of keys. A field made with ``key`` is a key: its type, its default,
   when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
   ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
@@ -23,6 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from notary.config import secrets
+from notary.config.secrets import SUFFIX
 from notary.config.table import Reader, differences, key, parse, shown, variable_part
 from notary.config.values import (
     ADDRESS,
@@ -389,7 +392,8 @@ class SignerStorage(Storage):
     default_alias: str = key(
         TEXT,
         "The alias of the passphrase that encrypts new keys; `NOTARY_SIGNER_DEFAULT_ALIAS` stands in for it. The "
-        "passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`.",
+        "passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`, or what the file holds that "
+        "`NOTARY_SIGNER_<ALIAS>_FILE` names.",
         default="",
         required=True,
         when=_SQL,
@@ -444,8 +448,9 @@ def load_server(text: str, environ: Mapping[str, str], directory: str | Path) ->
 def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) -> SignerConfig:
     """Read the configuration of the signer.
 
-    Every variable ``NOTARY_SIGNER_*`` that names no key is the passphrase of the alias that it names. A database needs
-    the passphrase of its default alias from the start, lest the first key creation be the one to find out.
+    Every variable ``NOTARY_SIGNER_*`` that names no key is the passphrase of the alias that it names; with ``_FILE``
+    behind the alias, it names the file that holds it. A database needs the passphrase of its default alias from the
+    start, lest the first key creation be the one to find out.
 
     Args:
         text: The configuration file, JSON.
@@ -458,19 +463,30 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader = Reader(SignerConfig, text, environ, SIGNER_PREFIX, Path(directory))
     reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
     reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
-    passphrases = {
-        name.removeprefix(SIGNER_PREFIX): Secret(value)
-        for name, value in reader.other_variables.items()
-        if name != SIGNER_PREFIX + _DEFAULT_ALIAS
-    }
+    passphrases = _passphrases(reader.other_variables, Path(directory))
     config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
     alias = config.storage.default_alias
     if config.storage.backend in SQL_BACKENDS and config.passphrase(alias) is None:
         raise ConfigError(
             f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
-            f"expected the passphrase of storage.default_alias {shown(alias)}"
+            f"expected the passphrase of storage.default_alias {shown(alias)}, "
+            f"or its file in {SIGNER_PREFIX}{variable_part(alias)}{SUFFIX.upper()}"
         )
     return dataclasses.replace(config, storage=_resolved(config.storage, Path(directory)))
+
+
+def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Secret]:
+    """The passphrases of all aliases, by the variable name after the prefix. Raises ConfigError."""
+    found: dict[str, Secret] = {}
+    for name, value in variables.items():
+        plain = name.removesuffix(SUFFIX.upper())
+        alias = plain.removeprefix(SIGNER_PREFIX)
+        if alias == _DEFAULT_ALIAS:
+            continue
+        if plain != name and plain in variables:
+            raise ConfigError(f"{plain}, {name}: both are given; expected the passphrase, or the file that holds it")
+        found[alias] = Secret(value if plain == name else secrets.read(name, directory / value))
+    return found
 
 
 _TELLTALES = (("http_addr", SERVER_PREFIX, load_server), ("grpc_addr", SIGNER_PREFIX, load_signer))

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from notary.config import SERVER_PREFIX, SIGNER_PREFIX, ServerConfig, SignerConfig
+from notary.config.secrets import SUFFIX
 from notary.config.table import Key, keys
 
 _INTRODUCTION = """\
@@ -26,6 +27,8 @@ stand for nesting: `server.http_addr` is the member `http_addr` of the object `s
 - A variable of the environment overrides its key: the prefix, then the path in capitals with `_` between names, for
   example `NOTARY_SERVER_LOGGING_LEVEL=debug`. An empty variable counts as absent. A section as a whole cannot be
   overridden; a variable that names one is an error.
+- A secret may be in a file: `storage.db_url_file` (or its variable) instead of `storage.db_url`, and so on. The line
+  end behind it does not count.
 - A value that cannot be used ends start-up with one line that names the key or the variable, the value and what was
   expected, and with exit status 1. The values of secrets are never shown.
 - Unknown keys and variables are ignored with a warning that names the nearest known one.
@@ -40,6 +43,9 @@ _PASSPHRASES = """\
 Private keys are encrypted in the database. Every variable `NOTARY_SIGNER_<ALIAS>` that names no key of the table above
 is the passphrase of an alias, in capitals and with `_` for `.`; `storage.default_alias` says which one encrypts new
 keys, the others still decrypt old ones. With a database, the passphrase of the default alias must be given.
+
+`NOTARY_SIGNER_<ALIAS>_FILE` names a file that holds the passphrase instead, so that it need not be in the environment:
+a credential of systemd, a secret of Docker. SIGHUP reads these files again.
 """
 
 
@@ -56,7 +62,7 @@ def _tables(config: type, prefix: str) -> str:
     rows = ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
     for path, key, default in keys(config):
         needs = "".join(f" Needs `{each}`." for each in key.needs)
-        secret = " A secret." if key.secret else ""
+        secret = f" A secret; `{path}{SUFFIX}` may name a file that holds it." if key.secret else ""
         rows.append(f"| `{path}` | {key.kind.expected} | {_condition(key, default)} | {key.doc}{needs}{secret} |")
     return f"\nVariables begin with `{prefix}`.\n\n" + "\n".join(rows) + "\n"
 

@@ -9,6 +9,7 @@ Rules of this module:
 - A key whose condition does not hold is ignored, whatever its value.
 - A bad value raises ConfigError: one line with the key or the variable, the value and what was expected. The values of
   secrets are never shown.
+- Where a secret has a key, a file may hold its value: the key with ``_file`` behind it names the file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from notary.config.values import Kind, Secret
+from notary.config import secrets
+from notary.config.values import FILE, Kind, Secret
 from notary.errors import ConfigError
 
 T = TypeVar("T")
@@ -84,10 +86,14 @@ def _value(config: Any, path: str) -> Any:
 
 
 class _Given(NamedTuple):
-    """A value that was given, and what to call it in a message: its path or its variable."""
+    """A value that was given, and what to call it in a message: its path or its variable.
+
+    If it is ``in_file``, the value is the path of the file that holds it.
+    """
 
     name: str
     value: Any
+    in_file: bool = False
 
 
 def variable_part(path: str) -> str:
@@ -151,6 +157,8 @@ class Reader:
 
     def __init__(self, config: type, text: str, environ: Mapping[str, str], prefix: str, directory: Path) -> None:
         self._table = {path: (key, default) for path, key, default in keys(config)}
+        self._names = {path: (path, False) for path in self._table}
+        self._names |= {path + secrets.SUFFIX: (path, True) for path, (key, _) in self._table.items() if key.secret}
         self._sections = {path[:dot] for path in self._table for dot in range(len(path)) if path[dot] == "."}
         self._prefix = prefix
         self._directory = directory
@@ -164,11 +172,11 @@ class Reader:
     def _read_file(self, tree: dict[str, Any], parent: str) -> None:
         for name, value in tree.items():
             path = parent + name
-            if path in self._table:
+            if path in self._names:
                 if value not in (None, ""):
-                    self._given[path] = _Given(path, value)
+                    self._give(self._given, path, path, value)
             elif path not in self._sections:
-                near = self.nearest(path, [*self._table, *self._sections])
+                near = self.nearest(path, [*self._names, *self._sections])
                 self.warnings.append(f"{shown(path)[1:-1]}: unknown key, ignored; the nearest known key is {near}")
             elif isinstance(value, dict):
                 self._read_file(value, path + ".")
@@ -178,11 +186,12 @@ class Reader:
                 raise ConfigError(f"{path}: {text} is not an object; expected {{...}} with the keys of {path}")
 
     def _read_environment(self, variables: Mapping[str, str]) -> None:
-        paths = {self._prefix + variable_part(path): path for path in self._table}
+        paths = {self._prefix + variable_part(path): path for path in self._names}
+        given: dict[str, _Given] = {}
         sections = {self._prefix + variable_part(path): path for path in self._sections}
         for name, value in sorted(variables.items()):
             if name in paths:
-                self._given[paths[name]] = _Given(name, value)
+                self._give(given, paths[name], name, value)
             elif name in sections:
                 inner = self.nearest(name, [each for each in paths if each.startswith(name + "_")])
                 raise ConfigError(
@@ -191,10 +200,20 @@ class Reader:
                 )
             else:
                 self.other_variables[name] = value
+        self._given |= given
+
+    def _give(self, given: dict[str, _Given], path: str, name: str, value: Any) -> None:
+        """Note a value, by the path of its key or of the file that holds it; ``name`` is for messages."""
+        key, in_file = self._names[path]
+        if key in given:
+            raise ConfigError(
+                f"{given[key].name}, {name}: both are given; expected the secret, or the file that holds it"
+            )
+        given[key] = _Given(name, value, in_file)
 
     def warn_of_variables(self, consequence: str, beginnings: tuple[str, ...] = ("",)) -> None:
         """Warn of the variables that name no key and begin, after the prefix, with one of ``beginnings``."""
-        known = [self._prefix + variable_part(path) for path in self._table]
+        known = [self._prefix + variable_part(path) for path in self._names]
         self.warnings += [
             f"{name}: names no known key, {consequence}; the nearest known variable is {self.nearest(name, known)}"
             for name in self.other_variables
@@ -235,12 +254,22 @@ class Reader:
                 raise ConfigError(f"{path}: missing; expected {key.kind.expected}{because}")
             return default
         try:
-            value = key.kind.convert(given.value)
+            text = (
+                secrets.read(given.name, self._directory / FILE.convert(given.value)) if given.in_file else given.value
+            )
+            value = key.kind.convert(text)
         except (ValueError, TypeError, OverflowError):
             raise _bad(given, key) from None
         if key.kind.file:
             return self._directory / value
         return Secret(value) if key.secret else value
+
+    def _in_file(self, given: _Given) -> str:
+        try:
+            path = FILE.convert(given.value)
+        except ValueError:
+            raise ConfigError(f"{given.name}: the value (not shown) is no path; expected {FILE.expected}") from None
+        return secrets.read(given.name, self._directory / path)
 
     def _build(self, config: type, prefix: str, **others: Any) -> Any:
         types = get_type_hints(config)

@@ -63,6 +63,7 @@ class Signer(Assembly):
         super().__init__(reactor, THREADS, sockets)
         self._tells = tells
         self._config = config
+        self._latest = config
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file, tls.GRPC)
@@ -103,6 +104,7 @@ class Signer(Assembly):
         """See `notary.net.daemon.Managed`."""
         parts = self._parts(config)
         await self._reloader.reload(parts)
+        self._latest = config
         return restart_lines(differences(self._config, config), parts)
 
     def _parts(self, config: SignerConfig) -> Sequence[Part]:
@@ -114,9 +116,12 @@ class Signer(Assembly):
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
 
+    def _passphrase(self, alias: str) -> str | None:
+        return self._latest.passphrase(alias)
+
     def _passphrases(self) -> Callable[[str], str | None]:
         if self._config.storage.backend != "memory":
-            return self._config.passphrase
+            return self._passphrase
         # What is forgotten with the process needs no passphrase that outlives it.
         passphrase = secrets.token_urlsafe()
         return lambda _alias: passphrase
