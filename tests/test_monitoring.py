@@ -14,6 +14,7 @@ from notary.net.certificates import Certificates
 from notary.net.grpc import Status
 from notary.server.metrics import Metrics as ServerMetrics
 from notary.signer.metrics import Metrics as SignerMetrics
+from notary.storage.dialect import Usage
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/monitoring.md").read_text()
@@ -26,6 +27,7 @@ class NoKeyring:
 
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
+    metrics.watch_pool(Usage())
     for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py
         metrics.watch(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
     found = {}

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -44,6 +44,16 @@ class Watched:
     labels: tuple[str, ...]
     family: type[CounterMetricFamily | GaugeMetricFamily]
     read: Callable[[], Mapping[tuple[str, ...], float]]
+
+
+class Pool(Protocol):
+    """What is known of a pool of connections; the last two only grow."""
+
+    size: int
+    used: int
+    waiting: int
+    waits: int
+    wait_seconds: float
 
 
 class Figures(Collector):
@@ -89,6 +99,16 @@ class Figures(Collector):
         """Show what ``read`` says, by the values of ``labels``: as a gauge, or as a counter."""
         family = CounterMetricFamily if counter else GaugeMetricFamily
         self._watched.append(Watched(self.prefix + name, doc, tuple(labels), family, read))
+
+    def watch_pool(self, pool: Pool) -> None:
+        """Show how the connections to the database are used."""
+        self.watch("pool_size", "Connections to the database that there may be", lambda: {(): pool.size})
+        self.watch("pool_used", "Connections to the database that work for somebody", lambda: {(): pool.used})
+        self.watch("pool_waiting", "Who waits for a connection to the database", lambda: {(): pool.waiting})
+        waits = "Calls that had to wait for a connection to the database"
+        self.watch("pool_waits", waits, lambda: {(): pool.waits}, counter=True)
+        seconds = "How long they waited, together"
+        self.watch("pool_wait_seconds", seconds, lambda: {(): pool.wait_seconds}, counter=True)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

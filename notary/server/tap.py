@@ -36,6 +36,7 @@ from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, RemoteSigner, SigningService
 from notary.storage.cache import CachedMetadataStore
+from notary.storage.dialect import Usage
 from notary.storage.migrate import SERVER
 from notary.storage.sql import migrate_database, open_metadata_store, pool_of
 
@@ -86,7 +87,10 @@ class Server(Assembly):
         await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        usage = Usage()
+        metrics.watch_pool(usage)
+        pool = pool_of(storage, usage)
+        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
         self._reloader = self.watch(self._parts(config))
         if storage.backend != "memory" and config.caching.memory_bytes:

@@ -36,6 +36,7 @@ from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
+from notary.storage.dialect import Usage
 from notary.storage.migrate import SIGNER
 from notary.storage.sql import migrate_database, open_key_store, pool_of
 
@@ -83,7 +84,10 @@ class Signer(Assembly):
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
-        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        usage = Usage()
+        metrics.watch_pool(usage)
+        pool = pool_of(storage, usage)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.watch(self._parts(self._config))
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)

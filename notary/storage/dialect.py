@@ -14,16 +14,32 @@ from typing import Any
 from notary.storage.catalogue import Catalogue
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a store says of its connections, for whoever looks: plain numbers, kept by the reactor's thread.
+
+    ``size`` is how many there may be, ``used`` how many work for somebody, ``waiting`` who waits for one. ``waits``
+    counts those who had to wait since the start, ``wait_seconds`` how long they did, together.
+    """
+
+    size: int = 0
+    used: int = 0
+    waiting: int = 0
+    waits: int = 0
+    wait_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """How a store uses its database: at most so many connections; times in seconds.
 
-    ``query_timeout`` bounds one statement, and the wait for a free connection as well.
+    ``query_timeout`` bounds one statement, and the wait for a free connection as well. ``usage`` hears of them.
     """
 
     connections: int = 10
     connect_timeout: float = 5.0
     query_timeout: float = 10.0
+    usage: Usage | None = None
 
 
 class Trouble(Enum):

@@ -29,7 +29,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
-from notary.storage.dialect import Dialect, Pool, Trouble
+from notary.storage.dialect import Dialect, Pool, Trouble, Usage
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -169,6 +169,8 @@ class Database:
         self._pool.connectionFactory = _Connection
         self._connections = DeferredSemaphore(connections)
         self._writers = DeferredSemaphore(dialect.writers)
+        self._usage = pool.usage or Usage()
+        self._usage.size = connections
         self._under_way = 0
         self._ending: Deferred[None] | None = None
         self._pool.start()
@@ -257,20 +259,38 @@ class Database:
             return fail(StorageFailed("the store is closed"))
         waiter: Deferred[_T] = Deferred()
         self._under_way += 1
+        usage, asked = self._usage, self._reactor.seconds()
+        usage.waiting += 1
+        at_once, begun = True, False
+
+        def begin() -> Deferred[_T]:
+            nonlocal begun
+            begun = True
+            usage.waiting -= 1
+            usage.used += 1
+            if not at_once:
+                usage.waits += 1
+                usage.wait_seconds += self._reactor.seconds() - asked
+            return cast("Deferred[_T]", self._pool.runWithConnection(job))
 
         def done(result: _T | Failure) -> _T | Failure:
+            if begun:
+                usage.used -= 1
+            else:
+                usage.waiting -= 1
             self._under_way -= 1
             self._end_if_idle()
             return result
 
-        self._take_turns(lines, job).addErrback(self._translate).addBoth(done).addCallbacks(
+        self._take_turns(lines, begin).addErrback(self._translate).addBoth(done).addCallbacks(
             waiter.callback, waiter.errback
         )
+        at_once = False
         return waiter
 
-    def _take_turns(self, lines: Sequence[DeferredSemaphore], job: Callable[[_Connection], _T]) -> Deferred[_T]:
+    def _take_turns(self, lines: Sequence[DeferredSemaphore], begin: Callable[[], Deferred[_T]]) -> Deferred[_T]:
         if not lines:
-            return cast("Deferred[_T]", self._pool.runWithConnection(job))
+            return begin()
         line, *others = lines
 
         def go(_: object) -> Deferred[_T]:
@@ -278,7 +298,7 @@ class Database:
                 line.release()
                 return result
 
-            return self._take_turns(others, job).addBoth(leave)
+            return self._take_turns(others, begin).addBoth(leave)
 
         turn: Deferred[Any] = line.acquire()
         if not turn.called:

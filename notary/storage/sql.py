@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from notary.config import Storage
 from notary.errors import ConfigError, StorageFailed
 from notary.storage import KeyStore, MetadataStore
-from notary.storage.dialect import Dialect, Pool
+from notary.storage.dialect import Dialect, Pool, Usage
 from notary.storage.dialects import DIALECTS
 from notary.storage.keys import SQLKeyStore
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
@@ -30,12 +30,13 @@ _PATIENT: Final = Pool(connections=1, query_timeout=86_400.0)
 """For work on tables: an index of a big one takes long."""
 
 
-def pool_of(storage: Storage) -> Pool:
-    """What a daemon's configuration says of its connections."""
+def pool_of(storage: Storage, usage: Usage | None = None) -> Pool:
+    """What a daemon's configuration says of its connections; ``usage`` is told of them."""
     return Pool(
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
         query_timeout=storage.query_timeout,
+        usage=usage,
     )
 
 

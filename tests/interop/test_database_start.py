@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,10 @@ import pytest
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer, MariaDB, PostgreSQL
 from tests.support.peers import OUR_SERVER, Daemon, daemon
 from tests.support.signer import OUR_SIGNER, SIGNER, Client, Pair, signer_daemon
+from tests.support.waiting import until
 
-PATIENCE_SECONDS = 60.0
 NOT_SERVING, SERVING = 2, 1
 HEALTH = "/_notary_server/health"
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 def get(server: Daemon, path: str) -> tuple[int, Any]:

@@ -15,8 +15,7 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -30,19 +29,11 @@ from tests.support.certs import Authority, Leaf
 from tests.support.peers import OUR_SERVER, OUR_TWISTD, Certificates, Daemon, daemon, is_open, remote_signer
 from tests.support.sides import Side, make_collection
 from tests.support.signer import OUR_SIGNER, SIGNER, Client, Pair, signer_daemon
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 CLIENTS = 50
-PATIENCE_SECONDS = 15.0
-"""What has not come to pass after so long never will."""
 STORAGE = {"backend": "sqlite3", "db_url": "notary.db"}
 HEALTH = "/_notary_server/health"
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 def lines_of(daemon: Daemon) -> list[dict[str, Any]]:

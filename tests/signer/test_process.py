@@ -33,6 +33,7 @@ from tests.support.signer import (
     signer_config,
     signer_daemon,
 )
+from tests.support.waiting import until
 
 GUN = "example.com/app"
 MEMORY = {"backend": "memory"}
@@ -138,6 +139,24 @@ def test_keys_outlive_the_process(pair, tmp_path, storage, name):
         signed = client.sign(used, MESSAGE)
         key = PublicKey("rsa", client.info(used).publicKey)
         assert verify(key, Signature(used, "rsapss", signed.content), MESSAGE)
+
+
+def test_a_passphrase_in_a_file_is_read_again(pair, tmp_path, storage):
+    file = tmp_path / "passphrase"
+    file.write_text(PASSPHRASE + "\n")
+    daemon = ours(pair, tmp_path, storage, environment={"NOTARY_SIGNER_ALIAS_ONE_FILE": str(file)}, level="info")
+    with daemon, Client(pair, daemon.port) as client:
+        used = client.create(GUN, "snapshot", "ecdsa").keyInfo.keyID.ID
+        daemon.stop()
+    file.write_text("not the one")
+    with daemon, Client(pair, daemon.port) as client:
+        assert status_of(client.sign, used, MESSAGE) is INTERNAL
+        file.write_text(PASSPHRASE)
+        daemon.signal(signal.SIGHUP)
+        until(lambda: "Reloaded; " in daemon.output(), "a reload")
+        assert client.sign(used, MESSAGE).content
+    for said in (PASSPHRASE, "not the one"):
+        assert said not in daemon.output()
 
 
 def test_concurrent_creations_leave_one_key(pair, tmp_path, storage):

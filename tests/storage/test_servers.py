@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 
 from notary.errors import ConfigError, InvalidGun, OldVersion, StorageFailed, StorageUnreachable
 from notary.storage import StoredKey, Update
-from notary.storage.dialect import Pool
+from notary.storage.dialect import Pool, Usage
 from notary.storage.dialects import DIALECTS
 from notary.storage.metadata import SQLMetadataStore
 from notary.storage.migrate import SERVER
@@ -177,15 +177,32 @@ async def test_a_database_that_hangs_fails_the_request(prepared, open_stores):
 
 @pytest_twisted.ensureDeferred
 async def test_the_pool_is_bounded_and_serves_everybody(prepared, open_stores):
-    store = await open_stores(open_metadata_store, prepared, Pool(connections=3))
+    usage = Usage()
+    store = await open_stores(open_metadata_store, prepared, Pool(connections=3, usage=usage))
     for n in range(20):
         await store.publish(Gun(f"a/{n}"), whole(1))
+    assert usage == Usage(size=3)
     reads = gatherResults([store.current(Gun(f"a/{n % 20}"), ROLES) for n in range(400)])
+    assert (usage.used, usage.waiting) == (3, 397)
     seen = set()
     while not reads.called:
         seen.add(len(await deferToThread(prepared.sessions)))
     assert all(len(files) == 4 for files in await reads)
     assert max(seen) == 3
+    assert (usage.used, usage.waiting, usage.waits) == (0, 0, 397)
+    assert usage.wait_seconds > 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_gives_up_waiting_waits_no_more(prepared, open_stores):
+    usage = Usage()
+    store = await open_stores(open_metadata_store, prepared, Pool(connections=1, query_timeout=1.0, usage=usage))
+    prepared.server.pause()
+    try:
+        await DeferredList([store.current(GUN, ROLES) for _ in range(5)], consumeErrors=True)
+    finally:
+        prepared.server.resume()
+    assert (usage.used, usage.waiting) == (0, 0)
 
 
 # -- transactions that others get in the way of ----------------------------------------------------------------------
