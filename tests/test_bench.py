@@ -11,12 +11,25 @@ import sys
 import pytest
 from hpack import Decoder
 
-from tests.bench.figures import GO, OURS, BenchError, Row, Samples, at_least, at_most, missed, order_of, quantile, under
+from tests.bench.__main__ import SUITES
+from tests.bench.figures import (
+    GO,
+    OURS,
+    WORKERS,
+    BenchError,
+    Row,
+    Samples,
+    at_least,
+    at_most,
+    missed,
+    order_of,
+    quantile,
+    under,
+)
 from tests.bench.grpcload import Generator, frame
-from tests.bench.httpload import parse_wrk
+from tests.bench.httpload import lua_of, parse_wrk
 from tests.bench.processes import cpu, memory, parse_cpu, parse_memory
 from tests.bench.report import machine, number, page, table, versions
-from tests.bench.suites import SUITES
 
 # -- figures ----------------------------------------------------------------------------------------------------------
 
@@ -77,6 +90,17 @@ def test_a_row_without_a_goal_misses_none() -> None:
 
 def test_who_comes_first_changes() -> None:
     assert [order_of(number)[0] for number in range(4)] == [GO, OURS, GO, OURS]
+    sides = (GO, OURS, WORKERS)
+    assert [order_of(number, sides)[0] for number in range(4)] == [GO, OURS, WORKERS, GO]
+    assert sorted(order_of(1, sides)) == sorted(sides)
+
+
+def test_a_goal_may_be_met_with_workers_only() -> None:
+    samples = samples_of([100], [50])
+    row = Row("rate", "signs", "1/s", at_least(1))
+    assert (samples.met(row), missed([row], samples)) == ("", [row])
+    samples.add(WORKERS, {"rate": 120})
+    assert (samples.met(row), missed([row], samples)) == (WORKERS, [])
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -134,6 +158,16 @@ def test_what_wrk_says(p50: str, p99: str, expected: tuple[float, float]) -> Non
     found = parse_wrk(WRK.format(p50=p50, p99=p99, more=""))
     assert (found["p50"], found["p99"]) == pytest.approx(expected)
     assert (found["requests"], found["rate"]) == (82175.0, 16434.32)
+
+
+def test_failures_can_be_counted() -> None:
+    more = "  Socket errors: connect 1, read 20, write 300, timeout 4000\n  Non-2xx or 3xx responses: 3896\n"
+    assert parse_wrk(WRK.format(p50="1ms", p99="2ms", more=more), forgiving=True)["failed"] == 8217 / 82175
+
+
+def test_a_script_asks_for_each_path() -> None:
+    script = lua_of(["/one", "/two"])
+    assert '"/one",\n  "/two"\n' in script
 
 
 @pytest.mark.parametrize(
@@ -273,6 +307,18 @@ def test_a_table() -> None:
     ]
 
 
+def test_a_table_with_workers_has_their_figures_where_there_are_any() -> None:
+    samples = samples_of([100.0], [50.0])
+    samples.add(WORKERS, {"rate": 120.0})
+    samples.add(GO, {"start": 13})
+    samples.add(OURS, {"start": 300})
+    lines = table((Row("rate", "rate", "1/s", at_least(1)), Row("start", "start", "ms")), samples).splitlines()
+    assert lines[0].count("÷ Go") == 2
+    assert lines[2].endswith("| 120 (120–120) | 1.20 | at least 1 | with 2 workers |")  # noqa: RUF001
+    assert lines[3].endswith("| 23.08 |  |  |  |  |")
+    assert {line.count("|") for line in lines} == {10}
+
+
 def test_the_page_says_how_it_was_made() -> None:
     suites = [("Sign", "Over gRPC.", (Row("rate", "16 in flight", "signs/s"),))]
     facts = {"machine": {"cores": "2"}, "versions": {"wrk": "4.1"}}
@@ -280,7 +326,7 @@ def test_the_page_says_how_it_was_made() -> None:
     for part in (
         "# Benchmarks\n",
         "median of 5 rounds of 2.5 s",
-        "## Sign\n\nOver gRPC.\n\n| |",
+        "## Sign\n\nOver gRPC.\n\n|  | unit |",
         "- cores: 2\n",
         "4.1",
     ):

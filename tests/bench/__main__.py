@@ -12,15 +12,17 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.figures import BenchError, Samples, missed, order_of
+from tests.bench.pairs import Pairs
 from tests.bench.report import machine, page, table, versions
-from tests.bench.suites import SUITES, Pace, Suite
+from tests.bench.suites import Pace, Servers, Signers, Suite
 from tests.support.peers import GO_SERVER
 from tests.support.signer import GO_SIGNER
 
+SUITES: Sequence[type[Suite]] = (Pairs, Signers, Servers)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 _FULL = (5, Pace(seconds=5, rest=1, uploads=200))
 _QUICK = (3, Pace(seconds=1, rest=0.3, uploads=50))
@@ -35,7 +37,7 @@ def _measure(suite: Suite, rounds: int, samples: Samples) -> None:
     for number in range(rounds):
         for name, work in suite.works().items():
             _say(f"{suite.title}: round {number + 1} of {rounds}: {name}")
-            for side in order_of(number):
+            for side in order_of(number, tuple(suite.sides)):
                 samples.add(side, work(suite.sides[side]))
 
 

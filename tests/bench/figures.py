@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-GO, OURS = "go", "ours"
+GO, OURS, WORKERS = "go", "ours", "workers"
 SIDES = (GO, OURS)
+"""What every suite compares; ``WORKERS`` is ours with two processes, where that makes a difference."""
 
 
 class BenchError(Exception):
@@ -72,10 +73,16 @@ class Samples:
             raise BenchError(f"nothing measured {key!r} of {side}")
         return statistics.median(samples)
 
-    def ratio(self, key: str) -> float | None:
+    def ratio(self, key: str, side: str = OURS) -> float | None:
         """Ours divided by the reference's; None if that is nothing."""
         go = self.median(key, GO)
-        return self.median(key, OURS) / go if go else None
+        return self.median(key, side) / go if go else None
+
+    def met(self, row: Row) -> str:
+        """The side of ours that reaches a row's goal, the plain one if it does; "" if none."""
+        go = self.median(row.key, GO)
+        sides = [side for side in (OURS, WORKERS) if self.of(row.key, side)]
+        return next((side for side in sides if row.goal and row.goal.met(go, self.median(row.key, side))), "")
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -85,15 +92,12 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, int(rank) - 1)]
 
 
-def order_of(round_number: int) -> Sequence[str]:
-    """Who is measured first changes every round, so that a drift of the machine hits both alike."""
-    return SIDES if round_number % 2 == 0 else SIDES[::-1]
+def order_of(round_number: int, sides: Sequence[str] = SIDES) -> Sequence[str]:
+    """Who is measured first changes every round, so that a drift of the machine hits all alike."""
+    first = round_number % len(sides)
+    return (*sides[first:], *sides[:first])
 
 
 def missed(rows: Iterable[Row], samples: Samples) -> list[Row]:
-    """The rows whose goal is not met."""
-    return [
-        row
-        for row in rows
-        if row.goal is not None and not row.goal.met(samples.median(row.key, GO), samples.median(row.key, OURS))
-    ]
+    """The rows whose goal none of ours meets."""
+    return [row for row in rows if row.goal is not None and not samples.met(row)]

@@ -1,7 +1,7 @@
 """What a process costs: CPU and memory, from /proc (Linux), and how long it takes to start.
 
 Rules of this module: the parsers are pure. Times are in seconds, memory in megabytes (10^6 bytes). CPU is that of the
-process with all its threads, in user and system mode, without children.
+process with all its threads, in user and system mode, and of its living children; memory that of the largest of them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.bench.figures import BenchError
+from tests.support.databases import DatabaseServer
 from tests.support.peers import READY_SECONDS, Daemon, is_open
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -34,12 +37,24 @@ def parse_memory(status: str, field: str) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
+def family(pid: int) -> Sequence[int]:
+    """A process and what it has started, directly or not."""
+    found = [pid]
+    for one in found:
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            with suppress(OSError):
+                found += [int(child) for child in children.read_text().split()]
+    return found
+
+
 def cpu(pid: int) -> float:
-    return parse_cpu(Path(f"/proc/{pid}/stat").read_text())
+    """Of a process and its living children."""
+    return sum(parse_cpu(Path(f"/proc/{one}/stat").read_text()) for one in family(pid))
 
 
 def memory(pid: int, field: str) -> float:
-    return parse_memory(Path(f"/proc/{pid}/status").read_text(), field)
+    """Of the process that takes most, of one and its living children."""
+    return max(parse_memory(Path(f"/proc/{one}/status").read_text(), field) for one in family(pid))
 
 
 def start(daemon: Daemon) -> float:
@@ -53,12 +68,35 @@ def start(daemon: Daemon) -> float:
     return time.perf_counter() - begun
 
 
+class Process(Protocol):
+    """What is measured: a :class:`tests.support.peers.Daemon`, or :class:`DatabaseProcess`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def alive(self) -> bool: ...
+    def output(self) -> str: ...
+
+
+class DatabaseProcess:
+    """A database server that was started for the bench."""
+
+    alive = True  # or whoever talks to it fails
+
+    def __init__(self, server: DatabaseServer) -> None:
+        self.name = server.backend
+        self.pid = server.pid
+        self.output = server.log
+
+
 @dataclass(frozen=True)
 class Side:
     """One side of the comparison: its processes by their part in it (``server``, ``signer``, …)."""
 
     name: str
-    processes: Mapping[str, Daemon]
+    processes: Mapping[str, Process]
 
     def peak(self) -> dict[str, float]:
         """The most memory of each process so far."""

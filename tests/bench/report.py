@@ -17,12 +17,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.figures import GO, OURS, Row, Samples
+from tests.bench.figures import GO, OURS, WORKERS, Row, Samples
 
-_HEAD = (
-    "| | unit | Go 0.7.0 | ours | ours ÷ Go | goal | met |",
-    "|---|---|---:|---:|---:|---:|---|",
-)
+_MET = {OURS: "yes", WORKERS: "with 2 workers", "": "**no**"}
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -47,27 +44,35 @@ def number(value: float) -> str:
     return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
-def _cell(samples: Sequence[float], median: float) -> str:
-    return f"{number(median)} ({number(min(samples))}–{number(max(samples))})"  # noqa: RUF001 - a range
+def _cell(samples: Samples, key: str, side: str) -> str:
+    """The median, the lowest and the highest. Raises BenchError if there is none but may not be missing."""
+    if side == WORKERS and not samples.of(key, side):
+        return ""
+    median, seen = samples.median(key, side), samples.of(key, side)
+    return f"{number(median)} ({number(min(seen))}–{number(max(seen))})"  # noqa: RUF001 - a range
 
 
 def table(rows: Sequence[Row], samples: Samples) -> str:
     """The rows as a Markdown table. Raises BenchError if one of them was not measured."""
-    lines = [*_HEAD]
+    more = [WORKERS] if any(samples.of(row.key, WORKERS) for row in rows) else []
+    head = ["", "unit", "Go 0.7.0", "ours", "÷ Go", *(["2 workers", "÷ Go"] if more else []), "goal", "met"]
+    lines = [_line(head), "|---|---|" + "---:|" * (len(head) - 3) + "---|"]
     for row in rows:
-        go, ours = samples.median(row.key, GO), samples.median(row.key, OURS)
-        ratio = samples.ratio(row.key)
-        cells = [
-            row.label,
-            row.unit,
-            _cell(samples.of(row.key, GO), go),
-            _cell(samples.of(row.key, OURS), ours),
-            "" if ratio is None else f"{ratio:.2f}",
-            row.goal.text if row.goal else "",
-            ("yes" if row.goal.met(go, ours) else "**no**") if row.goal else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = [row.label, row.unit, _cell(samples, row.key, GO)]
+        for side in (OURS, *more):
+            cells += [_cell(samples, row.key, side), _ratio(samples, row.key, side)]
+        cells += [row.goal.text, _MET[samples.met(row)]] if row.goal else ["", ""]
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratio(samples: Samples, key: str, side: str) -> str:
+    ratio = samples.ratio(key, side) if samples.of(key, side) else None
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def facts(values: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 Rules of this module: both sides get the same configuration, the same data and the same load. What prepares a
 measurement (keys, uploads, first signatures) happens before its clock starts. Everything listens on loopback; a
 process is ended by whoever started it. A suite is a class with ``title``, ``text``, ``rows``, a context that runs its
-processes, and ``works``; another one (a database, 256 connections) is added to :data:`SUITES`.
+processes, and ``works``; ``__main__`` lists them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from notary.proto import signer_pb2
 from tests.bench.figures import GO, OURS, SIDES, BenchError, Row, at_least, under
 from tests.bench.grpcload import FRAMES, GRPCIO, Target, load
-from tests.bench.httpload import Browser, wrk
+from tests.bench.httpload import Browser, Crowd, Request, wrk
 from tests.bench.processes import Side, memory, start
 from tests.support.author import Author, server_key_from
 from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, daemon
@@ -37,8 +37,8 @@ from tests.support.sides import MULTIPART, form_of
 from tests.support.signer import GO_SIGNER, OUR_SIGNER, Client, Pair, signer_daemon
 
 KEYS = 50
-_FIXTURES = Path(__file__).parents[2] / "fixtures"
-_ROOT_CA = _FIXTURES / "root-ca.crt"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+ROOT_CA = FIXTURES / "root-ca.crt"
 
 Work = Callable[[Side], Mapping[str, float]]
 
@@ -173,20 +173,7 @@ class Signers(_Running):
         return signer_daemon(name, command, self._pair, self.folder, storage, environment=secret)
 
     def prepare(self, side: Side) -> None:
-        message = json.dumps({"signed": {"_type": "Timestamp", "filling": "x" * 460}}).encode()
-        requests = []
-        port = side.processes["signer"].port
-        with Client(self._pair, port) as client:
-            for number in range(KEYS):
-                made = client.create(f"example.com/bench/{number}", "timestamp", "ecdsa")
-                key_id = made.keyInfo.keyID.ID
-                _check_signature(made.publicKey, client.sign(key_id, message).content, message)
-                request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=message)
-                requests.append(request.SerializeToString())
-        folder = self._pair.folder
-        certificate, key = self._pair.client.write(folder, "load")
-        ca = self._pair.authority.write(folder, "root")
-        self._targets[side.name] = Target(port, ca, certificate, key, "/proto.Signer/Sign", requests)
+        self._targets[side.name] = sign_target(self._pair, side.processes["signer"].port)
         self.sign(side, 16)  # what is slow only once
 
     def sign(self, side: Side, in_flight: int, client: str = FRAMES) -> dict[str, float]:
@@ -201,6 +188,22 @@ class Signers(_Running):
             **{f"sign by grpcio, {n} in flight": lambda side, n=n: self.sign(side, n, GRPCIO) for n in (1, 16, 32)},
             "memory": Side.peak,
         }
+
+
+def sign_target(pair: Pair, port: int) -> Target:
+    """A signer's method Sign, with requests for new keys that have each signed once."""
+    message = json.dumps({"signed": {"_type": "Timestamp", "filling": "x" * 460}}).encode()
+    requests = []
+    with Client(pair, port) as client:
+        for number in range(KEYS):
+            made = client.create(f"example.com/bench/{number}", "timestamp", "ecdsa")
+            key_id = made.keyInfo.keyID.ID
+            _check_signature(made.publicKey, client.sign(key_id, message).content, message)
+            request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=message)
+            requests.append(request.SerializeToString())
+    certificate, key = pair.client.write(pair.folder, "load")
+    ca = pair.authority.write(pair.folder, "root")
+    return Target(port, ca, certificate, key, "/proto.Signer/Sign", requests)
 
 
 def _check_signature(public: bytes, signature: bytes, message: bytes) -> None:
@@ -242,7 +245,7 @@ class Servers(_Running):
         self._paths: dict[str, tuple[str, str]] = {}
 
     def make(self, side: str, name: str) -> Daemon:
-        files = Certificates(_ROOT_CA, _FIXTURES / "notary-server.crt", _FIXTURES / "notary-server.key")
+        files = Certificates(ROOT_CA, FIXTURES / "notary-server.crt", FIXTURES / "notary-server.key")
         return daemon(name, {GO: GO_SERVER, OURS: OUR_SERVER}[side], self.folder, tls=files)
 
     def prepare(self, side: Side) -> None:
@@ -254,7 +257,7 @@ class Servers(_Running):
         self._paths[side.name] = (f"{url}timestamp.json", f"{url}targets.{digest}.json")
 
     def _browser(self, side: Side) -> contextlib.closing[Browser]:
-        return contextlib.closing(Browser(side.processes["server"].port, _ROOT_CA))
+        return contextlib.closing(Browser(side.processes["server"].port, ROOT_CA))
 
     def _collection(self, browser: Browser) -> tuple[dict[str, bytes], str]:
         """The first files of a new collection, and the path to upload them to."""
@@ -271,8 +274,9 @@ class Servers(_Running):
     def publish(self, side: Side) -> dict[str, float]:
         with self._browser(side) as browser:
             made = [self._collection(browser) for _ in range(self.pace.uploads)]
-            uploads = [(path, form_of(files)) for files, path in made]
-            return side.measure("publish", lambda: browser.upload(uploads, MULTIPART))
+        uploads = [Request("POST", path, form_of(files), MULTIPART) for files, path in made]
+        with contextlib.closing(Crowd(1, side.processes["server"].port, ROOT_CA)) as crowd:
+            return side.measure("publish", lambda: crowd.send(uploads)[1])
 
     def works(self) -> Mapping[str, Work]:
         return {
@@ -283,6 +287,3 @@ class Servers(_Running):
             "first publish": self.publish,
             "memory": Side.peak,
         }
-
-
-SUITES: Sequence[type[Suite]] = (Signers, Servers)
