@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -58,6 +59,9 @@ class Stored:
     notes: dict[object, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
+NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+"""No mapping."""
+
 Place: TypeAlias = tuple[Gun, RoleName, int | None]
 """Where a file may stand: a version of a role of a collection, or, if the version is None, its newest one."""
 
@@ -96,8 +100,14 @@ class MetadataStore(Protocol):
         """Raises InvalidGun if the backend cannot tell this name from that of an existing collection."""
         ...
 
-    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
-        """Which files stand at ``places``, as of one moment, without reading them; empty places are left out."""
+    def identify(
+        self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
+    ) -> Deferred[Mapping[Place, Identity]]:
+        """Which files stand at ``places``, as of one moment, without reading them; empty places are left out.
+
+        ``lately`` says which version stood at a place when somebody last looked: most often it still does, and a store
+        may look there first. The answer does not depend on it.
+        """
         ...
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:

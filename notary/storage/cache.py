@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from notary.errors import NotFound
-from notary.storage import Change, Identity, MetadataStore, Place, Stored, Update
+from notary.storage import NOTHING, Change, Identity, MetadataStore, Place, Stored, Update
 from notary.storage.shared import Shared
 from notary.tuf.model import Gun, RoleName
 
@@ -41,7 +41,7 @@ class CachedMetadataStore:
     def __init__(self, store: MetadataStore, size: int) -> None:
         self._store = store
         self._files = _Files(size)
-        self._rounds = _Rounds(store.identify)
+        self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)))
         self._loads: Shared[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
         self._loads = Shared(self._load)
 
@@ -129,7 +129,11 @@ class CachedMetadataStore:
         self._files.put((gun, stored.role, stored.sha256), stored)
         return stored
 
-    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+    def identify(
+        self,
+        places: Collection[Place],
+        lately: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's; what is in memory says as much
+    ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         return self._rounds.ask(tuple(places))
 
@@ -205,6 +209,7 @@ class _Files:
         self._room = size
         self._largest = size // _LARGEST
         self._kept: OrderedDict[_Name, Stored] = OrderedDict()
+        self._newest: dict[tuple[Gun, RoleName], Stored] = {}  # of those that are kept
 
     def get(self, name: _Name) -> Stored | None:
         stored = self._kept.get(name)
@@ -219,6 +224,9 @@ class _Files:
             return
         self._kept[name] = stored
         self._room -= size
+        newest = self._newest.get(name[:2])
+        if newest is None or newest.version < stored.version:
+            self._newest[name[:2]] = stored
         while self._room < 0:
             self.drop(next(iter(self._kept)))
 
@@ -226,3 +234,10 @@ class _Files:
         stored = self._kept.pop(name, None)
         if stored is not None:
             self._room += len(stored.data) + OVERHEAD
+            if self._newest.get(name[:2]) is stored:
+                del self._newest[name[:2]]
+
+    def lately(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """The newest version that is kept, for each place that is the newest of its role."""
+        newest = self._newest
+        return {place: newest[place[:2]].version for place in places if place[2] is None and place[:2] in newest}

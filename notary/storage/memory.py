@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from twisted.internet.defer import Deferred, execute, succeed
 
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
-from notary.storage import Change, Identity, Place, Stored, StoredKey, Update
+from notary.storage import NOTHING, Change, Identity, Place, Stored, StoredKey, Update
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
 
@@ -60,7 +60,11 @@ class MemoryMetadataStore:
         except KeyError:
             raise NotFound(f"{gun} has no version {version} of {role}") from None
 
-    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+    def identify(
+        self,
+        places: Collection[Place],
+        lately: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's
+    ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         found: dict[Place, Identity] = {}
         for place in places:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from twisted.internet.defer import Deferred, fail, succeed
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
-from notary.storage import Change, Identity, Place, Stored, Update
+from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
 from notary.storage.migrate import SERVER, probe
 from notary.storage.pool import Cursor, Database, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.rows import to_bytes, to_time, to_version
@@ -33,6 +33,7 @@ _INSERT_BYTES: Final = 1 << 20
 """About how much content goes into one statement: a database limits it. What is larger goes alone."""
 
 _FILE: Final = "SELECT role, version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
+_IDENTITY: Final = "SELECT gun, role, version, sha256 FROM tuf_files"
 _FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM changefeed"
 _THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 
@@ -75,24 +76,48 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _identify(cursor: Cursor, places: Sequence[Place]) -> Mapping[Place, Identity]:
+def _identify(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
     found: dict[Place, Identity] = {}
     for start in range(0, len(places), _AT_ONCE):
-        part = places[start : start + _AT_ONCE]
-        terms: list[str] = []
-        values: list[object] = []
-        for number, (gun, role, version) in enumerate(part):
-            which = "ORDER BY version DESC LIMIT 1" if version is None else "AND version = ?"
-            terms.append(
-                f"SELECT {number} AS place, version, sha256 FROM "  # noqa: S608
-                f"(SELECT version, sha256 FROM tuf_files {_THIS_ROLE} {which}) AS file{number}"
-            )
-            values += [str(gun), str(role)] if version is None else [str(gun), str(role), version]
-        for number, version, sha256 in cursor.all(" UNION ALL ".join(terms), *values):
-            gun, role, _ = place = part[number]
+        found |= _look(cursor, places[start : start + _AT_ONCE], lately)
+    return found
+
+
+def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
+    """What stands at ``places``, by one statement; by a second one if what stood at one of them lately has gone.
+
+    The rows from a known version upwards are one range of the unique key. Finding the newest without knowing one costs
+    a database two to three times as much.
+    """
+    known, newest = [], []
+    for place in places:
+        version = lately.get(place) if place[2] is None else place[2]
+        if version is None:
+            newest.append(place)
+        else:
+            known.append((place, version))
+    terms = [f"gun = ? AND role = ? AND version {'>=' if place[2] is None else '='} ?" for place, _ in known]
+    ranges = f"{_IDENTITY} WHERE ({' OR '.join(terms)}) AND deleted_at IS NULL"
+    member = cursor.dialect.member.format(f"{_IDENTITY} {_THIS_ROLE} ORDER BY version DESC LIMIT 1")
+    values = [value for place, version in known for value in (str(place[0]), str(place[1]), version)]
+    values += [value for place in newest for value in (str(place[0]), str(place[1]))]
+    rows: dict[tuple[str, str], dict[int, str | None]] = {}
+    for gun, role, version, sha256 in cursor.all(
+        " UNION ALL ".join([*([ranges] if known else []), *[member] * len(newest)]), *values
+    ):
+        rows.setdefault((gun, role), {})[to_version(version)] = sha256
+    found: dict[Place, Identity] = {}
+    for place in places:
+        gun, role, version = place
+        seen = rows.get((gun, role), {})
+        if version is None:
+            version = max(seen, default=0)
+            if version < lately.get(place, 0):  # what is seen was asked for by version, by somebody else
+                return _look(cursor, places, NOTHING)
+        if version in seen:
             # A Go Notary from before that column left it empty: then the content tells, unless it goes meanwhile.
             with suppress(NotFound):
-                found[place] = (to_version(version), sha256 or _by_version(cursor, gun, role, version).sha256)
+                found[place] = (version, seen[version] or _by_version(cursor, gun, role, version).sha256)
     return found
 
 
@@ -259,11 +284,13 @@ class SQLMetadataStore:
             return succeed(None)
         return self._database.read(_check_name, gun)
 
-    def identify(self, places: Collection[Place]) -> Deferred[Mapping[Place, Identity]]:
+    def identify(
+        self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
+    ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         possible = [place for place in places if place[2] is None or 0 < place[2] <= _INT32_MAX]
         one_statement = len(possible) <= _AT_ONCE
-        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible)
+        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, lately)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
         """See the port."""

@@ -238,10 +238,10 @@ async def test_one_question_at_a_time_is_asked_for_all_who_wait(slow):
     reads = [cache.current(GUN, ROLES)]
     reads += [cache.current(gun, roles) for gun in (GUN, OTHER) for roles in (ROLES, [ROOT, TARGETS]) for _ in range(3)]
     reads += [cache.by_version(GUN, TARGETS, 1), cache.by_checksum(GUN, TARGETS, sha256(f"{GUN} targets".encode()))]
-    assert [(method, len(places)) for method, (places,), _ in slow.asked] == [("identify", 3)]
+    assert [(method, len(places)) for method, (places, _), _ in slow.asked] == [("identify", 3)]
     await slow.release()
     # All that came meanwhile waited for this one: three roles and root of two collections, and one place by version.
-    assert [(method, len(places)) for method, (places,), _ in slow.asked] == [("identify", 9)]
+    assert [(method, len(places)) for method, (places, _), _ in slow.asked] == [("identify", 9)]
     # Whoever needs the same files reads them once.
     assert await settled(slow, *reads) == [["identify"], ["current", "current"]]
     assert [len(read.result) for read in reads[:-2]] == [3] * 4 + [1] * 3 + [3] * 3 + [1] * 3

@@ -441,6 +441,39 @@ async def test_which_files_there_are_is_told_without_reading_them(metadata_store
     assert await store.identify([]) == {}
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_stood_somewhere_lately_does_not_change_the_answer(metadata_stores):
+    store = await metadata_stores()
+    for version in range(1, 6):
+        await store.publish(GUN, [update(TARGETS, version), update(TIMESTAMP, version)])
+    await store.publish(OTHER, whole(7))
+    await store.delete(OTHER)
+    await store.publish(OTHER, [update(ROOT, 1)])
+    wanted = [
+        (GUN, TARGETS, None),
+        (GUN, TIMESTAMP, None),
+        (GUN, TARGETS, 2),
+        (OTHER, ROOT, None),
+        (OTHER, TARGETS, None),
+    ]
+    expected = {
+        (GUN, TARGETS, None): (5, sha256(content(TARGETS, 5))),
+        (GUN, TIMESTAMP, None): (5, sha256(content(TIMESTAMP, 5))),
+        (GUN, TARGETS, 2): (2, sha256(content(TARGETS, 2))),
+        (OTHER, ROOT, None): (1, sha256(content(ROOT, 1))),
+    }
+    for lately in (
+        {},
+        {wanted[0]: 5},
+        {wanted[0]: 5, wanted[1]: 3},
+        {wanted[0]: 1, wanted[1]: 5, wanted[3]: 1},
+        {wanted[0]: 6},  # as after a deletion, or where another instance sees what this one does not
+        {wanted[0]: 5, wanted[3]: 7, wanted[4]: 7},
+        {(Gun("elsewhere"), TARGETS, None): 1},
+    ):
+        assert await store.identify(wanted, lately) == expected, lately
+
+
 # -- any sequence of calls --------------------------------------------------------------------------------------------
 
 guns = st.sampled_from([GUN, OTHER])
