@@ -1,10 +1,11 @@
 """Why a TLS connection did not come to be, in words that say what to do, and who hears of it.
 
-Rules of this module: both sides of a handshake go through :class:`Handshake`, which hands the protocol above it a
-:class:`HandshakeFailed` in place of OpenSSL's error. OpenSSL says "certificate verify failed" to all that it does not
-like; what it found, and in which certificate, is told to the verification callback, so that is where it is noted. A
-listening port tells :class:`Refusals` of every connection that it refused; what strangers do may fill the log at a
-bounded rate only, and whatever stands in their certificates is cut short.
+Rules of this module: a server's side (:mod:`notary.net.transport`) and a client's (:class:`Handshake`) both hand the
+protocol above them a :class:`HandshakeFailed` in place of OpenSSL's error; :class:`Cause` finds out which. OpenSSL says
+"certificate verify failed" to all that it does not like; what it found, and in which certificate, is told to the
+verification callback, so that is where it is noted. A listening port tells :class:`Refusals` of every connection that
+it refused; what strangers do may fill the log at a bounded rate only, and whatever stands in their certificates is cut
+short.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-
-from notary.net.messages import host_and_port
 
 _NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
 _RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
@@ -213,16 +212,51 @@ class ReadListener(Protocol):
         """All that was read has come."""
 
 
+class Cause:
+    """What is known of why one handshake fails.
+
+    ``trusted_by`` is the key of the configuration that names the trusted certificates.
+    """
+
+    def __init__(self, trusted_by: str) -> None:
+        self.trusted_by = trusted_by
+        self.verdict: HandshakeFailed | None = None
+        """What the verification of the peer's certificate found wrong."""
+        self.first = b""
+        """The first byte that the peer sent."""
+
+    def explain(self, error: BaseException | None, ours: X509 | None) -> HandshakeFailed | None:
+        """Return what ended TLS, where ``ours`` is what we showed; None if the peer just closed the connection."""
+        if self.verdict is not None:
+            return self.verdict
+        if self.first and self.first[0] not in _RECORDS:
+            said = f"its first byte is {self.first[0]:#04x}"
+            return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
+        if (
+            not isinstance(error, SSL.Error)
+            or isinstance(error, SSL.SysCallError)
+            or not (error.args and error.args[0])
+        ):
+            return None
+        return _of_openssl(error, ours, self.trusted_by)
+
+    def ended(self, reason: Failure) -> HandshakeFailed | None:
+        """Return what the end of the connection means before the handshake was done; None if nothing was said yet."""
+        error = reason.value
+        if isinstance(error, HandshakeFailed):
+            return error
+        if self.first and isinstance(error, (ConnectionDone, ConnectionLost)):
+            return self.explain(None, None) or HandshakeFailed(Why.GONE, _GONE)
+        return None
+
+
 class Handshake(TLSMemoryBIOProtocol):
-    """TLS, as Twisted does it, with an explanation when it fails.
+    """The client's side of TLS, as Twisted does it, with an explanation when it fails.
 
     The default protocol of Twisted collects small writes for a turn of the reactor; ours are collected already.
     """
 
     factory: HandshakeFactory
-    verdict: HandshakeFailed | None = None
-    """What the verification of the peer's certificate found wrong."""
-    _first = b""  # byte that the peer sent
 
     # Twisted has no public place where the cause of a failure can be seen before the connection is lost, nor a public
     # way to tell whether a handshake is done; these are the names that its own subclass uses.
@@ -231,10 +265,14 @@ class Handshake(TLSMemoryBIOProtocol):
     _reason: Failure | None
     _tlsConnection: SSL.Connection
 
+    def __init__(self, factory: HandshakeFactory, *args: Any) -> None:
+        super().__init__(factory, *args)
+        self.cause = Cause(factory.trusted_by)
+
     def dataReceived(self, data: bytes) -> None:
         """Take what was read from the socket; remember how it began, and tell where it ends."""
-        if not self._first:
-            self._first = data[:1]
+        if not self.cause.first:
+            self.cause.first = data[:1]
         protocol = self.wrappedProtocol
         if not isinstance(protocol, ReadListener):
             super().dataReceived(data)
@@ -248,66 +286,33 @@ class Handshake(TLSMemoryBIOProtocol):
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None and self._reason is None:
-            explained = self._explain(reason.value)
+            explained = self.cause.explain(reason.value, self._tlsConnection.get_certificate())
             if explained is not None:
                 self._reason = Failure(explained)
                 reason = None
         super()._tlsShutdownFinished(reason)
 
-    def _explain(self, error: BaseException | None) -> HandshakeFailed | None:
-        """Return what ended TLS; None if the peer just closed the connection."""
-        if self.verdict is not None:
-            return self.verdict
-        if self._first and self._first[0] not in _RECORDS:
-            said = f"its first byte is {self._first[0]:#04x}"
-            return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
-        if (
-            not isinstance(error, SSL.Error)
-            or isinstance(error, SSL.SysCallError)
-            or not (error.args and error.args[0])
-        ):
-            return None
-        return _of_openssl(error, self._tlsConnection.get_certificate(), self.factory.trusted_by)
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the protocol above why, and who listens for refusals."""
-        failed: HandshakeFailed | None = None
+        """Tell the protocol above why."""
         if not self._handshakeDone and not self._aborted:
-            known = self._reason.value if self._reason is not None else reason.value
-            if isinstance(known, HandshakeFailed):
-                failed = known
-            elif self._first and isinstance(known, (ConnectionDone, ConnectionLost)):
-                failed = self._explain(None) or HandshakeFailed(Why.GONE, _GONE)
+            failed = self.cause.ended(self._reason or reason)
+            if failed is not None:
                 self._reason = Failure(failed)
-        transport: Any = self.transport
-        peer = host_and_port(transport.getPeer())
         super().connectionLost(reason)
-        if failed is not None and self.factory.on_refused is not None:
-            self.factory.on_refused(peer, failed.why, str(failed))
 
 
 class HandshakeFactory(TLSMemoryBIOFactory):
-    """Puts :class:`Handshake` under the protocols of another factory.
+    """Puts :class:`Handshake` under the client's protocols of another factory.
 
     ``creator`` makes the OpenSSL side; ``trusted_by`` is the key of the configuration that names the trusted
-    certificates; ``on_refused`` hears of every handshake that failed, except those that we gave up.
+    certificates.
     """
 
     protocol = Handshake
 
-    def __init__(
-        self,
-        creator: Any,
-        wrapped: Any,
-        clock: Any,
-        *,
-        client: bool,
-        trusted_by: str,
-        on_refused: OnRefused | None = None,
-    ) -> None:
-        super().__init__(creator, isClient=client, wrappedFactory=wrapped, clock=clock)
+    def __init__(self, creator: Any, wrapped: Any, clock: Any, *, trusted_by: str) -> None:
+        super().__init__(creator, isClient=True, wrappedFactory=wrapped, clock=clock)
         self.trusted_by = trusted_by
-        self.on_refused = on_refused
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------

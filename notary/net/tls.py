@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -33,7 +33,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IOpenSSLClientConnectionCreator,
-    IOpenSSLServerConnectionCreator,
     IProtocolFactory,
 )
 from twisted.internet.posixbase import PosixReactorBase
@@ -44,7 +43,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.errors import ConfigError
-from notary.net.handshake import HandshakeFactory, HandshakeFailed, OnRefused, judge, judge_name
+from notary.net.handshake import Cause, HandshakeFailed, OnRefused, judge, judge_name
+from notary.net.transport import PlainServer, PlainUnixServer, SecureServer, SecureUnixServer
 
 _log = Logger()
 
@@ -60,7 +60,6 @@ _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ServerOptions:
     """Makes the server's side of connections.
 
@@ -74,10 +73,11 @@ class ServerOptions:
         """Make connections with this context from now on."""
         self._context = context
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Return the OpenSSL side of a new connection."""
-        connection = SSL.Connection(self._context)
-        connection.set_app_data(tlsProtocol)
+    def connection(self, over: socket.socket, cause: Cause) -> SSL.Connection:
+        """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
+        connection = SSL.Connection(self._context, over)
+        connection.set_app_data(cause)
+        connection.set_accept_state()
         return connection
 
 
@@ -109,7 +109,7 @@ class ClientOptions:
 
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
         if not trusted:
-            return _refuse(connection, judge(certificate, error, depth, self.trusted_by))
+            return _refuse(connection.get_app_data().cause, judge(certificate, error, depth, self.trusted_by))
         if depth > 0:
             return True
         leaf = certificate.to_cryptography()
@@ -119,13 +119,13 @@ class ClientOptions:
             else:
                 verify_certificate_hostname(leaf, self._hostname)
         except (VerificationError, CertificateError) as unlike:
-            return _refuse(connection, judge_name(leaf, self._hostname, unlike))
+            return _refuse(connection.get_app_data().cause, judge_name(leaf, self._hostname, unlike))
         return True
 
 
-def _refuse(connection: SSL.Connection, verdict: HandshakeFailed) -> bool:
+def _refuse(cause: Cause, verdict: HandshakeFailed) -> bool:
     """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
-    connection.get_app_data().verdict = verdict
+    cause.verdict = verdict
     return False
 
 
@@ -206,7 +206,7 @@ def client_options(
 def _verify_client(
     trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
 ) -> bool:
-    return bool(trusted) or _refuse(connection, judge(certificate, error, depth, trusted_by))
+    return bool(trusted) or _refuse(connection.get_app_data(), judge(certificate, error, depth, trusted_by))
 
 
 def _context(method: int) -> SSL.Context:
@@ -332,45 +332,8 @@ def _is_address(host: str) -> bool:
 # -- listening --------------------------------------------------------------------------------------------------------
 
 
-class _Server(Server):
-    """A connection that sends at once what the socket takes.
-
-    The stock one asks the reactor to be told when the socket is writable, for every write, although a socket that has
-    nothing queued nearly always is: two system calls and a turn of the reactor for each answer.
-    """
-
-    _waiting = False  # for the reactor to say that the socket is writable
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.setTcpNoDelay(True)  # an answer must not wait for the client to acknowledge its first half
-
-    def write(self, data: bytes) -> None:
-        """Write ``data``, now as far as possible."""
-        if not self._waiting and self.connected:
-            sent = self.writeSomeData(data)
-            if sent == len(data):
-                return
-            if isinstance(sent, int) and sent > 0:
-                data = data[sent:]
-            # A lost connection is found again, and reported, when the reactor writes.
-        super().write(data)
-
-    def startWriting(self) -> None:
-        """Ask to be told when the socket is writable; until then data is queued."""
-        self._waiting = True
-        super().startWriting()
-
-    def stopWriting(self) -> None:
-        """All that was queued is sent."""
-        self._waiting = False
-        super().stopWriting()
-
-
 class _Port(Port):
     """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
-
-    transport = cast("type[Server]", _Server)
 
     def createInternetSocket(self) -> socket.socket:
         """Return the socket that will be bound."""
@@ -401,7 +364,7 @@ def listen(
     ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
     ``port`` 0 means any. Fails with CannotListenError.
     """
-    return maybeDeferred(_listen, reactor, host, port, _encrypted(reactor, factory, tls, on_refused))
+    return maybeDeferred(_listen, reactor, host, port, factory, _transport(PlainServer, SecureServer, tls, on_refused))
 
 
 def adopt(
@@ -415,44 +378,49 @@ def adopt(
 
     The port has a descriptor of its own: ``listening`` stays open, and listening, when the port stops.
     """
-    factory = _encrypted(reactor, factory, tls, on_refused)
     number, family = listening.fileno(), listening.family
     # As reactor.adoptStreamPort does, which makes ports of the stock kinds only.
     port: Any
     if family == socket.AF_UNIX:
         port = _UnixPort._fromListeningDescriptor(reactor, number, factory)  # noqa: SLF001
+        port.transport = _transport(PlainUnixServer, SecureUnixServer, tls, on_refused)
     else:
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
+        port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     port.startListening()
     return cast("IListeningPort", port)
 
 
-def _encrypted(
-    reactor: Any, factory: IProtocolFactory, tls: ServerOptions | None, on_refused: OnRefused | None
-) -> IProtocolFactory:
-    if tls is None:
-        return factory
-    trusted_by = "server.client_ca_file"
-    made = HandshakeFactory(tls, factory, reactor, client=False, trusted_by=trusted_by, on_refused=on_refused)
-    return cast("IProtocolFactory", made)
+def _transport(
+    plain: type[PlainServer], secure: type[SecureServer], tls: ServerOptions | None, on_refused: OnRefused | None
+) -> Callable[..., Server]:
+    """Return what makes the connections of a port."""
+    return plain if tls is None else partial(secure, tls, on_refused)
 
 
-def _listen(reactor: Any, host: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+def _listen(
+    reactor: Any, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+) -> IListeningPort:
     if host:
-        return _bind(reactor, _resolve(host, port), port, factory)
+        return _bind(reactor, _resolve(host, port), port, factory, transport)
     try:
-        return _bind(reactor, "::", port, factory)
+        return _bind(reactor, "::", port, factory, transport)
     except CannotListenError as error:
         if error.socketError.errno not in _NO_IPV6:
             raise
-        return _bind(reactor, "0.0.0.0", port, factory)  # noqa: S104 - what "every interface" means
+        return _bind(reactor, "0.0.0.0", port, factory, transport)  # noqa: S104 - what "every interface" means
 
 
-def _bind(reactor: Any, interface: str, port: int, factory: IProtocolFactory) -> IListeningPort:
+def _bind(
+    reactor: Any, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+) -> IListeningPort:
     if not isinstance(reactor, PosixReactorBase):
+        if transport is not PlainServer:
+            raise TypeError("TLS is there for the reactors of POSIX only")
         listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
         return listening
-    bound = _Port(port, factory, _BACKLOG, interface, reactor)
+    bound: Any = _Port(port, factory, _BACKLOG, interface, reactor)
+    bound.transport = transport
     bound.startListening()
     return cast("IListeningPort", bound)
 

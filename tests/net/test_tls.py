@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -21,8 +20,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock, deferLater
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
@@ -137,7 +136,7 @@ async def connected(port: int, options=None, host: str = "127.0.0.1") -> Client:
     client = Client()
     factory = Factory.forProtocol(lambda: client)
     if options is not None:
-        factory = HandshakeFactory(options, factory, reactor, client=True, trusted_by="ca.crt")
+        factory = HandshakeFactory(options, factory, reactor, trusted_by="ca.crt")
     await endpoint.connect(factory)
     return client
 
@@ -540,7 +539,16 @@ async def test_a_reactor_without_descriptors_listens_as_it_can() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_writes_keep_their_order_whatever_the_socket_takes() -> None:
+async def test_a_reactor_without_descriptors_does_not_serve_in_plain_what_shall_be_secret(world: World) -> None:
+    memory = MemoryReactorClock()
+    with pytest.raises(TypeError):
+        await listen(memory, "127.0.0.1", 80, Factory.forProtocol(Protocol), server_options(*world.pair))
+    assert not memory.tcpServers
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_writes_keep_their_order_whatever_the_socket_takes(world: World, tls: bool) -> None:
     """Some are sent at once, some in part, some wait for the reactor."""
     pieces = [bytes([n % 256]) * (n * 997 % 200_000) for n in range(150)]
 
@@ -556,16 +564,18 @@ async def test_writes_keep_their_order_whatever_the_socket_takes() -> None:
             else:
                 self.transport.loseConnection()
 
-    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Writer))
-    client = await connected(port.getHost().port)
+    server, options = (server_options(*world.pair), client_options("localhost", world.ca)) if tls else (None, None)
+    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Writer), server)
+    client = await connected(port.getHost().port, options)
     (reason,) = await client.done
     await maybeDeferred(port.stopListening)
     assert client.received == b"".join(pieces)
     assert type(reason) is ConnectionDone
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest_twisted.ensureDeferred
-async def test_writing_to_a_client_that_is_gone_ends_the_connection() -> None:
+async def test_writing_to_a_client_that_is_gone_ends_the_connection(world: World, tls: bool) -> None:
     ended: Deferred[None] = Deferred()
 
     class Writer(Protocol):
@@ -582,8 +592,13 @@ async def test_writing_to_a_client_that_is_gone_ends_the_connection() -> None:
             self.transport.write(b"too late")
             ended.callback(None)
 
-    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Writer))
-    client = await connected(port.getHost().port)
+    server, options = (server_options(*world.pair), client_options("localhost", world.ca)) if tls else (None, None)
+    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Writer), server)
+    client = await connected(port.getHost().port, options)
+    if tls:
+        client.transport.write(b"x")
+        while not client.received:
+            await deferLater(reactor, 0)
     client.transport.abortConnection()
     await ended
     await client.done
@@ -603,24 +618,86 @@ class Listener(ReadListener):
         self.seen.append(self.reading)
 
 
-def test_a_protocol_learns_when_a_read_has_ended_however_many_records_it_was(world: World) -> None:
-    listener, transport = Listener(), StringTransport()
-    wrapped = Factory.forProtocol(lambda: listener)
-    wrapper = HandshakeFactory(server_options(*world.pair), wrapped, Clock(), client=False, trusted_by="ca.crt")
-    server = wrapper.buildProtocol(None)
-    server.makeConnection(transport)
-    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
-    client.set_connect_state()
-    for _ in range(2):
-        with contextlib.suppress(SSL.WantReadError):
-            client.do_handshake()
-        server.dataReceived(client.bio_read(1 << 16))
-        client.bio_write(transport.value())
-        transport.clear()
+@pytest_twisted.ensureDeferred
+async def test_a_protocol_learns_when_a_read_has_ended_however_many_records_it_was(world: World) -> None:
+    listener = Listener()
+    factory = Factory.forProtocol(lambda: listener)
+    port = await listen(reactor, "127.0.0.1", 0, factory, server_options(*world.pair))
+    client = await connected(port.getHost().port, client_options("localhost", world.ca))
+    client.transport.write(b"first")
+    while not listener.seen:
+        await deferLater(reactor, 0)
+    assert listener.seen == [(b"first", True), False]
     listener.seen.clear()
+    tls, below = client.transport.getHandle(), client.transport.transport
     for record in (b"a", b"b", b"c"):
-        client.send(record)
-    records = client.bio_read(1 << 16)
-    server.dataReceived(records[:-1])
-    server.dataReceived(records[-1:])
-    assert listener.seen == [(b"a", True), (b"b", True), False, (b"c", True), False]
+        tls.send(record)
+    records = tls.bio_read(1 << 16)
+    for part in (records[:-1], records[-1:]):
+        before = len(listener.seen)
+        below.write(part)
+        while len(listener.seen) == before:
+            await deferLater(reactor, 0)
+    seen = listener.seen.copy()
+    client.transport.loseConnection()
+    await client.done
+    await maybeDeferred(port.stopListening)
+    assert seen == [(b"a", True), (b"b", True), False, (b"c", True), False]
+
+
+class Reader(Protocol):
+    """Takes what comes; stops after each ``pause`` bytes until it is told to go on."""
+
+    def __init__(self, pause: int) -> None:
+        self.pause = pause
+        self.taken = bytearray()
+        self.pauses = 0
+        self.ended: Deferred[BaseException] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.pauses * self.pause <= len(self.taken), "nothing comes to who has paused"
+        self.taken += data
+        if len(self.taken) // self.pause > self.pauses:
+            self.pauses = len(self.taken) // self.pause
+            self.transport.pauseProducing()
+            reactor.callLater(0.001, self.transport.resumeProducing)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.callback(reason.value)
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["1.2", "1.3"])
+@pytest_twisted.ensureDeferred
+async def test_all_that_a_client_says_comes_in_order_and_then_its_goodbye(world: World, version: int) -> None:
+    reader = Reader(100_000)
+    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(lambda: reader), server_options(*world.pair))
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(version)
+    context.load_verify_locations(str(world.ca))
+    client = await connected(port.getHost().port, ClientOptions(context, "localhost"))
+    pieces = [bytes([n % 256]) * (n * 997 % 60_000) for n in range(80)]
+    for piece in pieces:
+        client.transport.write(piece)
+    client.transport.loseConnection()
+    reason = await reader.ended
+    await client.done
+    await maybeDeferred(port.stopListening)
+    assert bytes(reader.taken) == b"".join(pieces)
+    assert reader.pauses > 10
+    assert type(reason) is ConnectionDone
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_written_before_the_handshake_is_done_goes_out_after_it(world: World) -> None:
+    class Early(Protocol):
+        def connectionMade(self) -> None:
+            self.transport.write(b"early ")
+            self.transport.write(b"bird")
+            self.transport.loseConnection()
+
+    port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Early), server_options(*world.pair))
+    client = await connected(port.getHost().port, client_options("localhost", world.ca))
+    (reason,) = await client.done
+    await maybeDeferred(port.stopListening)
+    assert client.received == b"early bird"
+    assert type(reason) is ConnectionDone

@@ -137,7 +137,6 @@ class _ServerConnection(Connection):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
                 self.peer.certificate = certificate.to_cryptography()
-        # Not earlier: until TLS is up, the transport pauses producers because it waits for input.
         cast("Any", self.transport).registerProducer(self, True)
         super().begin()
 
