@@ -390,10 +390,13 @@ class Connection(http.HTTPChannel):
         if block != self._plain_block:
             self._plain_block, self._plain_headers = block, read_fields(block, self.maxHeaders)
         line = read_line(data[:end])
-        if line is None or self._plain_headers is None or end > self.site.limits.request_line:
+        headers = self._plain_headers
+        if line is None or headers is None or end > self.site.limits.request_line:
             return False
+        if "connection" in headers:
+            self.persistent = headers["connection"].lower() != "close"
         started = self.site.seconds()
-        call = Call(*line, self._plain_headers, self.remote, self.secure)
+        call = Call(*line, headers, self.remote, self.secure)
         self.phase = _Phase.BUSY
         self.deadline = None
         result = self.site.handle(call)
@@ -409,18 +412,19 @@ class Connection(http.HTTPChannel):
             self.setRawMode()
             _Plain(self, call, started, succeed(response))
             return True
-        self.transport.write(b"".join((response.head, self.site.date(), body)))
+        connection = b"" if self.persistent else _CLOSE
+        self.transport.write(b"".join((response.head, connection, self.site.date(), body)))
         self.site.finished(call, response.status, len(body), self.site.seconds() - started)
         if self.phase is _Phase.BUSY:
             self._await(_Phase.IDLE, self.site.limits.idle_seconds)
-            if self._ended or self.site.stopping:
+            if not self.persistent or self._ended or self.site.stopping:
                 self._end()
         return True
 
     @property
     def waits_for_nothing(self) -> bool:
         """Whether nothing has come, and nothing has happened to the connection, since its only request."""
-        return not (self._dataBuffer or self.choked or self._ended) and bool(self.persistent)
+        return not (self._dataBuffer or self.choked or self._ended)
 
     def plain_done(self) -> None:
         """What ``requestDone`` comes to then."""
@@ -428,6 +432,8 @@ class Connection(http.HTTPChannel):
         self._handlingRequest = False
         self.line_mode = 1
         self._await(_Phase.IDLE, self.site.limits.idle_seconds)
+        if not self.persistent:
+            self._end()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.deadline = None

@@ -21,7 +21,8 @@ _REMEMBERED: Final = 2048  # request lines, of at most _LONGEST bytes each
 _LONGEST: Final = 512
 _LINE: Final = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[!-~](?:[ -~\t]*[!-~])?)?[ \t]*\r\n)+\r\n")
-_UNUSUAL: Final = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
+_UNUSUAL: Final = frozenset({"content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
+_CONNECTION: Final = frozenset({"close", "keep-alive"})
 _HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 
 
@@ -62,7 +63,7 @@ def read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
     """Read header fields and the empty line behind them; None if there are more than ``most``, or unusual ones.
 
     Names are lower-cased, repeated fields joined by ``", "``. There is exactly one well-formed Host among them, and
-    none that says anything about a body or the connection.
+    none that says anything about a body, or about the connection but whether it ends with this request.
     """
     if block.count(b"\n") - 1 > most or _FIELDS.fullmatch(block) is None:
         return None
@@ -73,6 +74,8 @@ def read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
         if name in _UNUSUAL or (name == "host" and name in fields):
             return None
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    if fields.get("connection", "close").lower() not in _CONNECTION:
+        return None
     if "host" not in fields or _HOST.fullmatch(fields["host"]) is None:
         return None
     return MappingProxyType(fields)
