@@ -13,6 +13,7 @@ import contextlib
 import socket
 from typing import Any, Final, TypeAlias
 
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet import unix
@@ -26,6 +27,12 @@ from notary.net.handshake import Cause, OnRefused, ReadListener
 from notary.net.messages import host_and_port
 
 _RECORD: Final = 1 << 14  # bytes that a record of TLS holds at the most (RFC 8446, section 5.1)
+
+# OpenSSL as pyOpenSSL calls it, which does so for handshakes and whatever goes wrong. For each record that is read or
+# written it would call five functions more, a tenth of what a small answer costs.
+_lib: Final = Binding.lib
+_ffi: Final = Binding.ffi
+_room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in the reactor's thread
 
 _Ending: TypeAlias = Any  # an exception, which tells the reactor that the connection is over, or None
 
@@ -81,6 +88,7 @@ class SecureServer(PlainServer):
         self._on_refused = on_refused
         self._cause = Cause("server.client_ca_file")
         self._tls: SSL.Connection = options.connection(self.socket, self._cause)
+        self._ssl: Any = self._tls._ssl  # noqa: SLF001
         self._listener = self.protocol if isinstance(self.protocol, ReadListener) else None
 
     # -- what the protocol may ask ------------------------------------------------------------------------------------
@@ -126,7 +134,9 @@ class SecureServer(PlainServer):
         size = 0
         while True:
             try:
-                data = self._tls.recv(_RECORD)
+                count = _lib.SSL_read(self._ssl, _room, _RECORD)
+                if count <= 0:
+                    self._explain(count)
             except SSL.WantReadError:
                 return None
             except SSL.ZeroReturnError:
@@ -134,10 +144,14 @@ class SecureServer(PlainServer):
             except SSL.Error as error:
                 return self._failed(error)
             if not self.disconnecting:
-                self.protocol.dataReceived(data)
-            size += len(data)
-            if not self._reading or size >= self.bufferSize or (self._listener is None and len(data) < _RECORD):
+                self.protocol.dataReceived(_ffi.buffer(_room, count)[:])
+            size += count
+            if not self._reading or size >= self.bufferSize or (self._listener is None and count < _RECORD):
                 return None
+
+    def _explain(self, result: int) -> None:
+        """Raise what a result of OpenSSL means that is no success."""
+        self._tls._raise_ssl_error(self._ssl, result)  # noqa: SLF001
 
     def _shake_hands(self) -> _Ending:
         try:
@@ -189,18 +203,20 @@ class SecureServer(PlainServer):
         Server.stopWriting(self)
         return self._shake_hands()
 
-    def writeSomeData(self, data: bytes) -> Any:
+    def writeSomeData(self, data: bytes | memoryview) -> Any:
         """Send as much of ``data`` as the socket takes; return how much, or what ends the connection."""
-        sent, size = 0, len(data)
-        try:
-            if 0 < size <= _RECORD and self._up:
-                return self._tls.send(data)
-            while sent < size and self._up:
-                sent += self._tls.send(memoryview(data)[sent : sent + _RECORD])
-        except (SSL.WantWriteError, SSL.WantReadError):
-            return sent
-        except SSL.Error:
-            return CONNECTION_LOST
+        sent, size = 0, len(data) if self._up else 0
+        while sent < size:
+            piece = bytes(data[sent : sent + _RECORD])  # a copy only if it is not all of it
+            count = _lib.SSL_write(self._ssl, piece, len(piece))
+            if count <= 0:
+                try:
+                    self._explain(count)
+                except (SSL.WantWriteError, SSL.WantReadError):
+                    return sent
+                except SSL.Error:
+                    return CONNECTION_LOST
+            sent += count
         return sent
 
     # -- the end ------------------------------------------------------------------------------------------------------
