@@ -392,13 +392,14 @@ def test_a_table_with_workers_has_their_figures_where_there_are_any() -> None:
 
 
 def test_the_page_says_how_it_was_made() -> None:
-    suites = [("Sign", "Over gRPC.", (Row("rate", "16 in flight", "signs/s"),))]
+    sections = [("Sign", "Over gRPC.", table((Row("rate", "16 in flight", "signs/s"),), samples_of([2.0], [1.0])))]
     facts = {"machine": {"cores": "2"}, "versions": {"wrk": "4.1"}}
-    text = page(suites, samples_of([2.0], [1.0]), rounds=5, seconds=2.5, **facts)
+    text = page(sections, rounds=5, seconds=2.5, **facts)
     for part in (
         "# Benchmarks\n",
         "median of 5 rounds of 2.5 s",
-        "## Sign\n\nOver gRPC.\n\n|  | unit |",
+        "](diagrams/benchmarks.svg)\n\n## Sign\n\nOver gRPC.\n\n|  | unit |",
+        "| 0.50 |",
         "- cores: 2\n",
         "4.1",
     ):

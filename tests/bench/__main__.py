@@ -66,20 +66,20 @@ def bench(environ: Mapping[str, str]) -> None:
     load_before = os.getloadavg()[0]
     if load_before > _BUSY:
         _say(f"warning: the machine is busy (load {load_before:.2f}): figures will be noisy")
-    samples = Samples()
+    samples, sections = Samples(), []
     with tempfile.TemporaryDirectory(prefix="notary-bench-") as folder:
         for kind in kinds:
             with kind(Path(folder) / kind.__name__, pace) as suite:
                 _measure(suite, rounds, samples)
-            sys.stdout.write(f"\n{kind.title}\n\n{table(kind.rows, samples)}\n")
+            sections.append((kind.title, kind.text, table(kind.rows, samples)))
+            sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
     for row in missed([row for kind in kinds for row in kind.rows], samples):
         _say(f"goal missed: {row.label}: {row.goal.text}")
     if not quick and not only:
-        suites = [(kind.title, kind.text, kind.rows) for kind in kinds]
         facts = {"machine": machine(load_before), "versions": versions()}
         picture = plot([(kind.title, kind.rows) for kind in kinds], samples)
         PICTURE.write_text(picture, encoding="utf-8")
-        PAGE.write_text(page(suites, samples, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
+        PAGE.write_text(page(sections, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
         _say(f"wrote {PAGE.relative_to(PAGE.parents[1])} and {PICTURE.relative_to(PAGE.parents[1])}")
 
 

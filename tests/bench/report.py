@@ -86,17 +86,16 @@ def facts(values: Mapping[str, str]) -> str:
 
 
 def page(
-    suites: Sequence[tuple[str, str, Sequence[Row]]],
-    samples: Samples,
+    sections: Sequence[tuple[str, str, str]],
     *,
     rounds: int,
     seconds: float,
     machine: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> str:
-    """The whole page. A suite is its title, what to know about it, and its rows."""
+    """The whole page. A section is its title, what to know about it, and its table."""
     parts = [_INTRODUCTION.format(rounds=rounds, seconds=seconds)]
-    parts += [f"## {title}\n\n{text}\n\n{table(rows, samples)}" for title, text, rows in suites]
+    parts += ["## {}\n\n{}\n\n{}".format(*section) for section in sections]
     parts += ["## Machine\n\n" + facts(machine), "## Versions\n\n" + facts(versions)]
     return "\n".join(parts)
 
