@@ -104,10 +104,11 @@ def _tick(tick: float, x: float, bottom: float) -> str:
 
 
 def _legend(sides: Sequence[str]) -> str:
-    entries = [*(_SIDES[side] for side in sides), ("goal", _GOAL)]
-    spans = "".join(f'<tspan fill="{colour}" dx="12">\N{BLACK SQUARE} {name}</tspan>' for name, colour in entries)
-    title = _text(_LABELS - 12, 26, "how many times better than Go 0.7.0")
-    return f'{title}<text x="{_LABELS - 12}" y="26">{spans}</text>\n'
+    found = _text(_LABELS - 12, 26, "how many times better than Go 0.7.0")
+    for number, (name, colour) in enumerate([*(_SIDES[side] for side in sides), ("goal", _GOAL)]):
+        x = _LABELS + 140 * number
+        found += f'<path d="M{x} 17h10v10h-10z" fill="{colour}"/>\n' + _text(x + 16, 26, name, anchor="start")
+    return found
 
 
 def _text(x: float, y: float, text: str, more: str = "", anchor: str = "end") -> str:
