@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from xml.etree import ElementTree as ET
 
 import pytest
 from hpack import Decoder
@@ -28,7 +29,8 @@ from tests.bench.figures import (
 )
 from tests.bench.grpcload import Generator, frame
 from tests.bench.httpload import lua_of, parse_wrk
-from tests.bench.processes import cpu, memory, parse_cpu, parse_memory
+from tests.bench.plot import plot
+from tests.bench.processes import Side, cpu, memory, parse_cpu, parse_memory
 from tests.bench.report import machine, number, page, table, versions
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -103,6 +105,31 @@ def test_a_goal_may_be_met_with_workers_only() -> None:
     assert (samples.met(row), missed([row], samples)) == (WORKERS, [])
 
 
+@pytest.mark.parametrize(
+    ("goal", "go", "ours", "gain"),
+    [
+        pytest.param(at_least(3), 100, 250, 2.5, id="more is better"),
+        pytest.param(at_most(0.25), 400, 50, 8.0, id="less is better"),
+        pytest.param(under(90, "MB"), 30, 60, None, id="not of the ratio"),
+        pytest.param(None, 30, 60, None, id="no goal"),
+        pytest.param(at_most(1), 0, 60, None, id="nothing to divide by"),
+        pytest.param(at_most(1), 60, 0, None, id="nothing to divide"),
+    ],
+)
+def test_a_gain_is_above_one_where_ours_is_better(goal, go: float, ours: float, gain: float | None) -> None:
+    assert samples_of([go], [ours]).gain(Row("rate", "signs", "1/s", goal), OURS) == gain
+
+
+@pytest.mark.parametrize("goal", [at_least(3), at_least(0.8), at_most(0.25), at_most(1)], ids=lambda goal: goal.text)
+def test_a_gain_that_is_the_goals_meets_it_and_less_does_not(goal) -> None:
+    row = Row("rate", "signs", "1/s", goal)
+    for share, met in ((1.001, True), (0.999, False)):
+        gain = goal.gain * share
+        samples = samples_of([100], [100 / gain if goal.less else 100 * gain])
+        assert samples.gain(row, OURS) == pytest.approx(gain)
+        assert bool(samples.met(row)) is met
+
+
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +155,51 @@ def test_this_process_can_be_read() -> None:
     assert memory(os.getpid(), "VmHWM") >= memory(os.getpid(), "VmRSS") * 0.9 > 1
 
 
+class Printed:
+    """A process, this one, that has printed something."""
+
+    alive = True
+
+    def __init__(self, name: str, text: str) -> None:
+        import os
+
+        self.name, self.pid, self.text = name, os.getpid(), text
+
+    def output(self) -> str:
+        return self.text
+
+
+def test_a_measurement_has_the_cpu_of_each_process_for_a_request() -> None:
+    side = Side(GO, {"server": Printed("go-server", ""), "signer": Printed("go-signer", "")})
+    found = side.measure("read", lambda: {"requests": 1e9, "rate": 7.0})
+    assert sorted(found) == ["read rate", "read server cpu", "read signer cpu"]
+    assert found["read rate"] == 7.0
+    assert 0 <= found["read server cpu"] < 1e-3
+
+
+def test_a_load_that_fails_shows_what_the_processes_printed() -> None:
+    def load() -> dict[str, float]:
+        raise BenchError("404 of all things")
+
+    side = Side(OURS, {"server": Printed("our-server", "first cause"), "signer": Printed("our-signer", "second cause")})
+    with pytest.raises(BenchError) as caught:
+        side.measure("read", load)
+    assert str(caught.value) == (
+        "ours, read: 404 of all things\n-- our-server --\nfirst cause\n-- our-signer --\nsecond cause"
+    )
+
+
+def test_a_process_that_dies_under_load_is_an_error() -> None:
+    server = Printed("go-server", "concurrent map writes")
+
+    def load() -> dict[str, float]:
+        server.alive = False
+        return {"requests": 1.0}
+
+    with pytest.raises(BenchError, match=r"go-server died under load:\nconcurrent map writes"):
+        Side(GO, {"server": server}).measure("read", load)
+
+
 # -- wrk --------------------------------------------------------------------------------------------------------------
 
 WRK = """\
@@ -151,7 +223,7 @@ Transfer/sec:     12.82MB
     ("p50", "p99", "expected"),
     [
         pytest.param("874.00us", "5.34ms", (0.874, 5.34), id="microseconds"),
-        pytest.param("1.75ms", "1.20s", (1.75, 1200.0), id="seconds"),
+        pytest.param("1.75ms", "1.20s ", (1.75, 1200.0), id="seconds, with the blank that wrk puts behind them"),
     ],
 )
 def test_what_wrk_says(p50: str, p99: str, expected: tuple[float, float]) -> None:
@@ -320,17 +392,87 @@ def test_a_table_with_workers_has_their_figures_where_there_are_any() -> None:
 
 
 def test_the_page_says_how_it_was_made() -> None:
-    suites = [("Sign", "Over gRPC.", (Row("rate", "16 in flight", "signs/s"),))]
+    sections = [("Sign", "Over gRPC.", table((Row("rate", "16 in flight", "signs/s"),), samples_of([2.0], [1.0])))]
     facts = {"machine": {"cores": "2"}, "versions": {"wrk": "4.1"}}
-    text = page(suites, samples_of([2.0], [1.0]), rounds=5, seconds=2.5, **facts)
+    text = page(sections, rounds=5, seconds=2.5, **facts)
     for part in (
         "# Benchmarks\n",
         "median of 5 rounds of 2.5 s",
-        "## Sign\n\nOver gRPC.\n\n|  | unit |",
+        "](diagrams/benchmarks.svg)\n\n## Sign\n\nOver gRPC.\n\n|  | unit |",
+        "| 0.50 |",
         "- cores: 2\n",
         "4.1",
     ):
         assert part in text
+
+
+# -- the picture ------------------------------------------------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def picture_of(samples: Samples, *rows: Row) -> ET.Element:
+    return ET.fromstring(plot([("Sign", rows)], samples))
+
+
+def test_the_picture_has_the_rows_whose_goal_is_a_ratio() -> None:
+    samples = samples_of([100], [250])
+    samples.add(GO, {"p99": 400, "start": 13})
+    samples.add(OURS, {"p99": 100, "start": 300})
+    samples.add(WORKERS, {"p99": 50})
+    found = picture_of(
+        samples,
+        Row("rate", "16 & more", "signs/s", at_least(3)),
+        Row("p99", "p99", "ms", at_most(0.25)),
+        Row("start", "start", "ms", under(1000, "ms")),
+        Row("nothing", "not measured", "ms"),
+    )
+    assert [mark.findtext(f"{SVG}title") for mark in found.iter(f"{SVG}g")] == [
+        "16 & more: ours, 2.50",
+        "p99: ours, 4.00",
+        "p99: ours, 2 workers, 8.00",
+    ]
+    texts = {text.text for text in found.iter(f"{SVG}text")}
+    assert {"Sign", "16 & more", "p99", "Go"} <= texts
+    assert not texts & {"start", "not measured"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "order"),
+    [
+        pytest.param(50, "mark Go goal", id="worse than Go"),
+        pytest.param(200, "Go mark goal", id="better than Go, worse than the goal"),
+        pytest.param(400, "Go goal mark", id="better than the goal"),
+    ],
+)
+def test_what_is_better_is_further_right(ours: float, order: str) -> None:
+    found = picture_of(samples_of([100], [ours]), Row("rate", "16", "signs/s", at_least(3)))
+    (mark,) = (float(circle.get("cx", "")) for circle in found.iter(f"{SVG}circle"))
+    (go,) = (float(text.get("x", "")) for text in found.iter(f"{SVG}text") if text.text == "Go")
+    goal = float(list(found.iter(f"{SVG}path"))[-1].get("d", "")[1:].split()[0])
+    assert " ".join(sorted(("mark", "Go", "goal"), key={"mark": mark, "Go": go, "goal": goal}.get)) == order
+    assert all(0 < place < float(found.get("width", "")) for place in (mark, go, goal))
+
+
+@pytest.mark.parametrize("ours", [1e-6, 1e9], ids=["far below", "far above"])
+def test_what_is_beyond_the_axis_is_drawn_at_its_end(ours: float) -> None:
+    found = picture_of(samples_of([1], [ours]), Row("rate", "16", "signs/s", at_least(3)))
+    assert all(0 < float(circle.get("cx", "")) < float(found.get("width", "")) for circle in found.iter(f"{SVG}circle"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        pytest.param(Row("rate", "16", "signs/s"), "nothing to draw", id="no goal"),
+        pytest.param(Row("other", "16", "signs/s", at_least(3)), "no ratio of '16'", id="not measured"),
+    ],
+)
+def test_a_picture_lacks_nothing(row: Row, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        picture_of(samples_of([1], [1]), row)
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
 
 
 def test_the_machine_is_described_and_not_named() -> None:

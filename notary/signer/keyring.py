@@ -5,8 +5,8 @@ Rules of this module:
 - Keys are named by their canonical id (docs/protocol.md, section 2) and come out of the store wrapped. Whatever takes
   milliseconds (making, wrapping, unwrapping) runs in a thread, and at most once at a time for one key; those who ask
   meanwhile share the outcome, also if the one who asked first gives up.
-- Unwrapped keys stay in a cache that is bounded in number. A deleted key leaves it; an unwrapping that the deletion
-  overtook does not bring it back.
+- Unwrapped keys stay in a cache that is bounded in number, new ones from the moment they are stored: their first
+  signature needs no unwrapping. A deleted key leaves it; what the deletion overtook does not bring it back.
 - A key is pending from its creation to its first signature (docs/protocol.md, section 5). That signature is given out
   only when the store has recorded it; later ones write nothing.
 - No private bytes, passphrase or message is logged, or shown by an error or a ``repr``.
@@ -99,6 +99,7 @@ class Keyring:
         """How many times a key was in the cache."""
         self.misses = 0
         """How many times it was not."""
+        self._deletions = 0
         self._creating = Shared(self._create)
         self._loading = Shared(self._load, self._remember)
         self._marking = Shared(self._mark)
@@ -157,11 +158,16 @@ class Keyring:
     async def _create(self, wanted: tuple[str, str, str]) -> PublicKey:
         kept = await self._store.pending(*wanted)
         if kept is None:
-            kept = await self._store.add(await self._in_thread(lambda: self._make(*wanted)))
+            key, row = await self._in_thread(lambda: self._make(*wanted))
+            deletions = self._deletions
+            kept = await self._store.add(row)
+            if kept.key_id == row.key_id and deletions == self._deletions:
+                self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
         return public_half(kept)
 
-    def _make(self, gun: str, role: str, algorithm: str) -> StoredKey:
-        return wrapped.wrap(private.generate(algorithm), gun, role, self._alias, self._passphrases)
+    def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:
+        key = private.generate(algorithm)
+        return key, wrapped.wrap(key, gun, role, self._alias, self._passphrases)
 
     # -- unwrapping ---------------------------------------------------------------------------------------------------
 
@@ -192,6 +198,7 @@ class Keyring:
     async def _delete(self, key_id: str) -> bool:
         deleted = await self._store.delete(key_id)
         # Not before: until now the row could be read again.
+        self._deletions += 1
         self._unwrapped.pop(key_id, None)
         self._loading.forget(key_id)
         return deleted

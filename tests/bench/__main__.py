@@ -1,8 +1,9 @@
-"""``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md.
+"""``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md and its picture.
 
-Rules of this module: ``QUICK=1`` in the environment makes few short rounds and writes no page; ``BENCH_ONLY=NAME`` runs
+Rules of this module: ``QUICK=1`` in the environment makes one short round and writes no page; ``BENCH_ONLY=NAME`` runs
 one suite and writes none either. Progress goes to standard error, tables to standard output. Status 1 says that the
-bench could not run; a goal that is missed is said, and is no error: figures of one machine are not a verdict.
+bench could not run; a goal that is missed is said, and is no error: figures of one machine are not a verdict. However
+it ends (interrupted, or after an hour because something hangs), no process is left.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tests.bench.figures import BenchError, Samples, missed, order_of
 from tests.bench.pairs import Pairs
+from tests.bench.plot import plot
 from tests.bench.report import machine, page, table, versions
 from tests.bench.suites import Pace, Servers, Signers, Suite
 from tests.support.peers import GO_SERVER
@@ -24,8 +26,11 @@ from tests.support.signer import GO_SIGNER
 
 SUITES: Sequence[type[Suite]] = (Pairs, Signers, Servers)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-_FULL = (5, Pace(seconds=5, rest=1, uploads=200))
-_QUICK = (3, Pace(seconds=1, rest=0.3, uploads=50))
+PICTURE = PAGE.parent / "diagrams" / "benchmarks.svg"
+_FULL = (5, Pace(seconds=3, rest=1, uploads=200))
+_QUICK = (1, Pace(seconds=1, rest=0.3, uploads=80))
+"""How many rounds, and what one is like."""
+_LIMIT_SECONDS = 3600
 _BUSY = 0.7
 
 
@@ -61,23 +66,28 @@ def bench(environ: Mapping[str, str]) -> None:
     load_before = os.getloadavg()[0]
     if load_before > _BUSY:
         _say(f"warning: the machine is busy (load {load_before:.2f}): figures will be noisy")
-    samples = Samples()
+    samples, sections = Samples(), []
     with tempfile.TemporaryDirectory(prefix="notary-bench-") as folder:
         for kind in kinds:
             with kind(Path(folder) / kind.__name__, pace) as suite:
                 _measure(suite, rounds, samples)
-            sys.stdout.write(f"\n{kind.title}\n\n{table(kind.rows, samples)}\n")
+            sections.append((kind.title, kind.text, table(kind.rows, samples)))
+            sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
     for row in missed([row for kind in kinds for row in kind.rows], samples):
         _say(f"goal missed: {row.label}: {row.goal.text}")
     if not quick and not only:
-        suites = [(kind.title, kind.text, kind.rows) for kind in kinds]
         facts = {"machine": machine(load_before), "versions": versions()}
-        PAGE.write_text(page(suites, samples, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
-        _say(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+        picture = plot([(kind.title, kind.rows) for kind in kinds], samples)
+        PICTURE.write_text(picture, encoding="utf-8")
+        PAGE.write_text(page(sections, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
+        _say(f"wrote {PAGE.relative_to(PAGE.parents[1])} and {PICTURE.relative_to(PAGE.parents[1])}")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that what runs is ended
+    # By an exception, so that what runs is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"error: not done after {_LIMIT_SECONDS} s: what hangs?"))
+    signal.alarm(_LIMIT_SECONDS)
     try:
         bench(os.environ)
     except (BenchError, AssertionError) as error:

@@ -22,20 +22,26 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure shall reach, in words, and the check: ``met(go, ours)``. Words without a unit are of the ratio."""
+    """What a figure shall reach, in words, and the check: ``met(go, ours)``. Words without a unit are of the ratio.
+
+    ``gain`` is how many times better than the reference that is, if it is a matter of the ratio: 4 is four times as
+    much of a rate, and a fourth of a time (``less`` says which of the two is better).
+    """
 
     text: str
     met: Callable[[float, float], bool]
+    gain: float | None = None
+    less: bool = False
 
 
 def at_least(times: float) -> Goal:
     """Ours is at least so many times the reference's."""
-    return Goal(f"at least {times:g}", lambda go, ours: ours >= times * go)
+    return Goal(f"at least {times:g}", lambda go, ours: ours >= times * go, times)
 
 
 def at_most(times: float) -> Goal:
     """Ours is at most so many times the reference's."""
-    return Goal(f"at most {times:g}", lambda go, ours: ours <= times * go)
+    return Goal(f"at most {times:g}", lambda go, ours: ours <= times * go, 1 / times, less=True)
 
 
 def under(value: float, unit: str) -> Goal:
@@ -77,6 +83,13 @@ class Samples:
         """Ours divided by the reference's; None if that is nothing."""
         go = self.median(key, GO)
         return self.median(key, side) / go if go else None
+
+    def gain(self, row: Row, side: str) -> float | None:
+        """How many times better than the reference a side of ours is; None if the goal is not of the ratio."""
+        ratio = self.ratio(row.key, side) if self.of(row.key, side) else None
+        if not ratio or row.goal is None or row.goal.gain is None:
+            return None
+        return 1 / ratio if row.goal.less else ratio
 
     def met(self, row: Row) -> str:
         """The side of ours that reaches a row's goal, the plain one if it does; "" if none."""

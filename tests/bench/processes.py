@@ -21,6 +21,7 @@ from tests.support.peers import READY_SECONDS, Daemon, is_open
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _POLL_SECONDS = 0.002
+_SHOWN = 4000
 
 
 def parse_cpu(stat: str, ticks: int = _TICKS) -> float:
@@ -105,10 +106,15 @@ class Side:
     def measure(self, work: str, load: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``load`` returns, as ``WORK NAME``; and, as ``WORK PART cpu``, milliseconds a request of each process.
 
-        ``load`` returns how many ``requests`` it made, among others. Raises BenchError if a process has died.
+        ``load`` returns how many ``requests`` it made, among others. Raises BenchError, with what the processes have
+        printed, if it failed or one of them has died.
         """
         before = {part: cpu(daemon.pid) for part, daemon in self.processes.items()}
-        loaded = dict(load())
+        try:
+            loaded = dict(load())
+        except BenchError as error:
+            printed = "".join(f"\n-- {one.name} --\n{one.output()[-_SHOWN:]}" for one in self.processes.values())
+            raise BenchError(f"{self.name}, {work}: {error}{printed}") from error
         for daemon in self.processes.values():
             if not daemon.alive:
                 raise BenchError(f"{daemon.name} died under load:\n{daemon.output()}")

@@ -215,8 +215,8 @@ async def test_a_first_signature_that_cannot_be_recorded_is_not_given_out(bench)
 
 @pytest_twisted.ensureDeferred
 async def test_a_key_is_unwrapped_once_whoever_asks_at_the_same_time(bench, unwrapped):
-    keyring = bench.keyring()
-    key = await keyring.create(GUN, "snapshot", "ecdsa")
+    key = await bench.keyring().create(GUN, "snapshot", "ecdsa")
+    keyring = bench.keyring()  # as after a restart: new keys are kept unwrapped
     await gatherResults([start(keyring.sign(key.key_id, b"%d" % number)) for number in range(20)])
     await keyring.sign(key.key_id, MESSAGE)
     await keyring.find(key.key_id)
@@ -228,14 +228,54 @@ async def test_looking_up_a_key_unwraps_nothing(bench, unwrapped):
     keyring = bench.keyring()
     key = await keyring.create(GUN, "snapshot", "ecdsa")
     bench.passphrases.clear()
-    assert (await keyring.find(key.key_id)).key == key
+    for each in (keyring, bench.keyring()):
+        assert (await each.find(key.key_id)).key == key
     assert not unwrapped
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_new_key_signs_without_being_unwrapped(bench, unwrapped):
+    keyring = bench.keyring()
+    key = await keyring.create(GUN, "snapshot", "ecdsa")
+    signed = await keyring.sign(key.key_id, MESSAGE)
+    assert verify(key, Signature(key.key_id, signed.method, signed.signature), MESSAGE)
+    assert not unwrapped
+    assert (await bench.store.get(key.key_id)).last_used is not None
+    assert await keyring.create(GUN, "snapshot", "ecdsa") != key
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_key_that_another_instance_was_first_to_store_is_not_kept(bench, unwrapped):
+    store = Interrupted(bench.store, "add")
+    late = bench.keyring(store)
+    creating = start(late.create(GUN, "snapshot", "ecdsa"))
+    await store.reached
+    key = await bench.keyring().create(GUN, "snapshot", "ecdsa")
+    store.go.callback(None)
+    assert await creating == key
+    assert late.cached == 0
+    assert (await late.sign(key.key_id, MESSAGE)).key == key
+    assert list(unwrapped.values()) == [1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_key_that_was_deleted_before_its_creation_ended_is_not_kept(bench):
+    store = Interrupted(bench.store, "add", before=False)
+    keyring = bench.keyring(store)
+    creating = start(keyring.create(GUN, "snapshot", "ecdsa"))
+    await store.reached  # the row is there
+    key = await bench.keyring().create(GUN, "snapshot", "ecdsa")
+    assert await keyring.delete(key.key_id) is True
+    store.go.callback(None)
+    assert await creating == key
+    with pytest.raises(KeyNotFound):
+        await keyring.sign(key.key_id, MESSAGE)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_cache_is_bounded_and_keeps_what_was_used_last(bench, unwrapped):
-    keyring = bench.keyring(capacity=2)
-    one, two, three = [(await keyring.create(f"example.com/{i}", "snapshot", "ed25519")).key_id for i in range(3)]
+    keyring, other = bench.keyring(capacity=2), bench.keyring()
+    one, two, three = [(await other.create(f"example.com/{i}", "snapshot", "ed25519")).key_id for i in range(3)]
     for key_id in (one, two, one, three):  # two was used least recently
         await keyring.sign(key_id, MESSAGE)
     assert sum(unwrapped.values()) == 3
@@ -249,8 +289,8 @@ async def test_the_cache_is_bounded_and_keeps_what_was_used_last(bench, unwrappe
 @pytest_twisted.ensureDeferred
 async def test_a_signature_goes_on_when_the_first_to_ask_gives_up(bench, unwrapped):
     store = Interrupted(bench.store, "get")
+    key = await bench.keyring().create(GUN, "snapshot", "ecdsa")
     keyring = bench.keyring(store)
-    key = await keyring.create(GUN, "snapshot", "ecdsa")
     hasty, patient = (start(keyring.sign(key.key_id, MESSAGE)) for _ in range(2))
     await store.reached
     hasty.cancel()

@@ -270,7 +270,7 @@ def test_no_line_at_any_level_shows_a_secret(pair, tmp_path, storage, name, layo
     }
     daemon = ours(pair, tmp_path, **old, name=name, level="debug", flags=flags)
     with daemon, Client(pair, daemon.port) as client:
-        lost = client.create(GUN, "targets", "ecdsa").keyInfo.keyID.ID
+        lost, damaged = (client.create(GUN, role, "ecdsa").keyInfo.keyID.ID for role in ("targets", "timestamp"))
         daemon.stop()
 
     daemon = ours(pair, tmp_path, storage, name, level="debug", flags=flags, client_names=["notary-server"])
@@ -279,10 +279,10 @@ def test_no_line_at_any_level_shows_a_secret(pair, tmp_path, storage, name, layo
         for key_id in ids:
             client.sign(key_id, MESSAGE * 10)
             client.info(key_id)
-        damaged = client.create(GUN, "timestamp", "ecdsa").keyInfo.keyID.ID
         with sqlite3.connect(tmp_path / "keys.db", isolation_level=None) as database:
             wrong = wrapping.wrap(b"nothing", "another passphrase").decode()
-            database.execute("UPDATE private_keys SET private = ? WHERE key_id = ?", (wrong, damaged))
+            statement = "UPDATE private_keys SET private = ?, passphrase_alias = 'alias_one' WHERE key_id = ?"
+            database.execute(statement, (wrong, damaged))
             rows = database.execute("SELECT key_id, private FROM private_keys").fetchall()
         database.close()
         raw = MESSAGE.decode()
