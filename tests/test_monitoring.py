@@ -28,6 +28,9 @@ class NoKeyring:
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
     metrics.watch_pool(Usage())
+    # As in notary.net.workers.
+    metrics.watch("workers", "doc", lambda: {(): 2.0})
+    metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)
     for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py
         metrics.watch(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
     found = {}

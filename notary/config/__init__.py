@@ -8,7 +8,7 @@ Rules of this package:
   when it is required, whether it is secret and what it means. One reader serves all of them (``table``), and
   ``python -m notary.config`` writes docs/configuration.md from them. To add a key is to add a field.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6); ``limits``, ``server.client_names`` and
-  ``server.drain_timeout`` are ours.
+  ``server.drain_timeout``, ``server.workers`` and the files of secrets are ours.
 - What looks like a mistake but harms nothing (an unknown key) becomes a line in ``config.warnings``.
 """
 
@@ -45,6 +45,7 @@ from notary.config.values import (
     PORT,
     SECONDS,
     TEXT,
+    WORKERS,
     Address,
     Secret,
     one_of,
@@ -98,6 +99,16 @@ class Reporting:
     bugsnag: Bugsnag = field(default_factory=Bugsnag)
 
 
+def _workers() -> int:
+    workers: int = key(
+        WORKERS,
+        "How many processes serve; `auto` means one for each processor that the daemon may use. With more than one, a "
+        "parent holds the sockets and looks after them, and data must be in a database.",
+        default=1,
+    )
+    return workers
+
+
 def _drain_timeout(default: float) -> float:
     timeout: float = key(
         SECONDS,
@@ -131,6 +142,7 @@ class Server:
         needs=("server.tls_cert_file",),
     )
     drain_timeout: float = _drain_timeout(10.0)
+    workers: int = _workers()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,6 +395,7 @@ class SignerServer:
         needs=("server.client_ca_file",),
     )
     drain_timeout: float = _drain_timeout(5.0)
+    workers: int = _workers()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,6 +441,22 @@ def _resolved(storage: _Store, directory: Path) -> _Store:
     return dataclasses.replace(storage, db_url=Secret(directory / storage.db_url))
 
 
+def _check_workers(config: ServerConfig | SignerConfig) -> None:
+    """Raises ConfigError if several processes would not see the same."""
+    if config.server.workers == 1:
+        return
+    if config.storage.backend == "memory":
+        raise ConfigError(
+            'server.workers: more than 1 cannot be used with storage.backend "memory", which each process has for '
+            "itself; expected 1, or a database"
+        )
+    if config.manhole.port:
+        raise ConfigError(
+            "server.workers: more than 1 cannot be used with manhole.port, which only one process can have; "
+            "expected 1, or no manhole"
+        )
+
+
 def load_server(text: str, environ: Mapping[str, str], directory: str | Path) -> ServerConfig:
     """Read the configuration of the server.
 
@@ -442,6 +471,12 @@ def load_server(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader = Reader(ServerConfig, text, environ, SERVER_PREFIX, Path(directory))
     reader.warn_of_variables("ignored")
     config = reader.read(ServerConfig, warnings=tuple(reader.warnings))
+    _check_workers(config)
+    if config.server.workers != 1 and config.trust_service.type == "local":
+        raise ConfigError(
+            'server.workers: more than 1 cannot be used with trust_service.type "local", which keeps its keys in the '
+            "memory of one process; expected 1, or a signer"
+        )
     return dataclasses.replace(config, storage=_resolved(config.storage, Path(directory)))
 
 
@@ -465,6 +500,7 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
     passphrases = _passphrases(reader.other_variables, Path(directory))
     config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
+    _check_workers(config)
     alias = config.storage.default_alias
     if config.storage.backend in SQL_BACKENDS and config.passphrase(alias) is None:
         raise ConfigError(

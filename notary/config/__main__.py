@@ -19,8 +19,8 @@ _INTRODUCTION = """\
 <!-- Generated from notary/config by `python -m notary.config > docs/configuration.md`; do not edit. -->
 
 Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the sections `limits` and
-`manhole`, the key `server.drain_timeout` and (of the signer) `server.client_names` are ours. Dots in the tables below
-stand for nesting: `server.http_addr` is the member `http_addr` of the object `server`.
+`manhole`, the keys `server.drain_timeout`, `server.workers` and (of the signer) `server.client_names` are ours. Dots in
+the tables below stand for nesting: `server.http_addr` is the member `http_addr` of the object `server`.
 
 - Letter case in key names does not matter. `null` and `""` count as absent. Numbers may be written as strings.
 - Paths of files are relative to the directory of the configuration file.

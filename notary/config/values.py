@@ -20,6 +20,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
 
 _MAX_PORT = 0xFFFF
+_MOST_WORKERS = 256
 
 
 class Secret(str):
@@ -86,6 +87,10 @@ def _seconds(value: Any) -> float:
     if not (math.isfinite(seconds) and 0 < seconds <= MAX_CACHE_AGE):
         raise ValueError
     return seconds
+
+
+def _workers(value: Any) -> int:
+    return 0 if value == "auto" else _between(1, _MOST_WORKERS)(value)
 
 
 def _between(low: int, high: int) -> Callable[[Any], int]:
@@ -193,6 +198,7 @@ BOOLEAN = Kind("true or false", _boolean)
 BYTES = Kind("a whole number of bytes of at least 1", _between(1, 1 << 62))
 COUNT = Kind("a whole number between 1 and 10000", _between(1, 10_000))
 BYTES_OR_NONE = Kind("a whole number of bytes, or 0", _between(0, 1 << 62))
+WORKERS = Kind(f'a whole number between 1 and {_MOST_WORKERS}, or "auto"', _workers)
 SECONDS = Kind(f"a number of seconds above 0, at most {MAX_CACHE_AGE}", _seconds)
 MAX_AGE = Kind(f"a whole number of seconds between 0 and {MAX_CACHE_AGE}", _between(0, MAX_CACHE_AGE))
 PORT = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))

@@ -202,6 +202,14 @@ class Managed(Protocol):
         """
 
 
+@runtime_checkable
+class Leading(Protocol):
+    """What a service has that is made of several processes."""
+
+    def pass_on(self, number: signal.Signals) -> None:
+        """Tell them of a signal."""
+
+
 class Daemon(Service):
     """Runs one service, reports the failure of its start, and does what signals ask for.
 
@@ -254,11 +262,12 @@ class Daemon(Service):
     def startService(self) -> None:
         """Start the service and listen to signals."""
         super().startService()
-        for number, act in {
-            signal.SIGUSR1: lambda: self.log.step(more=True),
-            signal.SIGUSR2: lambda: self.log.step(more=False),
+        acts: Mapping[signal.Signals, Callable[[], object]] = {
+            signal.SIGUSR1: partial(self._step, signal.SIGUSR1, more=True),
+            signal.SIGUSR2: partial(self._step, signal.SIGUSR2, more=False),
             signal.SIGHUP: self.reload,
-        }.items():
+        }
+        for number, act in acts.items():
             self._handle(number, act)
         self._reactor.callWhenRunning(self._take_over)
         if self._notifier.watchdog is not None:
@@ -300,6 +309,11 @@ class Daemon(Service):
         if getattr(self._reactor, "_exitSignal", None) is None:
             self._reactor._exitSignal = number  # noqa: SLF001 - where twistd looks; there is no public name
         self._stop_reactor()
+
+    def _step(self, number: signal.Signals, *, more: bool) -> None:
+        self.log.step(more=more)
+        if isinstance(self._service, Leading):
+            self._service.pass_on(number)
 
     # -- reloading ----------------------------------------------------------------------------------------------------
 
@@ -350,6 +364,7 @@ def make_daemon(
     *,
     environ: Mapping[str, str] = os.environ,
     beginner: LogBeginner = globalLogBeginner,
+    notifier: Notifier | None = None,
 ) -> Daemon:
     """Read the configuration and build the service: the body of a ``makeService``.
 
@@ -360,6 +375,7 @@ def make_daemon(
         reactor: The reactor that will run the service.
         environ: The environment.
         beginner: What holds log lines back until logging begins.
+        notifier: What tells the service manager, if that is not systemd.
 
     Raises:
         SystemExit: There is no such service; the reason was logged.
@@ -391,7 +407,7 @@ def make_daemon(
         reactor,
         twistd=options.parent is not None,
         load=load_again,
-        notifier=Notifier(environ),
+        notifier=notifier or Notifier(environ),
         reporter=reporter,
     )
 

@@ -119,6 +119,10 @@ class LineObserver:
         """Write a line whatever the threshold: the version, warnings of the configuration, the end of the process."""
         self._write(level, msg, self._clock(), fields)
 
+    def relay(self, line: bytes) -> None:
+        """Write a line that another process of this daemon has laid out, without its line end."""
+        self._put(line.decode("utf-8", "replace") + "\n")
+
     def __call__(self, event: LogEvent) -> None:
         """Write an event, if it is severe enough."""
         failure = event.get("log_failure")
@@ -146,7 +150,9 @@ class LineObserver:
         values: dict[str, Any] = {"level": level, "msg": msg, "time": stamp}
         for name, value in fields.items():
             values[f"fields.{name}" if name in _OWN_FIELDS else name] = _plain(value)
-        line = self._render(values) + "\n"
+        self._put(self._render(values) + "\n")
+
+    def _put(self, line: str) -> None:
         try:
             with self._lock:
                 self._stream.write(line)

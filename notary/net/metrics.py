@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -62,6 +62,8 @@ class Figures(Collector):
     def __init__(self, prefix: str, version: str) -> None:
         self.prefix = prefix
         self._build = {"version": version, "python": platform.python_version()}
+        self.together: Callable[[], Awaitable[bytes]] | None = None
+        """Gives the text of all workers, if this is one of several."""
         self.lag = Distribution(SECONDS)
         self._unexpected = 0
         self._storage = Calls()
@@ -111,6 +113,10 @@ class Figures(Collector):
         self.watch("pool_wait_seconds", seconds, lambda: {(): pool.wait_seconds}, counter=True)
 
     # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def whole(self) -> tuple[str, bytes]:
+        """As :meth:`render`; of all processes, where this is one of several workers."""
+        return self.render() if self.together is None else (CONTENT_TYPE, await self.together())
 
     def render(self) -> tuple[str, bytes]:
         """The content type and the text of all metrics.

@@ -345,6 +345,11 @@ class _Port(Port):
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         return made
 
+    def doRead(self) -> None:
+        """Accept one connection: other workers that wait for one shall have the next, while this one is greeted."""
+        self.numberAccepts = 1
+        super().doRead()
+
 
 class _UnixPort(unix.Port):
     """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""

@@ -7,6 +7,7 @@ at, and closes last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from notary.net.manhole import Manhole
 from notary.net.messages import Response
 from notary.net.metrics import Figures
 from notary.net.readiness import ALIVE
+from notary.net.workers import Worker
 
 
 class Address(Protocol):
@@ -63,11 +65,12 @@ async def watch(
     manhole: Manhole | None,
     certificates: Mapping[str, Path | None],
     ready: Page,
+    worker: Worker | None = None,
 ) -> None:
     """Measure what both daemons measure, and open the debug server and the manhole if there are to be any.
 
-    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. Fails
-    with CannotListenError.
+    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. What
+    a ``worker`` shows goes through its parent. Fails with CannotListenError.
     """
     await assembly.run(Lag(assembly.reactor, figures.lag.observe))
     expiries = Certificates(certificates, assembly.reactor, assembly.in_thread)
@@ -78,9 +81,15 @@ async def watch(
         expiries.days,
         ("key", "subject", "serial"),
     )
+    server = None
     if debug is not None:
         pages: Mapping[str, Page] = {"/metrics": metrics_page(figures), "/livez": lambda: ALIVE, "/readyz": ready}
-        await assembly.run(DebugServer(assembly.reactor, debug.host, debug.port, pages, figures.counters))
+        host = debug.host if worker is None else None
+        server = DebugServer(assembly.reactor, host, debug.port, pages, figures.counters)
+        await assembly.run(server)
+    if worker is not None:
+        worker.show(figures, ready, server)
+        assembly.at_end(partial(worker.farewell, figures))
     if manhole is not None:
         await assembly.run(manhole)
 

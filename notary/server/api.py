@@ -384,7 +384,7 @@ class Api:
 
     async def metrics(self, _call: Call, _found: Found) -> Response:
         """The figures of this process, for Prometheus."""
-        content_type, body = self._metrics.render()
+        content_type, body = await self._metrics.whole()
         return Response(200, body, (("Content-Type", content_type),))
 
 

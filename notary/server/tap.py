@@ -17,18 +17,20 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import DEBUG_ADDRESS, ServerConfig, differences, load_server
+from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
 from notary.net.http import Limits, Response, Site
 from notary.net.measured import measured
+from notary.net.metrics import Figures
 from notary.net.offload import Offload
 from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
 from notary.net.systemd import first_environment, passed_sockets
 from notary.net.watching import make_manhole, watch
+from notary.net.workers import Plan, Worker, Workers, join
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
 from notary.server.health import DATABASE, SIGNER, Health
@@ -65,9 +67,11 @@ class Server(Assembly):
         reactor: Any,
         sockets: Sequence[socket] = (),
         tells: Callable[[], bool] = lambda: True,
+        worker: Worker | None = None,
     ) -> None:
         super().__init__(reactor, VALIDATORS, sockets)
         self._tells = tells
+        self._worker = worker
         self._config = config
         self._log = Logger(namespace="notary.server")
         self._metrics = Metrics(version=__version__)
@@ -84,7 +88,7 @@ class Server(Assembly):
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready)
+        await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready, self._worker)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
         usage = Usage()
@@ -218,12 +222,30 @@ class Options(daemon.Options):
     version = __version__
 
 
+def _workers(config: ServerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
+    """The parent of several processes, each of which is a Server."""
+    keys = ("server.http_addr", "server.workers", "server.drain_timeout", "debug")
+    plan = Plan(
+        program=__name__,
+        options=options,
+        alone=SERVER_PREFIX + "SERVER_WORKERS",
+        count=config.server.workers,
+        address=config.server.http_addr,
+        drain=config.server.drain_timeout,
+        debug=config.debug,
+        check=lambda new: Server(new, reactor),
+        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
+    )
+    return Workers(plan, reactor, sockets, Figures("notary_server_", __version__))
+
+
 def makeService(options: Options) -> daemon.Daemon:
     """The body of the twistd plugin."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     first = first_environment()
+    worker = join(first, reactor)
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> ServerConfig:
         config = load_server(text, environ, directory)
@@ -231,12 +253,15 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            return Server(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
+            tells = partial(options.log.writes, "info")
+            if config.server.workers != 1:
+                return _workers(config, options, reactor, passed_sockets(first))
+            return Server(config, reactor, passed_sockets(first), tells, worker)
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor)
+    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
 
 
 def main() -> None:

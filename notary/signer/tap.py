@@ -21,17 +21,19 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import DEBUG_ADDRESS, SignerConfig, differences, load_signer
+from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
 from notary.errors import KeyNotFound
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
 from notary.net.http import Response
 from notary.net.measured import measured
+from notary.net.metrics import Figures
 from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
 from notary.net.systemd import first_environment, passed_sockets
 from notary.net.watching import make_manhole, watch
+from notary.net.workers import Plan, Worker, Workers, join
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
@@ -60,9 +62,11 @@ class Signer(Assembly):
         reactor: Any,
         sockets: Sequence[socket] = (),
         tells: Callable[[], bool] = lambda: True,
+        worker: Worker | None = None,
     ) -> None:
         super().__init__(reactor, THREADS, sockets)
         self._tells = tells
+        self._worker = worker
         self._config = config
         self._latest = config
         self._log = Logger(namespace="notary.signer")
@@ -80,7 +84,7 @@ class Signer(Assembly):
             "server.tls_cert_file": server.tls_cert_file,
             "server.client_ca_file": server.client_ca_file,
         }
-        await watch(self, metrics, config.debug, self._manhole, certificates, self._ready)
+        await watch(self, metrics, config.debug, self._manhole, certificates, self._ready, self._worker)
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
@@ -150,12 +154,30 @@ class Options(daemon.Options):
     version = __version__
 
 
+def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
+    """The parent of several processes, each of which is a Signer."""
+    keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
+    plan = Plan(
+        program=__name__,
+        options=options,
+        alone=SIGNER_PREFIX + "SERVER_WORKERS",
+        count=config.server.workers,
+        address=config.server.grpc_addr,
+        drain=config.server.drain_timeout,
+        debug=config.debug,
+        check=lambda new: Signer(new, reactor),
+        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
+    )
+    return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
+
+
 def makeService(options: Options) -> daemon.Daemon:
     """The body of the twistd plugin."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     first = first_environment()
+    worker = join(first, reactor)
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
         if not options["debug"]:
@@ -165,12 +187,15 @@ def makeService(options: Options) -> daemon.Daemon:
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            return Signer(config, reactor, passed_sockets(first), lambda: options.log.writes("info"))
+            tells = partial(options.log.writes, "info")
+            if config.server.workers != 1:
+                return _workers(config, options, reactor, passed_sockets(first))
+            return Signer(config, reactor, passed_sockets(first), tells, worker)
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor)
+    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from tests.bench.figures import GO, OURS, SIDES, BenchError, Row, at_least, at_most, under
+from tests.bench.figures import GO, SIDES, WORKERS, BenchError, Row, at_least, at_most, under
 from tests.bench.grpcload import FRAMES, Target, load
 from tests.bench.httpload import Browser, Crowd, Request, lua_of, wrk
 from tests.bench.processes import DatabaseProcess, Side, memory, start
@@ -130,6 +130,8 @@ class Pairs:
         f"request at work; with MariaDB's default of {DEFAULT_CONNECTIONS}, 256 clients are too many for that."
     )
     rows = _rows()
+    names: Sequence[str] = (*SIDES, WORKERS)
+    fast = False  # for the database: waiting for the disk
 
     def __init__(self, folder: Path, pace: Pace) -> None:
         self.pace = pace
@@ -143,9 +145,9 @@ class Pairs:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._mariadb = mariadb = stack.enter_context(
-                MariaDB(fast=False, options=[f"--max-connections={CONNECTIONS}"])
+                MariaDB(fast=self.fast, options=[f"--max-connections={CONNECTIONS}"])
             )
-            for name in SIDES:
+            for name in self.names:
                 self._places[name] = place = _Place(mariadb.database(), mariadb.database())
                 self._create_tables(name, place)
                 signer = self._signer(name, f"{name}-signer")
@@ -155,7 +157,7 @@ class Pairs:
                     start(each)
                 database = DatabaseProcess(mariadb)
                 self.sides[name] = Side(name, {"server": server, "signer": signer, "database": database})
-                self._fill(name, server)
+                self.fill(name, server)
                 place.target = sign_target(self._pair, signer.port)
             self._stack = stack.pop_all()
         return self
@@ -171,12 +173,14 @@ class Pairs:
         return {"backend": "mysql", "db_url": self._mariadb.db_url(database, user), **more}
 
     def _signer(self, side: str, name: str) -> Daemon:
-        command = {GO: GO_SIGNER, OURS: OUR_SIGNER}[side]
+        command = GO_SIGNER if side == GO else OUR_SIGNER
         storage = self._storage(self._places[side].keys, default_alias="bench")
-        return signer_daemon(name, command, self._pair, self._folder, storage, environment=_PASSPHRASES)
+        environment = {**_PASSPHRASES, **({"NOTARY_SIGNER_SERVER_WORKERS": "2"} if side == WORKERS else {})}
+        return signer_daemon(name, command, self._pair, self._folder, storage, environment=environment)
 
     def _server(self, side: str, name: str, signer_port: int) -> Daemon:
-        command = {GO: GO_SERVER, OURS: OUR_SERVER}[side]
+        command = GO_SERVER if side == GO else OUR_SERVER
+        environment = {"NOTARY_SERVER_SERVER_WORKERS": "2"} if side == WORKERS else {}
         tls = Certificates(ROOT_CA, FIXTURES / "notary-server.crt", FIXTURES / "notary-server.key")
         ca, client = (
             self._pair.authority.write(self._pair.folder, "root"),
@@ -184,7 +188,13 @@ class Pairs:
         )
         storage = self._storage(self._places[side].metadata)
         return daemon(
-            name, command, self._folder, tls=tls, storage=storage, extra=remote_signer(signer_port, ca, client)
+            name,
+            command,
+            self._folder,
+            tls=tls,
+            storage=storage,
+            extra=remote_signer(signer_port, ca, client),
+            environment=environment,
         )
 
     def _create_tables(self, side: str, place: _Place) -> None:
@@ -205,7 +215,7 @@ class Pairs:
     def _bare_signer(self, name: str, command: Sequence[str], folder: Path, **more: Any) -> Daemon:
         return signer_daemon(name, command, self._pair, folder, more.pop("storage"), **more)
 
-    def _fill(self, side: str, server: Daemon) -> None:
+    def fill(self, side: str, server: Daemon) -> None:
         """Publish what is read, by the stock client."""
         owner = Machine(self._folder / f"{side}-client", server.url, ROOT_CA)
         content = owner.directory / "content"

@@ -129,7 +129,7 @@ async def test_each_profile_as_protobuf_and_as_text(running, name):
 async def test_tasks_has_the_request_itself(running):
     _, _, body = await running.get("/debug/pprof/tasks")
     (stack,) = Read(body).stacks("DebugServer._look")
-    assert [name.rpartition(".")[2] for name in stack[:4]] == ["(waiting)", "_outcome", "_look", "_answer"]
+    assert [name.rpartition(".")[2] for name in stack[:4]] == ["(waiting)", "_outcome", "_look", "answer"]
     assert any(name.startswith("notary.net.connection.") for name in stack[4:])
 
 

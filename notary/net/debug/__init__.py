@@ -66,19 +66,22 @@ class DebugServer(Assembly):
     """Serves the debug pages on one address.
 
     ``pages`` are further paths (``/metrics``, ``/readyz``) with what answers them; ``counters`` gives what
-    ``/debug/vars`` shows of the daemon's own figures. Starting fails with CannotListenError.
+    ``/debug/vars`` shows of the daemon's own figures; ``elsewhere`` may answer paths that are not known here. Without a
+    ``host`` it listens nowhere, for whoever calls ``answer``. Starting fails with CannotListenError.
     """
 
     def __init__(
         self,
         reactor: Any,
-        host: str,
+        host: str | None,
         port: int,
         pages: Mapping[str, Page],
         counters: Callable[[], Mapping[str, float]],
+        elsewhere: Callable[[Call], Awaitable[Response] | None] = lambda _: None,
     ) -> None:
         super().__init__(reactor, 2)  # one that takes long, one that does not
-        self._address = host, port
+        self._host, self._port = host, port
+        self._elsewhere = elsewhere
         self._counters = counters
         self._log = Logger(namespace="notary.net.debug")
         self._ending = threading.Event()
@@ -102,9 +105,14 @@ class DebugServer(Assembly):
             self._pages[path] = lambda _, page=page: page()  # type: ignore[misc]
 
     async def assemble(self) -> None:
-        """Listen."""
+        """Listen, if it is to."""
+        if self._host is not None:
+            await self._listen(self._host)
+        self.at_end(self._ending.set)
+
+    async def _listen(self, host: str) -> None:
         site = Site(
-            self._answer,
+            self.answer,
             self.reactor,
             edge_error=_refusal,
             on_error=self._failed,
@@ -112,21 +120,23 @@ class DebugServer(Assembly):
             limits=Limits(body=0, other_body=0),
         )
         self.at_end(lambda: site.stop(_STOP_SECONDS))
-        host, port = self._address
-        listening = await tls.listen(self.reactor, host, port, site)
+        listening = await tls.listen(self.reactor, host, self._port, site)
         self.at_end(listening.stopListening)
-        self.at_end(self._ending.set)
         bound = cast("IPv4Address | IPv6Address", listening.getHost())
         self.port = bound.port
         say = self._log.info if ip_address(bound.host).is_loopback else self._log.warn
         say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
 
-    async def _answer(self, call: Call) -> Response:
+    async def answer(self, call: Call) -> Response:
+        """What the server answers to a request."""
         page = self._pages.get(call.path)
-        if page is None:
-            return _refusal(404, "there is nothing here; /debug/pprof/ lists what there is")
         if call.method not in ("GET", "HEAD"):
             return _refusal(405, "only GET is understood here")
+        if page is None:
+            other = self._elsewhere(call)
+            if other is not None:
+                return await other
+            return _refusal(404, "there is nothing here; /debug/pprof/ lists what there is")
         answer = page(call)
         return answer if isinstance(answer, Response) else await answer
 

@@ -1,0 +1,74 @@
+"""The metrics of several workers as those of one daemon.
+
+Rules of this module: pure, but for the parser of Prometheus' text form. Counters and histograms are added up, those of
+workers that have ended included, so that they only grow; of gauges, the sum is what a whole has (connections, memory),
+save where a table says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+_GROWING: Final = frozenset({"counter", "histogram", "summary"})
+
+_RULES: Final[tuple[tuple[re.Pattern[str], Callable[[float, float], float]], ...]] = (
+    (re.compile(r".*_health_check|.*_certificate_days"), min),  # the worst is what matters
+    (re.compile(r"process_start_time_seconds|process_max_fds"), min),
+    (re.compile(r".*_info"), max),
+)
+
+Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Values by the name and the labels of a sample."""
+
+
+class Totals:
+    """What all workers have counted."""
+
+    def __init__(self) -> None:
+        self._past: dict[str, tuple[Metric, Samples]] = {}
+
+    def forget(self, text: bytes) -> None:
+        """A worker has ended, and these were its last figures: keep what only grows."""
+        for family, samples in _families(text):
+            if family.type in _GROWING:
+                _add(self._past, family, samples)
+
+    def of(self, texts: Iterable[bytes]) -> bytes:
+        """The metrics of the workers that live, each in Prometheus' text form, as one."""
+        sums = dict(self._past)
+        for text in texts:
+            for family, samples in _families(text):
+                _add(sums, family, samples)
+        return generate_latest(_Families(sums))
+
+
+class _Families:
+    def __init__(self, sums: Mapping[str, tuple[Metric, Samples]]) -> None:
+        self._sums = sums
+
+    def collect(self) -> Iterable[Metric]:
+        for family, samples in self._sums.values():
+            metric = Metric(family.name, family.documentation, family.type)
+            for (name, labels), value in samples.items():
+                metric.add_sample(name, dict(labels), value)
+            yield metric
+
+
+def _families(text: bytes) -> Iterable[tuple[Metric, Samples]]:
+    for family in text_string_to_metric_families(text.decode()):
+        yield family, {(sample.name, tuple(sample.labels.items())): sample.value for sample in family.samples}
+
+
+def _add(sums: dict[str, tuple[Metric, Samples]], family: Metric, samples: Samples) -> None:
+    _, so_far = sums.get(family.name, (family, {}))
+    combine = next((how for names, how in _RULES if names.fullmatch(family.name)), lambda one, other: one + other)
+    together = dict(so_far)
+    for key, value in samples.items():
+        together[key] = combine(together[key], value) if key in together else value
+    sums[family.name] = (family, together)

@@ -1,0 +1,92 @@
+"""Two processes of one daemon talk over a pair of pipes: either may ask, and both answer.
+
+Rules of this module: a message is a netstring, ``WORD NUMBER NAME``, a line end, and a body of any bytes. An answer
+comes in any order; whoever asks sets how long it is waited for. The other side is the same program: what it says is
+trusted, and a message that makes no sense ends the talk.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import NetstringReceiver
+from twisted.python.failure import Failure
+
+from notary.errors import NotaryError
+
+LARGEST: Final = 64 << 20
+"""The largest message, in bytes: a profile or all metrics take a fraction of it."""
+
+Answer: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
+
+
+class Unanswered(NotaryError):
+    """The other process did not answer, could not, or is gone."""
+
+
+class Talk(NetstringReceiver):
+    """One side. ``answers`` says what it answers to, by name; ``on_lost`` is called when the other side is gone."""
+
+    MAX_LENGTH = LARGEST
+
+    def __init__(self, clock: IReactorTime, answers: dict[str, Answer], on_lost: Callable[[], object]) -> None:
+        self._clock = clock
+        self._answers = answers
+        self._on_lost = on_lost
+        self._numbers = itertools.count(1)
+        self._asked: dict[bytes, Deferred[bytes]] = {}
+
+    def ask(self, name: str, body: bytes = b"", seconds: float = 5.0) -> Deferred[bytes]:
+        """Ask for something; fails with Unanswered, after ``seconds`` at the latest."""
+        number = b"%d" % next(self._numbers)
+        asked: Deferred[bytes] = Deferred(lambda _: self._forget(number))
+        asked.addTimeout(seconds, self._clock, lambda *_: Failure(Unanswered(f"no answer in {seconds:g} s")))
+        self._asked[number] = asked
+        self._say(b"ask", number, name, body)
+        return asked
+
+    def tell(self, name: str, body: bytes) -> None:
+        """Say something that needs no answer."""
+        self._say(b"tell", b"0", name, body)
+
+    def stringReceived(self, string: bytes) -> None:
+        """Take one message."""
+        head, _, body = string.partition(b"\n")
+        word, number, name = head.split(b" ", 2)
+        if word in (b"ask", b"tell"):
+            answer: Deferred[Any] = maybeDeferred(self._answer, name.decode(), body)
+            if word == b"ask":
+                answer.addCallbacks(
+                    lambda said: self._say(b"said", number, "", said),
+                    lambda failure: self._say(b"failed", number, "", failure.getErrorMessage().encode()),
+                )
+            return
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            return  # nobody waits any more
+        if word == b"said":
+            asked.callback(body)
+        else:
+            asked.errback(Unanswered(body.decode("utf-8", "replace")))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002 - it is over, however
+        """Fail whoever waits."""
+        while self._asked:
+            self._asked.popitem()[1].errback(Unanswered("the other process is gone"))
+        self._on_lost()
+
+    async def _answer(self, name: str, body: bytes) -> bytes:
+        said = self._answers[name](body)
+        return said if isinstance(said, bytes) else await said
+
+    def _forget(self, number: bytes) -> None:
+        self._asked.pop(number, None)
+
+    def _say(self, word: bytes, number: bytes, name: str, body: bytes) -> None:
+        if self.transport is not None:
+            self.sendString(b"%b %b %b\n%b" % (word, number, name.encode(), body))
