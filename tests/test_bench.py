@@ -27,9 +27,10 @@ from tests.bench.figures import (
     quantile,
     under,
 )
+from tests.bench.growth import Curve, tables
 from tests.bench.grpcload import Generator, frame
 from tests.bench.httpload import lua_of, parse_wrk
-from tests.bench.plot import plot
+from tests.bench.plot import plot, plot_growth
 from tests.bench.processes import Side, cpu, memory, parse_cpu, parse_memory
 from tests.bench.report import machine, number, page, table, versions
 
@@ -491,3 +492,29 @@ def test_rows_of_all_suites_are_told_apart() -> None:
     assert len(keys) == len(set(keys))
     labels = [(suite, row.label) for suite in SUITES for row in suite.rows]
     assert len(labels) == len(set(labels))
+
+
+# -- growth -----------------------------------------------------------------------------------------------------------
+
+LINES = [
+    Curve("current read, p99", "collections", {100: 2.0, 200_000: 3.0}),
+    Curve("publish, p99", "collections", {100: 6.0, 200_000: 9.6}),
+    Curve("key creation, p99", "keys", {100: 5.0, 1_000_000: 5.0}),
+]
+
+
+def test_tables_of_growth() -> None:
+    text = tables(LINES, {"rate": 30.0, "peak": 87.0})
+    assert "|  | 100 collections | 200,000 collections | growth | goal | met |" in text
+    assert "| current read, p99 | 2.00 | 3.00 | 1.50 | at most 1.5 | yes |" in text
+    assert "| publish, p99 | 6.00 | 9.60 | 1.60 | at most 1.5 | **no** |" in text
+    assert "| key creation, p99 | 5.00 | 5.00 | 1.00 | at most 1.5 | yes |" in text
+    assert "30.0 collections a second (goal: at least 20, met) in 87.0 MB" in text
+    assert "**not met**" in tables(LINES, {"rate": 19.9, "peak": 87.0})
+
+
+def test_a_picture_of_growth() -> None:
+    root = ET.fromstring(plot_growth([(line.label, line.figures) for line in LINES]))
+    texts = ["".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    for label in ("0 x", "1 x", "2 x", "100", "1,000,000", *(line.label for line in LINES)):
+        assert label in texts

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.figures import BenchError, Samples, missed, order_of
+from tests.bench.growth import FULL, QUICK, TEXT, TITLE, Growth, tables
 from tests.bench.pairs import Pairs
-from tests.bench.plot import plot
+from tests.bench.plot import plot, plot_growth
 from tests.bench.report import machine, page, table, versions
 from tests.bench.suites import Pace, Servers, Signers, Suite
 from tests.support.peers import GO_SERVER
@@ -26,8 +27,8 @@ from tests.support.signer import GO_SIGNER
 
 SUITES: Sequence[type[Suite]] = (Pairs, Signers, Servers)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-PICTURE = PAGE.parent / "diagrams" / "benchmarks.svg"
-_FULL = (5, Pace(seconds=3, rest=1, uploads=200))
+PICTURE, GROWTH = (PAGE.parent / "diagrams" / f"{name}.svg" for name in ("benchmarks", "growth"))
+_FULL = (3, Pace(seconds=3, rest=1, uploads=200))
 _QUICK = (1, Pace(seconds=1, rest=0.3, uploads=80))
 """How many rounds, and what one is like."""
 _LIMIT_SECONDS = 3600
@@ -60,8 +61,9 @@ def bench(environ: Mapping[str, str]) -> None:
     only = environ.get("BENCH_ONLY", "").lower()
     rounds, pace = _QUICK if quick else _FULL
     kinds = [kind for kind in SUITES if only in {"", kind.__name__.lower()}]
-    if not kinds:
-        raise BenchError(f"BENCH_ONLY={only}: the suites are {', '.join(kind.__name__.lower() for kind in SUITES)}")
+    if not kinds and only != "growth":
+        names = ", ".join([*(kind.__name__.lower() for kind in SUITES), "growth"])
+        raise BenchError(f"BENCH_ONLY={only}: the suites are {names}")
     _require_programs()
     load_before = os.getloadavg()[0]
     if load_before > _BUSY:
@@ -73,12 +75,18 @@ def bench(environ: Mapping[str, str]) -> None:
                 _measure(suite, rounds, samples)
             sections.append((kind.title, kind.text, table(kind.rows, samples)))
             sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
+        if only in {"", "growth"}:
+            with Growth(Path(folder) / "growth", QUICK if quick else FULL, _say) as growth:
+                lines, fsck = growth.run()
+            sections.append((TITLE, TEXT, tables(lines, fsck)))
+            sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
     for row in missed([row for kind in kinds for row in kind.rows], samples):
         _say(f"goal missed: {row.label}: {row.goal.text}")
     if not quick and not only:
         facts = {"machine": machine(load_before), "versions": versions()}
         picture = plot([(kind.title, kind.rows) for kind in kinds], samples)
         PICTURE.write_text(picture, encoding="utf-8")
+        GROWTH.write_text(plot_growth([(f"{line.label}, by {line.of}", line.figures) for line in lines]), "utf-8")
         PAGE.write_text(page(sections, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
         _say(f"wrote {PAGE.relative_to(PAGE.parents[1])} and {PICTURE.relative_to(PAGE.parents[1])}")
 

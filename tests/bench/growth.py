@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.bench.figures import OURS, BenchError
 from tests.bench.httpload import Crowd, Request, lua_of, wrk
 from tests.bench.pairs import Pairs
+from tests.bench.report import number
 from tests.bench.suites import ROOT_CA, Pace
 from tests.support.author import Author, server_key_from
 from tests.support.sides import MULTIPART, form_of
@@ -32,13 +33,13 @@ MOST = 1.5
 FSCK_RATE = 20
 """Collections a second that fsck shall check at least."""
 
-_ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 _SETTLE_SECONDS = 60.0
 _PAGE, _PAGE_OF_ONE = 100, 10  # records of a page of the changefeed
+_ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One kind of work: milliseconds by size."""
 
     label: str
@@ -49,6 +50,39 @@ class Line:
     def growth(self) -> float:
         """The figure at the largest size, divided by that at the smallest."""
         return self.figures[max(self.figures)] / self.figures[min(self.figures)]
+
+
+TITLE = "Growth"
+TEXT = f"""\
+Our server and signer on a MariaDB that is filled step by step; milliseconds an answer, and how many times as long it
+takes at the largest size as at the smallest. {REAL} real collections are read (8 connections) and published to (one
+after the other); the others are copies of rows that nobody reads. Pages of the changefeed have {_PAGE} records of all
+collections, {_PAGE_OF_ONE} of one. The database does not wait for the disk, and each measurement begins when it has
+written what was filled in.
+
+![What work takes as the database grows](diagrams/growth.svg)
+"""
+
+
+def tables(lines: Sequence[Curve], fsck: Mapping[str, float]) -> str:
+    """Lines as Markdown, a table for each thing that grows, and what fsck did."""
+    found = []
+    for of in dict.fromkeys(line.of for line in lines):
+        some = [line for line in lines if line.of == of]
+        sizes = sorted(some[0].figures)
+        head = ["", *[f"{size:,} {of}" for size in sizes], "growth", "goal", "met"]
+        rows = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(sizes) + 1) + "---|---|"]
+        for line in some:
+            cells = [line.label, *[number(line.figures[size]) for size in sizes], f"{line.growth:.2f}"]
+            goal = [f"at most {MOST}", "yes" if line.growth <= MOST else "**no**"]
+            rows.append(f"| {' | '.join([*cells, *goal])} |")
+        found.append("\n".join(rows) + "\n")
+    met = "met" if fsck["rate"] >= FSCK_RATE else "**not met**"
+    found.append(
+        f"`notary-admin fsck` checked {number(fsck['rate'])} collections a second (goal: at least {FSCK_RATE}, {met}) "
+        f"in {number(fsck['peak'])} MB of memory, start and end of the program included.\n"
+    )
+    return "\n".join(found)
 
 
 @dataclass(frozen=True)
@@ -81,7 +115,7 @@ class Growth(Pairs):
     def fill(self, side: str, server: object) -> None:
         """Nothing: the collections come later."""
 
-    def run(self) -> tuple[list[Line], dict[str, float]]:
+    def run(self) -> tuple[list[Curve], dict[str, float]]:
         """All lines, and what fsck does: ``rate`` (collections a second) and ``peak`` (MB)."""
         self._publish_first()
         lines = self._lines("collections", self._sizes.collections, self._add_collections, self._works(self._authors))
@@ -97,7 +131,7 @@ class Growth(Pairs):
         sizes: Sequence[int],
         grow: Callable[[int], None],
         works: Mapping[str, Callable[[], Mapping[str, float]]],
-    ) -> list[Line]:
+    ) -> list[Curve]:
         found: dict[tuple[str, str], dict[int, float]] = {}
         for size in sizes:
             self._say(f"growth: {size:,} {of}")
@@ -109,7 +143,7 @@ class Growth(Pairs):
                 figures = work()
                 for quantile in ("p50", "p99"):
                     found.setdefault((name, quantile), {})[size] = figures[quantile]
-        return [Line(f"{name}, {quantile}", of, figures) for (name, quantile), figures in found.items()]
+        return [Curve(f"{name}, {quantile}", of, figures) for (name, quantile), figures in found.items()]
 
     # -- filling ------------------------------------------------------------------------------------------------------
 
@@ -191,9 +225,9 @@ class Growth(Pairs):
 
     def _publish_again(self, authors: Sequence[Author], count: int = 0) -> Mapping[str, float]:
         uploads = []
-        for number in range(count or self._sizes.requests):
-            author = authors[number % len(authors)]
-            author.add("v1", str(number).encode())
+        for turn in range(count or self._sizes.requests):
+            author = authors[turn % len(authors)]
+            author.add("v1", str(turn).encode())
             uploads.append(_upload(author.gun, author.publish("targets")))
         with self._crowd(1) as crowd:
             return crowd.send(uploads)[1]

@@ -58,6 +58,42 @@ def plot(suites: Iterable[tuple[str, Sequence[Row]]], samples: Samples) -> str:
     )
 
 
+def plot_growth(lines: Iterable[tuple[str, Mapping[int, float]]]) -> str:
+    """An SVG of how work grows: each line a label and milliseconds by size, as multiples of those at the smallest."""
+    drawn = [(label, sorted(figures.items())) for label, figures in lines]
+    most = max([2.0, *(value / points[0][1] for _, points in drawn for _, value in points)])
+    smallest = min(points[0][0] for _, points in drawn)
+    decades = math.log10(max(points[-1][0] for _, points in drawn) / smallest)
+    height = 320
+
+    def at(size: float, times: float) -> str:
+        x = 60 + 460 * math.log10(size / smallest) / decades
+        return f"{x:.1f} {_TOP + height * (1 - times / most):.1f}"
+
+    found = ""
+    for times in range(math.floor(most) + 1):
+        colour = _GO if times == 1 else _GRID
+        y = at(smallest, times).split()[1]
+        found += f'<path d="M60 {y}H520" stroke="{colour}"/>\n' + _text(52, float(y) + 4, f"{times} x")
+    for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(smallest) + decades) + 1):
+        x = at(10**power, 0).split()[0]
+        found += _text(float(x), _TOP + height + 18, f"{10**power:,}", anchor="middle")
+    for number, (label, points) in enumerate(drawn):
+        colour = f"hsl({360 * number // len(drawn)} 60% 40%)"
+        path = "L".join(at(size, value / points[0][1]) for size, value in points)
+        y = _TOP + 12 + 18 * number
+        found += (
+            f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"><title>{escape(label)}</title></path>\n'
+        )
+        found += f'<path d="M540 {y - 8}h10v10h-10z" fill="{colour}"/>\n' + _text(556, y, label, anchor="start")
+    width, bottom = 860, _TOP + max(height, 18 * len(drawn)) + _MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width}" height="{bottom}" '
+        f'font-family="sans-serif" font-size="12">\n<title>What work takes as the database grows</title>\n'
+        f'<rect width="{width}" height="{bottom}" fill="white"/>\n{found}</svg>\n'
+    )
+
+
 def _bars(rows: Sequence[Row], samples: Samples) -> list[_Bar]:
     bars = []
     for row in rows:
