@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest bench fixtures docs docs-config diagrams man proto clean runtime dev packages
+.PHONY: help up test test-docker lint pytest bench fixtures docs docs-config capacity diagrams man proto clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages
 
 help: ## list the targets
@@ -39,6 +39,9 @@ docs: dev ## the documentation as a site: build/site/index.html; a broken link i
 
 man: dev ## the manual pages of the three programs: build/man/
 	$(BIN)/python etc/manual.py build/man
+
+capacity: dev ## write the tables of docs/capacity.md from docs/benchmarks.md
+	$(BIN)/python etc/capacity.py
 
 diagrams: diagram-packages ## draw docs/diagrams/*.svg anew from the .dot files beside them
 	@etc/diagrams.sh

@@ -1,4 +1,4 @@
-"""``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md and its picture.
+"""``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md and what goes with it.
 
 Rules of this module: ``QUICK=1`` in the environment makes one short round and writes no page; ``BENCH_ONLY=NAME`` runs
 one suite and writes none either. Progress goes to standard error, tables to standard output. Status 1 says that the
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from tests.support.signer import GO_SIGNER
 
 SUITES: Sequence[type[Suite]] = (Pairs, Signers, Servers)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+CAPACITY = PAGE.parents[1] / "etc" / "capacity.py"
 PICTURE, GROWTH = (PAGE.parent / "diagrams" / f"{name}.svg" for name in ("benchmarks", "growth"))
 _FULL = (3, Pace(seconds=3, rest=1, uploads=200))
 _QUICK = (1, Pace(seconds=1, rest=0.3, uploads=80))
@@ -88,6 +90,7 @@ def bench(environ: Mapping[str, str]) -> None:
         PICTURE.write_text(picture, encoding="utf-8")
         GROWTH.write_text(plot_growth([(f"{line.label}, by {line.of}", line.figures) for line in lines]), "utf-8")
         PAGE.write_text(page(sections, rounds=rounds, seconds=pace.seconds, **facts), encoding="utf-8")
+        subprocess.run([sys.executable, str(CAPACITY)], check=True)  # its tables follow from the page's
         _say(f"wrote {PAGE.relative_to(PAGE.parents[1])} and {PICTURE.relative_to(PAGE.parents[1])}")
 
 
