@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
 from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
@@ -36,6 +36,10 @@ KEPT = 1_000
 LARGE = 2_000_000
 """Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
 which no other thread goes on, so that every read would wait."""
+
+SMALL = 8_192
+"""Bytes of an upload up to which it is validated on the reactor's thread: that takes a millisecond or two, at most five
+if it holds as many signatures as can be, and a thread would only add its own cost to it."""
 
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
@@ -234,12 +238,14 @@ class Repository:
         Returns the new timestamp. Raises NoFilename, InvalidRole, MalformedJSON, InvalidUpdate, OldVersion and
         InvalidGun; SigningFailed and StorageFailed when these services are down.
         """
-        if sum([len(data) for _, data in files]) < LARGE:
-            uploads = await self._in_thread(lambda: publish.read(files))
-            current = await self._loaded(gun, [upload.role for upload in uploads])
-            plan = await self._in_thread(lambda: publish.validate(gun, current, uploads, self._now()))
+        size = sum([len(data) for _, data in files])
+        run = execute if size <= SMALL else self._in_thread
+        if size < LARGE:
+            uploads = await run(lambda: publish.read(files))
+            current = await self._loaded(gun, [upload.role for upload in uploads], run)
+            plan = await run(lambda: publish.validate(gun, current, uploads, self._now()))
         else:
-            current = await self._loaded(gun, publish.named(files))
+            current = await self._loaded(gun, publish.named(files), run)
             held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
             plan = await self._offload(publish.judge, gun, held, files, self._now())
         updates = [*plan.updates]
@@ -253,8 +259,8 @@ class Repository:
         await self._store.publish(gun, [*updates, timestamp], None if previous is None else previous.sha256)
         return timestamp
 
-    async def _loaded(self, gun: Gun, roles: Sequence[RoleName]) -> Mapping[RoleName, Stored]:
-        needed = await self._in_thread(lambda: publish.needed(roles))
+    async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
+        needed = await run(lambda: publish.needed(roles))
         return await self._store.current(gun, needed)
 
     # -- keys ---------------------------------------------------------------------------------------------------------

@@ -110,8 +110,10 @@ class MetadataStore(Protocol):
         """
         ...
 
-    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
+
+        Returns what ``modified`` of each of them is from now on.
 
         ``after`` is the ``sha256`` (lower-case hex) of the timestamp that the updates were made to follow; None, for a
         first publish, checks nothing. Raises OldVersion if the newest stored timestamp is another one, or gone: then

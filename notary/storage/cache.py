@@ -10,8 +10,10 @@ Whoever comes meanwhile waits for the next one, which asks for all of them at on
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Final, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -30,6 +32,9 @@ OVERHEAD: Final = 2048
 
 _LARGEST: Final = 4
 """A file larger than this part (a fourth) of the whole memory is not kept: it would push out too many others."""
+
+_HASHED: Final = 1 << 18
+"""Bytes: a file that is published and larger is kept when it is first read, and hashed by a thread of the store."""
 
 _Name: TypeAlias = tuple[Gun, RoleName, str]
 _Answer: TypeAlias = Mapping[Place, Identity]
@@ -143,9 +148,16 @@ class CachedMetadataStore:
         """See the port."""
         return self._store.check_name(gun)
 
-    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
-        """See the port."""
-        return self._store.publish(gun, updates, after)
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
+        """See the port. Whoever publishes, or is told to look, comes back for what was just published."""
+        return self._store.publish(gun, updates, after).addCallback(self._published, gun, updates)
+
+    def _published(self, modified: datetime, gun: Gun, updates: Sequence[Update]) -> datetime:
+        for update in updates:
+            if len(update.data) <= _HASHED:
+                sha256 = hashlib.sha256(update.data).hexdigest()
+                self._keep(Stored(update.role, update.version, update.data, sha256, modified), gun)
+        return modified
 
     def delete(self, gun: Gun) -> Deferred[bool]:
         """See the port."""

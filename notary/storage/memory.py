@@ -82,11 +82,11 @@ class MemoryMetadataStore:
         """See the port."""
         return succeed(None)
 
-    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""
         return execute(self._publish, gun, updates, after)
 
-    def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> None:
+    def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> datetime:
         timestamps = self._versions(gun, TIMESTAMP)
         if after is not None and (not timestamps or timestamps[max(timestamps)].sha256 != after):
             raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
@@ -98,12 +98,14 @@ class MemoryMetadataStore:
                 raise OldVersion(
                     f"{gun}: {update.role} version {newest} is stored, and {update.version} is not above it"
                 )
+        now = self._now()
         for update in updates:
             sha256 = hashlib.sha256(update.data).hexdigest()
             versions = self._files.setdefault(gun, {}).setdefault(update.role, {})
-            versions[update.version] = Stored(update.role, update.version, update.data, sha256, self._now())
+            versions[update.version] = Stored(update.role, update.version, update.data, sha256, now)
             if update.role == TIMESTAMP:
                 self._record(gun, update.version, sha256, "update")
+        return now
 
     def delete(self, gun: Gun) -> Deferred[bool]:
         """See the port."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Final, Literal
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -292,7 +293,7 @@ class SQLMetadataStore:
         one_statement = len(possible) <= _AT_ONCE
         return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, lately)
 
-    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[None]:
+    def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""
         if len({(update.role, update.version) for update in updates}) < len(updates):
             return fail(OldVersion(f"{gun}: one role and version comes twice"))
@@ -300,7 +301,7 @@ class SQLMetadataStore:
             return fail(StorageFailed(f"{gun}: a version is above {_INT32_MAX}, the largest that can be stored"))
         return Deferred.fromCoroutine(self._publish(gun, tuple(updates), after))
 
-    async def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> None:
+    async def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> datetime:
         now = self._database.dialect.bind_time(self._database.now())
         try:
             try:
@@ -313,6 +314,7 @@ class SQLMetadataStore:
             # Not repeated: it may be on its way still.
             if not await self._database.read(_are_stored, gun, updates):
                 raise
+        return to_time(now)
 
     def delete(self, gun: Gun) -> Deferred[bool]:
         """See the port."""

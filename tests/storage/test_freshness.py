@@ -248,6 +248,20 @@ async def test_one_question_at_a_time_is_asked_for_all_who_wait(slow):
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_was_published_here_need_not_be_loaded(slow):
+    cache = CachedMetadataStore(slow, LARGE)
+    published = cache.publish(GUN, [Update(role, 2, f"{role} 2".encode()) for role in ROLES])
+    assert await settled(slow, published) == [["publish"]]
+    read = cache.current(GUN, ROLES)
+    assert await settled(slow, read) == [["identify"]]
+    assert read.result == await slow.store.current(GUN, ROLES)
+    assert await settled(slow, cache.delete(GUN)) == [["delete"]]
+    gone = cache.current(GUN, ROLES)
+    await settled(slow, gone)
+    assert gone.result == {}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_question_is_bounded(slow):
     cache = CachedMetadataStore(slow, LARGE)
     reads = [cache.by_version(GUN, TARGETS, version) for version in range(1, 3 * MOST_PLACES)]

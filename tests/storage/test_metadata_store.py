@@ -427,6 +427,15 @@ async def test_pages_of_the_changefeed(metadata_stores, gun, change_id, records,
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_publish_says_when_it_was_as_it_will_be_read(metadata_stores):
+    store = await metadata_stores()
+    for version in (1, 2):
+        modified = await store.publish(GUN, whole(version))
+        found = await store.current(GUN, [ROOT, TIMESTAMP])
+        assert {stored.modified for stored in found.values()} == {modified}
+
+
+@pytest_twisted.ensureDeferred
 async def test_which_files_there_are_is_told_without_reading_them(metadata_stores):
     store = await metadata_stores()
     await store.publish(GUN, whole(1))
@@ -513,7 +522,7 @@ async def test_a_database_does_what_memory_does(fresh_database, cached):
 
         @rule(gun=guns, updates=st.lists(updates, max_size=4), after=followed)
         def publish(self, gun, updates, after):
-            self.both(lambda store: store.publish(gun, updates, after))
+            self.both(lambda store: store.publish(gun, updates, after).addCallback(lambda _modified: None))
 
         @rule(gun=guns)
         def delete(self, gun):
