@@ -21,7 +21,7 @@ from notary.admin.walk import guns, inventory_of, summarise
 from notary.config import ServerConfig
 from notary.errors import InvalidMetadata, InvalidRow, NotFound
 from notary.storage import Inventory, StoredCollection
-from notary.tuf.model import BASE_ROLES
+from notary.tuf.model import BASE_ROLES, TIMESTAMP
 
 _PREFIX = click.option("--prefix", default="", help="Only collections whose names begin with this.")
 _GUN = click.option("--gun", default="", help="Only this collection.")
@@ -43,6 +43,8 @@ async def _chosen(
 
 _DELEGATIONS: Final = "delegations"
 _CERTIFICATES: Final = "certificates"
+_KINDS: Final = (*BASE_ROLES, _DELEGATIONS, _CERTIFICATES)
+_FOR_PEOPLE: Final = tuple(kind for kind in _KINDS if kind != TIMESTAMP)
 _Dated: TypeAlias = tuple[str, str, str, int | None, datetime]
 """A value of ``--role``; what expires, where it is, its version if it has one, and when (aware, UTC)."""
 
@@ -53,21 +55,22 @@ _Dated: TypeAlias = tuple[str, str, str, int | None, datetime]
     "--role",
     "roles",
     multiple=True,
-    type=click.Choice([*BASE_ROLES, _DELEGATIONS, _CERTIFICATES]),
-    help="Only these (may be given several times); by default all.",
+    type=click.Choice(_KINDS),
+    default=_FOR_PEOPLE,
+    help="Only these (may be given several times); by default all but timestamps.",
 )
 @_PREFIX
 async def expiring(session: Session, within: timedelta, roles: tuple[str, ...], prefix: str) -> int:
     """Tell what has expired or expires soon: current metadata, the certificates of root keys, and the daemon's own.
 
-    The exit status is 0 if nothing does, and 1 if something does. A server renews the timestamps it can sign, and
-    snapshots likewise, when somebody asks for them after they expired: for a nightly check name the other roles.
+    The exit status is 0 if nothing does, and 1 if something does. Timestamps are left out unless they are asked for:
+    they live for days, and a server renews them, and snapshots whose key it has, when somebody asks for them.
     """
     limit = session.now() + within
     some = False
     with session.out.table("What", "Where", "Version", "Expires", "") as add:
         async for kind, what, where, version, expires in _dated(session, prefix):
-            if expires <= limit and (not roles or kind in roles):
+            if expires <= limit and kind in roles:
                 some = True
                 record = {"what": what, "where": where, "version": version, "expires": expires}
                 add([what, where, version, expires, ago(expires, session.now())], record)

@@ -270,12 +270,15 @@ class Pairs:
         return side.measure(f"{key}-{connections}", lambda: wrk(url, connections, self.pace.seconds, script=script))
 
     def _crowded(self, side: Side) -> dict[str, float]:
-        """More clients than the database takes connections."""
-        self._allow_connections(DEFAULT_CONNECTIONS)
+        """More clients than the database takes connections; of a server of its own, since Go's may die of it."""
+        one = self._server(side.name, f"{side.name}-server-crowded", side.processes["signer"].port)
         try:
-            url = self._url(side) + self._places[side.name].paths["one"][0]
+            start(one)
+            self._allow_connections(DEFAULT_CONNECTIONS)
+            url = one.url + self._places[side.name].paths["one"][0]
             return {"crowded failures": 100 * wrk(url, 256, self.pace.seconds, forgiving=True)["failed"]}
         finally:
+            one.kill()
             self._allow_connections(CONNECTIONS)
 
     def _allow_connections(self, count: int) -> None:
