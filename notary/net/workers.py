@@ -239,7 +239,7 @@ class _Process(ProcessProtocol):
 
     def _notified(self, message: bytes) -> bytes:
         said = dict(line.partition("=")[::2] for line in message.decode().split("\n"))
-        if "READY" in said and not self.serves:
+        if "READY" in said and not self.ready.called:
             self.serves = True
             self.ready.callback(None)
         if "EXTEND_TIMEOUT_USEC" in said:
@@ -253,20 +253,20 @@ class _Process(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """It is no more."""
+        self.serves = False
         self.talk.connectionLost(reason)
         if self._log:
             self._owner.plan.options.log.relay(self._log)
-        if not self.serves:
+        if not self.ready.called:
             text = f"a worker ended before it served ({_how(reason)}); the line before says why"
             self.ready.errback(WorkerFailed(text))
-        self.serves = False
         self.ended.callback(None)
         self._owner.gone(self, _how(reason))
 
     def end(self) -> None:
         """Tell it to drain and end; kill it if it does not."""
         self.unwanted = True
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         killing = self._owner.reactor.callLater(self._owner.plan.drain + _END_SECONDS, self.kill)
 
         def spared(result: None) -> None:
@@ -278,15 +278,12 @@ class _Process(ProcessProtocol):
 
     def kill(self) -> None:
         """End it at once."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.transport.pid is not None:
-            self.transport.signalProcess(number)
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Pass a signal on."""
-        self._signal(number)
+        """Send a signal, if it still runs."""
+        if self.transport.pid is not None:
+            self.transport.signalProcess(number)
 
 
 def _how(reason: Failure) -> str:
@@ -434,6 +431,8 @@ class Workers(Service):
         self._totals.forget(process.figures)
         if process.unwanted or not self.running or not self._looking.running:
             return  # as it was told, or the start has failed
+        if self._is_there(process.number):
+            return  # it was to replace another one, which goes on; or the other way round
         self._failures = 0 if self.reactor.seconds() - process.since > _GOOD_SECONDS else self._failures
         self._failures += 1
         wait = _BACKOFF.delay(self._failures, random.random())  # noqa: S311 - jitter
@@ -445,15 +444,21 @@ class Workers(Service):
         )
         self._restarts[process.number] = self.reactor.callLater(wait, self._again, process.number)
 
+    def _is_there(self, number: int) -> bool:
+        """Whether there is a worker of this number, or will be one."""
+        return number in self._restarts or any(
+            process.number == number and not process.unwanted for process in self._processes
+        )
+
     def _again(self, number: int) -> None:
         self._restarts.pop(number, None)
         self._spawn(number).ready.addErrback(lambda failure: failure.trap(WorkerFailed) and None)
 
     def _look(self) -> None:
         """Ask every worker for its figures, in case it dies; one that does not answer is not well."""
-        there = {process.number for process in self._processes if not process.unwanted} | self._restarts.keys()
-        for number in {*range(1, self.count + 1)} - there:  # ended during the start
-            self._again(number)
+        for number in range(1, self.count + 1):
+            if not self._is_there(number):  # it ended during the start
+                self._again(number)
         for process in self._serving():
             process.talk.ask("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
                 process.counted, partial(self._silent, process)
@@ -461,7 +466,8 @@ class Workers(Service):
 
     def _silent(self, process: _Process, failure: Failure) -> None:
         failure.trap(Unanswered)
-        if process in self._processes and not process.unwanted:
+        if process.serves and not process.unwanted:
+            process.serves = False
             self._log.error(
                 "worker {number} has not answered for {seconds} s and is killed",
                 number=process.number,

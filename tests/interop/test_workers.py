@@ -227,6 +227,19 @@ async def test_a_worker_that_is_killed_comes_back(reactor: Any, world: World) ->
     assert all("by signal 9" in line["msg"] for line in ends)
 
 
+def test_a_worker_that_hangs_is_replaced(world: World) -> None:
+    """It is asked every five seconds, and may think for thirty."""
+    world.start()
+    victim = world.pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    until(lambda: gone(victim), "it is killed")
+    world.settle()
+    said = [line["msg"] for line in lines_of(world.server) if line["level"] == "error"]
+    assert len(said) == 2
+    assert "has not answered for 30" in said[0]
+    assert "by signal 9" in said[1]
+
+
 def test_a_bad_certificate_replaces_nobody(world: World) -> None:
     world.start()
     good, before = world.serial, world.pids()
@@ -251,6 +264,12 @@ def test_new_workers_that_do_not_start_leave_the_old_ones(world: World) -> None:
     assert line["level"] == "error"
     assert "a worker ended before it served" in line["msg"]
     assert world.pids() == before
+    assert metrics(world.debug["server"])["notary_server_worker_starts_total"] == WORKERS + 1
+    world.change("server", storage={"db_url": "notary.db"})
+    assert world.hang_up()["level"] == "info"
+    until(lambda: len(world.pids()) == WORKERS, "the old ones end")
+    assert not set(world.pids()) & set(before)
+    assert not [line for line in lines_of(world.server) if "another one starts" in line["msg"]]
     assert shown(world.server.port, world.tls.ca) == world.serial
 
 
