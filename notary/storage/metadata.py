@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
@@ -138,11 +138,14 @@ def _check_gun(gun: Gun, rows: Sequence[Row]) -> None:
             raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
 
 
-def _check_name(cursor: Cursor, gun: Gun) -> None:
-    # The exact name goes first: what a Go Notary wrote under another one since does not take it away.
-    exact = cursor.later("SELECT gun FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun))
-    alike = cursor.all("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
-    _check_gun(gun, exact or alike)
+def _has(cursor: Cursor, gun: Gun) -> bool:
+    row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
+    if row is None or row[0] == gun:
+        return row is not None
+    # What a Go Notary wrote under another name since does not take this one away.
+    if cursor.first("SELECT 1 FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
+        _check_gun(gun, [row])
+    return True
 
 
 def _publish(
@@ -280,11 +283,9 @@ class SQLMetadataStore:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
 
-    def check_name(self, gun: Gun) -> Deferred[None]:
+    def has(self, gun: Gun) -> Deferred[bool]:
         """See the port."""
-        if not self._database.dialect.lookalikes:
-            return succeed(None)
-        return self._database.read(_check_name, gun)
+        return self._database.read(_has, gun)
 
     def identify(
         self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
