@@ -18,7 +18,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,7 +37,7 @@ from notary.net.readiness import ALIVE
 from notary.server.auth import AccessController
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
-from notary.server.repository import InThread, Repository
+from notary.server.repository import SMALL, InThread, Repository
 from notary.storage import Change, Stored
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
@@ -321,7 +321,8 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        files = await self._in_thread(lambda: read_files(call.headers.get("content-type", ""), call.body))
+        run = execute if len(call.body) <= SMALL else self._in_thread
+        files = await run(lambda: read_files(call.headers.get("content-type", ""), call.body))
         timestamp = await self._repository.publish(gun, files)
         self._metrics.uploaded(ACCEPTED, len(call.body))
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)

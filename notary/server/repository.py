@@ -270,7 +270,7 @@ class Repository:
 
         Raises InvalidGun: nobody could publish with it.
         """
-        found = await self._store.current(gun, [ROOT])
+        found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
             root = Root.parse(publish.stored_envelope(ROOT, found[ROOT].data))
             for key in root.roles[role].keys.values():
@@ -278,13 +278,11 @@ class Repository:
                     return await self._signing.get_key(key.canonical_id)
                 except KeyNotFound:
                     continue
-        else:
-            await self._store.check_name(gun)
         return await self._signing.create_key(gun, role)
 
     async def rotate_key(self, gun: Gun, role: RoleName) -> PublicKey:
         """A pending key; the server signs with it from when a root that names it is published. Raises InvalidGun."""
-        await self._store.check_name(gun)
+        await self._store.has(gun)
         return await self._signing.create_key(gun, role)
 
     # -- the rest -----------------------------------------------------------------------------------------------------

@@ -96,8 +96,8 @@ class MetadataStore(Protocol):
         """The given version of ``role``. Raises NotFound."""
         ...
 
-    def check_name(self, gun: Gun) -> Deferred[None]:
-        """Raises InvalidGun if the backend cannot tell this name from that of an existing collection."""
+    def has(self, gun: Gun) -> Deferred[bool]:
+        """Whether there is such a collection. Raises InvalidGun if the backend takes another one for it."""
         ...
 
     def identify(
@@ -120,7 +120,7 @@ class MetadataStore(Protocol):
         what the updates were judged against is no longer there. The transaction that writes decides it.
 
         Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
-        comes twice: somebody else was first. InvalidGun as :meth:`check_name`, InvalidRole likewise for a role.
+        comes twice: somebody else was first. InvalidGun as :meth:`has`, InvalidRole likewise for a role.
         """
         ...
 

@@ -144,9 +144,9 @@ class CachedMetadataStore:
 
     # -- what is not cached -------------------------------------------------------------------------------------------
 
-    def check_name(self, gun: Gun) -> Deferred[None]:
+    def has(self, gun: Gun) -> Deferred[bool]:
         """See the port."""
-        return self._store.check_name(gun)
+        return self._store.has(gun)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port. Whoever publishes, or is told to look, comes back for what was just published."""

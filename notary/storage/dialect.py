@@ -64,6 +64,10 @@ class Dialect:
     once. ``bytewise`` is an expression that keeps apart all values of the column ``{0}``, if the column itself may not.
     ``member`` is how the subquery ``{0}`` with its own ORDER BY and LIMIT is written in a UNION ALL.
 
+    ``together`` says that the driver's cursors have ``execute_together``, which runs several statements in one message
+    to the database: the text of each, its values, and the list that takes its rows. What follows one that fails is not
+    run.
+
     ``connections`` bounds the pool, ``writers`` how many transactions of a store may write at once. ``begin_read`` are
     the statements that open a transaction that sees one moment, ``begin_write`` one in which each statement sees what
     is committed when it starts, and a row read with ``for_update`` stays as it is until the commit. ``lock`` and
@@ -88,6 +92,7 @@ class Dialect:
     exactly: str
     bytewise: str
     member: str
+    together: bool
     connections: int
     writers: int
     begin_read: Sequence[str]

@@ -108,7 +108,7 @@ def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, 
         "charset": "utf8mb4",
         "ssl_mode": "DISABLED",
         "local_infile": 0,
-        "multi_statements": False,
+        "multi_statements": True,
     }
     if not user:  # the client library would take the name of the operating system's user instead
         raise _wrong("its beginning", "expected the name of a user, as in user:password@tcp(host:port)/database")

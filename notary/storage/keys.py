@@ -89,7 +89,7 @@ def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
     kept = _pending(cursor, key.gun, key.role, key.algorithm)
     if kept is not None:
         return kept
-    cursor.run("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NOT NULL", key.key_id)
+    cursor.later("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NOT NULL", key.key_id)
     insert(
         cursor,
         "private_keys",

@@ -78,9 +78,9 @@ class MemoryMetadataStore:
     def _versions(self, gun: Gun, role: RoleName) -> Mapping[int, Stored]:
         return self._files.get(gun, {}).get(role, {})
 
-    def check_name(self, gun: Gun) -> Deferred[None]:  # noqa: ARG002  # the port's
+    def has(self, gun: Gun) -> Deferred[bool]:
         """See the port."""
-        return succeed(None)
+        return succeed(gun in self._files)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""

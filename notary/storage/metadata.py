@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
@@ -122,32 +122,36 @@ def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) 
     return found
 
 
-def lock(cursor: Cursor, gun: str) -> Row | None:
-    """Let nobody else write to this collection until the commit; its name as it is stored, None if there is none.
+def lock(cursor: Cursor, gun: str) -> Sequence[Row]:
+    """Let nobody else write to this collection from the next statement until the commit; its name as it is stored.
 
     The first row of a collection is one that publishing leaves alone. A collection without rows cannot be locked: those
     who publish it for the first time write the same version of its timestamp, and the unique key decides.
     """
     first = "SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL ORDER BY role, version LIMIT 1"
-    return cursor.first(f"{first} {cursor.dialect.for_update}", str(gun))
+    return cursor.later(f"{first} {cursor.dialect.for_update}", str(gun))
 
 
-def _check_gun(gun: Gun, row: Row | None) -> None:
-    if row is not None and row[0] != gun:
-        raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
+def _check_gun(gun: Gun, rows: Sequence[Row]) -> None:
+    for row in rows:
+        if row[0] != gun:
+            raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
 
 
-def _check_name(cursor: Cursor, gun: Gun) -> None:
-    # The exact name goes first: what a Go Notary wrote under another one since does not take it away.
-    if cursor.first("SELECT gun FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
-        row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
-        _check_gun(gun, row)
+def _has(cursor: Cursor, gun: Gun) -> bool:
+    row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
+    if row is None or row[0] == gun:
+        return row is not None
+    # What a Go Notary wrote under another name since does not take this one away.
+    if cursor.first("SELECT 1 FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
+        _check_gun(gun, [row])
+    return True
 
 
 def _publish(
     cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object, *, make_room: bool
 ) -> None:
-    _check_gun(gun, lock(cursor, gun))
+    locked = lock(cursor, gun)
     roles = list(dict.fromkeys([*(update.role for update in updates), *([] if after is None else [TIMESTAMP])]))
     # As the unique key sees them: a row that we would not read may stand in the way of one that we would write.
     newest = (
@@ -156,9 +160,9 @@ def _publish(
     )
     versions: dict[str, int] = {}
     timestamp = None
-    for row in _for_each_role(cursor, gun, roles, newest):
-        _, role, version, sha256 = row
-        _check_gun(gun, row)
+    found = _for_each_role(cursor, gun, roles, newest)
+    _check_gun(gun, [*locked, *found])
+    for _, role, version, sha256 in found:
         if role not in roles:
             raise InvalidRole(f"{gun}: the database cannot tell one of the roles from an existing one, {role}")
         versions[role] = to_version(version)
@@ -173,7 +177,7 @@ def _publish(
             raise OldVersion(f"{gun}: {update.role} version {stored} is stored, and {update.version} is not above it")
     if make_room:
         for update in updates:
-            cursor.run(
+            cursor.later(
                 "DELETE FROM tuf_files WHERE gun = ? AND role = ? AND version = ? AND deleted_at IS NOT NULL",
                 str(gun),
                 str(update.role),
@@ -279,11 +283,9 @@ class SQLMetadataStore:
             return fail(NotFound(f"{gun} has no version {version} of {role}"))
         return self._database.read(_by_version, gun, role, version)
 
-    def check_name(self, gun: Gun) -> Deferred[None]:
+    def has(self, gun: Gun) -> Deferred[bool]:
         """See the port."""
-        if not self._database.dialect.lookalikes:
-            return succeed(None)
-        return self._database.read(_check_name, gun)
+        return self._database.read(_has, gun)
 
     def identify(
         self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
@@ -38,8 +38,15 @@ Row = Sequence[Any]
 _ATTEMPTS: Final = 10
 """How often a transaction is begun that others undo."""
 
+_LATER_BYTES: Final = 1 << 16
+"""How much content statements may hold that wait for the next one."""
+
 _PAUSE: Final = 0.01
 """Seconds: the longest pause before the second attempt; it doubles each time, and chance shortens it."""
+
+
+_Statement: TypeAlias = tuple[str, Sequence[object], list[Row]]
+"""Its text and its values, and where its rows go."""
 
 
 class Reactor(Protocol):
@@ -82,24 +89,76 @@ class Cursor:
 
     def __init__(self, cursor: Any, dialect: Dialect) -> None:
         self._cursor = cursor
+        self._waiting: list[_Statement] = []
+        self._size = 0
+        self._turn: list[Row] | None = None
+        self.begun = False
+        """Whether any statement has been run."""
         self.dialect: Final = dialect
 
     def run(self, sql: str, *values: object) -> int:
         """Run a statement; the number of rows it changed."""
-        text, places = _translated(sql, self.dialect.placeholder, self.dialect.exactly)
-        given = values if places is None else [values[place] for place in places]
-        if given:
-            self._cursor.execute(text, given)
-        else:
-            self._cursor.execute(text)
-        count: int = self._cursor.rowcount
-        return count
+        self._put(sql, values)
+        return self.flush()
 
     def all(self, sql: str, *values: object) -> Sequence[Row]:
         """Run a query; every row."""
-        self.run(sql, *values)
-        rows: Sequence[Row] = self._cursor.fetchall()
+        rows = self._put(sql, values)
+        self.flush()
         return rows
+
+    def later(self, sql: str, *values: object) -> Sequence[Row]:
+        """Run a statement with the next one, or with the commit: what it raises is raised there, its rows come then.
+
+        So nobody waits for it alone where the database takes several statements at once. What is large goes now.
+        """
+        size = sum([len(value) for value in values if isinstance(value, (bytes, str))])
+        if self._size + size > _LATER_BYTES:
+            self.flush()
+        rows = self._put(sql, values)
+        self._size += size
+        if size > _LATER_BYTES:
+            self.flush()
+        return rows
+
+    def take_turn(self, name: str) -> None:
+        """Wait, with the next statement, until nobody else has the turn ``name``. Raises StorageFailed, there."""
+        if name and self.dialect.lock:
+            self._turn = self._put(self.dialect.lock, (name,))
+
+    def give_turn_back(self, name: str) -> None:
+        """As :meth:`later`."""
+        if name and self.dialect.unlock:
+            self._put(self.dialect.unlock, (name,))
+
+    def flush(self) -> int:
+        """Run what waits; the number of rows that the last of it changed."""
+        waiting, turn = self._waiting, self._turn
+        self._waiting, self._size, self._turn = [], 0, None
+        self.begun = self.begun or bool(waiting)
+        if self.dialect.together and len(waiting) > 1:
+            self._cursor.execute_together(waiting)
+        else:
+            for statement in waiting:
+                self._execute(*statement)
+        if turn is not None and not turn:
+            raise StorageFailed("others keep a lock in the database for too long: see what keeps it busy")
+        count: int = self._cursor.rowcount
+        return count
+
+    def _put(self, sql: str, values: Sequence[object]) -> list[Row]:
+        rows: list[Row] = []
+        text, places = _translated(sql, self.dialect.placeholder, self.dialect.exactly)
+        self._waiting.append((text, values if places is None else [values[place] for place in places], rows))
+        return rows
+
+    def _execute(self, text: str, values: Sequence[object], rows: list[Row]) -> None:
+        if values:
+            self._cursor.execute(text, values)
+        else:
+            self._cursor.execute(text)
+        if self._cursor.description is not None:
+            rows.extend(self._cursor.fetchall())
 
     def first(self, sql: str, *values: object) -> Row | None:
         """Run a query that gives one row or none."""
@@ -353,42 +412,46 @@ class Database:
 
     def _attempt(self, kind: _Kind, work: Callable[[Cursor], _T], connection: Any) -> _T:
         """Run a transaction once."""
-        cursor = connection.cursor()
+        driver = connection.cursor()
+        cursor = Cursor(driver, self.dialect)
         try:
             if not kind.begin:
-                return work(Cursor(cursor, self.dialect))
-            for statement in kind.begin:
-                cursor.execute(statement)
+                return work(cursor)
             try:
-                self._take_turn(cursor, kind.turn, self.dialect.lock)
-                result = work(Cursor(cursor, self.dialect))
+                for statement in kind.begin:
+                    cursor.later(statement)
+                cursor.take_turn(kind.turn)
+                result = work(cursor)
+                self._commit(cursor, kind.turn)
             except BaseException as error:
-                if not self._is_lost(error):
-                    connection.rollback()
+                if not isinstance(error, OutcomeUnknown) and not self._is_lost(error):
+                    self._undo(connection, Cursor(driver, self.dialect), kind.turn)
                 raise
-            self._commit(connection)
             return result
         finally:
-            with suppress(self._driver.Error):  # the connection was lost, and the turn with it
-                self._take_turn(cursor, kind.turn, self.dialect.unlock)
-                cursor.close()
+            with suppress(self._driver.Error):  # the connection was lost
+                driver.close()
 
-    def _take_turn(self, cursor: Any, turn: str, statement: str) -> None:
-        """Take a turn, or give it back."""
-        if turn and statement and not Cursor(cursor, self.dialect).first(statement, turn):
-            raise StorageFailed("others keep a lock in the database for too long: see what keeps it busy")
-
-    def _commit(self, connection: Any) -> None:
+    def _commit(self, cursor: Cursor, turn: str) -> None:
+        if not (cursor.begun and self.dialect.together):
+            cursor.flush()  # if the connection is lost here, nothing has been committed
+        cursor.later("COMMIT")
+        cursor.give_turn_back(turn)
         try:
-            connection.commit()
+            cursor.flush()
         except self._driver.Error as error:
             if self._is_lost(error):
                 raise OutcomeUnknown(
                     "the connection was lost during a commit, which may be done or not: look, or try again. "
                     f"{self.dialect.explain(error)}"
                 ) from error
-            connection.rollback()
             raise
+
+    def _undo(self, connection: Any, cursor: Cursor, turn: str) -> None:
+        connection.rollback()
+        with suppress(self._driver.Error):  # the connection was lost, and the turn with it
+            cursor.give_turn_back(turn)
+            cursor.flush()
 
     def _is_lost(self, error: BaseException) -> bool:
         return isinstance(error, self._driver.Error) and self.dialect.trouble(error) is Trouble.LOST
@@ -400,10 +463,10 @@ def _close_all(connections: dict[object, Any]) -> None:
 
 
 def insert(cursor: Cursor, table: str, *rows: Mapping[str, object]) -> None:
-    """Insert rows of the same columns; table and columns are always written out in our own modules."""
+    """Insert rows of the same columns, :meth:`Cursor.later`; table and columns always stand in our own modules."""
     marks = f"({', '.join('?' * len(rows[0]))})"
     values = [value for row in rows for value in row.values()]
-    cursor.run(
+    cursor.later(
         f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES {', '.join([marks] * len(rows))}",  # noqa: S608
         *values,
     )

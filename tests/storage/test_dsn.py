@@ -20,7 +20,7 @@ ROOTS = "/the/roots.pem"
 MYSQL_ALWAYS = {
     "charset": "utf8mb4",
     "local_infile": 0,
-    "multi_statements": False,
+    "multi_statements": True,
     "password": "",
     "ssl_mode": "DISABLED",
 }

@@ -115,6 +115,7 @@ MYSQL = Dialect(
     exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
     bytewise="CAST({0} AS BINARY)",
     member="({0})",
+    together=True,
     connections=10_000,
     writers=10_000,
     # READ COMMITTED, the session's level, would give each statement a moment of its own.

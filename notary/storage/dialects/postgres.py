@@ -110,6 +110,7 @@ POSTGRES = Dialect(
     exactly="{0} = %s",
     bytewise="{0}",
     member="({0})",
+    together=False,
     connections=10_000,
     writers=10_000,
     begin_read=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),

@@ -125,6 +125,7 @@ SQLITE3 = Dialect(
     exactly="{0} = ?",
     bytewise="{0}",
     member="SELECT * FROM ({0})",
+    together=False,
     connections=4,
     writers=1,  # SQLite has one at a time; waiting in our own line is fair and keeps the threads free for readers
     begin_read=("BEGIN",),

@@ -5,6 +5,7 @@ The server ends the connection in the middle of such a statement, which nobody c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from MySQLdb import Error, OperationalError, apilevel, threadsafety
@@ -19,7 +20,20 @@ _TOO_LARGE = 1153
 
 
 class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
-    """Knows how much the server takes at once."""
+    """Knows how much the server takes at once, and runs several statements at once."""
+
+    def execute_together(self, statements: Sequence[tuple[str, Sequence[object], list[Any]]]) -> None:
+        """Run statements in one message to the server: the text of each, its values, and where its rows go.
+
+        Values are written into the text as for a single one, so none of them can end its statement.
+        """
+        self._discard()
+        self._query(b";".join([self._mogrify(sql, values or None) for sql, values, _ in statements]))
+        for number, (_, _, rows) in enumerate(statements):
+            if number:
+                self.nextset()
+            if self.description is not None:
+                rows.extend(self.fetchall())
 
     def _query(self, q: bytes) -> int:
         if len(q) >= self.connection.max_allowed_packet:
