@@ -164,11 +164,13 @@ class Plan:
     """What a valid upload leads to.
 
     ``updates`` are stored as they are. If ``snapshot`` is not None it must be signed and stored too. ``timestamp``
-    gives the last draft, once the snapshot is complete.
+    gives the last draft, once the snapshot is complete. ``sound`` is the root, as a file, that counts from then on if
+    :func:`stored_root` will find nothing wrong with it.
     """
 
     updates: tuple[Update, ...]
     snapshot: Draft | None
+    sound: bytes | None
     _root: Root
     _timestamp_version: int
     _now: datetime
@@ -203,9 +205,16 @@ def _role(name: str) -> RoleName:
     return RoleName(name)
 
 
-def judge(gun: Gun, current: Mapping[RoleName, Held], files: Sequence[tuple[str, bytes]], now: datetime) -> Plan:
+def judge(
+    gun: Gun,
+    current: Mapping[RoleName, Held],
+    files: Sequence[tuple[str, bytes]],
+    now: datetime,
+    *,
+    sound: bool = False,
+) -> Plan:
     """:func:`read`, then :func:`validate`; ``current`` has what is needed for the roles that :func:`named` finds."""
-    return validate(gun, current, read(files), now)
+    return validate(gun, current, read(files), now, sound=sound)
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
@@ -220,15 +229,18 @@ def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
     return frozenset(wanted)
 
 
-def validate(gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime) -> Plan:
+def validate(
+    gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime, *, sound: bool = False
+) -> Plan:
     """Judge ``uploads`` against ``current``, the newest stored version of each role that :func:`needed` names.
 
     Of two files for one role the later counts. An uploaded timestamp is ignored. A version that is already stored is
-    not refused here: the store does that, in the transaction that writes. ``now`` is aware.
+    not refused here: the store does that, in the transaction that writes. ``now`` is aware. If the very bytes of the
+    stored root were :attr:`Plan.sound` before, ``sound`` saves verifying them again.
 
     Raises InvalidUpdate; InvalidMetadata if the stored root or snapshot cannot be used (see the module's rules).
     """
-    return _Validation(gun, current, {upload.role: upload for upload in uploads}, now).run()
+    return _Validation(gun, current, {upload.role: upload for upload in uploads}, now, sound=sound).run()
 
 
 def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, bytes], now: datetime) -> Draft:
@@ -285,12 +297,19 @@ class _Validation:
     """One run of :func:`validate`: the steps, and what each leaves behind for the next ones."""
 
     def __init__(
-        self, gun: Gun, current: Mapping[RoleName, Held], uploads: Mapping[RoleName, Upload], now: datetime
+        self,
+        gun: Gun,
+        current: Mapping[RoleName, Held],
+        uploads: Mapping[RoleName, Upload],
+        now: datetime,
+        *,
+        sound: bool,
     ) -> None:
         self._gun = gun
         self._current = current
         self._uploads = {role: upload for role, upload in uploads.items() if role != TIMESTAMP}
         self._now = now
+        self._sound = sound
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
 
@@ -315,13 +334,19 @@ class _Validation:
             if role in self._uploads
         )
         timestamp = self._current.get(TIMESTAMP)
-        return Plan(updates, draft, root, 0 if timestamp is None else timestamp.version, self._now)
+        sound = self._loaded[ROOT] if self._sound else None
+        return Plan(updates, draft, sound, root, 0 if timestamp is None else timestamp.version, self._now)
 
     # -- root ---------------------------------------------------------------------------------------------------------
 
     def _establish_root(self) -> Root:
         held = self._current.get(ROOT)
-        stored = None if held is None else stored_root(self._gun, held.data)
+        if held is None:
+            stored = None
+        elif self._sound:
+            stored = Root.parse(stored_envelope(ROOT, held.data))
+        else:
+            stored = stored_root(self._gun, held.data)
         upload = self._uploads.get(ROOT)
         if upload is not None:
             with _blame(Fault.ROOT, ROOT):
@@ -331,6 +356,7 @@ class _Validation:
         if held is None or stored is None:
             raise InvalidUpdate(Fault.VALIDATION, "this collection has no root yet, and the upload holds none")
         self._loaded[ROOT] = held.data
+        self._sound = True
         return stored
 
     def _accept_root(self, stored: Root | None, upload: Upload) -> Root:
@@ -346,6 +372,7 @@ class _Validation:
             require_succession(self._gun, stored, upload.envelope)
         require_signatures(ROOT, upload.envelope, own, "its own certificates")
         self._require_unexpired(ROOT, root.expires)
+        self._sound = own == certified_keys(root, self._gun, None)  # whose expiry does not count any more
         return root
 
     # -- targets and delegations --------------------------------------------------------------------------------------
