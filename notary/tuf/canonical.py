@@ -34,6 +34,7 @@ MAX_COMMAS: Final = 500_000
 
 _DIGITS: Final = len(str(MAX_INTEGER))
 _SHOWN: Final = 64
+_FRACTION = re.compile(r"\.[0-9]+(?:[]},]|$)")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r'\\(?:(["\\])|u00([0-9a-f]{2})|([bfnrt]))')
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -52,7 +53,7 @@ def parse(data: bytes) -> Json:
     infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, more
     structure than MAX_CONTAINERS and MAX_COMMAS, and anything after the value.
     """
-    _limit_structure(data)
+    containers = _limit_structure(data)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -65,9 +66,10 @@ def parse(data: bytes) -> Json:
         raise MalformedJSON(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise MalformedJSON(f"nested more than {MAX_DEPTH} deep") from None
-    for depth, _ in enumerate(_levels(value), start=1):
-        if depth > MAX_DEPTH:
-            raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
+    if containers > MAX_DEPTH:  # most documents have fewer than that in all
+        for depth, _ in enumerate(_levels(value), start=1):
+            if depth > MAX_DEPTH:
+                raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
     # Half a surrogate pair can only come from an escape; most input has none such and is not searched.
     if _SURROGATE.search(text):
         try:
@@ -84,7 +86,9 @@ def dumps(value: Json) -> bytes:
     strings that are not text (half a surrogate pair): those have no canonical form.
     """
     text = _encode(value)
-    if any(isinstance(item, float) for level in _levels([value]) for container in level for item in _items(container)):
+    if _may_hold_floats(text) and any(
+        isinstance(item, float) for level in _levels([value]) for container in level for item in _items(container)
+    ):
         text = _encode(_FLOATLESS.decode(text))
     if "\\" in text:
         text = _ESCAPE.sub(_unescape, text)
@@ -194,18 +198,25 @@ class Members:
         return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
 
 
-def _limit_structure(data: bytes) -> None:
+def _limit_structure(data: bytes) -> int:
     # Decoding a document, and sorting its members to encode it, holds the interpreter for as long as its structure is
     # large, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are counted too,
     # since telling them apart would cost what this saves.
-    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+    containers = data.count(b"[") + data.count(b"{")
+    if containers > MAX_CONTAINERS:
         raise MalformedJSON(f"too much structure: at most {MAX_CONTAINERS} characters may be '[' or '{{'")
     if data.count(b",") > MAX_COMMAS:
         raise MalformedJSON(f"too much structure: at most {MAX_COMMAS} characters may be ','")
+    return containers
 
 
 def _encode(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
+
+
+def _may_hold_floats(text: str) -> bool:
+    """Whether there is anything in an encoded value that looks as Python writes floats; strings can do so too."""
+    return any(part in text for part in ("e+", "e-", "NaN", "Infinity")) or _FRACTION.search(text) is not None
 
 
 def _unescape(found: re.Match[str]) -> str:

@@ -217,7 +217,7 @@ def _identity(
         return None
     try:
         check(loaded, signature.sig, message)
-        return _pkix(loaded) if key.key_type != "ed25519" else key.public
+        return key.public if loader in _EXACT else _pkix(loaded)
     except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
         return None
 
@@ -271,6 +271,9 @@ def _pkcs1v15(key: _Key, sig: bytes, message: _Message) -> None:
 def _eddsa(key: _Key, sig: bytes, message: _Message) -> None:
     key.verify(message.data, sig)
 
+
+_EXACT: Final[frozenset[_Loader]] = frozenset({_der, nacl.signing.VerifyKey})
+"""Loaders that take one spelling of a key only: its bytes tell it from all others."""
 
 _ALGORITHMS: Final[Mapping[tuple[str, str], tuple[_Loader, _Check]]] = MappingProxyType(
     {
