@@ -1,6 +1,6 @@
-"""What a read costs, in calls: timings say too little on a shared machine, calls are the same everywhere.
+"""What a read and a publish cost, in calls: timings say too little on a shared machine, calls are the same everywhere.
 
-A bound that is exceeded means that every read has become slower. If that is meant, renew the bounds: run
+A bound that is exceeded means that each of them has become slower. If that is meant, renew the bounds: run
 ``pytest tests/server/test_cost.py``, and set each to what its failure says, plus the tenth that versions of Python and
 Twisted may differ by. If a bound is far above the count, lower it likewise: it guards nothing then.
 """
@@ -14,8 +14,9 @@ import pytest
 import pytest_twisted
 
 from notary.storage.cache import CachedMetadataStore
-from tests.support.api import TUF, new_store, published
-from tests.support.inmemory import Server
+from notary.tuf import publish
+from tests.support.api import GUN, TUF, new_author, new_store, published
+from tests.support.inmemory import Server, multipart
 from tests.support.rawhttp import Transport
 
 FIELDS = b"Host: notary.example\r\nUser-Agent: x\r\nAccept-Encoding: gzip\r\n\r\n"
@@ -67,3 +68,58 @@ async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, 
     transport.loseConnection()
     assert counted <= bound, f"{counted} calls, where {bound} were enough"
     assert counted > bound * 0.7, f"{counted} calls: lower the bound of {bound}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_publish_costs_no_more_calls_than_it_did():
+    server = Server(CachedMetadataStore(new_store(), 1 << 20))
+    server.api._tells = lambda: False
+    server.site._on_finish = server.api.finished
+    author = await new_author(server, snapshot="client")
+    counted = {}
+    for name in ("first", "second", "third", "with a new root"):
+        author.add(name, b"content")
+        files = author.first() if name == "first" else author.publish(*(["root"] if "root" in name else []), "targets")
+        content_type, body = multipart(files)
+        head = f"POST {TUF} HTTP/1.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n".encode()
+        transport = Transport()
+        transport.protocol = protocol = server.site.buildProtocol(None)
+        protocol.makeConnection(transport)
+        request = head + FIELDS + body
+        counted[name] = calls(lambda: protocol.dataReceived(request))  # noqa: B023  # it is called at once
+        assert transport.value().startswith(b"HTTP/1.1 200"), transport.value()
+        transport.loseConnection()
+    bounds = {"first": 2800, "second": 2360, "third": 2410, "with a new root": 3640}
+    for name, bound in bounds.items():
+        assert counted[name] <= bound, f"{name}: {counted[name]} calls, where {bound} were enough"
+        assert counted[name] > bound * 0.7, f"{name}: {counted[name]} calls: lower the bound of {bound}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stored_root_is_verified_once(monkeypatch):
+    verified = []
+
+    def stored_root(gun, data):
+        verified.append(data)
+        return real(gun, data)
+
+    real = publish.stored_root
+    monkeypatch.setattr(publish, "stored_root", stored_root)
+    store = new_store()
+    ours = Server(store)
+    author = await published(ours)
+
+    async def verified_for(server, *roles) -> list[bytes]:
+        verified.clear()
+        author.add("another", b"content")
+        answer = await server.upload(GUN, author.publish(*roles))
+        assert answer.status == 200, answer
+        return verified[:]
+
+    root = author.stored["root"]
+    assert await verified_for(ours, "targets") == []  # it came in here
+    other = Server(store, signing=ours.signing)
+    assert await verified_for(other, "targets") == [root]
+    assert await verified_for(other, "targets") == []
+    assert await verified_for(other, "root", "targets") == []
+    assert await verified_for(ours, "targets") == [author.stored["root"]]  # a new one, from another instance

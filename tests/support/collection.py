@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from notary.errors import InvalidUpdate, MalformedJSON, OldVersion
+import pytest
+
+from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, OldVersion
 from notary.tuf import publish
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName, Signature
 from tests.support.author import Author, Key, file_meta, make_key
@@ -33,6 +37,7 @@ class Collection:
         self.timestamp_key = make_key("ed25519")
         self.keys = {key.key_id: key for key in (self.snapshot_key, self.timestamp_key)}
         self.current: dict[RoleName, Held] = {}
+        self.sound: set[bytes] = set()
 
     def author(self, snapshot: str = "server") -> Author:
         """A publisher of this collection; ``snapshot`` says who holds the snapshot key."""
@@ -44,7 +49,25 @@ class Collection:
         uploads = [publish.Upload(RoleName(role), data) for role, data in pairs]
         wanted = publish.needed([upload.role for upload in uploads])
         current = {role: self.current[role] for role in wanted if role in self.current}
-        return publish.validate(Gun(GUN), current, uploads, self.now)
+        plan = self._same(partial(publish.validate, Gun(GUN), current, uploads, self.now))
+        if plan.sound is not None:
+            publish.stored_root(Gun(GUN), plan.sound)
+            self.sound.add(plan.sound)
+        return plan
+
+    def _same(self, validate: Callable[..., publish.Plan]) -> publish.Plan:
+        """What ``validate`` says, whether or not it is told that the stored root is sound, if that is known."""
+        known = ROOT in self.current and self.current[ROOT].data in self.sound
+        try:
+            plan = validate(sound=False)
+        except (InvalidUpdate, InvalidMetadata) as error:
+            if known:
+                with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
+                    validate(sound=True)
+            raise
+        if known:
+            assert validate(sound=True) == plan
+        return plan
 
     def publish(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
         """What a server does with an upload; the files that it wrote."""

@@ -328,6 +328,19 @@ def test_expired_certificate_cannot_vouch_for_its_own_new_root(aged: tuple[Colle
     assert caught.value.fault == Fault.ROOT
 
 
+def test_a_root_is_sound_once_it_is_certain_to_be_found_so_for_ever() -> None:
+    collection = Collection()
+    author = collection.author()
+    expired = make_root_key(GUN, begins=NOW - timedelta(9), ends=NOW - timedelta(1))
+    author.roles["root"] = Role([make_root_key(GUN), expired])
+    files = author.first()
+    assert collection.validate(files).sound is None  # its expired certificate counts when the root is a stored one
+    collection.publish(files)
+    assert collection.validate(author.publish("targets")).sound == files["root"]
+    author.rotate("root", make_root_key(GUN))
+    assert collection.validate(newer := author.publish("root")).sound == newer["root"]
+
+
 # -- what is stored can be bad, too -----------------------------------------------------------------------------------
 
 

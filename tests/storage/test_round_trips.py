@@ -1,0 +1,108 @@
+"""How often a publish, and the making of a key, wait for MariaDB: messages to it, and how many statements each has.
+
+What follows one another in one message costs one wait and one turn of a thread. A list that has grown means that every
+publish has become slower: if that is meant, change the list. The stores run as in the daemons, on a real server.
+"""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from notary.signer.keyring import Keyring
+from notary.storage.cache import CachedMetadataStore
+from notary.storage.dialect import Pool
+from notary.storage.drivers import mysql
+from notary.storage.sql import open_key_store, open_metadata_store
+from tests.support.api import TUF, new_author
+from tests.support.inmemory import NOW, Server
+from tests.support.migrated import migrated_database
+
+ONE = Pool(connections=1)
+"""A new connection would be told how to behave."""
+LOOK = [1]
+"""One statement by itself."""
+WRITE = [3, 3]
+"""BEGIN, lock, look; two INSERTs and COMMIT."""
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of statements in each message to MariaDB, in their order."""
+    messages: list[int] = []
+    together, query = mysql._Cursor.execute_together, mysql._Cursor._query
+
+    def execute_together(cursor, statements):
+        cursor.at_once = len(statements)
+        together(cursor, statements)
+
+    def send(cursor, text: bytes) -> int:
+        messages.append(vars(cursor).pop("at_once", 1))
+        return query(cursor, text)
+
+    monkeypatch.setattr(mysql._Cursor, "execute_together", execute_together)
+    monkeypatch.setattr(mysql._Cursor, "_query", send)
+    return messages
+
+
+@pytest.fixture
+def server_url(mariadb) -> str:
+    return migrated_database(mariadb, "server")[1]
+
+
+@pytest.fixture
+def signer_url(mariadb) -> str:
+    return migrated_database(mariadb, "signer")[1]
+
+
+def since(sent: list[int]) -> list[int]:
+    """What was sent since the last call."""
+    new = sent[:]
+    sent.clear()
+    return new
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
+    store = await open_metadata_store("mysql", server_url, reactor, ONE)
+    try:
+        server = Server(CachedMetadataStore(store, 1 << 20))
+        since(sent)
+        author = await new_author(server)  # asks for two keys
+        assert since(sent) == LOOK * 2
+        author.add("v1", b"content")
+        for files in (author.first(), None, None):
+            if files is None:
+                author.add("more", b"content")
+                files = author.publish("targets")
+            assert (await server.upload(author.gun, files)).status == 200
+            assert since(sent) == [*LOOK, *WRITE]
+        # Another instance has nothing in memory: it looks which files there are, then reads them.
+        other = Server(CachedMetadataStore(store, 1 << 20), signing=server.signing)
+        author.add("yet more", b"content")
+        assert (await other.upload(author.gun, author.publish("targets"))).status == 200
+        assert since(sent) == [*LOOK, *LOOK, *WRITE]
+        assert (await server.get(f"{TUF}timestamp.json")).status == 200
+    finally:
+        await store.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_waits_for_the_database_three_times_when_it_is_made_and_when_it_is_first_used(signer_url, sent):
+    store = await open_key_store("mysql", signer_url, reactor, ONE)
+    try:
+        keyring = Keyring(store, {"alias": "a passphrase"}.get, "alias", deferToThread, lambda: NOW)
+        since(sent)
+        key = await keyring.create("example.com/a", "timestamp", "ecdsa")
+        # Is one pending? BEGIN, take the turn, is one pending now? Make room, INSERT, COMMIT, give the turn back.
+        assert since(sent) == [1, 3, 4]
+        assert await keyring.create("example.com/a", "timestamp", "ecdsa") == key
+        assert since(sent) == [1]
+        await keyring.sign(key.key_id, b"message")
+        assert since(sent) == [2, 1, 2]  # BEGIN and look; DELETE, if it is still so; INSERT and COMMIT
+        await keyring.sign(key.key_id, b"message")
+        assert since(sent) == []
+    finally:
+        await store.close()
