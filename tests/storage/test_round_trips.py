@@ -72,11 +72,9 @@ async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
         since(sent)
         author = await new_author(server)  # asks for two keys
         assert since(sent) == LOOK * 2
-        author.add("v1", b"content")
-        for files in (author.first(), None, None):
-            if files is None:
-                author.add("more", b"content")
-                files = author.publish("targets")
+        for version in (1, 2, 3):
+            author.add(f"v{version}", b"content")
+            files = author.first() if version == 1 else author.publish("targets")
             assert (await server.upload(author.gun, files)).status == 200
             assert since(sent) == [*LOOK, *WRITE]
         # Another instance has nothing in memory: it looks which files there are, then reads them.
