@@ -17,14 +17,14 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 from twisted.enterprise import adbapi
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
@@ -198,6 +198,29 @@ class _Connection(adbapi.Connection):
         self._connection = None
 
 
+@dataclass(slots=True)
+class _Line:
+    """Those who wait for a connection, by number, in the order in which they came; ``free`` of them may have one."""
+
+    free: int
+    waiting: dict[int, _Task] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Task:
+    """Work for a connection, and who waits for it; the last three are of one that has to wait for its turn.
+
+    ``asked`` is when it was asked for, in seconds; ``patience`` ends when it has waited for too long.
+    """
+
+    job: Callable[[_Connection], Any]
+    line: _Line
+    waiter: Deferred[Any]
+    number: int = 0
+    asked: float = 0.0
+    patience: IDelayedCall | None = None
+
+
 class Database:
     """A pool of connections to one database, from :func:`open_database` to :meth:`close`.
 
@@ -226,8 +249,10 @@ class Database:
             cp_openfun=self._prepare,
         )
         self._pool.connectionFactory = _Connection
-        self._connections = DeferredSemaphore(connections)
-        self._writers = DeferredSemaphore(dialect.writers)
+        self._free = connections
+        self._readers = _Line(connections)
+        self._writers = _Line(min(dialect.writers, connections))
+        self._numbers = itertools.count()
         self._usage = pool.usage or Usage()
         self._usage.size = connections
         self._under_way = 0
@@ -262,8 +287,9 @@ class Database:
     def _transact(
         self, kind: _Kind, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
-        lines = [self._writers, self._connections] if kind.writes else [self._connections]
-        return self._run(lines, partial(self._attempts, kind, lambda cursor: work(cursor, *args, **kwargs)))
+        return self._run(
+            partial(self._attempts, kind, lambda cursor: work(cursor, *args, **kwargs)), writes=kind.writes
+        )
 
     def on_connection(
         self, work: Callable[Concatenate[Any, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -279,7 +305,7 @@ class Database:
                 raise
             return result
 
-        return self._run([self._connections], job)
+        return self._run(job, writes=False)
 
     def close(self) -> Deferred[None]:
         """Wait for the work that is under way, then end connections and threads. May be called again."""
@@ -308,76 +334,102 @@ class Database:
             self._pool.close()
             return result
 
-        return done.addBoth(stop).addErrback(self._translate)
+        def translate(failure: Failure) -> None:
+            raise self._translated(cast("BaseException", failure.value))
+
+        return done.addBoth(stop).addErrback(translate)
 
     # -- in the reactor's thread --------------------------------------------------------------------------------------
 
-    def _run(self, lines: Sequence[DeferredSemaphore], job: Callable[[_Connection], _T]) -> Deferred[_T]:
-        """Wait for a turn in each line, run ``job``, translate the driver's errors; never cancelled half-way."""
-        if self._ending is not None:
-            return fail(StorageFailed("the store is closed"))
+    def _run(self, job: Callable[[_Connection], _T], *, writes: bool) -> Deferred[_T]:
+        """Run ``job`` with a connection, when there is one; never cancelled half-way.
+
+        A read that nobody has to wait for costs little more than its thread does: no Deferred but the caller's, no
+        timer, no line.
+        """
         waiter: Deferred[_T] = Deferred()
+        if self._ending is not None:
+            waiter.errback(StorageFailed("the store is closed"))
+            return waiter
         self._under_way += 1
-        usage, asked = self._usage, self._reactor.seconds()
-        usage.waiting += 1
-        at_once, begun = True, False
-
-        def begin() -> Deferred[_T]:
-            nonlocal begun
-            begun = True
-            usage.waiting -= 1
-            usage.used += 1
-            if not at_once:
-                usage.waits += 1
-                usage.wait_seconds += self._reactor.seconds() - asked
-            return cast("Deferred[_T]", self._pool.runWithConnection(job))
-
-        def done(result: _T | Failure) -> _T | Failure:
-            if begun:
-                usage.used -= 1
-            else:
-                usage.waiting -= 1
-            self._under_way -= 1
-            self._end_if_idle()
-            return result
-
-        self._take_turns(lines, begin).addErrback(self._translate).addBoth(done).addCallbacks(
-            waiter.callback, waiter.errback
-        )
-        at_once = False
+        line = self._writers if writes else self._readers
+        task = _Task(job, line, waiter)
+        if self._free and line.free:
+            self._begin(task)
+        else:
+            reactor = cast("IReactorTime", self._reactor)
+            task.asked = self._reactor.seconds()
+            task.patience = reactor.callLater(self._settings.query_timeout, self._give_up, task)
+            task.number = next(self._numbers)
+            line.waiting[task.number] = task
+            self._usage.waiting += 1
         return waiter
 
-    def _take_turns(self, lines: Sequence[DeferredSemaphore], begin: Callable[[], Deferred[_T]]) -> Deferred[_T]:
-        if not lines:
-            return begin()
-        line, *others = lines
+    def _begin(self, task: _Task) -> None:
+        self._free -= 1
+        task.line.free -= 1
+        self._usage.used += 1
+        self._pool.threadpool.callInThread(self._work, task)
 
-        def go(_: object) -> Deferred[_T]:
-            def leave(result: _T | Failure) -> _T | Failure:
-                line.release()
-                return result
+    def _ended(self, task: _Task, result: object) -> None:
+        """A task is done; ``result`` is a Failure if it is not."""
+        self._free += 1
+        task.line.free += 1
+        self._usage.used -= 1
+        if self._usage.waiting:
+            self._begin_next()
+        self._leave(task, result)
 
-            return self._take_turns(others, begin).addBoth(leave)
+    def _begin_next(self) -> None:
+        """Begin what has waited longest of what can begin."""
+        ready = [line for line in (self._readers, self._writers) if line.free and line.waiting]
+        if not ready:
+            return
+        number = min(next(iter(line.waiting)) for line in ready)
+        task = next(line.waiting[number] for line in ready if number in line.waiting)
+        self._stop_waiting(task)
+        self._usage.waits += 1
+        self._usage.wait_seconds += self._reactor.seconds() - task.asked
+        self._begin(task)
 
-        turn: Deferred[Any] = line.acquire()
-        if not turn.called:
-            reactor = cast("IReactorTime", self._reactor)
-            turn.addTimeout(self._settings.query_timeout, reactor, self._no_turn)
-        return turn.addCallback(go)
+    def _stop_waiting(self, task: _Task) -> None:
+        del task.line.waiting[task.number]
+        self._usage.waiting -= 1
+        if task.patience is not None and task.patience.active():
+            task.patience.cancel()
 
-    def _no_turn(self, _: object, seconds: float) -> None:
-        raise StorageFailed(
-            f"no connection to the database has become free for {seconds:g} seconds: see what keeps the database busy, "
-            "or raise storage.connections"
+    def _give_up(self, task: _Task) -> None:
+        self._stop_waiting(task)
+        error = StorageFailed(
+            f"no connection to the database has become free for {self._settings.query_timeout:g} seconds: see what "
+            "keeps the database busy, or raise storage.connections"
         )
+        self._leave(task, Failure(error))
 
-    def _translate(self, failure: Failure) -> None:
-        failure.trap(self._driver.Error)
-        error = cast("Exception", failure.value)
+    def _leave(self, task: _Task, result: object) -> None:
+        self._under_way -= 1
+        if self._ending is not None:
+            self._end_if_idle()
+        task.waiter.callback(result)  # of a failure, Twisted makes an errback
+
+    def _translated(self, error: BaseException) -> BaseException:
+        """What an error of the driver comes to; any other error as it is."""
+        if not isinstance(error, self._driver.Error):
+            return error
         kinds = {Trouble.DUPLICATE: Duplicate, Trouble.LOST: StorageUnreachable}
-        raise kinds.get(self.dialect.trouble(error), StorageFailed)(self.dialect.explain(error)) from error
+        known = kinds.get(self.dialect.trouble(error), StorageFailed)(self.dialect.explain(error))
+        known.__cause__ = error
+        return known
 
     # -- in a thread of the pool --------------------------------------------------------------------------------------
+
+    def _work(self, task: _Task) -> None:
+        """Do ``task``, and have its result told."""
+        try:
+            result = task.job(_Connection(self._pool))
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the caller's
+            result = Failure(self._translated(error))
+        self._reactor.callFromThread(self._ended, task, result)
 
     def _prepare(self, connection: Any) -> None:
         try:
