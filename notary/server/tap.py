@@ -98,7 +98,8 @@ class Server(Assembly):
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
         self._reloader = self.watch(self._parts(config))
         if storage.backend != "memory" and config.caching.memory_bytes:
-            store = CachedMetadataStore(store, config.caching.memory_bytes)
+            store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
+            self.at_end(store.close)
         self._log.info("Starting Server")
         self.at_end(self._signing.close)
         checks = {DATABASE: store.check, SIGNER: self._signing.check}

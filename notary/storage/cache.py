@@ -5,7 +5,8 @@ file (its version and its checksum) stands where the request looks. So nothing o
 request came is ever answered, whoever wrote or deleted it, by whichever instance (docs/adr/0010-fresh-reads.md).
 
 What makes it cheap: that question is a look at an index, without the file, and there is never more than one under way.
-Whoever comes meanwhile waits for the next one, which asks for all of them at once.
+Whoever comes meanwhile waits for the next one, which asks for all of them at once; and where many come, the next one
+waits a moment for those who were just answered, because they come again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from notary.errors import NotFound
@@ -36,17 +38,23 @@ _LARGEST: Final = 4
 _HASHED: Final = 1 << 18
 """Bytes: a file that is published and larger is kept when it is first read, and hashed by a thread of the store."""
 
+_MANY: Final = 4
+"""How many must be likely to share a question that waits for them."""
+
+_PAUSE: Final = 0.002
+"""Seconds that a question waits for them at the most."""
+
 _Name: TypeAlias = tuple[Gun, RoleName, str]
 _Answer: TypeAlias = Mapping[Place, Identity]
 
 
 class CachedMetadataStore:
-    """``store``, with files of at most ``size`` bytes together kept in memory."""
+    """``store``, with files of at most ``size`` bytes together kept in memory; ``clock`` times its questions."""
 
-    def __init__(self, store: MetadataStore, size: int) -> None:
+    def __init__(self, store: MetadataStore, size: int, clock: IReactorTime) -> None:
         self._store = store
         self._files = _Files(size)
-        self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)))
+        self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)), clock)
         self._loads: Shared[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
         self._loads = Shared(self._load)
 
@@ -173,26 +181,47 @@ class CachedMetadataStore:
 
     def close(self) -> Deferred[None]:
         """See the port."""
+        self._rounds.hurry()
         return self._store.close()
 
 
 class _Rounds:
-    """Asks ``identify`` for all who wait, one question at a time."""
+    """Asks ``identify`` for all who wait, one question at a time.
 
-    def __init__(self, identify: Callable[[Collection[Place]], Deferred[_Answer]]) -> None:
+    Clients that keep asking come back as soon as they are answered. A question that is asked at once, for the first of
+    them, makes the others wait for one of their own; so the next question waits until there are as many as were
+    answered or waited then, for two milliseconds at the most. This makes half as many questions, and everybody is
+    answered sooner. Where fewer than ``_MANY`` are about, nobody waits.
+    """
+
+    def __init__(self, identify: Callable[[Collection[Place]], Deferred[_Answer]], clock: IReactorTime) -> None:
         self._identify = identify
+        self._clock = clock
         self._asking = False
         self._waiting: list[tuple[tuple[Place, ...], Deferred[_Answer]]] = []
+        self._expected = 0
+        self._pause: IDelayedCall | None = None
 
     def ask(self, places: tuple[Place, ...]) -> Deferred[_Answer]:
         """What stands at ``places``, all as of one moment after this call; the answer may hold others' places too."""
         waiter: Deferred[_Answer] = Deferred()
         self._waiting.append((places, waiter))
-        if not self._asking:
+        if not self._asking and (self._pause is None or len(self._waiting) >= self._expected):
             self._next()
         return waiter
 
+    def hurry(self) -> None:
+        """Wait for nobody."""
+        if self._pause is not None:
+            self._next()
+
     def _next(self) -> None:
+        if self._pause is not None:
+            if self._pause.active():
+                self._pause.cancel()
+            self._pause = None
+        if not self._waiting:
+            return
         wanted: dict[Place, None] = {}
         count = 0
         for places, _ in self._waiting:
@@ -207,11 +236,16 @@ class _Rounds:
     def _answered(
         self, result: _Answer | Failure, batch: Sequence[tuple[tuple[Place, ...], Deferred[_Answer]]]
     ) -> None:
-        self._asking = False
-        if self._waiting:
+        self._expected = len(batch) + len(self._waiting)
+        many = self._expected >= _MANY and len(self._waiting) < MOST_PLACES
+        if not many:
+            self._asking = False
             self._next()  # the database works while these are answered
         for _, waiter in batch:
             waiter.callback(result)  # of a failure, Twisted makes an errback
+        if many:
+            self._asking = False
+            self._pause = self._clock.callLater(_PAUSE, self._next)
 
 
 class _Files:

@@ -87,25 +87,32 @@ def _identify(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, in
 def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
     """What stands at ``places``, by one statement; by a second one if what stood at one of them lately has gone.
 
-    The rows from a known version upwards are one range of the unique key. Finding the newest without knowing one costs
-    a database two to three times as much.
+    The rows from a known version upwards are one range of the unique key: finding the newest without knowing one costs
+    a database two to three times as much. What is asked about in the same words, but of other collections, is a list: a
+    MariaDB needs half of the time for that, because it need not put together what each of many conditions means.
     """
-    known, newest = [], []
+    known: dict[tuple[Gun, str, int], list[RoleName]] = {}
+    newest: list[str] = []
     for place in places:
-        version = lately.get(place) if place[2] is None else place[2]
-        if version is None:
-            newest.append(place)
+        gun, role, version = place
+        lowest = lately.get(place) if version is None else version
+        if lowest is None:
+            newest += (str(gun), str(role))
         else:
-            known.append((place, version))
-    terms = [f"gun = ? AND role = ? AND version {'>=' if place[2] is None else '='} ?" for place, _ in known]
+            known.setdefault((gun, ">=" if version is None else "=", lowest), []).append(role)
+    alike: dict[tuple[str, int, tuple[RoleName, ...]], list[Gun]] = {}
+    for (gun, comparison, version), roles in known.items():
+        alike.setdefault((comparison, version, tuple(roles)), []).append(gun)
+    values: list[object] = []
+    terms = []
+    for (comparison, version, names), guns in alike.items():
+        terms.append(f"gun {_one_of(guns)} AND role {_one_of(names)} AND version {comparison} ?")
+        values += [*map(str, guns), *map(str, names), version]
     ranges = f"{_IDENTITY} WHERE ({' OR '.join(terms)}) AND deleted_at IS NULL"
     member = cursor.dialect.member.format(f"{_IDENTITY} {_THIS_ROLE} ORDER BY version DESC LIMIT 1")
-    values = [value for place, version in known for value in (str(place[0]), str(place[1]), version)]
-    values += [value for place in newest for value in (str(place[0]), str(place[1]))]
+    statement = " UNION ALL ".join([*([ranges] if terms else []), *[member] * (len(newest) // 2)])
     rows: dict[tuple[str, str], dict[int, str | None]] = {}
-    for gun, role, version, sha256 in cursor.all(
-        " UNION ALL ".join([*([ranges] if known else []), *[member] * len(newest)]), *values
-    ):
+    for gun, role, version, sha256 in cursor.all(statement, *values, *newest):
         rows.setdefault((gun, role), {})[to_version(version)] = sha256
     found: dict[Place, Identity] = {}
     for place in places:
@@ -120,6 +127,10 @@ def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) 
             with suppress(NotFound):
                 found[place] = (version, seen[version] or _by_version(cursor, gun, role, version).sha256)
     return found
+
+
+def _one_of(values: Sequence[object]) -> str:
+    return "= ?" if len(values) == 1 else f"IN ({', '.join('?' * len(values))})"
 
 
 def lock(cursor: Cursor, gun: str) -> Sequence[Row]:

@@ -69,9 +69,15 @@ class OutcomeUnknown(StorageUnreachable):
     """The connection was lost during the commit: what was written may be there or not."""
 
 
-@lru_cache(maxsize=1000)
 def _translated(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int] | None]:
     """A statement as the driver takes it, and which of our values go where; None if they go as they come."""
+    if " == ?" in sql:
+        return _translated_exactly(sql, placeholder, exactly)
+    return sql.replace("?", placeholder), None
+
+
+@lru_cache(maxsize=1000)
+def _translated_exactly(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int]]:
     places: list[int] = []
 
     def place(found: re.Match[str]) -> str:
@@ -80,8 +86,7 @@ def _translated(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence
         places.extend([number] * text.count(placeholder))
         return text
 
-    translated = re.sub(r"(?:(\w+) == )?\?", place, sql)
-    return translated, None if places == list(range(len(places))) else places
+    return re.sub(r"(?:(\w+) == )?\?", place, sql), places
 
 
 class Cursor:

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import Clock
 
 from notary.storage.cache import CachedMetadataStore
 from notary.tuf import publish
@@ -50,7 +51,7 @@ def calls(function) -> int:
 )
 @pytest_twisted.ensureDeferred
 async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, status, bound):
-    server = Server(CachedMetadataStore(new_store(), 1 << 20))
+    server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
     server.api._tells = lambda: False
     server.site._on_finish = server.api.finished
     author = await published(server)
@@ -72,7 +73,7 @@ async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, 
 
 @pytest_twisted.ensureDeferred
 async def test_a_publish_costs_no_more_calls_than_it_did():
-    server = Server(CachedMetadataStore(new_store(), 1 << 20))
+    server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
     server.api._tells = lambda: False
     server.site._on_finish = server.api.finished
     author = await new_author(server, snapshot="client")

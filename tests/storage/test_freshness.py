@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from notary.errors import NotFound, StorageFailed
 from notary.storage import Update
@@ -134,7 +134,7 @@ def expected(asked, state: State):
 @pytest.mark.parametrize("size", [pytest.param(LARGE, id="large"), pytest.param(SMALL, id="small")])
 @pytest_twisted.ensureDeferred
 async def test_no_read_is_older_than_what_was_committed_when_it_began(metadata_stores, size):
-    stores = [CachedMetadataStore(await metadata_stores(), size) for _ in range(2)]
+    stores = [CachedMetadataStore(await metadata_stores(), size, reactor) for _ in range(2)]
     for seed in range(4):
         run = Run(stores, seed)
         work = [run.write(gun, 25) for gun in (GUN, OTHER)] + [run.read(60) for _ in range(10)]
@@ -169,7 +169,7 @@ def test_the_checker_finds_what_is_too_old_and_what_is_not_there_yet():
 
 @pytest_twisted.ensureDeferred
 async def test_what_one_server_writes_or_deletes_the_other_answers_at_once(metadata_stores):
-    one, two = [Server(CachedMetadataStore(await metadata_stores(), LARGE)) for _ in range(2)]
+    one, two = [Server(CachedMetadataStore(await metadata_stores(), LARGE, reactor)) for _ in range(2)]
     two.signing = two.repository._signing = one.signing
     author = await published(one)
     first = author.stored["targets"]
@@ -194,6 +194,7 @@ class Slow:
 
     def __init__(self, store) -> None:
         self.store = store
+        self.clock = Clock()
         self.asked = []  # (method, arguments, Deferred that lets it go on)
 
     def __getattr__(self, method):
@@ -204,12 +205,13 @@ class Slow:
 
         return call
 
-    async def release(self, failure: Exception | None = None) -> list[str]:
-        """Let what waits go on, or fail; what it was."""
+    async def release(self, failure: Exception | None = None, seconds: float = 1.0) -> list[str]:
+        """Let what waits go on, or fail; what it was. Then so many seconds pass."""
         asked, self.asked = self.asked, []
         for _, _, go in asked:
             go.errback(failure) if failure else go.callback(None)
         await DeferredList([go for _, _, go in asked], consumeErrors=True)
+        self.clock.advance(seconds)
         return [method for method, _, _ in asked]
 
 
@@ -232,7 +234,7 @@ async def settled(slow: Slow, *reads: Deferred) -> list[list[str]]:
 
 @pytest_twisted.ensureDeferred
 async def test_one_question_at_a_time_is_asked_for_all_who_wait(slow):
-    cache = CachedMetadataStore(slow, LARGE)
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
     await_first = [cache.current(GUN, ROLES)]
     assert await settled(slow, *await_first) == [["identify"], ["current"]]
     reads = [cache.current(GUN, ROLES)]
@@ -249,7 +251,7 @@ async def test_one_question_at_a_time_is_asked_for_all_who_wait(slow):
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_published_here_need_not_be_loaded(slow):
-    cache = CachedMetadataStore(slow, LARGE)
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
     published = cache.publish(GUN, [Update(role, 2, f"{role} 2".encode()) for role in ROLES])
     assert await settled(slow, published) == [["publish"]]
     read = cache.current(GUN, ROLES)
@@ -263,7 +265,7 @@ async def test_what_was_published_here_need_not_be_loaded(slow):
 
 @pytest_twisted.ensureDeferred
 async def test_a_question_is_bounded(slow):
-    cache = CachedMetadataStore(slow, LARGE)
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
     reads = [cache.by_version(GUN, TARGETS, version) for version in range(1, 3 * MOST_PLACES)]
     sizes = []
     while slow.asked:
@@ -275,8 +277,55 @@ async def test_a_question_is_bounded(slow):
 
 
 @pytest_twisted.ensureDeferred
+async def test_where_many_come_a_question_waits_for_those_who_were_just_answered(slow):
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
+
+    def read() -> Deferred:
+        return cache.by_version(GUN, TARGETS, 1)
+
+    async def answered() -> list[str]:
+        return await slow.release(seconds=0)
+
+    await settled(slow, read())
+    assert not slow.clock.getDelayedCalls()
+    reads = [read() for _ in range(5)]
+    assert await answered() == ["identify"]  # the first one's
+    assert reads[0].called
+    assert slow.asked == []
+    reads.append(read())  # now all five are here
+    assert await answered() == ["identify"]
+    assert all(read.called for read in reads)
+    reads += [read() for _ in range(4)]
+    assert slow.asked == []
+    slow.clock.advance(0.1)  # the fifth has stayed away
+    assert await answered() == ["identify"]
+    assert all(read.called for read in reads)
+    slow.clock.advance(0.1)
+    few = [read() for _ in range(3)]
+    assert await answered() == ["identify"]
+    assert await answered() == ["identify"]  # nobody waited for the one who was answered
+    assert all(read.called for read in few)
+    assert not slow.clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cache_that_is_closed_lets_nobody_wait(slow):
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
+    reads = [cache.current(GUN, ROLES) for _ in range(5)]
+    await slow.release(seconds=0)  # the first question
+    await slow.release(seconds=0)  # the load of what it found
+    assert [read.called for read in reads] == [True, False, False, False, False]
+    assert len(slow.clock.getDelayedCalls()) == 1
+    cache.close()
+    assert not slow.clock.getDelayedCalls()
+    assert [method for method, _, _ in slow.asked] == ["identify", "close"]
+    await settled(slow, *reads)
+    assert all(set(read.result) == set(ROLES) for read in reads)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_failure_reaches_those_who_waited_for_it_and_nobody_else(slow):
-    cache = CachedMetadataStore(slow, LARGE)
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
     failed, later, given_up = cache.current(GUN, ROLES), cache.current(GUN, ROLES), cache.current(OTHER, ROLES)
     given_up.addErrback(lambda failure: failure.trap(CancelledError))
     given_up.cancel()
@@ -289,7 +338,7 @@ async def test_a_failure_reaches_those_who_waited_for_it_and_nobody_else(slow):
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_replaced_while_it_is_read_is_read_again_as_of_one_moment(slow):
-    cache = CachedMetadataStore(slow, LARGE)
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
     read = cache.current(GUN, ROLES)
     assert await slow.release() == ["identify"]
     await slow.store.publish(GUN, [Update(role, 2, b"two") for role in ROLES])
@@ -302,7 +351,7 @@ async def test_the_memory_has_a_bound_and_large_files_are_not_kept(slow):
     for version in range(2, 20):
         await slow.store.publish(GUN, [Update(TARGETS, version, bytes([version]) * (3 * OVERHEAD))])
     await slow.store.publish(GUN, [Update(TARGETS, 20, bytes(5 * OVERHEAD))])
-    cache = CachedMetadataStore(slow, SMALL)  # five files of three times the overhead, none of five times
+    cache = CachedMetadataStore(slow, SMALL, slow.clock)  # five files of three times the overhead, none of five times
     for version in [*range(2, 20), 20]:
         await settled(slow, cache.by_version(GUN, TARGETS, version))
     kept = []

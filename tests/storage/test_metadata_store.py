@@ -517,7 +517,7 @@ async def test_a_database_does_what_memory_does(fresh_database, cached):
             self.model = MemoryMetadataStore(reactor)
             self.store = blockingCallFromThread(reactor, open_metadata_store, *fresh_database(), reactor)
             if cached:
-                self.store = CachedMetadataStore(self.store, 12 * OVERHEAD)
+                self.store = CachedMetadataStore(self.store, 12 * OVERHEAD, reactor)
 
         def both(self, call):
             assert outcome(lambda: call(self.store)) == outcome(lambda: call(self.model))

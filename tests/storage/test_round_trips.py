@@ -68,7 +68,7 @@ def since(sent: list[int]) -> list[int]:
 async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
     store = await open_metadata_store("mysql", server_url, reactor, ONE)
     try:
-        server = Server(CachedMetadataStore(store, 1 << 20))
+        server = Server(CachedMetadataStore(store, 1 << 20, reactor))
         since(sent)
         author = await new_author(server)  # asks for two keys
         assert since(sent) == LOOK * 2
@@ -78,7 +78,7 @@ async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
             assert (await server.upload(author.gun, files)).status == 200
             assert since(sent) == [*LOOK, *WRITE]
         # Another instance has nothing in memory: it looks which files there are, then reads them.
-        other = Server(CachedMetadataStore(store, 1 << 20), signing=server.signing)
+        other = Server(CachedMetadataStore(store, 1 << 20, reactor), signing=server.signing)
         author.add("yet more", b"content")
         assert (await other.upload(author.gun, author.publish("targets"))).status == 200
         assert since(sent) == [*LOOK, *LOOK, *WRITE]
