@@ -277,20 +277,20 @@ class Request(http.Request):
 class _Plain(Request):
     """A request that the parser has not seen: complete from the beginning, and waiting for its handler."""
 
+    queued = False
+    response: Response | None = None
+    _reserved = 0
+    _called = True
+    _rest = b""
+    _turn = None
+
     def __init__(self, channel: Connection, call: Call, started: float, waits_for: Deferred[Response]) -> None:
         # Not Request's: nothing of what it prepares for the parser and for stock resources is needed.
         self.channel = channel
         self.site = channel.site
         self.call = call
         self.started = started
-        self.response = None
         self.notifications = []
-        self.queued = False
-        self.content = BytesIO()
-        self._reserved = 0
-        self._called = True
-        self._rest = b""
-        self._turn = None
         channel.requests.append(self)
         self._wait_for(waits_for)
 
@@ -301,6 +301,11 @@ class _Plain(Request):
             self.channel.plain_done()
         else:
             super().finish()
+
+    def release(self) -> None:
+        """See Request: there was no body."""
+        self.call = self.response = None
+        self._rest = b""
 
 
 @implementer(IHalfCloseableProtocol)

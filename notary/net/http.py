@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import (
@@ -216,9 +216,8 @@ class Site(http.HTTPFactory):
 
     def log(self, request: http.Request) -> None:
         """What twisted.web calls when a request is finished: the last that needs what it was about."""
-        ours = cast("Request", request)
-        response = cast("Response", ours.response)
-        self.finished(cast("Call", ours.call), response.status, ours.sentLength, self.seconds() - ours.started)
+        ours: Any = request
+        self.finished(ours.call, ours.response.status, ours.sentLength, self.seconds() - ours.started)
         ours.release()
 
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:

@@ -34,7 +34,7 @@ from notary.errors import (
 from notary.net.http import Call, Response, parse_multipart
 from notary.net.logs import error_id
 from notary.net.readiness import ALIVE
-from notary.server.auth import AccessController
+from notary.server.auth import Access, AccessController
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, InThread, Repository
@@ -139,11 +139,13 @@ class Found:
     """What a path asks for: its row of the table, and what it names.
 
     ``name`` is the collection as it is written, None if the path has none; ``bad_name`` and ``bad_role`` say why there
-    can be no such collection or role. ``names`` has the other groups of the row's pattern.
+    can be no such collection or role. ``names`` has the other groups of the row's pattern. ``access`` are the rights
+    that its caller needs.
     """
 
     route: Route
     names: Mapping[str, str]
+    access: Sequence[Access] = ()
     name: str | None = None
     gun: Gun | None = None
     bad_name: str = ""
@@ -290,9 +292,9 @@ class Api:
             if found.gun is None:
                 raise route.bad_name(found.bad_name)
         if route.actions is not None:
-            access = (_CATALOG,) if name is None else tuple([("repository", name, action) for action in route.actions])
+            headers = call.headers
             user = self._access.authorize(
-                call.headers.get("authorization"), call.headers.get("host", ""), access, self._now()
+                headers.get("authorization"), headers.get("host", ""), found.access, self._now()
             )
             if user:
                 call.notes["user"] = user
@@ -435,7 +437,7 @@ def _find(method: str, path: str) -> Found:
         for route in ROUTES:
             if route.method == method and route.of_gun is bool(name) and (match := route.path.fullmatch(rest)):
                 return _found(route, name, match.groupdict())
-    return Found(_NOTHING, {})
+    return Found(_NOTHING, {}, [_CATALOG])
 
 
 _remembered = lru_cache(_PATHS)(_find)
@@ -453,7 +455,8 @@ def _found(route: Route, name: str, names: dict[str, str]) -> Found:
             role = RoleName(names.pop("role"))
         except InvalidRole as error:
             bad_role = str(error)
-    return Found(route, names, name or None, gun, bad_name, role, bad_role)
+    access = [("repository", name, action) for action in route.actions or ()] if name else [_CATALOG]
+    return Found(route, names, access, name or None, gun, bad_name, role, bad_role)
 
 
 def _splits(path: str) -> Iterator[tuple[str, str]]:
