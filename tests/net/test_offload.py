@@ -91,7 +91,12 @@ async def test_closing_ends_what_runs_and_what_waits():
 async def test_a_large_upload_is_judged_as_a_small_one(offload):
     server = Server(new_store())
     calls = []
-    server.repository._offload = lambda work, *args: (calls.append(work), offload.run(work, *args))[1]
+
+    def counted(work, *args, **options):
+        calls.append(work)
+        return offload.run(work, *args, **options)
+
+    server.repository._offload = counted
     author = await new_author(server)
     for number in range(12_000):
         author.add(f"{number:040}", b"")
