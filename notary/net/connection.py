@@ -356,7 +356,6 @@ class Connection(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._address = self.transport.getHost()
         self.secure = self.isSecure()
         self._await(_Phase.HEAD, self.site.limits.head_seconds)  # which covers the TLS handshake
         self.site.opened(self)
@@ -364,6 +363,8 @@ class Connection(http.HTTPChannel):
 
     def getHost(self) -> Any:
         """The local address, asked for once: every Request wants it, and each time is a system call."""
+        if self._address is None:
+            self._address = self.transport.getHost()
         return self._address
 
     def dataReceived(self, data: bytes) -> None:

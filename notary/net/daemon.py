@@ -18,6 +18,7 @@ Rules of this module:
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import re
 import signal
@@ -469,6 +470,9 @@ def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon
     globalLogBeginner.beginLoggingTo([_observer(daemon.log)])
     daemon.startService()
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    # What has been loaded stays: the collector would look through all of it again and again.
+    gc.collect()
+    gc.freeze()
     reactor.run()
     if daemon.failed:
         sys.exit(1)

@@ -18,6 +18,7 @@ from notary.net.target import Refused, decode_path, parse_query, redirection, sp
 NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 _REMEMBERED: Final = 2048  # request lines, of at most _LONGEST bytes each
+_BLOCKS: Final = 256  # of fields, likewise
 _LONGEST: Final = 512
 _LINE: Final = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[ \t]*(?:[!-~](?:[ -~\t]*[!-~])?)?[ \t]*\r\n)+\r\n")
@@ -64,7 +65,15 @@ def read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
 
     Names are lower-cased, repeated fields joined by ``", "``. There is exactly one well-formed Host among them, and
     none that says anything about a body, or about the connection but whether it ends with this request.
+
+    Those asked for last are remembered, unless they hold somebody's token: new connections seldom say anything new.
     """
+    if len(block) <= _LONGEST and b"authorization" not in block.lower():
+        return _remembered_fields(block, most)
+    return _read_fields(block, most)
+
+
+def _read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
     if block.count(b"\n") - 1 > most or _FIELDS.fullmatch(block) is None:
         return None
     fields: dict[str, str] = {}
@@ -79,3 +88,6 @@ def read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
     if "host" not in fields or _HOST.fullmatch(fields["host"]) is None:
         return None
     return MappingProxyType(fields)
+
+
+_remembered_fields = lru_cache(_BLOCKS)(_read_fields)

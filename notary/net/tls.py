@@ -44,7 +44,7 @@ from zope.interface import implementer
 
 from notary.errors import ConfigError
 from notary.net.handshake import Cause, HandshakeFailed, OnRefused, judge, judge_name
-from notary.net.transport import PlainServer, PlainUnixServer, SecureServer, SecureUnixServer
+from notary.net.transport import PlainServer, PlainUnixServer, SecureServer, SecureUnixServer, no_delay
 
 _log = Logger()
 
@@ -343,6 +343,7 @@ class _Port(Port):
         made: socket.socket = super().createInternetSocket()
         if self.interface == "::":
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        no_delay(made)
         return made
 
     def doRead(self) -> None:
@@ -395,6 +396,7 @@ def adopt(
     else:
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
+    no_delay(port.socket)
     port.startListening()
     return cast("IListeningPort", port)
 

@@ -37,6 +37,12 @@ _room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in 
 _Ending: TypeAlias = Any  # an exception, which tells the reactor that the connection is over, or None
 
 
+def no_delay(listening: socket.socket) -> None:
+    """Have what is accepted from this socket send at once; connections inherit it, which saves each a system call."""
+    if listening.family != socket.AF_UNIX:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class PlainServer(Server):
     """A connection that sends at once what the socket takes.
 
@@ -46,9 +52,8 @@ class PlainServer(Server):
 
     _waiting = False  # for the reactor to say that the socket is writable: there is something in the queue
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.setTcpNoDelay(True)  # an answer must not wait for the client to acknowledge its first half
+    def setTcpNoDelay(self, enabled: object) -> None:
+        """Do nothing: an answer never waits for the client to acknowledge its first half (see :func:`no_delay`)."""
 
     def write(self, data: bytes) -> None:
         """Write ``data``, now as far as possible."""
@@ -133,21 +138,28 @@ class SecureServer(PlainServer):
         """Read a fair share of the records that are there; only who wants to know where they end pays for asking."""
         size = 0
         while True:
-            try:
-                count = _lib.SSL_read(self._ssl, _room, _RECORD)
-                if count <= 0:
-                    self._explain(count)
-            except SSL.WantReadError:
-                return None
-            except SSL.ZeroReturnError:
-                return self._left()
-            except SSL.Error as error:
-                return self._failed(error)
+            count = _lib.SSL_read(self._ssl, _room, _RECORD)
+            if count <= 0:
+                return self._not_read(count)
             if not self.disconnecting:
                 self.protocol.dataReceived(_ffi.buffer(_room, count)[:])
             size += count
             if not self._reading or size >= self.bufferSize or (self._listener is None and count < _RECORD):
                 return None
+
+    def _not_read(self, result: int) -> _Ending:
+        # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
+        # read.
+        why = _lib.SSL_get_error(self._ssl, result)
+        if why == _lib.SSL_ERROR_WANT_READ:
+            return None
+        if why == _lib.SSL_ERROR_ZERO_RETURN:
+            return self._left()
+        try:
+            self._explain(result)
+        except SSL.Error as error:
+            return self._failed(error)
+        return None
 
     def _explain(self, result: int) -> None:
         """Raise what a result of OpenSSL means that is no success."""
@@ -157,7 +169,11 @@ class SecureServer(PlainServer):
         try:
             if not self._cause.first:
                 self._cause.first = self.socket.recv(1, socket.MSG_PEEK)
-            self._tls.do_handshake()
+            result = _lib.SSL_do_handshake(self._ssl)
+            if result <= 0:
+                if _lib.SSL_get_error(self._ssl, result) == _lib.SSL_ERROR_WANT_READ:
+                    return None
+                self._explain(result)
         except (SSL.WantReadError, BlockingIOError):
             return None
         except SSL.WantWriteError:
@@ -170,7 +186,8 @@ class SecureServer(PlainServer):
             super().startWriting()
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
-        return None
+        # The first request has often come by now.
+        return self.doRead() if self._reading else None
 
     def _left(self) -> _Ending:
         """The peer has said goodbye: it hears what is in the queue, and then ours."""
