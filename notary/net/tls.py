@@ -396,7 +396,7 @@ def adopt(
     else:
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
-    no_delay(port.socket)
+    no_delay(listening)
     port.startListening()
     return cast("IListeningPort", port)
 

@@ -5,9 +5,11 @@ Rules of this module: every answer must be a success, otherwise there is no figu
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -19,6 +21,8 @@ from pathlib import Path
 from tests.bench.figures import BenchError, quantile
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
+_LENGTH = re.compile(rb"(?i)\ncontent-length: *(\d+)")
+_PIECE = 1 << 16
 _SPARE_SECONDS = 30.0
 _TIMEOUT = 10.0
 _CONNECTING = 0.004
@@ -92,35 +96,65 @@ class Request:
 
     method: str
     path: str
-    body: bytes | None = None
+    body: bytes = b""
     content_type: str = ""
+
+    def encoded(self) -> bytes:
+        """What goes to the server."""
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: localhost"]
+        if self.content_type:
+            lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
+        return "\r\n".join([*lines, "\r\n"]).encode("ascii") + self.body
+
+
+def get(port: int, ca: Path, path: str) -> bytes:
+    """The body of an answer of any form. Raises BenchError unless it is a 200."""
+    connection = http.client.HTTPSConnection("localhost", port, context=ssl.create_default_context(cafile=ca))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    if answer.status != http.client.OK:
+        raise BenchError(f"GET {path}: {answer.status} {body[:500].decode(errors='replace')}")
+    return body
 
 
 class Browser:
-    """One keep-alive connection to a server."""
+    """One keep-alive connection to a server. It reads of an answer what it must: what it takes, the server lacks."""
 
     def __init__(self, port: int, ca: Path) -> None:
         context = ssl.create_default_context(cafile=ca)
-        self._connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=_TIMEOUT)
+        plain = socket.create_connection(("localhost", port), timeout=_TIMEOUT)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = context.wrap_socket(plain, server_hostname="localhost")
 
     def close(self) -> None:
-        self._connection.close()
+        self._socket.close()
 
-    def request(self, method: str, path: str, body: bytes | None = None, content_type: str = "") -> bytes:
-        """The body of the answer. Raises BenchError unless it is a 200."""
+    def send(self, request: bytes) -> bytes:
+        """The body of the answer to an encoded request. Raises BenchError unless it is a 200 of a known length."""
+        asked = request.partition(b" HTTP/1.1\r\n")[0].decode()
         try:
-            self._connection.request(method, path, body, {"Content-Type": content_type} if content_type else {})
-            answer = self._connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise BenchError(f"{method} {path}: {type(error).__name__}: {error}") from error
-        if answer.status != http.client.OK:
-            raise BenchError(f"{method} {path}: {answer.status} {data[:500].decode(errors='replace')}")
-        return data
+            self._socket.sendall(request)
+            head, found, body = b"", b"", b""
+            while not found:
+                head, found, body = self._more(head + found + body).partition(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            if length is None:
+                raise BenchError(f"{asked}: an answer without a length: {head.decode(errors='replace')}")
+            while len(body) < int(length[1]):
+                body = self._more(body)
+        except OSError as error:
+            raise BenchError(f"{asked}: {type(error).__name__}: {error}") from error
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise BenchError(f"{asked}: {(head[9:] + body)[:500].decode(errors='replace')}")
+        return body
 
-    def send(self, request: Request) -> bytes:
-        """As :meth:`request`."""
-        return self.request(request.method, request.path, request.body, request.content_type)
+    def _more(self, so_far: bytes) -> bytes:
+        more = self._socket.recv(_PIECE)
+        if not more:
+            raise ConnectionError("the server has closed the connection")
+        return so_far + more
 
 
 class Crowd:
@@ -140,13 +174,14 @@ class Crowd:
 
         Raises BenchError unless every answer is a 200.
         """
+        encoded = [request.encoded() for request in requests]
         todo = iter(range(len(requests)))  # of which each thread takes the next one
         bodies, seconds = [b""] * len(requests), [0.0] * len(requests)
 
         def work(browser: Browser) -> None:
             for number in todo:
                 begun = time.perf_counter()
-                bodies[number] = browser.send(requests[number])
+                bodies[number] = browser.send(encoded[number])
                 seconds[number] = time.perf_counter() - begun
 
         begun = time.perf_counter()

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from tests.bench.figures import GO, SIDES, WORKERS, BenchError, Row, at_least, at_most, under
 from tests.bench.grpcload import FRAMES, Target, load
-from tests.bench.httpload import Browser, Crowd, Request, lua_of, wrk
+from tests.bench.httpload import Crowd, Request, get, lua_of, wrk
 from tests.bench.processes import DatabaseProcess, Side, memory, start
 from tests.bench.suites import FIXTURES, KEYS, ROOT_CA, Pace, Work, sign_target
 from tests.storage import historic
@@ -231,10 +231,9 @@ class Pairs:
         owner("publish", large)
         paths = [f"/v2/{gun}/_trust/tuf/" for gun in guns]
         place = self._places[side]
-        with contextlib.closing(Browser(server.port, ROOT_CA)) as browser:
-            for name, path in (("small", paths[0]), ("large", f"/v2/{large}/_trust/tuf/")):
-                digest = hashlib.sha256(browser.request("GET", f"{path}targets.json")).hexdigest()
-                place.paths[name] = [f"{path}targets.{digest}.json"]
+        for name, path in (("small", paths[0]), ("large", f"/v2/{large}/_trust/tuf/")):
+            digest = hashlib.sha256(get(server.port, ROOT_CA, f"{path}targets.json")).hexdigest()
+            place.paths[name] = [f"{path}targets.{digest}.json"]
         place.paths["fifty"] = [f"{path}timestamp.json" for path in paths]
         place.paths["one"] = place.paths["fifty"][:1]
 

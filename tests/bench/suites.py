@@ -251,7 +251,7 @@ class Servers(_Running):
     def prepare(self, side: Side) -> None:
         with self._browser(side) as browser:
             files, path = self._collection(browser)
-            browser.request("POST", path, form_of(files), MULTIPART)
+            browser.send(Request("POST", path, form_of(files), MULTIPART).encoded())
         url = side.processes["server"].url + path
         digest = hashlib.sha256(files["targets"]).hexdigest()
         self._paths[side.name] = (f"{url}timestamp.json", f"{url}targets.{digest}.json")
@@ -263,7 +263,7 @@ class Servers(_Running):
         """The first files of a new collection, and the path to upload them to."""
         gun = f"example.com/bench/{next(self._numbers)}"
         path = f"/v2/{gun}/_trust/tuf/"
-        author = Author(gun, timestamp=server_key_from(browser.request("GET", f"{path}timestamp.key")))
+        author = Author(gun, timestamp=server_key_from(browser.send(Request("GET", f"{path}timestamp.key").encoded())))
         author.add("v1", b"content")
         return author.first(), path
 
