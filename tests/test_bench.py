@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import struct
 import sys
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 import pytest
 from hpack import Decoder
 
 from tests.bench.__main__ import SUITES
+from tests.bench.__main__ import _measure as measured
 from tests.bench.figures import (
     GO,
     OURS,
@@ -199,6 +201,49 @@ def test_a_process_that_dies_under_load_is_an_error() -> None:
 
     with pytest.raises(BenchError, match=r"go-server died under load:\nconcurrent map writes"):
         Side(GO, {"server": server}).measure("read", load)
+
+
+class Mortal:
+    """A side whose server dies at its first work."""
+
+    alive = True
+    revived = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def revive(self) -> bool:
+        self.revived += not self.alive
+        return self.revived > 0
+
+    def work(self) -> dict[str, float]:
+        if not self.revived:
+            self.alive = False
+            raise BenchError(f"{self.name}, read: it died")
+        return {"rate": 1.0}
+
+
+@dataclass
+class OneWork:
+    """A suite of one work."""
+
+    sides: dict[str, Mortal]
+    title = "one"
+
+    def works(self):
+        return {"read": lambda side: side.work()}
+
+
+def test_gos_server_may_die_and_is_measured_again(capsys) -> None:
+    samples, go = Samples(), Mortal(GO)
+    assert measured(OneWork({GO: go}), 2, samples) == 1
+    assert (go.revived, samples.of("rate", GO)) == (1, [1.0, 1.0])
+    assert "go, read: it died" not in capsys.readouterr().out
+
+
+def test_ours_may_not_die() -> None:
+    with pytest.raises(BenchError, match="ours, read: it died"):
+        measured(OneWork({OURS: Mortal(OURS)}), 1, Samples())
 
 
 # -- wrk --------------------------------------------------------------------------------------------------------------

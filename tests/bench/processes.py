@@ -103,6 +103,13 @@ class Side:
         """The most memory of each process so far."""
         return {f"{part} peak": memory(daemon.pid, "VmHWM") for part, daemon in self.processes.items()}
 
+    def revive(self) -> bool:
+        """Start again what has died; whether there was anything."""
+        died = [daemon for daemon in self.processes.values() if isinstance(daemon, Daemon) and not daemon.alive]
+        for daemon in died:
+            start(daemon)
+        return bool(died)
+
     def measure(self, work: str, load: Callable[[], Mapping[str, float]]) -> dict[str, float]:
         """What ``load`` returns, as ``WORK NAME``; and, as ``WORK PART cpu``, milliseconds a request of each process.
 
