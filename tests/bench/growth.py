@@ -28,9 +28,6 @@ from tests.support.sides import MULTIPART, form_of
 REAL = 100
 """How many collections are worked on."""
 
-ROUNDS = 3
-"""Of which the median counts."""
-
 MOST = 1.5
 """How many times as long work may take at the largest size as at the smallest."""
 
@@ -62,7 +59,7 @@ Our server and signer on a MariaDB that is filled step by step; milliseconds an 
 takes at the largest size as at the smallest. {REAL} real collections are read (8 connections) and published to (one
 after the other); the others are copies of rows that nobody reads. Pages of the changefeed have {_PAGE} records of all
 collections, {_PAGE_OF_ONE} of one. The database does not wait for the disk, and each measurement begins when it has
-written what was filled in; a figure is the median of {ROUNDS}.
+written what was filled in; a figure is the median of three.
 
 ![What work takes as the database grows](diagrams/growth.svg)
 """
@@ -91,17 +88,18 @@ def tables(lines: Sequence[Curve], fsck: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How far it goes, and how long each measurement takes."""
+    """How far it goes, how long each measurement takes, and of how many the median counts."""
 
     collections: Sequence[int]
     versions: Sequence[int]
     keys: Sequence[int]
     seconds: float
     requests: int
+    rounds: int
 
 
-FULL = Sizes((REAL, 10_000, 200_000), (10, 10_000), (REAL, 100_000, 1_000_000), seconds=3, requests=200)
-QUICK = Sizes((REAL, 2_000), (10, 500), (REAL, 5_000), seconds=1, requests=100)
+FULL = Sizes((REAL, 10_000, 200_000), (10, 10_000), (REAL, 100_000, 1_000_000), seconds=3, requests=200, rounds=3)
+QUICK = Sizes((REAL, 2_000), (10, 500), (REAL, 5_000), seconds=1, requests=100, rounds=1)
 
 
 class Growth(Pairs):
@@ -144,7 +142,7 @@ class Growth(Pairs):
             for name, work in works.items():
                 self._say(f"growth: {size:,} {of}: {name}")
                 work()  # what is slow only once
-                rounds = [work() for _ in range(ROUNDS)]
+                rounds = [work() for _ in range(self._sizes.rounds)]
                 for quantile in ("p50", "p99"):
                     figure = statistics.median([figures[quantile] for figures in rounds])
                     found.setdefault((name, quantile), {})[size] = figure

@@ -220,7 +220,9 @@ class Servers(_Running):
     title = "Server, both on memory with the local signer"
     text = (
         "Reads by wrk, one collection of one target, 32 connections. A first publish uploads root, targets and\n"
-        "snapshot, and the server signs the timestamp with ed25519. Uploads are prepared before the clock starts."
+        "snapshot, and the server signs the timestamp with ed25519. Uploads are prepared before the clock starts.\n"
+        "No database is asked, so this is what HTTP and TLS alone take; of a new connection, wrk's own side takes\n"
+        "half of the machine, whoever serves."
     )
     rows = (
         Row("timestamp rate", "GET current timestamp", "requests/s"),
@@ -229,7 +231,7 @@ class Servers(_Running):
         Row("checksum rate", "GET by checksum, 0.5 KB", "requests/s", at_least(0.8)),
         Row("checksum p99", "GET by checksum, p99", "ms"),
         Row("checksum server cpu", "GET by checksum, CPU", "ms/request"),
-        Row("handshake rate", "a new TLS connection per request", "requests/s", at_least(1.3)),
+        Row("handshake rate", "a new TLS connection per request", "requests/s"),
         Row("handshake server cpu", "a new TLS connection per request, CPU", "ms/request"),
         Row("publish p50", "first publish, 1 in flight, p50", "ms"),
         Row("publish server cpu", "first publish, CPU", "ms/publish"),
