@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -28,6 +28,10 @@ from notary.tuf.canonical import Json, Members, quote
 MIN_RSA_BITS: Final = 2048
 CURVES: Final = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 """The elliptic curves that Go clients know."""
+
+_REMEMBERED: Final = 1024
+"""Of how many keys it is remembered what they say: some 3 KB each."""
+_SMALL: Final = 4096  # bytes of a key that is remembered
 
 _KEY = frozenset({"keytype", "keyval"})
 _KEYVAL = frozenset({"public", "private"})
@@ -148,7 +152,7 @@ class Result:
 
 def verify(key: PublicKey, signature: Signature, payload: bytes) -> bool:
     """Whether ``signature`` is by ``key`` over ``payload``, with a method that fits the key. No key id is looked at."""
-    return _identity(key, signature, _Message(payload), _load) is not None
+    return _identity(key, signature, _Message(payload), _recall) is not None
 
 
 def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
@@ -163,7 +167,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
     """
     if not envelope.signatures:
         raise InvalidMetadata("no signatures")
-    message, load = _Message(envelope.payload), cache(_load)
+    message, load = _Message(envelope.payload), cache(_recall)
     valid: dict[str, bytes] = {}
     for signature in dict.fromkeys(envelope.signatures):
         key = role.keys.get(signature.key_id)
@@ -202,6 +206,14 @@ def _load(loader: _Loader, public: bytes) -> _Key | None:
         return loader(public)
     except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
         return None
+
+
+_remembered = lru_cache(_REMEMBERED)(_load)
+
+
+def _recall(loader: _Loader, public: bytes) -> _Key | None:
+    """As :func:`_load`: who publishes, publishes again, with the same keys."""
+    return (_remembered if len(public) <= _SMALL else _load)(loader, public)
 
 
 def _identity(

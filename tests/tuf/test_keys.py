@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, MalformedJSON
-from notary.tuf import private
+from notary.tuf import keys, private
 from notary.tuf.keys import PublicKey, RoleKeys, Signature, meets_threshold, verify
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Envelope, RoleName, Root, Targets
 
@@ -472,12 +472,16 @@ def test_many_signatures_cost_one_digest_and_one_reading_of_their_key(monkeypatc
         return original_load(data)
 
     original_sha256, original_load = hashlib.sha256, serialization.load_der_public_key
+    keys._remembered.cache_clear()
     role = role_of(1, key)
     monkeypatch.setattr(hashlib, "sha256", sha256)
     monkeypatch.setattr(serialization, "load_der_public_key", load)
     bad = [Signature(key.key_id, method, bytes([number]) * len(sig)) for number in range(1, 100)]
     assert meets_threshold(Signed(*bad, Signature(key.key_id, method, sig)), role).ok
     assert (digested.count(MESSAGE), len(read)) == (1, 1)
+    assert meets_threshold(Signed(Signature(key.key_id, method, sig)), role).ok
+    assert not meets_threshold(Signed(*bad), role).ok
+    assert len(read) == 1  # it is remembered, and judges as before
 
 
 def test_no_signatures_at_all():
