@@ -181,7 +181,7 @@ class CachedMetadataStore:
 
     def close(self) -> Deferred[None]:
         """See the port."""
-        self._rounds.hurry()
+        self._rounds.close()
         return self._store.close()
 
 
@@ -201,6 +201,7 @@ class _Rounds:
         self._waiting: list[tuple[tuple[Place, ...], Deferred[_Answer]]] = []
         self._expected = 0
         self._pause: IDelayedCall | None = None
+        self._closed = False
 
     def ask(self, places: tuple[Place, ...]) -> Deferred[_Answer]:
         """What stands at ``places``, all as of one moment after this call; the answer may hold others' places too."""
@@ -210,8 +211,9 @@ class _Rounds:
             self._next()
         return waiter
 
-    def hurry(self) -> None:
-        """Wait for nobody."""
+    def close(self) -> None:
+        """From now on, wait for nobody."""
+        self._closed = True
         if self._pause is not None:
             self._next()
 
@@ -245,7 +247,10 @@ class _Rounds:
             waiter.callback(result)  # of a failure, Twisted makes an errback
         if many:
             self._asking = False
-            self._pause = self._clock.callLater(_PAUSE, self._next)
+            if self._closed:  # by one of those who were answered
+                self._next()
+            else:
+                self._pause = self._clock.callLater(_PAUSE, self._next)
 
 
 class _Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from notary.net.handshake import ReadListener
-from notary.net.tls import ClientOptions, client_options, listen, server_options
+from notary.net.tls import ClientOptions, adopt, client_options, listen, server_options
 from tests.support.certs import Authority
 from tests.support.tlsclient import connected
 
@@ -59,6 +60,27 @@ async def test_writes_keep_their_order_whatever_the_socket_takes(world: World, t
     await maybeDeferred(port.stopListening)
     assert client.received == b"".join(pieces)
     assert type(reason) is ConnectionDone
+
+
+@pytest.mark.parametrize("passed", [False, True], ids=["our own socket", "a socket that was passed"])
+@pytest_twisted.ensureDeferred
+async def test_no_connection_waits_for_acknowledgements(passed: bool) -> None:
+    made: Deferred[int] = Deferred()
+
+    class Asked(Protocol):
+        def connectionMade(self) -> None:
+            made.callback(self.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        if passed:
+            port = adopt(reactor, listening, Factory.forProtocol(Asked))
+        else:
+            port = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Asked))
+        client = await connected(port.getHost().port, None)
+        assert await made == 1
+        client.transport.loseConnection()
+        await client.done
+        await maybeDeferred(port.stopListening)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -321,6 +321,20 @@ async def test_a_cache_that_is_closed_lets_nobody_wait(slow):
     assert [method for method, _, _ in slow.asked] == ["identify", "close"]
     await settled(slow, *reads)
     assert all(set(read.result) == set(ROLES) for read in reads)
+    assert not slow.clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_cache_may_be_closed_by_one_of_those_who_are_answered(slow):
+    cache = CachedMetadataStore(slow, LARGE, slow.clock)
+    reads = [cache.by_version(GUN, ROOT, 1) for _ in range(6)]
+    for read in reads:
+        read.addErrback(lambda failure: failure.trap(NotFound))
+    await slow.release(seconds=0)
+    reads += [cache.by_version(GUN, ROOT, 1).addErrback(lambda failure: failure.trap(NotFound))]
+    reads[1].addCallback(lambda _: cache.close())
+    await settled(slow, *reads)
+    assert not slow.clock.getDelayedCalls()
 
 
 @pytest_twisted.ensureDeferred
