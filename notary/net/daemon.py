@@ -468,11 +468,11 @@ def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon
     options.parseOptions()
     daemon = make_service(options)
     globalLogBeginner.beginLoggingTo([_observer(daemon.log)])
-    daemon.startService()
-    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
     # What has been loaded stays: the collector would look through all of it again and again.
     gc.collect()
     gc.freeze()
+    daemon.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
     reactor.run()
     if daemon.failed:
         sys.exit(1)

@@ -42,8 +42,10 @@ def gently(things: Iterable[T]) -> Iterator[T]:
 def living(wanted: Callable[[type], bool]) -> list[Any]:
     """Every object that the garbage collector knows whose type is ``wanted``.
 
-    The type is asked, not the object: to ask an object may run code of its own.
+    The type is asked, not the object: to ask an object may run code of its own. What was told to stay when the program
+    had been loaded is found too; from then on the collector looks through it again (docs/adr/0017-python.md).
     """
+    gc.unfreeze()
     answers: dict[type, bool] = {}
     found = []
     for generation in range(3):
