@@ -7,6 +7,8 @@ Rules of this module:
   meanwhile share the outcome, also if the one who asked first gives up.
 - Unwrapped keys stay in a cache that is bounded in number, new ones from the moment they are stored: their first
   signature needs no unwrapping. A deleted key leaves it; what the deletion overtook does not bring it back.
+- Who asks for a key for the first time gets a new one made at once, and only the transaction that stores it looks
+  whether one is pending: nearly always there is none.
 - A key is pending from its creation to its first signature (docs/protocol.md, section 5). That signature is given out
   only when the store has recorded it; later ones write nothing.
 - No private bytes, passphrase or message is logged, or shown by an error or a ``repr``.
@@ -76,7 +78,7 @@ class Keyring:
         alias: The alias of the passphrase that wraps new keys.
         in_thread: Runs what takes milliseconds.
         now: The time (aware).
-        capacity: How many unwrapped keys to keep.
+        capacity: How many unwrapped keys to keep, and of how many it is remembered for what they were asked for.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Keyring:
         self._now = now
         self._capacity = capacity
         self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
+        self._asked_for: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self.hits = 0
         """How many times a key was in the cache."""
         self.misses = 0
@@ -156,7 +159,12 @@ class Keyring:
     # -- making -------------------------------------------------------------------------------------------------------
 
     async def _create(self, wanted: tuple[str, str, str]) -> PublicKey:
-        kept = await self._store.pending(*wanted)
+        # Those who ask for the first time nearly always need a new key, and the store looks once more in any case.
+        kept = await self._store.pending(*wanted) if wanted in self._asked_for else None
+        self._asked_for[wanted] = None
+        self._asked_for.move_to_end(wanted)
+        if len(self._asked_for) > self._capacity:
+            self._asked_for.popitem(last=False)
         if kept is None:
             key, row = await self._in_thread(lambda: self._make(*wanted))
             deletions = self._deletions

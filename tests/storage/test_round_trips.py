@@ -88,16 +88,16 @@ async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_waits_for_the_database_three_times_when_it_is_made_and_when_it_is_first_used(signer_url, sent):
+async def test_a_key_waits_for_the_database_twice_when_made_and_three_times_when_first_used(signer_url, sent):
     store = await open_key_store("mysql", signer_url, reactor, ONE)
     try:
         keyring = Keyring(store, {"alias": "a passphrase"}.get, "alias", deferToThread, lambda: NOW)
         since(sent)
         key = await keyring.create("example.com/a", "timestamp", "ecdsa")
-        # Is one pending? BEGIN, take the turn, is one pending now? Make room, INSERT, COMMIT, give the turn back.
-        assert since(sent) == [1, 3, 4]
+        # BEGIN, take the turn, is one pending? Make room, INSERT, COMMIT, give the turn back.
+        assert since(sent) == [3, 4]
         assert await keyring.create("example.com/a", "timestamp", "ecdsa") == key
-        assert since(sent) == [1]
+        assert since(sent) == [1]  # who asks again is likely to find one
         await keyring.sign(key.key_id, b"message")
         assert since(sent) == [2, 1, 2]  # BEGIN and look; DELETE, if it is still so; INSERT and COMMIT
         await keyring.sign(key.key_id, b"message")
