@@ -32,6 +32,7 @@ _RECORD: Final = 1 << 14  # bytes that a record of TLS holds at the most (RFC 84
 # written it would call five functions more, a tenth of what a small answer costs.
 _lib: Final = Binding.lib
 _ffi: Final = Binding.ffi
+_LATER: Final = frozenset({_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE})
 _room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in the reactor's thread
 
 _Ending: TypeAlias = Any  # an exception, which tells the reactor that the connection is over, or None
@@ -151,7 +152,7 @@ class SecureServer(PlainServer):
         # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
         # read.
         why = _lib.SSL_get_error(self._ssl, result)
-        if why == _lib.SSL_ERROR_WANT_READ:
+        if why in _LATER:
             return None
         if why == _lib.SSL_ERROR_ZERO_RETURN:
             return self._left()
