@@ -1,9 +1,9 @@
 """``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md and what goes with it.
 
-Rules of this module: ``QUICK=1`` in the environment makes one short round and writes no page; ``BENCH_ONLY=NAME`` runs
-one suite and writes none either. Progress goes to standard error, tables to standard output. Status 1 says that the
-bench could not run; a goal that is missed is said, and is no error: figures of one machine are not a verdict. However
-it ends (interrupted, or after an hour because something hangs), no process is left.
+Rules of this module: ``QUICK=1`` in the environment makes one short round, without workers, and writes no page;
+``BENCH_ONLY=NAME`` runs one suite and writes none either. Progress goes to standard error, tables to standard output.
+Status 1 says that the bench could not run; a goal that is missed is said, and is no error: figures of one machine are
+not a verdict. However it ends (interrupted, or after an hour because something hangs), no process is left.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 CAPACITY = PAGE.parents[1] / "etc" / "capacity.py"
 PICTURE, GROWTH = (PAGE.parent / "diagrams" / f"{name}.svg" for name in ("benchmarks", "growth"))
 _FULL = (3, Pace(seconds=3, rest=1, uploads=200))
-_QUICK = (1, Pace(seconds=1, rest=0.3, uploads=80))
+_QUICK = (1, Pace(seconds=1, rest=0.3, uploads=80, workers=False))
 """How many rounds, and what one is like."""
 _LIMIT_SECONDS = 3600
 _BEGUN = time.monotonic()

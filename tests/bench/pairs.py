@@ -142,6 +142,7 @@ class Pairs:
     def __init__(self, folder: Path, pace: Pace) -> None:
         self.pace = pace
         self.sides: dict[str, Side] = {}
+        self._names = [name for name in self.names if name != WORKERS or pace.workers]
         self._folder = folder
         self._numbers = itertools.count()
         self._places: dict[str, _Place] = {}
@@ -153,7 +154,7 @@ class Pairs:
             self._mariadb = mariadb = stack.enter_context(
                 MariaDB(fast=self.fast, options=[f"--max-connections={CONNECTIONS}"])
             )
-            for name in self.names:
+            for name in self._names:
                 self._places[name] = place = _Place(mariadb.database(), mariadb.database())
                 self._create_tables(name, place)
                 signer = self._signer(name, f"{name}-signer")

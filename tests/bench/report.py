@@ -26,8 +26,8 @@ _MET = {OURS: "yes", WORKERS: "with 2 workers", "": "**no**"}
 _INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`; do not edit. `make bench QUICK=1` prints the same tables after fewer and shorter rounds and
-leaves this page alone.
+Written by `make bench`; do not edit. `make bench QUICK=1` prints the same tables, without those of workers, after one
+short round, which takes two minutes, and leaves this page alone.
 
 The Go 0.7.0 programs of Debian and ours run on one machine with the same configuration: TLS with the certificates of
 `fixtures/`, log level error. They are measured in alternation, and who comes first changes every round. Each figure is

@@ -45,11 +45,15 @@ Work = Callable[[Side], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a measurement takes, how long a process rests before its memory counts as idle, how many uploads."""
+    """How long a measurement takes, how long a process rests before its memory counts as idle, how many uploads.
+
+    ``workers`` says whether ours is measured with two of them as well.
+    """
 
     seconds: float
     rest: float
     uploads: int
+    workers: bool = True
 
 
 class Suite(Protocol):
