@@ -324,16 +324,7 @@ class Workers(Service):
 
     async def _start(self) -> None:
         plan = self.plan
-        if not self._sockets:
-            self._log.info("Starting on {address}", address=str(plan.address))
-            port: Any = await tls.listen(self.reactor, plan.address.host, plan.address.port, Factory())
-            port.stopReading()  # it is the workers who accept
-            self._ends.append(port.stopListening)
-            self._descriptors = [port.fileno()]
-        else:
-            self._descriptors = [passed.fileno() for passed in self._sockets]
-            self._ends += [passed.close for passed in self._sockets]
-        if plan.debug is not None:
+        if plan.debug is not None:  # first: who finds the port open finds this as well
             pages: Mapping[str, Page] = {
                 "/metrics": self._metrics_page,
                 "/livez": lambda: ALIVE,
@@ -343,6 +334,15 @@ class Workers(Service):
             server = DebugServer(self.reactor, *where, pages, self._figures.counters, self._of_worker)
             await server.startService()
             self._ends.append(server.stopService)
+        if not self._sockets:
+            self._log.info("Starting on {address}", address=str(plan.address))
+            port: Any = await tls.listen(self.reactor, plan.address.host, plan.address.port, Factory())
+            port.stopReading()  # it is the workers who accept
+            self._ends.append(port.stopListening)
+            self._descriptors = [port.fileno()]
+        else:
+            self._descriptors = [passed.fileno() for passed in self._sockets]
+            self._ends += [passed.close for passed in self._sockets]
         first = [self._spawn(number) for number in range(1, self.count + 1)]
         try:
             await gatherResults([process.ready for process in first], consumeErrors=True)

@@ -118,7 +118,6 @@ class World:
 
     def settle(self) -> None:
         """Wait until all workers serve, and the server is ready for everything."""
-        until(lambda: is_open(self.debug["server"]), "the debug server listens")  # it does after the server itself
         until(lambda: metrics(self.debug["server"])["notary_server_workers"] == WORKERS, "all workers serve")
         until(lambda: get(self.debug["server"], "/readyz") == (200, WELL), "the server is well")
 
