@@ -20,7 +20,7 @@ import click
 from notary import __version__
 from notary.admin.cli import cli
 from notary.admin.command import Status
-from notary.net import daemon
+from notary.daemon import options
 from notary.server.tap import Options as ServerOptions
 from notary.signer.tap import Options as SignerOptions
 
@@ -86,7 +86,7 @@ def signals() -> Definitions:
     return [(term, f"{meaning[0].upper()}{meaning[1:]}.") for term, meaning in rows]
 
 
-def flags_of(options: type[daemon.Options]) -> Definitions:
+def flags_of(options: type[options.Options]) -> Definitions:
     """The flags of a daemon."""
     values = {"config": "FILE", "logf": "json|logfmt"}
     found = {f"-{name}={values.get(str(name), 'VALUE')}": meaning for name, _, _, meaning in options.optParameters}
@@ -95,7 +95,7 @@ def flags_of(options: type[daemon.Options]) -> Definitions:
     return sorted((flag, str(meaning)) for flag, meaning in found.items())
 
 
-def daemon_page(options: type[daemon.Options], what: str, description: str, environment: Definitions) -> str:
+def daemon_page(options: type[options.Options], what: str, description: str, environment: Definitions) -> str:
     """The page of a daemon."""
     name = options.program
     file = f"/etc/notary/{name.removeprefix('notary-')}-config.json"

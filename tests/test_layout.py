@@ -129,15 +129,15 @@ def test_imports_follow_the_layers(path: Path) -> None:
     [
         pytest.param("notary.errors", "import notary.config", id="errors-config"),
         pytest.param("notary.config", "from notary.tuf import model", id="config-tuf"),
-        pytest.param("notary.tuf.keys", "from notary.storage import Update", id="tuf-storage"),
-        pytest.param("notary.tuf.keys", "from notary import storage", id="tuf-storage-from-package"),
-        pytest.param("notary.tuf.keys", "from twisted.python import log", id="tuf-twisted"),
+        pytest.param("notary.tuf.public", "from notary.storage import Update", id="tuf-storage"),
+        pytest.param("notary.tuf.public", "from notary import storage", id="tuf-storage-from-package"),
+        pytest.param("notary.tuf.public", "from twisted.python import log", id="tuf-twisted"),
         pytest.param("notary.config", "import twisted", id="config-twisted"),
         pytest.param("notary.errors", "def f():\n    import twisted.web", id="errors-twisted-inside"),
-        pytest.param("notary.net.http", "from notary.tuf.model import Gun", id="net-tuf"),
-        pytest.param("notary.net.http", "import notary.config", id="net-config"),
-        pytest.param("notary.storage.sql", "import notary.net.http", id="storage-net"),
-        pytest.param("notary.storage.sql", "from notary.server import repository", id="storage-server"),
+        pytest.param("notary.net.http.site", "from notary.tuf.model import Gun", id="net-tuf"),
+        pytest.param("notary.net.http.site", "import notary.config", id="net-config"),
+        pytest.param("notary.storage.open", "import notary.net.http.site", id="storage-net"),
+        pytest.param("notary.storage.open", "from notary.server import repository", id="storage-server"),
         pytest.param("notary.server.api", "from notary.signer.keyring import Keyring", id="server-signer"),
         pytest.param("notary.signer.rpc", "import notary.server.signing as s", id="signer-server"),
         pytest.param("notary.admin.cli", "from notary.server import repository", id="admin-server"),
@@ -148,11 +148,13 @@ def test_imports_follow_the_layers(path: Path) -> None:
         pytest.param("notary.server.tap", "import notary.signer.tap", id="tap-other-tap"),
         pytest.param("notary.server.api", "from . import auth", id="relative"),
         pytest.param("notary.server.api", "from ..errors import NotFound", id="relative-up"),
-        pytest.param("notary.net.http", "from twisted.internet import reactor", id="reactor"),
-        pytest.param("notary.net.http", "import twisted.internet.reactor as r", id="reactor-module"),
-        pytest.param("notary.net.http", "from twisted.internet.reactor import callLater", id="reactor-method"),
-        pytest.param("notary.net.http", "class A:\n    from twisted.internet import reactor", id="reactor-in-class"),
-        pytest.param("notary.net.http", "if x:\n    from twisted.internet import reactor", id="reactor-in-if"),
+        pytest.param("notary.net.http.site", "from twisted.internet import reactor", id="reactor"),
+        pytest.param("notary.net.http.site", "import twisted.internet.reactor as r", id="reactor-module"),
+        pytest.param("notary.net.http.site", "from twisted.internet.reactor import callLater", id="reactor-method"),
+        pytest.param(
+            "notary.net.http.site", "class A:\n    from twisted.internet import reactor", id="reactor-in-class"
+        ),
+        pytest.param("notary.net.http.site", "if x:\n    from twisted.internet import reactor", id="reactor-in-if"),
         pytest.param("twisted.plugins.notary_plugins", "from notary.server import tap", id="plugin"),
     ],
 )
@@ -163,14 +165,16 @@ def test_a_violation_is_caught(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        pytest.param("notary.server.tap", "from notary.storage.sql import open_store", id="tap-storage"),
+        pytest.param("notary.server.tap", "from notary.storage.open import open_store", id="tap-storage"),
         pytest.param("notary.server.tap", "from notary.server import api\nimport notary.config", id="tap-server"),
         pytest.param("notary.server.tap", "def f():\n    from twisted.internet import reactor", id="reactor-inside"),
         pytest.param("notary.server.tap", "from notary import __version__, config", id="version"),
-        pytest.param("notary.storage.sql", "from notary.storage import Update", id="own-package"),
+        pytest.param("notary.storage.open", "from notary.storage import Update", id="own-package"),
         pytest.param("notary.server.repository", "from notary.tuf import publish", id="server-tuf"),
-        pytest.param("notary.net.tls", "from notary.errors import ConfigError\nimport twisted", id="net-errors"),
-        pytest.param("notary.tuf.keys", "import notaryservice.x, cryptography.x509", id="third-party"),
+        pytest.param(
+            "notary.net.tls.contexts", "from notary.errors import ConfigError\nimport twisted", id="net-errors"
+        ),
+        pytest.param("notary.tuf.public", "import notaryservice.x, cryptography.x509", id="third-party"),
     ],
 )
 def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:

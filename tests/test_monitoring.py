@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
-from notary.net.certificates import Certificates
 from notary.net.grpc import Status
+from notary.observe.expiry import Certificates
 from notary.server.metrics import Metrics as ServerMetrics
 from notary.signer.metrics import Metrics as SignerMetrics
-from notary.storage.dialect import Usage
+from notary.storage.sql.dialect import Usage
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/monitoring.md").read_text()
@@ -28,7 +28,7 @@ class NoKeyring:
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
     metrics.watch_pool(Usage())
-    # As in notary.net.workers.
+    # As in notary.daemon.workers.parent.
     metrics.watch("workers", "doc", lambda: {(): 2.0})
     metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)
     for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py

@@ -1,7 +1,7 @@
 """The certificates that a configuration names: which files, and until when what is in them is valid.
 
 Rules of this module: the files are those whose key in the configuration's table is a file and no private key. Files are
-read; nothing is verified beyond that they can be: :mod:`notary.net.tls` does that the way the daemons do.
+read; nothing is verified beyond that they can be: :mod:`notary.net.tls.contexts` does that the way the daemons do.
 """
 
 from __future__ import annotations

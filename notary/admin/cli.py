@@ -16,13 +16,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from notary import __version__
-from notary.admin.checkconfig import check_config
 from notary.admin.command import Status, Work
-from notary.admin.health import health
-from notary.admin.keys import keys
-from notary.admin.migrate import migrate
-from notary.admin.repos import repos
-from notary.admin.upkeep import expiring, fsck_, gc
+from notary.admin.commands.check_config import check_config
+from notary.admin.commands.health import health
+from notary.admin.commands.keys import keys
+from notary.admin.commands.migrate import migrate
+from notary.admin.commands.repos import repos
+from notary.admin.commands.upkeep import expiring, fsck_, gc
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

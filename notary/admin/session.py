@@ -17,8 +17,8 @@ from notary import config
 from notary.admin.output import Output
 from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig, Storage
 from notary.errors import ConfigError
-from notary.storage.dialect import Pool
-from notary.storage.sql import pool_of
+from notary.storage.open import pool_of
+from notary.storage.sql.dialect import Pool
 
 _Store = TypeVar("_Store")
 

@@ -23,18 +23,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary import errors
-from notary.errors import (
-    InvalidGun,
-    InvalidParameters,
-    InvalidRole,
-    MalformedUpload,
-    NotaryError,
-    NotFound,
-)
-from notary.net.http import Call, Response, parse_multipart
-from notary.net.logs import error_id
-from notary.net.readiness import ALIVE
+from notary.errors import InvalidGun, InvalidParameters, InvalidRole, MalformedUpload, NotaryError, NotFound
+from notary.net.http.site import Call, Response, parse_multipart
+from notary.observe.logs import error_id
+from notary.observe.readiness import ALIVE
 from notary.server.auth import Access, AccessController
+from notary.server.faults import FAULTS, JSON_UTF8, UNKNOWN, UPDATING, Fault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, InThread, Repository
@@ -44,7 +38,6 @@ from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
 
 JSON = "application/json"
-JSON_UTF8 = "application/json; charset=utf-8"
 
 DEFAULT_RECORDS = 100
 """How many changes an answer holds when the client says 0."""
@@ -54,58 +47,6 @@ MAX_RECORDS = 10_000
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
-
-
-# -- errors -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """How one kind of error is answered."""
-
-    status: int
-    code: str
-    message: str
-
-
-UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
-TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
-UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
-
-FAULTS: Mapping[type[Exception], Fault] = {
-    errors.NotFound: Fault(404, "METADATA_NOT_FOUND", "You have requested metadata that does not exist."),
-    errors.NoFilename: Fault(400, "NO_FILENAME", "No file/role name provided."),
-    errors.InvalidRole: Fault(400, "INVALID_ROLE", "The role you are attempting to operate on is invalid."),
-    errors.MalformedJSON: Fault(400, "MALFORMED_JSON", "JSON sent by the client could not be parsed by the server"),
-    errors.OldVersion: Fault(400, "VERSION", "A newer version of metadata is already available."),
-    errors.InvalidUpdate: Fault(400, "INVALID_UPDATE", "Update sent by the client is invalid."),
-    errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
-    errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
-    errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
-    errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
-    errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
-}
-
-
-def _detail(error: Exception) -> Any:
-    """What a client learns of an error beyond its code; clients of uploads parse it."""
-    if isinstance(error, errors.InvalidUpdate):
-        inner = {"Msg": str(error)} | ({"Missing": error.missing} if error.missing else {})
-        return {"Name": error.fault.value, "Error": inner}
-    if isinstance(error, errors.Unauthorized):
-        return [{"Type": kind, "Class": "", "Name": name, "Action": action} for kind, name, action in error.access]
-    return str(error)
-
-
-def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """The answer to a failed call: a JSON body in the form that every Notary client knows."""
-    body = json.dumps({"errors": [{"code": fault.code, "message": fault.message, "detail": detail}]}).encode()
-    return Response(fault.status, body, (("Content-Type", JSON_UTF8), *headers))
-
-
-def edge_response(status: int, message: str) -> Response:
-    """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
-    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -308,7 +249,7 @@ class Api:
             self._metrics.uploaded(fault.code, len(call.body))
         self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
-        return fault_response(fault, None if server_error else _detail(error), headers)
+        return fault_response(fault, None if server_error else detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from notary.errors import NotaryError
-from notary.net.readiness import STARTING, Readiness
+from notary.observe.readiness import STARTING, Readiness
 
 INTERVAL = 10.0
 """Seconds between two runs of a check."""

@@ -1,6 +1,6 @@
 """What the server counts.
 
-Rules of this module: those of :mod:`notary.net.metrics`. Where the reference counts the same, the name and the labels
+Rules of this module: those of :mod:`notary.observe.metrics`. Where the reference counts the same, the name and the labels
 are the reference's, so that its dashboards go on working: its summaries have ``_sum`` and ``_count`` here as well
 (quantiles come from the histograms instead).
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 
-from notary.net.metrics import SECONDS, SIZES, Calls, Distribution, Figures
+from notary.observe.metrics import SECONDS, SIZES, Calls, Distribution, Figures
 
 ACCEPTED: Final = "accepted"
 """The outcome of an upload that was published; of the others it is the code of the error."""

@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
 from notary.server.signing import SigningService, sign_draft
 from notary.storage import Change, MetadataStore, Stored, Update
-from notary.tuf import publish, refresh
-from notary.tuf.keys import PublicKey
+from notary.tuf import draft, model, publish, refresh, validation
 from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.public import PublicKey
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -234,7 +234,7 @@ class Repository:
             updates.append(await self._signed_timestamp(renewal.timestamp(snapshot)))
         return updates
 
-    async def _signed_timestamp(self, draft: publish.Draft) -> Update:
+    async def _signed_timestamp(self, draft: draft.Draft) -> Update:
         return Update(TIMESTAMP, draft.version, await sign_draft(self._signing, draft))
 
     # -- publishing ---------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Repository:
             uploads = await run(lambda: publish.read(files))
             current = await self._loaded(gun, [upload.role for upload in uploads], run)
             sound = self._is_sound(gun, current)
-            plan = await run(lambda: publish.validate(gun, current, uploads, self._now(), sound=sound))
+            plan = await run(lambda: validation.validate(gun, current, uploads, self._now(), sound=sound))
         else:
             current = await self._loaded(gun, publish.named(files), run)
             held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
@@ -287,7 +287,7 @@ class Repository:
         """
         found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
-            root = Root.parse(publish.stored_envelope(ROOT, found[ROOT].data))
+            root = Root.parse(model.stored_envelope(ROOT, found[ROOT].data))
             for key in root.roles[role].keys.values():
                 try:
                     return await self._signing.get_key(key.canonical_id)
@@ -318,7 +318,7 @@ def _root(gun: Gun, data: bytes) -> _Root:
 def _checksums(stored: Stored) -> Mapping[str, str]:
     """What a timestamp or snapshot lists: the checksum of each role, lower-case hex."""
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
-    meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
+    meta = kind.parse(model.stored_envelope(stored.role, stored.data)).meta
     return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
 
 

@@ -18,29 +18,39 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
+from notary.daemon import options, program
+from notary.daemon import service as daemon
+from notary.daemon.inspection import make_manhole, watch
+from notary.daemon.program import Bootstrap
+from notary.daemon.reload import Part, part, restart_lines
+from notary.daemon.serving import Assembly
+from notary.daemon.systemd import first_environment, passed_sockets
+from notary.daemon.workers.parent import Plan, Workers
+from notary.daemon.workers.worker import Worker, join
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
-from notary.net import daemon, tls
-from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import Channel
-from notary.net.http import Limits, Response, Site
-from notary.net.measured import measured
-from notary.net.metrics import Figures
-from notary.net.offload import Offload
-from notary.net.readiness import STARTING
-from notary.net.reload import Part, part, restart_lines
-from notary.net.systemd import first_environment, passed_sockets
-from notary.net.watching import make_manhole, watch
-from notary.net.workers import Plan, Worker, Workers, join
-from notary.server.api import Api, CachePolicy, edge_response
-from notary.server.auth import AccessController, NoAuth, TokenAuth, load_bundle
+from notary.net.http.site import Limits, Response, Site
+from notary.net.tls import contexts as tls
+from notary.observe.metrics import Figures
+from notary.observe.readiness import STARTING
+from notary.observe.timed import measured
+from notary.server.api import Api, CachePolicy
+from notary.server.auth import AccessController
+from notary.server.auth.none import NoAuth
+from notary.server.auth.token import TokenAuth, load_bundle
+from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner, RemoteSigner, SigningService
+from notary.server.signing import SigningService
+from notary.server.signing.local import LocalSigner
+from notary.server.signing.remote import RemoteSigner
 from notary.storage.cache import CachedMetadataStore
-from notary.storage.dialect import Usage
-from notary.storage.migrate import SERVER
-from notary.storage.sql import migrate_database, open_metadata_store, pool_of
+from notary.storage.open import migrate_database, open_metadata_store, pool_of
+from notary.storage.sql.dialect import Usage
+from notary.storage.sql.migrate import SERVER
+from notary.work.processes import Offload
+from notary.work.reactor import utc_now
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
@@ -145,7 +155,7 @@ class Server(Assembly):
             health.startService()  # checks at once
 
     async def reload(self, config: ServerConfig) -> Sequence[str]:
-        """See `notary.net.daemon.Managed`."""
+        """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
         await self._reloader.reload(parts)
         return restart_lines(differences(self._config, config), parts)
@@ -216,7 +226,7 @@ def _access_controller(config: ServerConfig) -> AccessController:
     )
 
 
-class Options(daemon.Options):
+class Options(options.Options):
     """The flags of notary-server."""
 
     program = "notary-server"
@@ -262,9 +272,9 @@ def makeService(options: Options) -> daemon.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return program.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
 
 
 def main() -> None:
     """The console script: the daemon in the foreground."""
-    daemon.run(Options, makeService)
+    program.run(Options, makeService)

@@ -26,12 +26,13 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound
-from notary.storage import KeyStore, StoredKey, wrapped
-from notary.storage.shared import Shared
-from notary.storage.wrapped import Passphrases, public_half
+from notary.storage import KeyStore, StoredKey
+from notary.storage import keywrap as wrapped
+from notary.storage.keywrap import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
-from notary.tuf.keys import PublicKey
+from notary.tuf.public import PublicKey
+from notary.work.singleflight import Shared
 
 CAPACITY: Final = 4096
 """How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""

@@ -1,6 +1,6 @@
 """What the signer counts.
 
-Rules of this module: those of :mod:`notary.net.metrics`. It names methods and algorithms, never keys or collections.
+Rules of this module: those of :mod:`notary.observe.metrics`. It names methods and algorithms, never keys or collections.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from notary.net.grpc import Status
-from notary.net.metrics import SECONDS, Distribution, Figures
+from notary.observe.metrics import SECONDS, Distribution, Figures
 from notary.signer.keyring import Keyring
 
 _OTHER = "other"

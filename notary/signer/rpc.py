@@ -24,13 +24,13 @@ from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound, NotaryError, StorageFailed
 from notary.net.grpc import Context, Handler, RpcError, Status
-from notary.net.logs import error_id, failure_fields
-from notary.net.readiness import Readiness
+from notary.observe.logs import error_id, failure_fields
+from notary.observe.readiness import Readiness
 from notary.proto import health_pb2, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import Metrics
-from notary.storage.shared import Shared
-from notary.tuf.keys import PublicKey
+from notary.tuf.public import PublicKey
+from notary.work.singleflight import Shared
 
 SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
 """The names that a health check may ask for: those of the reference, and the signer as a whole."""

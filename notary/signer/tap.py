@@ -22,25 +22,30 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
+from notary.daemon import options, program
+from notary.daemon import service as daemon
+from notary.daemon.inspection import make_manhole, watch
+from notary.daemon.program import Bootstrap
+from notary.daemon.reload import Part, part, restart_lines
+from notary.daemon.serving import Assembly
+from notary.daemon.systemd import first_environment, passed_sockets
+from notary.daemon.workers.parent import Plan, Workers
+from notary.daemon.workers.worker import Worker, join
 from notary.errors import KeyNotFound
-from notary.net import daemon, tls
-from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.grpc import GrpcFactory
-from notary.net.http import Response
-from notary.net.measured import measured
-from notary.net.metrics import Figures
-from notary.net.readiness import STARTING
-from notary.net.reload import Part, part, restart_lines
-from notary.net.systemd import first_environment, passed_sockets
-from notary.net.watching import make_manhole, watch
-from notary.net.workers import Plan, Worker, Workers, join
+from notary.net.http.site import Response
+from notary.net.tls import contexts as tls
+from notary.observe.metrics import Figures
+from notary.observe.readiness import STARTING
+from notary.observe.timed import measured
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
-from notary.storage.dialect import Usage
-from notary.storage.migrate import SIGNER
-from notary.storage.sql import migrate_database, open_key_store, pool_of
+from notary.storage.open import migrate_database, open_key_store, pool_of
+from notary.storage.sql.dialect import Usage
+from notary.storage.sql.migrate import SIGNER
+from notary.work.reactor import utc_now
 
 THREADS = 2
 """Threads that wrap, unwrap and make keys."""
@@ -109,7 +114,7 @@ class Signer(Assembly):
         await self.opened()
 
     async def reload(self, config: SignerConfig) -> Sequence[str]:
-        """See `notary.net.daemon.Managed`."""
+        """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
         await self._reloader.reload(parts)
         self._latest = config
@@ -147,7 +152,7 @@ def protect() -> None:
         raise OSError(number, f"the memory of this process cannot be protected: {os.strerror(number)}")
 
 
-class Options(daemon.Options):
+class Options(options.Options):
     """The flags of notary-signer."""
 
     program = "notary-signer"
@@ -195,9 +200,9 @@ def makeService(options: Options) -> daemon.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return program.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
 
 
 def main() -> None:
     """The console script: the daemon in the foreground."""
-    daemon.run(Options, makeService)
+    program.run(Options, makeService)

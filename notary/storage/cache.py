@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 
 from notary.errors import NotFound
 from notary.storage import NOTHING, Change, Identity, MetadataStore, Place, Stored, Update
-from notary.storage.shared import Shared
 from notary.tuf.model import Gun, RoleName
+from notary.work.singleflight import Shared
 
 MOST_PLACES: Final = 100
 """How many places one question asks about, unless one request alone needs more."""

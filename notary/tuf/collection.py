@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from notary.errors import InvalidMetadata, NotFound
-from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, RoleName, Root, Snapshot, Targets, Timestamp
-from notary.tuf.publish import stored_envelope
+from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, RoleName, Root, Snapshot, Targets, Timestamp, stored_envelope
 
 Metadata: TypeAlias = Root | Targets | Snapshot | Timestamp
 

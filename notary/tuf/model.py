@@ -1,6 +1,6 @@
 """The nouns of TUF: names, envelopes and the four kinds of metadata, as immutable values that are valid once built.
 
-Rules of this module: pure. Structure only: signatures are for :mod:`notary.tuf.keys`, rules that need other files or a
+Rules of this module: pure. Structure only: signatures are for :mod:`notary.tuf.public`, rules that need other files or a
 clock for :mod:`notary.tuf.publish`. Bytes are kept exactly as they came. A member that is absent, or null, has the zero
 value of its type, as in the Go client, and is then judged like any other value (docs/protocol.md, sections 2 and 9).
 """
@@ -15,12 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
-from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
+from notary.errors import (
+    InvalidGun,
+    InvalidMetadata,
+    InvalidRole,
+    MalformedJSON,
+)
 from notary.tuf import canonical
 from notary.tuf.canonical import Json, Members, quote
-from notary.tuf.keys import PublicKey, RoleKeys, Signature
+from notary.tuf.public import PublicKey, RoleKeys, Signature
 
 __all__ = [
     "BASE_ROLES",
@@ -416,3 +421,34 @@ def _meta(
             if algorithm in hashes and len(hashes[algorithm]) != digest().digest_size:
                 raise InvalidMetadata(f"{where}: invalid {name} {algorithm} checksum information")
     return version, expires, meta
+
+
+class Held(Protocol):
+    """One metadata file that the store holds; ``notary.storage.Stored`` is one."""
+
+    @property
+    def version(self) -> int:
+        """The version of the file."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """The whole signed file, exactly as it is stored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One metadata file to be stored: ``data`` is the whole signed file."""
+
+    role: RoleName
+    version: int
+    data: bytes
+
+
+def stored_envelope(role: RoleName, data: bytes) -> Envelope:
+    """The envelope of a stored file; InvalidMetadata (never MalformedJSON) if the bytes are not one."""
+    try:
+        return Envelope.parse(data)
+    except MalformedJSON as error:
+        raise InvalidMetadata(f"the stored {role} is not metadata: {error}") from error

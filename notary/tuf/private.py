@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.tuf.canonical import quote
-from notary.tuf.keys import CURVES, MIN_RSA_BITS, PublicKey
+from notary.tuf.public import CURVES, MIN_RSA_BITS, PublicKey
 
 _Secret: TypeAlias = Any
 _SEED: Final = 32

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from notary.errors import InvalidMetadata, InvalidUpdate, NotFound
-from notary.tuf import keys
-from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, RoleName, Root, Snapshot, Timestamp
-from notary.tuf.publish import Draft, Held, next_snapshot, next_timestamp, stored_envelope
+from notary.tuf import public as keys
+from notary.tuf.draft import Draft, next_snapshot, next_timestamp
+from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Held, RoleName, Root, Snapshot, Timestamp, stored_envelope
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.admin.command import Status
-from notary.storage.sql import open_key_store, open_metadata_store
+from notary.storage.open import open_key_store, open_metadata_store
 from tests.admin.conftest import admin, write_config
 from tests.support.certs import DAY, Authority
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from notary.admin import fsck
+from notary.admin import findings as fsck
 from notary.admin.cli import cli
 from notary.admin.command import Status
 

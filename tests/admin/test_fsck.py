@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from notary.admin import fsck
+from notary.admin import findings as fsck
 from notary.admin.command import Status
 from tests.admin.conftest import admin
 from tests.support.author import HARMLESS, INVALID, MALFORMED, UNSIGNED, make_key, make_root_key

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 
-from notary.admin import fsck, upkeep
+from notary.admin import findings as fsck
+from notary.admin.collectable import collectable
 from notary.admin.command import Status
-from notary.admin.gc import collectable
+from notary.admin.commands import upkeep
 from notary.errors import InvalidMetadata, NotFound
 from notary.tuf.model import Gun
 from tests.admin.conftest import admin

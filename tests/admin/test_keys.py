@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 import pytest_twisted
 
-from notary.admin import keys
 from notary.admin.command import Status
-from notary.storage import wrapped
+from notary.admin.commands import keys
+from notary.storage import keywrap as wrapped
 from tests.admin.conftest import admin
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, USED, environment, make_key
 

@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from notary.admin.command import Status
-from notary.tuf.keys import PublicKey, Signature, verify
+from notary.tuf.public import PublicKey, Signature, verify
 from tests.admin.conftest import admin
 from tests.storage.conftest import BACKENDS
 from tests.support.keyplace import NEW, OLD, environment, make_key

@@ -17,11 +17,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from notary.admin import walk
+from notary.admin import collections as walk
 from notary.admin.command import Status
 from notary.admin.output import ago, size
 from notary.storage import StoredKey
-from notary.storage.sql import open_key_store
+from notary.storage.open import open_key_store
 from tests.admin.conftest import admin, write_config
 from tests.support.author import make_key
 from tests.support.certs import Authority

@@ -24,8 +24,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from notary.storage.migrate import SERVER, SIGNER
-from notary.storage.sql import migrate_database
+from notary.storage.open import migrate_database
+from notary.storage.sql.migrate import SERVER, SIGNER
 from tests.storage import historic
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, MariaDB
 from tests.support.goclient import Machine, live

@@ -22,8 +22,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from notary.storage.migrate import SERVER, SIGNER
-from notary.storage.sql import migrate_database
+from notary.storage.open import migrate_database
+from notary.storage.sql.migrate import SERVER, SIGNER
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer, MariaDB, PostgreSQL
 from tests.support.peers import OUR_SERVER, Certificates, Daemon, daemon, remote_signer
 from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection, verify_collection

@@ -70,7 +70,7 @@ def test_memory_of_a_server_under_load(server, tmp_path):
     with Load(lambda: get(f"{running.url}/v2/{GUN}/_trust/tuf/root.json")):
         printed = go_tool_pprof(tmp_path, f"{debug}/debug/pprof/heap?seconds=2", "-cum")
     assert "Type: inuse_space" in printed
-    assert "notary.net.metrics.Distribution.observe" in printed or "notary.server.api" in printed
+    assert "notary.observe.metrics.Distribution.observe" in printed or "notary.server.api" in printed
 
 
 def test_an_idle_server(server, tmp_path):

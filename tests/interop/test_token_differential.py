@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from notary.errors import Unauthorized
-from notary.server.auth import TokenAuth, load_bundle
+from notary.server.auth.token import TokenAuth, load_bundle
 from tests.support.peers import GO_SERVER, Daemon, free_port, server_config
 from tests.support.tokens import ACCEPTED, CASES, GUN, ISSUER, NO_TOKEN, REALM, SERVICE, Case, World
 

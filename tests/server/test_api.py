@@ -10,9 +10,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from notary.errors import Unauthorized
-from notary.server.api import FAULTS, ROUTES
-from notary.tuf.model import Gun, RoleName
-from notary.tuf.publish import MAX_FILES, Update
+from notary.server.api import ROUTES
+from notary.server.faults import FAULTS
+from notary.tuf.model import Gun, RoleName, Update
+from notary.tuf.publish import MAX_FILES
 from tests.support.api import GUN, TUF, new_author, new_store, published
 from tests.support.author import make_key, server_key_from
 from tests.support.inmemory import BOUNDARY, NOW, Server, multipart
@@ -408,7 +409,7 @@ async def test_a_name_outside_the_prefixes():
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_over_the_limit_is_too_large():
-    from notary.net.http import Limits
+    from notary.net.http.site import Limits
 
     server = Server(new_store(), limits=Limits(body=1000))
     answer = await server.upload(GUN, {"targets": b"x" * 1000})

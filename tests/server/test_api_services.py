@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import globalLogPublisher
 
 from notary.errors import SigningFailed, StorageFailed
-from notary.server.signing import LocalSigner
+from notary.server.signing.local import LocalSigner
 from tests.support.api import GUN, TUF, new_store, published
 from tests.support.inmemory import Server
 

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from OpenSSL._util import lib as openssl
 
 from notary.errors import ConfigError, Unauthorized
-from notary.server.auth import LEEWAY, MAX_CHAIN, MAX_TOKEN, AccessController, NoAuth, TokenAuth, load_bundle
+from notary.server.auth import AccessController
+from notary.server.auth.none import NoAuth
+from notary.server.auth.token import LEEWAY, MAX_CHAIN, MAX_TOKEN, TokenAuth, load_bundle
 from tests.support.tokens import (
     ACCEPTED,
     CASES,

@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from notary.storage.cache import CachedMetadataStore
-from notary.tuf import publish
+from notary.tuf import publish, validation
 from tests.support.api import GUN, TUF, new_author, new_store, published
 from tests.support.inmemory import Server, multipart
 from tests.support.rawhttp import Transport
@@ -104,7 +104,7 @@ async def test_a_stored_root_is_verified_once(monkeypatch):
         verified.append(data)
         return real(gun, data)
 
-    real = publish.stored_root
+    real = validation.stored_root
     monkeypatch.setattr(publish, "stored_root", stored_root)
     store = new_store()
     ours = Server(store)

@@ -16,7 +16,8 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from notary.server.api import FAULTS, ROUTES, TOO_LARGE, UNKNOWN, UPDATING, Route
+from notary.server.api import ROUTES, Route
+from notary.server.faults import FAULTS, TOO_LARGE, UNKNOWN, UPDATING
 from notary.tuf.publish import MAX_FILES
 from tests.support.author import Author, server_key_from
 from tests.support.peers import OUR_SERVER, Certificates, Daemon, daemon, mint_certificates

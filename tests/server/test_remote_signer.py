@@ -24,10 +24,10 @@ from zope.interface import implementer
 from notary.errors import KeyNotFound, SigningFailed
 from notary.net.grpc import Channel, GrpcFactory, RpcError, Status
 from notary.proto import health_pb2, signer_pb2
-from notary.server.signing import SIGNER_SECONDS, RemoteSigner
+from notary.server.signing.remote import SIGNER_SECONDS, RemoteSigner
 from notary.storage.memory import MemoryMetadataStore
-from notary.tuf.keys import PublicKey
 from notary.tuf.model import Gun, RoleName
+from notary.tuf.public import PublicKey
 from tests.support.author import Author, Key, make_key, raw_signature, server_key_from
 from tests.support.inmemory import Server
 from tests.support.sides import Answer, parse_response

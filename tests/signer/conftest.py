@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThread
 
 from notary.signer.keyring import Keyring
 from notary.storage import KeyStore
-from notary.storage.sql import open_key_store
-from notary.tuf import wrapping
+from notary.storage.open import open_key_store
+from notary.tuf import jwe as wrapping
 
 NOW = datetime(2030, 5, 17, 12, 30, 1, tzinfo=UTC)
 ALIAS = "alias_one"

@@ -15,8 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningFailed, StorageFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
-from notary.tuf import private, wrapping
-from notary.tuf.keys import Signature, verify
+from notary.tuf import jwe as wrapping
+from notary.tuf import private
+from notary.tuf.public import Signature, verify
 
 GUN = "example.com/app"
 METHODS = {"ecdsa": "ecdsa", "ed25519": "eddsa", "rsa": "rsapss"}

@@ -19,8 +19,8 @@ import grpc
 import pytest
 
 from notary.proto import signer_pb2
-from notary.tuf import wrapping
-from notary.tuf.keys import PublicKey, Signature, verify
+from notary.tuf import jwe as wrapping
+from notary.tuf.public import PublicKey, Signature, verify
 from tests.support.peers import READY_SECONDS, clean_environment
 from tests.support.signer import (
     GO_SIGNER,

@@ -14,8 +14,9 @@ from joserfc.jwe import JWERegistry
 from joserfc.jwk import OctKey
 
 from notary.storage import StoredKey
-from notary.tuf import private, wrapping
-from notary.tuf.keys import PublicKey, Signature, verify
+from notary.tuf import jwe as wrapping
+from notary.tuf import private
+from notary.tuf.public import PublicKey, Signature, verify
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "reference-rows.json").read_text("utf-8"))
 PASSPHRASES = GOLDEN["passphrases"]

@@ -12,7 +12,7 @@ from twisted.logger import globalLogPublisher
 
 from notary.errors import KeyNotFound, StorageFailed
 from notary.net.grpc import Context, Peer, RpcError, Status
-from notary.net.logs import LineObserver
+from notary.observe.logs import LineObserver
 from notary.proto import health_pb2, signer_pb2
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc

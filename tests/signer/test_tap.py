@@ -20,11 +20,11 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import load_signer
+from notary.daemon.program import Bootstrap
 from notary.errors import ConfigError, StorageFailed
-from notary.net.assembly import Bootstrap
 from notary.signer.tap import Signer
-from notary.storage import migrate
-from notary.storage.sql import migrate_database
+from notary.storage.open import migrate_database
+from notary.storage.sql import migrate
 from tests.support.certs import Authority
 from tests.support.peers import free_port
 from tests.support.signer import KEY_MANAGEMENT, SIGNER, Client, Pair, signer_config

@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from notary.storage.sql import open_key_store, open_metadata_store
+from notary.storage.open import open_key_store, open_metadata_store
 from tests.support.keyplace import KeyPlace
 from tests.support.migrated import SERVICES, migrated_database
 

@@ -7,7 +7,7 @@ import sys
 from twisted.internet import task
 
 from notary.storage import Update
-from notary.storage.sql import open_metadata_store
+from notary.storage.open import open_metadata_store
 from notary.tuf.model import BASE_ROLES, TIMESTAMP, Gun
 
 

@@ -11,12 +11,8 @@ import pytest
 from twisted.internet import reactor
 
 from notary.storage import StoredKey, Update
-from notary.storage.dialects.sqlite3 import SQLITE3
-from notary.storage.sql import (
-    open_database,
-    open_key_store,
-    open_metadata_store,
-)
+from notary.storage.open import open_database, open_key_store, open_metadata_store
+from notary.storage.sql.backends.sqlite3 import SQLITE3
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
 
 GUN = Gun("docker.io/library/alpine")

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import ProcessProtocol
 
 from notary.storage import Update
-from notary.storage.sql import open_metadata_store
+from notary.storage.open import open_metadata_store
 from notary.tuf.model import BASE_ROLES, Gun
 from tests.storage import publish_forever
 

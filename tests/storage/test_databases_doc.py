@@ -15,10 +15,10 @@ from twisted.internet import reactor
 
 from notary.errors import StorageFailed
 from notary.storage import StoredKey, Update
-from notary.storage.dialect import Pool
-from notary.storage.dialects import DIALECTS
-from notary.storage.migrate import SERVER, SIGNER
-from notary.storage.sql import migrate_database, open_database, open_key_store, open_metadata_store
+from notary.storage.open import migrate_database, open_database, open_key_store, open_metadata_store
+from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.dialect import Pool
+from notary.storage.sql.migrate import SERVER, SIGNER
 from notary.tuf.model import TIMESTAMP, Gun
 from tests.support.databases import MariaDB, PostgreSQL
 

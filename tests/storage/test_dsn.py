@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from notary.errors import ConfigError
-from notary.storage import dsn
-from notary.storage.dsn import duration, mysql, postgres, system_roots
+from notary.storage.sql import db_url as dsn
+from notary.storage.sql.backends.mysql import dsn
+from notary.storage.sql.backends.mysql.dsn import duration, mysql
+from notary.storage.sql.backends.postgres import dsn
+from notary.storage.sql.backends.postgres.dsn import postgres
+from notary.storage.sql.db_url import system_roots
 
 ROOTS = "/the/roots.pem"
 

@@ -13,7 +13,9 @@ import psycopg
 import pytest
 
 from notary.errors import StorageFailed
-from notary.storage.dsn import demand_tls, mysql, postgres, system_roots
+from notary.storage.sql.backends.mysql.dsn import demand_tls, mysql
+from notary.storage.sql.backends.postgres.dsn import postgres
+from notary.storage.sql.db_url import system_roots
 from tests.support.certs import Authority
 from tests.support.databases import MariaDB, PostgreSQL
 

@@ -12,8 +12,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from notary.storage import keyinventory
-from notary.storage.wrapped import rewrap
+from notary.storage.keywrap import rewrap
+from notary.storage.sql import key_inventory as keyinventory
 from tests.storage.conftest import BACKENDS
 from tests.support.keyplace import NEW, OLD, PASSPHRASES, USED, make_key
 

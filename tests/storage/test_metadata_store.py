@@ -19,7 +19,7 @@ from notary.errors import InvalidGun, NotFound, OldVersion
 from notary.storage import Update
 from notary.storage.cache import OVERHEAD, CachedMetadataStore
 from notary.storage.memory import MemoryMetadataStore
-from notary.storage.sql import open_metadata_store
+from notary.storage.open import open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 
 GUN = Gun("docker.io/library/alpine")

@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import globalLogPublisher
 
 from notary.errors import StorageFailed
-from notary.storage import StoredKey, Update, sql
-from notary.storage.migrate import SERVER, SIGNER, Service, numbered_files
-from notary.storage.sql import migrate_database, migration_plan, open_key_store, open_metadata_store
+from notary.storage import StoredKey, Update
+from notary.storage import open as sql
+from notary.storage.open import migrate_database, migration_plan, open_key_store, open_metadata_store
+from notary.storage.sql.migrate import SERVER, SIGNER, Service, numbered_files
 from notary.tuf.model import ROOT, TIMESTAMP, Gun, RoleName
 from tests.storage import historic
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer, User

@@ -15,8 +15,8 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.storage import StoredKey, Update
-from notary.storage.pool import Cursor
-from notary.storage.sql import open_key_store, open_metadata_store
+from notary.storage.open import open_key_store, open_metadata_store
+from notary.storage.sql.cursor import Cursor
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
 from tests.support.migrated import migrated_database
 
@@ -106,7 +106,7 @@ def statements(monkeypatch) -> list[tuple]:
         def __init__(self, cursor, dialect) -> None:
             super().__init__(Spy(cursor), dialect)
 
-    monkeypatch.setattr("notary.storage.pool.Cursor", Seen)
+    monkeypatch.setattr("notary.storage.sql.cursor.Cursor", Seen)
     return seen
 
 

@@ -13,9 +13,9 @@ from twisted.internet.threads import deferToThread
 
 from notary.signer.keyring import Keyring
 from notary.storage.cache import CachedMetadataStore
-from notary.storage.dialect import Pool
-from notary.storage.drivers import mysql
-from notary.storage.sql import open_key_store, open_metadata_store
+from notary.storage.open import open_key_store, open_metadata_store
+from notary.storage.sql.backends.mysql import driver as mysql
+from notary.storage.sql.dialect import Pool
 from tests.support.api import TUF, new_author
 from tests.support.inmemory import NOW, Server
 from tests.support.migrated import migrated_database

@@ -16,11 +16,11 @@ from twisted.internet.threads import deferToThread
 
 from notary.errors import ConfigError, InvalidGun, OldVersion, StorageFailed, StorageUnreachable
 from notary.storage import StoredKey, Update
-from notary.storage.dialect import Pool, Usage
-from notary.storage.dialects import DIALECTS
-from notary.storage.metadata import SQLMetadataStore
-from notary.storage.migrate import SERVER
-from notary.storage.sql import open_database, open_key_store, open_metadata_store
+from notary.storage.open import open_database, open_key_store, open_metadata_store
+from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.dialect import Pool, Usage
+from notary.storage.sql.metadata import SQLMetadataStore
+from notary.storage.sql.migrate import SERVER
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
 from tests.support.api import new_author, published
 from tests.support.inmemory import Server

@@ -18,11 +18,11 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from notary.errors import OldVersion, StorageFailed
 from notary.storage import Update
-from notary.storage.dialect import Trouble
-from notary.storage.dialects.sqlite3 import SQLITE3
-from notary.storage.metadata import SQLMetadataStore
-from notary.storage.migrate import SERVER
-from notary.storage.sql import open_database, open_key_store, open_metadata_store
+from notary.storage.open import open_database, open_key_store, open_metadata_store
+from notary.storage.sql.backends.sqlite3 import SQLITE3
+from notary.storage.sql.dialect import Trouble
+from notary.storage.sql.metadata import SQLMetadataStore
+from notary.storage.sql.migrate import SERVER
 from notary.tuf.model import ROOT, Gun
 from tests.storage.sqlite_files import (
     GUN,

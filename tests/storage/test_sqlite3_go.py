@@ -11,10 +11,7 @@ import pytest
 import pytest_twisted
 
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
-from notary.storage.sql import (
-    open_key_store,
-    open_metadata_store,
-)
+from notary.storage.open import open_key_store, open_metadata_store
 from notary.tuf.model import ROOT, TIMESTAMP
 from tests.storage.sqlite_files import (
     GUN,

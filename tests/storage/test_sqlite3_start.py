@@ -10,13 +10,9 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.errors import ConfigError, StorageFailed
-from notary.storage.dialects.sqlite3 import SQLITE3
-from notary.storage.migrate import SERVER
-from notary.storage.sql import (
-    open_database,
-    open_key_store,
-    open_metadata_store,
-)
+from notary.storage.open import open_database, open_key_store, open_metadata_store
+from notary.storage.sql.backends.sqlite3 import SQLITE3
+from notary.storage.sql.migrate import SERVER
 from tests.storage.sqlite_files import (
     OPENERS,
     execute,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, OldVersion
-from notary.tuf import publish
+from notary.tuf import draft, publish, validation
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName, Signature
 from tests.support.author import Author, Key, file_meta, make_key
 
@@ -44,18 +44,18 @@ class Collection:
         key = make_key() if snapshot == "client" else self.snapshot_key.public_part
         return Author(GUN, timestamp=self.timestamp_key.public_part, snapshot=key, now=self.now)
 
-    def validate(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> publish.Plan:
+    def validate(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> validation.Plan:
         pairs = files.items() if isinstance(files, Mapping) else files
-        uploads = [publish.Upload(RoleName(role), data) for role, data in pairs]
+        uploads = [validation.Upload(RoleName(role), data) for role, data in pairs]
         wanted = publish.needed([upload.role for upload in uploads])
         current = {role: self.current[role] for role in wanted if role in self.current}
-        plan = self._same(partial(publish.validate, Gun(GUN), current, uploads, self.now))
+        plan = self._same(partial(validation.validate, Gun(GUN), current, uploads, self.now))
         if plan.sound is not None:
-            publish.stored_root(Gun(GUN), plan.sound)
+            validation.stored_root(Gun(GUN), plan.sound)
             self.sound.add(plan.sound)
         return plan
 
-    def _same(self, validate: Callable[..., publish.Plan]) -> publish.Plan:
+    def _same(self, validate: Callable[..., validation.Plan]) -> validation.Plan:
         """What ``validate`` says, whether or not it is told that the stored root is sound, if that is known."""
         known = ROOT in self.current and self.current[ROOT].data in self.sound
         try:
@@ -97,7 +97,7 @@ class Collection:
             return "VERSION"
         return "OK"
 
-    def sign(self, draft: publish.Draft) -> bytes:
+    def sign(self, draft: draft.Draft) -> bytes:
         return draft.assemble(
             signatures(draft, [self.keys[k.canonical_id] for k in draft.keys if k.canonical_id in self.keys])
         )
@@ -115,6 +115,6 @@ class Collection:
             assert listed[role]["hashes"].items() <= hashes.items()
 
 
-def signatures(draft: publish.Draft, keys: Iterable[Key]) -> list[Signature]:
+def signatures(draft: draft.Draft, keys: Iterable[Key]) -> list[Signature]:
     made = [key.sign(draft.payload) for key in keys]
     return [Signature(one["keyid"], one["method"], base64.b64decode(one["sig"])) for one in made]

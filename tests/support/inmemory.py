@@ -18,13 +18,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
-from notary.net.http import Limits, Site
-from notary.server.api import Api, CachePolicy, edge_response
-from notary.server.auth import NoAuth
+from notary.net.http.site import Limits, Site
+from notary.server.api import Api, CachePolicy
+from notary.server.auth.none import NoAuth
+from notary.server.faults import edge_response
 from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import LocalSigner
+from notary.server.signing.local import LocalSigner
 
 BOUNDARY = "-----------the-boundary"
 NOW = datetime.now(UTC).replace(microsecond=0)

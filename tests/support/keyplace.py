@@ -10,10 +10,11 @@ from pathlib import Path
 
 from twisted.internet import reactor
 
-from notary.storage import StoredKey, wrapped
-from notary.storage.dialect import Pool
-from notary.storage.keyinventory import open_key_inventory
-from notary.storage.sql import open_key_store
+from notary.storage import StoredKey
+from notary.storage import keywrap as wrapped
+from notary.storage.open import open_key_store
+from notary.storage.sql.dialect import Pool
+from notary.storage.sql.key_inventory import open_key_inventory
 from notary.tuf import private
 from tests.support.stored import Place
 

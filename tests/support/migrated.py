@@ -6,8 +6,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from notary.storage.migrate import SERVER, SIGNER
-from notary.storage.sql import migrate_database
+from notary.storage.open import migrate_database
+from notary.storage.sql.migrate import SERVER, SIGNER
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer
 
 SERVICES = {

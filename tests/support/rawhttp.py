@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from zope.interface import directlyProvides
 
-from notary.net.http import Call, Limits, Response, Site
+from notary.net.http.site import Call, Limits, Response, Site
 
 LIMITS = Limits(
     body=1000,

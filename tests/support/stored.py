@@ -11,10 +11,10 @@ from pathlib import Path
 from twisted.internet import reactor
 
 from notary.storage import Update
-from notary.storage.dialect import Pool
-from notary.storage.dialects import DIALECTS
-from notary.storage.pool import Database
-from notary.storage.sql import open_metadata_store
+from notary.storage.open import open_metadata_store
+from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.database import Database
+from notary.storage.sql.dialect import Pool
 from notary.tuf.collection import File
 from notary.tuf.model import Gun, RoleName
 from tests.support.author import Author

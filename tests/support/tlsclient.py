@@ -8,7 +8,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from notary.net.handshake import HandshakeFactory
+from notary.net.tls.handshake import HandshakeFactory
 
 
 class Client(Protocol):

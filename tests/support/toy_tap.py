@@ -17,8 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from notary.config import Bugsnag
+from notary.daemon import options, program
+from notary.daemon import service as daemon
 from notary.errors import ConfigError, StorageFailed
-from notary.net import daemon
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Toy(Service):
         return self.port.stopListening() if hasattr(self, "port") else None
 
 
-class Options(daemon.Options):
+class Options(options.Options):
     program = "toy"
     version = "1.2.3"
     commit = "0123abcd"
@@ -93,8 +94,8 @@ def makeService(options: Options) -> daemon.Daemon:
             raise ConfigError('mode: "cannot be built" cannot be used; expected another')
         return Toy(config.mode, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor)
+    return program.make_daemon(options, load, build, reactor)
 
 
 if __name__ == "__main__":
-    daemon.run(Options, makeService)
+    program.run(Options, makeService)

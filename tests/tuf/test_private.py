@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.tuf import private
-from notary.tuf.keys import Signature, verify
+from notary.tuf.public import Signature, verify
 
 METHODS = {"ed25519": "eddsa", "ecdsa": "ecdsa", "rsa": "rsapss"}
 GO_KEYS = [row for row in json.loads((Path(__file__).parent / "data" / "keys.json").read_bytes()) if row.get("private")]

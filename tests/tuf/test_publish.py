@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
-from notary.tuf import publish
-from notary.tuf.keys import PublicKey
+from notary.tuf import draft, model, publish, validation
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
+from notary.tuf.public import PublicKey
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
     HARMLESS,
@@ -62,7 +62,7 @@ def test_first_plan_of_the_server() -> None:
     author.delegate("targets/a")
     files = author.first()
     plan = collection.validate(list(reversed(files.items())))
-    assert plan.updates == tuple(publish.Update(role, 1, files[role]) for role in (ROOT, TARGETS, A))
+    assert plan.updates == tuple(model.Update(role, 1, files[role]) for role in (ROOT, TARGETS, A))
     assert plan.snapshot is not None
     assert (plan.snapshot.role, plan.snapshot.version, plan.snapshot.threshold) == (SNAPSHOT, 1, 1)
     assert [key.key_id for key in plan.snapshot.keys] == [collection.snapshot_key.key_id]
@@ -242,13 +242,13 @@ def test_a_leap_is_told_with_both_numbers() -> None:
 
 def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
     with pytest.raises(MalformedJSON):
-        publish.Upload(TARGETS, b"[]")
+        validation.Upload(TARGETS, b"[]")
 
 
 def test_the_version_of_an_upload() -> None:
     author = Author(GUN)
     author.bump("targets", by=41)
-    assert publish.Upload(TARGETS, author.targets()).version == 42
+    assert validation.Upload(TARGETS, author.targets()).version == 42
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -448,14 +448,14 @@ def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
 
 
 @pytest.fixture
-def drafted() -> tuple[Collection, publish.Draft]:
+def drafted() -> tuple[Collection, draft.Draft]:
     collection = Collection()
     plan = collection.validate(collection.author().first())
     assert plan.snapshot is not None
     return collection, plan.snapshot
 
 
-def test_an_assembled_file_is_in_the_form_of_the_go_server(drafted: tuple[Collection, publish.Draft]) -> None:
+def test_an_assembled_file_is_in_the_form_of_the_go_server(drafted: tuple[Collection, draft.Draft]) -> None:
     collection, draft = drafted
     data = draft.assemble(signatures(draft, [collection.snapshot_key]))
     value = json.loads(data)
@@ -465,7 +465,7 @@ def test_an_assembled_file_is_in_the_form_of_the_go_server(drafted: tuple[Collec
     assert list(value["signatures"][0]) == ["keyid", "method", "sig"]
 
 
-def test_only_signatures_by_the_keys_of_the_role_get_into_the_file(drafted: tuple[Collection, publish.Draft]) -> None:
+def test_only_signatures_by_the_keys_of_the_role_get_into_the_file(drafted: tuple[Collection, draft.Draft]) -> None:
     collection, draft = drafted
     (good,) = signatures(draft, [collection.snapshot_key])
     (stranger,) = signatures(draft, [make_key()])
@@ -476,7 +476,7 @@ def test_only_signatures_by_the_keys_of_the_role_get_into_the_file(drafted: tupl
 
 
 def test_a_signature_that_does_not_verify_is_a_fault_of_the_signing_service(
-    drafted: tuple[Collection, publish.Draft],
+    drafted: tuple[Collection, draft.Draft],
 ) -> None:
     collection, draft = drafted
     (good,) = signatures(draft, [collection.snapshot_key])
@@ -526,7 +526,7 @@ def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> Non
 
 def test_of_many_keys_that_could_have_signed_the_first_are_named() -> None:
     keys = tuple(PublicKey("ed25519", bytes([number]) * 32) for number in range(200))
-    draft = publish.Draft(SNAPSHOT, 1, b"{}", keys, 1)
+    draft = draft.Draft(SNAPSHOT, 1, b"{}", keys, 1)
     with pytest.raises(InvalidUpdate) as caught:
         draft.assemble([])
     assert f"names these: {keys[0].key_id}, {keys[1].key_id}, {keys[2].key_id}, and 197 more)" in str(caught.value)

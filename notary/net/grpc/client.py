@@ -16,7 +16,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -47,7 +46,8 @@ from twisted.python.failure import Failure
 from notary.net.grpc.connection import Connection, Limits, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
-from notary.net.handshake import HandshakeFactory
+from notary.net.tls.handshake import HandshakeFactory
+from notary.work.backoff import Backoff
 
 _log = Logger()
 
@@ -57,26 +57,6 @@ _CHECK_SECONDS: Final = 1.0
 _LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
 
 _Head: TypeAlias = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before connecting again, in seconds: ``first``, then ``factor`` times more, up to ``most``.
-
-    Each wait is made up to ``jitter`` (a fraction) longer or shorter by chance, so that clients do not come in step.
-    """
-
-    first: float = 0.2
-    most: float = 5.0
-    factor: float = 1.6
-    jitter: float = 0.2
-
-    def delay(self, failures: int, chance: float) -> float:
-        """Return the wait after so many failures in a row; ``chance`` is in [0, 1)."""
-        if failures == 0:
-            return 0.0
-        grown = min(self.most, self.first * self.factor ** min(failures - 1, 100))
-        return grown * (1 + self.jitter * (2 * chance - 1))
 
 
 class State(Enum):

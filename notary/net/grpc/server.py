@@ -30,10 +30,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.grpc.connection import Connection, Limits
+from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
-from notary.net.grpc.shortcuts import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.status import RpcError, Status, encode_message
-from notary.net.handshake import OnRefused, Refusals, Why
+from notary.net.tls.refusals import OnRefused, Refusals
+from notary.net.tls.verdicts import Why
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]

@@ -1,0 +1,125 @@
+"""What several commands do with collections: walk all of them, and tell of each what clients get.
+
+Rules of this module: one collection at a time, so that memory does not grow with their number. A collection that is
+broken does not end a walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from cryptography import x509
+
+from notary.admin.session import Session
+from notary.errors import InvalidMetadata, InvalidRole, NotaryError, NotFound
+from notary.storage.operators import Inventory, StoredCollection
+from notary.storage.sql.inventory import open_inventory
+from notary.tuf.collection import Collection, File, Metadata, current, newest, parse
+from notary.tuf.model import ROOT, Root
+
+PAGE: Final = 500
+"""How many names are read at a time."""
+
+_T = TypeVar("_T")
+
+
+async def inventory_of(session: Session) -> Inventory:
+    """The server's store. Raises ConfigError and StorageFailed."""
+    return await session.open(session.server(), open_inventory)
+
+
+async def guns(
+    session: Session, inventory: Inventory, prefix: str, what: str, *, remembered: bool = False
+) -> AsyncIterator[str]:
+    """The name of every collection that begins with ``prefix``, under a progress bar that says ``what``."""
+    total = await inventory.count(prefix) if session.out.shows_progress else None
+    with session.out.progress(what, total) as advance:
+        after = ""
+        while page := await inventory.guns(prefix, after, PAGE, remembered=remembered):
+            for gun in page:
+                if gun.startswith(prefix):
+                    yield gun
+                    advance(1)
+            after = page[-1]
+
+
+async def visit(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
+    """What ``work`` makes of a collection. Raises NotFound if there is none, and what ``work`` raises."""
+
+    def unless_empty(collection: StoredCollection) -> _T:
+        if not collection.files:
+            raise NotFound(f"there is no collection {gun}")
+        return work(collection)
+
+    return await inventory.visit(gun, unless_empty)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One current file: its row, and when it expires (None if that cannot be read; then ``problem`` says why)."""
+
+    file: File
+    expires: datetime | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What clients get of one collection, by role; how much is stored; what is wrong at first sight.
+
+    ``certificates`` are the ends of the certificates that hold its root keys, by subject.
+    """
+
+    items: Mapping[str, Item]
+    certificates: Mapping[str, datetime]
+    count: int
+    size: int
+    problem: str
+
+
+def summarise(collection: Collection) -> Summary:
+    """Look at every current file of a collection. Where the walk of readers ends early, the newest of each role."""
+    problem = ""
+    try:
+        now = current(collection)
+    except (NotFound, InvalidMetadata) as error:
+        files, problem = newest(collection.files), str(error)
+    else:
+        files = dict(now.files)
+        if now.absent:
+            problem = f"the snapshot lists what is not there: {', '.join(sorted(now.absent))}"
+    items: dict[str, Item] = {}
+    certificates: dict[str, datetime] = {}
+    for role, file in sorted(files.items()):
+        try:
+            metadata = read(collection, file)
+        except NotaryError as error:
+            items[role] = Item(file, None, str(error))
+            problem = problem or f"{role}: {error}"
+            continue
+        items[role] = Item(file, metadata.expires)
+        if isinstance(metadata, Root):
+            certificates = {
+                leaf.subject.rfc4514_string(): leaf.not_valid_after_utc
+                for key in metadata.roles[ROOT].keys.values()
+                for leaf in key.certificates[:1]
+            }
+    size = sum(file.size for file in collection.files)
+    return Summary(items, certificates, len(collection.files), size, problem)
+
+
+def read(collection: Collection, file: File) -> Metadata:
+    """The metadata in a file. Raises InvalidMetadata."""
+    try:
+        return parse(file.role, collection.data(file))
+    except InvalidRole as error:
+        raise InvalidMetadata(str(error)) from None
+
+
+def leaf_of(certificates: tuple[x509.Certificate, ...]) -> str:
+    """A certificate for people: whose it is, and until when."""
+    leaf = certificates[0]
+    return f"{leaf.subject.rfc4514_string()}, valid to {leaf.not_valid_after_utc:%Y-%m-%d}"

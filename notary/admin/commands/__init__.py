@@ -1,0 +1,1 @@
+"""notary.admin.commands: to be described."""

@@ -1,0 +1,266 @@
+"""``keys``: the signer's private keys, listed, moved to another passphrase, and cleared of those that nobody used.
+
+Rules of this module: a signer works on the same database at the same time, and whatever it does to a key counts. Keys
+are met page by page in the order of the database, so that memory does not grow with their number. Nothing private is
+shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Final, TypeAlias
+
+import click
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.threads import deferToThreadPool
+
+from notary.admin.command import Duration, Status, command
+from notary.admin.session import Session
+from notary.config import SIGNER_PREFIX, SignerConfig
+from notary.config.table import variable_part
+from notary.errors import ConfigError, SigningFailed, StorageFailed, UnsupportedAlgorithm
+from notary.storage import StoredKey
+from notary.storage.keywrap import rewrap
+from notary.storage.operators import KeyInventory, KeyRow
+from notary.storage.sql.key_inventory import open_key_inventory
+
+BATCH: Final = 200
+"""Keys that are read, and replaced or removed in one transaction, at a time."""
+
+_MAX_ALIAS: Final = 50
+"""The longest alias, in characters, that the reference's tables hold."""
+
+_SHORT: Final = 12
+"""Digits of a key id in a table: enough to tell keys apart, and to leave room for the rest."""
+
+_COLUMNS: Final = ("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used")
+
+_VAIN: Final = 3
+"""Passes over all keys in which others were faster each time."""
+
+_PREFIX = click.option("--prefix", default="", help="Only keys of collections whose names begin with this.")
+
+
+@click.group("keys")
+def keys() -> None:
+    """List the signer's keys, change the passphrase that they are under, remove those never used.
+
+    FILE is the signer's configuration; NOTARY_SIGNER_* is read from the environment, as the signer does.
+    """
+
+
+async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncIterator[Sequence[KeyRow]]:
+    """All keys, under a progress bar that says ``what``."""
+    total = await inventory.count() if session.out.shows_progress else None
+    with session.out.progress(what, total) as advance:
+        after = 0
+        while page := await inventory.page(after, BATCH):
+            yield page
+            advance(len(page))
+            after = page[-1].number
+
+
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+@command("list")
+@_PREFIX
+@click.option("--role", default="", help="Only keys of this role, such as timestamp.")
+@click.option("--alias", default="", help="Only keys that are under the passphrase of this alias.")
+@click.option("--pending", "only_pending", is_flag=True, help="Only keys that have never signed anything.")
+async def list_(session: Session, prefix: str, role: str, alias: str, only_pending: bool) -> int:
+    """List the keys, oldest first: whose they are, which passphrase they are under, when they were used.
+
+    "pending" is a key that was made and handed out, but has never signed; the same collection, role and algorithm gets
+    it again until it does. Of keys that have signed, our signer records the first signature only. The exit status is 1
+    if a row cannot be read. Tables show the first digits of key ids, --json all of them, and the time of day.
+    """
+    inventory = await session.open(session.signer(), open_key_inventory)
+
+    def wanted(row: KeyRow) -> bool:
+        key = row.key
+        return key is None or (
+            key.gun.startswith(prefix)
+            and role in {"", key.role}
+            and alias in {"", key.passphrase_alias}
+            and not (only_pending and key.last_used)
+        )
+
+    status = Status.OK
+    with session.out.table(*_COLUMNS) as add:
+        async for page in _pages(session, inventory, "Keys"):
+            for row in filter(wanted, page):
+                add(*_listed(row))
+                if row.key is None:
+                    status = Status.FOUND
+    return status
+
+
+def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
+    """The cells and the record of a key."""
+    key, short = row.key, row.key_id[:_SHORT]
+    if key is None:
+        return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
+    day = row.created.date() if row.created else None
+    used = key.last_used.date() if key.last_used else "pending"
+    record: dict[str, object] = {
+        "key_id": row.key_id,
+        "gun": key.gun,
+        "role": key.role,
+        "algorithm": key.algorithm,
+        "alias": key.passphrase_alias,
+        "created": row.created,
+        "last_used": key.last_used,
+        "pending": key.last_used is None,
+    }
+    cells: list[object] = [short, key.gun, key.role, key.algorithm, key.passphrase_alias, day, used]
+    return cells, record
+
+
+# -- reencrypt --------------------------------------------------------------------------------------------------------
+
+
+@command("reencrypt")
+@click.option("--to", "alias", required=True, help="The alias of the passphrase that all keys shall be under.")
+async def reencrypt(session: Session, alias: str) -> int:
+    """Put every key under the passphrase of another alias, while the signer serves.
+
+    First give NOTARY_SIGNER_<ALIAS> to every signer, set storage.default_alias to it, and restart them: a signer can
+    only use keys whose passphrase it was started with, and makes new keys under its default alias. Then run this with
+    the old passphrases and the new one in the environment. When it ends with status 0, the old ones are not needed any
+    more, except by backups.
+
+    It may be interrupted at any time and started again, and goes on where it was. A key that cannot be opened is
+    reported and left as it is; then the exit status is 1.
+    """
+    config = session.signer()
+    _require(config, alias)
+    inventory = await session.open(config, open_key_inventory)
+    failed: set[int] = set()
+    wanted = done = vain = 0
+    # The reactor's own threads: when somebody interrupts it, they end with it.
+    in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
+    rewrapped = partial(_rewrapped, config, alias, in_thread)
+    # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
+    while vain < _VAIN:
+        wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
+        if not wanted:
+            break
+        done += replaced
+        vain = 0 if replaced else vain + 1
+    else:
+        raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
+    session.out.line(
+        f"{done} keys put under {alias}, {len(failed)} left as they are",
+        {"alias": alias, "reencrypted": done, "failed": len(failed)},
+    )
+    return Status.FOUND if failed else Status.OK
+
+
+def _require(config: SignerConfig, alias: str) -> None:
+    if len(alias) > _MAX_ALIAS:
+        raise ConfigError(
+            f"--to: expected an alias of at most {_MAX_ALIAS} characters, which is what the database holds"
+        )
+    if config.passphrase(alias) is None:
+        raise ConfigError(
+            f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; expected the passphrase to change to"
+        )
+
+
+_Outcome: TypeAlias = StoredKey | str
+"""A key under its new passphrase, or what keeps it from that."""
+
+
+def _rewrapped(
+    config: SignerConfig, alias: str, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow
+) -> Deferred[_Outcome]:
+    def work(key: StoredKey) -> _Outcome:
+        try:
+            return rewrap(key, alias, config.passphrase)
+        except (SigningFailed, UnsupportedAlgorithm) as error:
+            return str(error)
+
+    return succeed(f"key {row.key_id}: {row.problem}") if row.key is None else in_thread(work, row.key)
+
+
+async def _pass(
+    session: Session,
+    inventory: KeyInventory,
+    alias: str,
+    rewrapped: Callable[[KeyRow], Deferred[_Outcome]],
+    failed: set[int],
+) -> tuple[int, int]:
+    """Go through all keys once: how many were to be replaced, how many were. ``failed`` is who cannot be."""
+    wanted = replaced = 0
+    async for page in _pages(session, inventory, "Keys"):
+        rows = [row for row in page if row.number not in failed and not (row.key and row.key.passphrase_alias == alias)]
+        pairs = []
+        for row, outcome in [(row, rewrapped(row)) for row in rows]:
+            new = await outcome
+            if isinstance(new, str):
+                failed.add(row.number)
+                session.out.say(new)
+            else:
+                pairs.append((row, new))
+        wanted += len(pairs)
+        replaced += await inventory.replace(pairs)
+    return wanted, replaced
+
+
+# -- prune ------------------------------------------------------------------------------------------------------------
+
+
+@command("prune")
+@click.option("--older-than", "age", type=Duration(), required=True, help="Only keys made longer ago, such as 30d.")
+@_PREFIX
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, yes: bool) -> int:
+    """Remove keys that have never signed anything, and were made long ago.
+
+    A key is pending from when a client asks for it to its first signature. Those that stay so are left over from
+    publishes that were never finished and rotations that were never published; removing them keeps nobody from anything
+    but finishing just that: a client that still has the old answer must ask again ("notary key rotate", or "notary
+    init" for a collection that was never published). A key named by a published root is never pending: the server signs
+    with it in the same publish. The exception is a root that was published elsewhere and then copied in; so allow the
+    keys some time, a month say.
+    """
+    inventory = await session.open(session.signer(), open_key_inventory)
+    before = session.now() - age
+
+    def old(row: KeyRow) -> bool:
+        key = row.key
+        return (
+            key is not None
+            and key.last_used is None
+            and key.gun.startswith(prefix)
+            and row.created is not None
+            and row.created < before
+        )
+
+    count = 0
+    with session.out.table(*_COLUMNS) if dry_run else nullcontext() as add:
+        async for page in _pages(session, inventory, "Keys"):
+            for row in filter(old, page):
+                count += 1
+                if add is not None:
+                    add(*_listed(row))
+    if dry_run or not count:
+        session.out.total(f"{count} keys would be removed" if dry_run else "there is no such key")
+        return Status.OK
+    if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
+        return Status.REFUSED
+    removed = 0
+    async for page in _pages(session, inventory, "Keys"):
+        rows = [row for row in page if old(row)]
+        removed += await inventory.remove_pending(rows) if rows else 0
+    session.out.line(f"removed {removed} keys", {"removed": removed})
+    return Status.OK
+
+
+for each in (list_, reencrypt, prune):
+    keys.add_command(each)

@@ -1,0 +1,46 @@
+"""``migrate`` brings the tables of a daemon's database to the form that this release needs.
+
+Rules of this module: the work is :mod:`notary.storage.sql.migrate`; this is its command line.
+"""
+
+from __future__ import annotations
+
+import click
+
+from notary.admin.command import Status, command
+from notary.admin.session import Session
+from notary.config import ServerConfig
+from notary.storage.open import migrate_database, migration_plan
+from notary.storage.sql.migrate import SERVER, SIGNER
+
+
+@command("migrate")
+@click.option("--dry-run", is_flag=True, help="Change nothing; write the SQL that would be run.")
+@click.option(
+    "--resume", is_flag=True, help="Run a migration that broke off once more, from its beginning, then go on."
+)
+async def migrate(session: Session, *, dry_run: bool, resume: bool) -> int:
+    """Bring a database to the form that this release needs.
+
+    Makes the tables of an empty database, and brings those forward that any Notary from 0.3 on has left. It may be run
+    again at any time, by several at once, and while the daemons serve. The database user needs the right to change
+    tables, which that of a daemon need not have.
+    """
+    config = session.config
+    service = SERVER if isinstance(config, ServerConfig) else SIGNER
+    storage = session.storage(config, must_exist=dry_run)
+    if dry_run:
+        steps = await migration_plan(storage.backend, storage.db_url, service, session.reactor, resume=resume)
+        for step in steps:
+            text = "".join(f"{statement};\n" for statement in step.statements)
+            session.out.line(f"-- {step.what}", {"step": step.what, "sql": text})
+            if not session.out.as_json:
+                for line in text.splitlines():
+                    session.out.line(line, {})
+        session.out.say(f"steps to take: {len(steps)}" if steps else "nothing is to be done")
+        return Status.OK
+    done = await migrate_database(
+        storage.backend, storage.db_url, service, session.reactor, resume=resume, report=session.out.say
+    )
+    session.out.say(f"done, steps: {done}" if done else "nothing was to be done")
+    return Status.OK

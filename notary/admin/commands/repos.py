@@ -1,0 +1,304 @@
+"""``repos``: list, show, delete, export and import collections.
+
+Rules of this module: whatever removes or writes asks first, or is told not to; nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import click
+
+from notary.admin import archive
+from notary.admin import findings as fsck
+from notary.admin.collections import Item, guns, inventory_of, leaf_of, read, summarise, visit
+from notary.admin.command import Status, command
+from notary.admin.output import Node, ago, show, size
+from notary.admin.session import Session
+from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
+from notary.storage import Update
+from notary.storage.open import open_key_store, open_metadata_store
+from notary.storage.operators import StoredCollection
+from notary.storage.sql.key_inventory import open_key_inventory
+from notary.tuf.collection import Collection, newest
+from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, Targets
+from notary.tuf.public import RoleKeys
+
+_GUN = click.argument("gun")
+_YES = click.option("--yes", is_flag=True, help="Do not ask.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+
+
+@click.group("repos")
+def repos() -> None:
+    """List, show, delete, export and import collections."""
+
+
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+@command("list")
+@click.option("--prefix", default="", help="Only collections whose names begin with this.")
+async def list_(session: Session, prefix: str) -> int:
+    """List all collections: for each role the current version and its expiry; how much is stored."""
+    inventory = await inventory_of(session)
+    columns = ("GUN", *(role.capitalize() for role in BASE_ROLES), "Delegations", "Files", "Size", "Problem")
+    with session.out.table(*columns) as add:
+        async for gun in guns(session, inventory, prefix, "Collections"):
+            with suppress(NotFound):  # it was deleted a moment ago
+                found = await visit(inventory, gun, summarise)
+                delegations = sum(role not in BASE_ROLES for role in found.items)
+                cells = [_cell(found.items.get(role)) for role in BASE_ROLES]
+                roles = {role: _record(item) for role, item in found.items.items()}
+                add(
+                    [gun, *cells, delegations, found.count, size(found.size), found.problem or "-"],
+                    {"gun": gun, "roles": roles, "files": found.count, "bytes": found.size, "problem": found.problem},
+                )
+    return Status.OK
+
+
+def _cell(item: Item | None) -> str:
+    if item is None:
+        return "-"
+    return f"{item.file.version}, {item.expires:%Y-%m-%d}" if item.expires else f"{item.file.version}, unreadable"
+
+
+def _record(item: Item) -> dict[str, Any]:
+    file = item.file
+    return {"version": file.version, "expires": item.expires, "bytes": file.size, "sha256": file.sha256}
+
+
+# -- show -------------------------------------------------------------------------------------------------------------
+
+
+@command("show")
+@_GUN
+async def show_(session: Session, gun: str) -> int:
+    """Show one collection as a tree: its roles, their keys and thresholds, delegations, expiries."""
+    inventory = await inventory_of(session)
+
+    def look(collection: StoredCollection) -> tuple[Node, dict[str, Any]]:
+        return _Tree(collection, session).build()
+
+    session.out.tree(*await visit(inventory, gun, look))
+    return Status.OK
+
+
+class _Tree:
+    """The tree of one collection, for people and as a record."""
+
+    def __init__(self, collection: Collection, session: Session) -> None:
+        self._collection = collection
+        self._now = session.now()
+        self._found = summarise(collection)
+        self._roles: dict[str, Any] = {}
+        self._signers: dict[str, RoleKeys] = {}
+
+    def build(self) -> tuple[Node, dict[str, Any]]:
+        found = self._found
+        order = sorted(found.items, key=lambda role: (role != ROOT, role.count("/"), role))
+        # Root and parents first: they say who signs the others.
+        children: dict[str, list[Node]] = {}
+        lines = {role: self._role(role) for role in order}
+        for role in reversed(order):
+            text, below = lines[role]
+            node = (text, [*below, *reversed(children.get(role, []))])
+            children.setdefault(role.rpartition("/")[0], []).append(node)
+        top: list[Node] = list(reversed(children.get("", [])))
+        stray = [node for parent, nodes in children.items() if parent and parent not in lines for node in nodes]
+        if found.problem:
+            top.append((f"PROBLEM: {found.problem}; see fsck", ()))
+        text = f"{self._collection.gun}: {found.count} files, {size(found.size)}"
+        record = {"gun": self._collection.gun, "files": found.count, "bytes": found.size, "problem": found.problem}
+        return (text, [*top, *stray]), {**record, "roles": self._roles}
+
+    def _role(self, role: str) -> tuple[str, Sequence[Node]]:
+        item = self._found.items[role]
+        record = self._roles[role] = _record(item)
+        if item.expires is None:
+            record["problem"] = item.problem
+            return f"{role} version {item.file.version}: {item.problem}", ()
+        metadata = read(self._collection, item.file)
+        text = f"{role} version {item.file.version}, expires {show(item.expires)} ({ago(item.expires, self._now)})"
+        if isinstance(metadata, Root):
+            self._signers.update(metadata.roles.items())
+        if isinstance(metadata, Targets):
+            self._signers.update((name, delegation.role) for name, delegation in metadata.delegations.items())
+            record["targets"] = len(metadata.targets)
+            text += f", {len(metadata.targets)} targets"
+        below: list[Node] = []
+        signers = self._signers.get(role)
+        if signers is not None:
+            record["threshold"] = signers.threshold
+            record["keys"] = [{"id": key_id, "type": key.key_type} for key_id, key in signers.keys.items()]
+            keys = [(_key(key_id, key), ()) for key_id, key in signers.keys.items()]
+            below.append((f"signed by {signers.threshold} of {len(keys)} keys", keys))
+        if isinstance(metadata, Targets):
+            record["delegations"] = {
+                name: {"threshold": one.role.threshold, "keys": list(one.role.keys), "paths": list(one.paths)}
+                for name, one in metadata.delegations.items()
+            }
+            below += [
+                (f"delegates {', '.join(map(repr, one.paths)) or 'nothing'} to {name}{self._unpublished(name)}", ())
+                for name, one in metadata.delegations.items()
+            ]
+        return text, below
+
+    def _unpublished(self, role: str) -> str:
+        return "" if role in self._found.items else ", which is not published yet"
+
+
+def _key(key_id: str, key: Any) -> str:
+    certificates = key.certificates if key.key_type.endswith("-x509") else ()
+    return f"{key_id} {key.key_type}" + (f" ({leaf_of(certificates)})" if certificates else "")
+
+
+# -- delete -----------------------------------------------------------------------------------------------------------
+
+
+@command("delete")
+@_GUN
+@click.option("--keys", "and_keys", is_flag=True, help="The signer's keys of the collection too.")
+@click.option(
+    "--signer-config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The signer's configuration file, for --keys.",
+)
+@_DRY_RUN
+@_YES
+async def delete(
+    session: Session, gun: str, and_keys: bool, signer_config: Path | None, dry_run: bool, yes: bool
+) -> int:
+    """Delete a collection: every version of every role.
+
+    With --keys, the keys that the signer made for it are deleted too, for good: no backup of the metadata alone can be
+    served by this pair again.
+    """
+    if and_keys != (signer_config is not None):
+        raise ConfigError("--keys, --signer-config: one of them is missing; they go together")
+    inventory = await inventory_of(session)
+    count, total = await inventory.visit(gun, lambda found: (len(found.files), sum(one.size for one in found.files)))
+    key_ids: Sequence[str] = ()
+    if signer_config is not None:
+        signer = session.signer(signer_config)
+        key_ids = await (await session.open(signer, open_key_inventory)).key_ids(gun)
+    if not count and not key_ids:
+        raise NotFound(f"there is no collection {gun}{', and no key of it' if and_keys else ''}")
+    what = f"{gun}: {count} files, {size(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
+    record = {"gun": gun, "files": count, "bytes": total, "keys": list(key_ids)}
+    if dry_run:
+        session.out.line(f"would delete {what}", {**record, "deleted": False})
+        return Status.OK
+    if not session.confirm(f"Delete {what}?", yes=yes):
+        return Status.REFUSED
+    store = await session.open(session.server(), open_metadata_store)
+    await store.delete(cast("Gun", gun))  # what is stored may have a name that no upload could have
+    if signer_config is not None:
+        keys = await session.open(session.signer(signer_config), open_key_store)
+        for key_id in key_ids:
+            await keys.delete(key_id)
+    session.out.line(f"deleted {what}", {**record, "deleted": True})
+    return Status.OK
+
+
+# -- export, import ---------------------------------------------------------------------------------------------------
+
+_FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@command("export")
+@_GUN
+@_FILE
+async def export(session: Session, gun: str, file: Path) -> int:
+    """Write a collection with its history to FILE, which must not exist yet.
+
+    The keys are not in it: neither the publisher's nor the signer's. A collection in which fsck finds errors is not
+    written, because it could not be imported.
+    """
+    inventory = await inventory_of(session)
+
+    def write(collection: StoredCollection) -> int:
+        _require_sound(collection)
+        stream.seek(0)
+        stream.truncate()
+        return archive.write(collection, stream)
+
+    with _new_file(file) as stream:
+        count = await visit(inventory, gun, write)
+    session.out.line(f"{gun}: {count} files", {"gun": gun, "files": count, "path": str(file)})
+    return Status.OK
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that was not there before, and is not there afterwards unless all goes well."""
+    try:
+        stream = path.open("xb")
+    except OSError as error:
+        raise InvalidArchive(f"{str(path)!r} cannot be made ({error.strerror})") from None
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _require_sound(collection: Collection) -> None:
+    faults = [each for each in fsck.check(collection) if each.error]
+    if faults:
+        first = faults[0]
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        where = f"{first.role} version {first.version}" if first.version else first.role
+        raise InvalidArchive(
+            f"{collection.gun}: {fsck.KINDS[first.kind].meaning} ({first.kind}: {where}: {first.detail}){more}"
+        )
+
+
+@command("import")
+@_FILE
+@_DRY_RUN
+async def import_(session: Session, file: Path, dry_run: bool) -> int:
+    """Take in a collection that export wrote, after verifying all of it.
+
+    Root must be signed from the first version on, every current file to its threshold; expired ones are allowed. If the
+    collection exists, FILE must continue it: then only what is newer is stored.
+    """
+    config = session.server()
+    found = _read(file)
+    _require_sound(found)
+    prefixes = config.repositories.gun_prefixes
+    if prefixes and not found.gun.startswith(prefixes):
+        raise InvalidGun(f"{found.gun}: the server holds only what begins with {' or '.join(prefixes)}")
+    inventory = await inventory_of(session)
+    stored = await inventory.visit(found.gun, lambda collection: list(collection.files))
+    new = archive.continuation(found.files, stored)
+    record = {"gun": str(found.gun), "files": len(found.files), "new": len(new), "imported": not dry_run}
+    if new and not dry_run:
+        after = newest(stored).get(TIMESTAMP)
+        store = await session.open(config, open_metadata_store)
+        updates = [Update(RoleName(one.role), one.version, found.data(one)) for one in new]
+        await store.publish(found.gun, updates, None if after is None else after.sha256)
+    said = "would store" if dry_run else "stored"
+    session.out.line(f"{found.gun}: {said} {len(new)} of {len(found.files)} files", record)
+    return Status.OK
+
+
+def _read(path: Path) -> archive.Archive:
+    try:
+        with path.open("rb") as stream:
+            return archive.read(stream)
+    except OSError as error:
+        raise InvalidArchive(f"{str(path)!r} cannot be read ({error.strerror})") from None
+    except NotaryError as error:
+        raise InvalidArchive(f"{str(path)!r}: {error}") from None
+
+
+for each in (list_, show_, delete, export, import_):
+    repos.add_command(each)

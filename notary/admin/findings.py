@@ -1,0 +1,284 @@
+"""What is wrong with one stored collection, and what to do about it.
+
+Rules of this module: pure. One function over a collection; the bytes of one file are in memory at a time, but for what
+clients currently get. :data:`KINDS` is the one table of findings. Expiry is no finding: ``expiring`` tells.
+
+Versions may have gaps: publishers skip some, and ``gc`` makes more. Root alone must be complete from the first version
+(1 or 2) on, because a client follows it one version at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, NotaryError
+from notary.storage.operators import FeedEntry
+from notary.tuf.collection import Collection, File, Index, newest, parse
+from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleKeys, RoleName, Root, Targets, stored_envelope
+from notary.tuf.root_certificates import check_delegation_certificate
+from notary.tuf.validation import require_signatures, require_succession, stored_root
+
+
+class Kind(NamedTuple):
+    """A kind of finding. ``error``: clients or publishers are hurt by it; otherwise it is only worth knowing."""
+
+    error: bool
+    meaning: str
+    remedy: str
+
+
+_BACKUP = "restore the row from a backup"
+
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "name": Kind(True, "no client can ask for a collection or role of this name", "delete it"),
+        "unreadable": Kind(True, "a row holds values of the wrong type", "correct or delete the row"),
+        "checksum": Kind(
+            True,
+            "the recorded checksum is not that of the content: one of the two changed after it was written, and "
+            "clients refuse what they get",
+            f"{_BACKUP}; if it is current, publishing that role again helps too",
+        ),
+        "no-checksum": Kind(
+            False,
+            "no checksum was recorded (Notary before 0.4): the file is served only while it is the newest",
+            "nothing, or write the SHA-256 of data into the column sha256",
+        ),
+        "malformed": Kind(
+            True, "the content is not the metadata of its role", f"{_BACKUP}, or publish that role again"
+        ),
+        "version": Kind(
+            True, "the signed version is not the one it is stored under", f"{_BACKUP}, or publish that role again"
+        ),
+        "root-gap": Kind(
+            True,
+            "a version of root is missing: clients that know an older one cannot follow",
+            "restore the missing version from a backup, or from another installation with `repos export`",
+        ),
+        "root-chain": Kind(
+            True,
+            "a root is not signed by itself or by the one before it: clients refuse it",
+            "restore root from a backup; if it was never valid, delete the collection and publish it anew",
+        ),
+        "signature": Kind(
+            True,
+            "a current file is not signed as root or its parent asks: clients refuse it",
+            "its publisher must sign and publish that role again; the server's timestamp renews with any publish",
+        ),
+        "missing": Kind(
+            True,
+            "a file that clients are told to fetch is not there",
+            f"{_BACKUP}, or publish that role again",
+        ),
+        "unlisted": Kind(
+            False,
+            "the newest version of a role is not the one that the snapshot lists: clients get the listed one",
+            "nothing, unless its publisher misses it: the next publish replaces both",
+        ),
+        "orphan": Kind(
+            False,
+            "the snapshot does not list this role: a removed delegation",
+            "nothing; `gc` removes all but the last",
+        ),
+        "undelegated": Kind(
+            False,
+            "the snapshot lists a role to which no role delegates: clients ignore it",
+            "nothing; its publisher can remove the delegation for good",
+        ),
+        "feed-ahead": Kind(
+            True,
+            "the changefeed names a timestamp that is not there: rows of a publish were lost",
+            "restore the collection from a backup, or publish it again",
+        ),
+        "feed-missing": Kind(
+            False,
+            "the changefeed does not name the current timestamp: whoever follows the feed has not heard of it",
+            "nothing; the next publish is in the feed",
+        ),
+    }
+)
+"""Every kind of finding by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: ``kind`` is a name in KINDS; ``version`` is 0 where no single one is meant."""
+
+    kind: str
+    role: str
+    version: int
+    detail: str
+
+    @property
+    def error(self) -> bool:
+        """Whether somebody is hurt by it."""
+        return KINDS[self.kind].error
+
+
+def check(collection: Collection, feed: Sequence[FeedEntry] | None = None) -> list[Finding]:
+    """Everything that is wrong with ``collection``, in the order of the checks.
+
+    ``feed`` holds what the changefeed says of it; None if it has none, as in an exported file.
+    """
+    return [*([] if feed is None else _follow(collection, feed)), *_Check(collection).run()]
+
+
+class _Check:
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._newest = newest(collection.files)
+        self._targets: dict[str, Targets] = {}
+        self._sound: set[File] = set()
+
+    def run(self) -> Iterator[Finding]:
+        if not self._newest:
+            return
+        try:
+            gun = Gun(self._collection.gun)
+        except InvalidGun as error:
+            yield Finding("name", "", 0, str(error))
+            return
+        for file in self._collection.files:
+            found = list(self._content(file))
+            if not any(KINDS[each.kind].error for each in found):
+                self._sound.add(file)
+            yield from found
+        yield from self._roots(gun)
+        yield from self._current()
+
+    # -- each row by itself
+
+    def _content(self, file: File) -> Iterator[Finding]:
+        data = self._collection.data(file)
+        if file.sha256 is None:
+            yield self._finding("no-checksum", file, f"{file.size} bytes")
+        else:
+            actual = hashlib.sha256(data).hexdigest()
+            if actual != file.sha256:
+                yield self._finding("checksum", file, f"recorded {file.sha256}, actual {actual}")
+        try:
+            version = parse(file.role, data).version
+        except InvalidRole as error:
+            yield self._finding("name", file, str(error))
+            return
+        except InvalidMetadata as error:
+            yield self._finding("malformed", file, str(error))
+            return
+        if version != file.version:
+            yield self._finding("version", file, f"signed as version {version}")
+
+    # -- root, from the first on
+
+    def _roots(self, gun: Gun) -> Iterator[Finding]:
+        previous: Root | None = None
+        expected = {1, 2}
+        for file in self._collection.files:
+            if file.role != ROOT:
+                continue
+            if file.version not in expected:
+                yield self._finding("root-gap", file, f"version {max(expected) if previous else 1} should come before")
+                previous = None
+            expected = {file.version + 1}
+            if file not in self._sound:
+                previous = None
+                continue
+            data = self._collection.data(file)
+            try:
+                root = stored_root(gun, data)
+                if previous is not None:
+                    require_succession(gun, previous, root.envelope)
+            except InvalidMetadata as error:
+                yield self._finding("root-chain", file, str(error))
+                previous = None
+            else:
+                previous = root
+
+    # -- what clients get
+
+    def _current(self) -> Iterator[Finding]:
+        for name in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+            if name not in self._newest:
+                yield Finding("missing", name, 0, "the collection has no version of it")
+        timestamp = self._newest.get(TIMESTAMP)
+        if timestamp is None:
+            return
+        index = Index(self._collection)
+        files, absent = {str(TIMESTAMP): timestamp}, dict[str, str]()
+        for lister in (TIMESTAMP, SNAPSHOT):
+            if files.get(lister) not in self._sound:
+                return
+            there, absent = index.listed(files[lister])
+            for role, sha256 in absent.items():
+                detail = f"{lister} version {files[lister].version} lists checksum {sha256}"
+                yield Finding("missing", role, 0, detail)
+            files = {**there, **files}
+        yield from self._unlisted(files, absent)
+        yield from self._signatures(files)
+
+    def _unlisted(self, files: Mapping[str, File], absent: Mapping[str, str]) -> Iterator[Finding]:
+        for role, file in self._newest.items():
+            if role not in files and role not in absent:
+                yield self._finding("orphan", file, "newest version")
+            elif role in files and files[role] != file:
+                yield self._finding("unlisted", file, f"listed is version {files[role].version}")
+
+    def _signatures(self, files: Mapping[str, File]) -> Iterator[Finding]:
+        file = files.get(ROOT)
+        if file is None or file not in self._sound:
+            return
+        root = Root.parse(stored_envelope(ROOT, self._collection.data(file)))
+        for name in (TIMESTAMP, SNAPSHOT):
+            yield from self._signed(files[name], root.roles[name], "the keys that root names for it")
+        roles = sorted((role for role in files if role.startswith(TARGETS)), key=lambda role: (role.count("/"), role))
+        for role in roles:
+            name, file = RoleName(role), files[role]
+            parent = name.parent
+            if parent is None:
+                signers, named_by = root.roles[TARGETS], "root"
+            elif parent in files and parent not in self._targets:
+                continue  # what is wrong with the parent was said
+            elif parent not in self._targets or name not in self._targets[parent].delegations:
+                yield self._finding("undelegated", file, f"{parent} does not delegate to it")
+                continue
+            else:
+                signers, named_by = self._targets[parent].delegations[name].role, parent
+            if file in self._sound:
+                yield from self._signed(file, signers, f"the keys that {named_by} names for it")
+                self._targets[role] = Targets.parse(stored_envelope(name, self._collection.data(file)), name)
+
+    def _signed(self, file: File, signers: RoleKeys, who: str) -> Iterator[Finding]:
+        name = RoleName(file.role)
+        try:
+            if name.is_delegation:
+                for key in signers.keys.values():
+                    check_delegation_certificate(name, key)
+            require_signatures(name, stored_envelope(name, self._collection.data(file)), signers, who)
+        except InvalidMetadata as error:
+            yield self._finding("signature", file, str(error))
+
+    @staticmethod
+    def _finding(kind: str, file: File, detail: str) -> Finding:
+        return Finding(kind, file.role, file.version, detail)
+
+
+def _follow(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
+    """Whether the changefeed and the timestamps tell the same story."""
+    stored = {file.version: file.sha256 for file in collection.files if file.role == TIMESTAMP}
+    latest = max(stored, default=0)
+    for entry in feed:
+        # Of those below the newest, some may have been collected.
+        lost = entry.version > latest
+        known = stored.get(entry.version)
+        if lost or (known and entry.sha256 and entry.sha256 != known):
+            yield Finding("feed-ahead", TIMESTAMP, entry.version, f"checksum {entry.sha256 or 'unknown'}")
+    if latest and latest not in {entry.version for entry in feed}:
+        yield Finding("feed-missing", TIMESTAMP, latest, "current")
+
+
+def unreadable(error: NotaryError) -> Finding:
+    """The finding of a collection of which the database cannot even give the rows."""
+    return Finding("unreadable", "", 0, str(error))

@@ -1,0 +1,1 @@
+"""notary.daemon: to be described."""

@@ -1,0 +1,207 @@
+"""notary.daemon.program: to be described."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, LogBeginner, Logger, globalLogBeginner
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+
+from notary.daemon.options import Options
+from notary.daemon.service import Daemon
+from notary.daemon.systemd import Notifier
+from notary.errors import ConfigError, NotaryError
+from notary.observe.bugsnag import Bugsnag, Reporter
+from notary.observe.logs import LineObserver, Stream, failure_fields
+
+
+class Bootstrap(Service):
+    """Sets up the database, and ends the process: what ``-bootstrap`` asks for.
+
+    ``migrate`` does the work; it is given ``report``, which takes a line before each step.
+    """
+
+    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Any) -> None:
+        self._migrate = migrate
+        self._backend = backend
+        self._reactor = reactor
+        self._log = Logger()
+
+    def startService(self) -> Deferred[None]:
+        """Do it all. Fails with StorageFailed or ConfigError."""
+        super().startService()
+        return Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        await self._migrate(report=lambda line: self._log.info("{line}", line=line))
+        self._log.info("The {backend} backend is set up", backend=self._backend)
+        self._reactor.stop()
+
+
+# -- from the configuration to a running service ----------------------------------------------------------------------
+
+
+class _LoggingSection(Protocol):
+    @property
+    def level(self) -> str: ...
+
+
+class _ReportingSection(Protocol):
+    @property
+    def bugsnag(self) -> Bugsnag: ...
+
+
+class Config(Protocol):
+    """What every daemon's configuration has."""
+
+    @property
+    def reporting(self) -> _ReportingSection:
+        """Where unexpected errors are reported to."""
+
+    @property
+    def logging(self) -> _LoggingSection:
+        """The section that names the log level, one of ``notary.observe.logs.LEVELS``."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines about what looks like a mistake but prevents nothing."""
+
+
+_Config = TypeVar("_Config", bound=Config)
+_Options = TypeVar("_Options", bound=Options)
+
+
+def make_daemon(
+    options: Options,
+    load: Callable[[str, Mapping[str, str], Path], _Config],
+    build: Callable[[_Config], Service],
+    reactor: Any,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    beginner: LogBeginner = globalLogBeginner,
+    notifier: Notifier | None = None,
+) -> Daemon:
+    """Read the configuration and build the service: the body of a ``makeService``.
+
+    Args:
+        options: The parsed flags.
+        load: Reads a configuration from (text, environment, directory of the file); raises ConfigError.
+        build: Makes the service from the configuration. It opens no port: that is for ``startService``.
+        reactor: The reactor that will run the service.
+        environ: The environment.
+        beginner: What holds log lines back until logging begins.
+        notifier: What tells the service manager, if that is not systemd.
+
+    Raises:
+        SystemExit: There is no such service; the reason was logged.
+    """
+    log = options.log = LineObserver(_stream(options.parent), options["logf"])
+    log.announce("info", options.banner())
+    # twistd changes the directory later.
+    absolute = str(Path(options["config"]).absolute())
+
+    def load_again() -> _Config:
+        return load(*_read(absolute, environ))
+
+    try:
+        config = load(*_read(options["config"], environ))
+        for warning in config.warnings:
+            log.announce("warning", warning)
+        log.level = config.logging.level
+        reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
+        log.on_failure = reporter.report
+        service = build(config)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
+        beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
+        report(log, Failure(error))
+        # A daemon that was to log to a file still has somebody at the terminal.
+        raise SystemExit(1 if options.parent is None or _foreground(options.parent) else str(error)) from None
+    return Daemon(
+        service,
+        log,
+        reactor,
+        twistd=options.parent is not None,
+        load=load_again,
+        notifier=notifier or Notifier(environ),
+        reporter=reporter,
+    )
+
+
+def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:
+    if not path:
+        raise ConfigError("-config: missing; expected -config=FILE, the configuration file (see docs/configuration.md)")
+    try:
+        text = Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"-config: {path!r} cannot be read ({error.strerror}); expected a JSON file") from None
+    except ValueError:
+        raise ConfigError(f"-config: {path!r} is not UTF-8; expected a JSON file") from None
+    return text, environ, Path(path).absolute().parent
+
+
+def report(log: LineObserver, failure: Failure) -> None:
+    """Write the last line."""
+    if isinstance(failure.value, NotaryError | CannotListenError | OSError):
+        log.announce("fatal", str(failure.value))
+    else:
+        log.announce("fatal", "Cannot start", **failure_fields(failure))
+
+
+def _observer(log: LineObserver) -> ILogObserver:
+    observer: Any = log  # mypy does not see what @implementer says
+    return observer  # type: ignore[no-any-return]
+
+
+def _foreground(twistd: Mapping[str, Any]) -> bool:
+    return bool(twistd["nodaemon"]) and not twistd["logfile"]
+
+
+def _stream(twistd: Mapping[str, Any] | None) -> Stream:
+    """Standard error, as the reference, or the log file that ``twistd`` was told, or would choose by itself."""
+    if twistd is None or _foreground(twistd):
+        return sys.stderr
+    if twistd["logfile"] == "-":
+        return sys.stdout
+    try:
+        return LogFile.fromFullPath(twistd["logfile"] or "twistd.log")  # type: ignore[no-any-return]
+    except OSError as error:
+        sys.exit(f"--logfile: {error}")
+
+
+def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon]) -> NoReturn:
+    """Be the console script: run the daemon in the foreground until a signal ends it.
+
+    Args:
+        options_class: Parses the command line.
+        make_service: The ``makeService`` of the same daemon's ``twistd`` plugin.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    options = options_class()
+    options.parseOptions()
+    daemon = make_service(options)
+    globalLogBeginner.beginLoggingTo([_observer(daemon.log)])
+    # What has been loaded stays: the collector would look through all of it again and again.
+    gc.collect()
+    gc.freeze()
+    daemon.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    reactor.run()
+    if daemon.failed:
+        sys.exit(1)
+    number = getattr(reactor, "_exitSignal", None)  # what twistd uses; there is no public name
+    if number is not None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    sys.exit(0)

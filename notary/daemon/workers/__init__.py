@@ -1,0 +1,1 @@
+"""notary.daemon.workers: to be described."""

@@ -1,0 +1,86 @@
+"""notary.daemon.workers.worker: to be described."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, cast
+
+from twisted.internet.stdio import StandardIO
+
+from notary.daemon.systemd import Notifier
+from notary.daemon.workers.pipe import Answer, Talk, Unanswered
+from notary.net.http.call import Call, Response
+from notary.observe.debug import DebugServer
+from notary.observe.metrics import Figures
+
+PIPES: Final = "NOTARY_SUPERVISOR"
+"""The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
+
+
+# -- a worker ---------------------------------------------------------------------------------------------------------
+
+
+class _Told(Notifier):
+    """Tells the parent what would be told to systemd."""
+
+    def __init__(self, tell: Callable[[bytes], None]) -> None:
+        super().__init__({})
+        self._tell = tell
+
+    def _send(self, *lines: str) -> None:
+        self._tell("\n".join(lines).encode())
+
+
+class Worker:
+    """The side of a process that a parent has started: see `join`."""
+
+    def __init__(self, reactor: Any, reading: int, writing: int) -> None:
+        self._answers: dict[str, Answer] = {}
+        self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
+        self.notifier: Notifier = _Told(partial(self._talk.tell, "notify"))
+        """What the daemon tells its service manager by."""
+
+    def show(self, figures: Figures, ready: Callable[[], Any], debug: DebugServer | None) -> None:
+        """Answer the parent's questions, and show the figures of all workers in place of this one's alone."""
+        self._answers["metrics"] = lambda _: figures.render()[1]
+        self._answers["ready"] = lambda _: _encoded(ready())
+        if debug is not None:
+            self._answers["debug"] = lambda asked: _encoded(debug.answer(_call(asked)))
+        figures.together = lambda: self._talk.ask("metrics")
+
+    async def farewell(self, figures: Figures) -> None:
+        """Leave the last figures to the parent."""
+        with suppress(Unanswered):
+            await self._talk.ask("figures", figures.render()[1], 1.0)
+
+
+def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
+    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment."""
+    pipes = environ.get(PIPES)
+    if pipes is None:
+        return None
+    os.environ.pop(PIPES, None)
+    reading, writing = pipes.split(",")
+    return Worker(reactor, int(reading), int(writing))
+
+
+def _call(asked: bytes) -> Call:
+    method, path, query = json.loads(asked)
+    return Call(method, path, query={name: tuple(values) for name, values in query.items()})
+
+
+async def _encoded(answer: Any) -> bytes:
+    response: Response = answer if isinstance(answer, Response) else await answer
+    return json.dumps([response.status, response.headers]).encode() + b"\n" + response.body
+
+
+def decoded(data: bytes) -> Response:
+    head, _, body = data.partition(b"\n")
+    status, headers = json.loads(head)
+    return Response(status, body, tuple((name, value) for name, value in headers))

@@ -1,0 +1,1 @@
+"""notary.net.http.site: to be described."""

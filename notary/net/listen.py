@@ -1,0 +1,143 @@
+"""notary.net.listen: to be described."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
+
+from twisted.internet import unix
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+)
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.tcp import Port, Server
+from twisted.python.failure import Failure
+
+from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
+from notary.net.tls.contexts import ServerOptions, is_address
+from notary.net.tls.refusals import OnRefused
+from notary.net.tls.transport import SecureServer, SecureUnixServer
+
+_BACKLOG: Final = 1024
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+# -- listening --------------------------------------------------------------------------------------------------------
+
+
+class _Port(Port):
+    """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
+
+    def createInternetSocket(self) -> socket.socket:
+        """Return the socket that will be bound."""
+        made: socket.socket = super().createInternetSocket()
+        if self.interface == "::":
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        no_delay(made)
+        return made
+
+    def doRead(self) -> None:
+        """Accept one connection: other workers that wait for one shall have the next, while this one is greeted."""
+        self.numberAccepts = 1
+        super().doRead()
+
+
+class _UnixPort(unix.Port):
+    """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the port."""
+        Port.connectionLost(self, reason)
+
+
+def listen(
+    reactor: Any,
+    host: str,
+    port: int,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
+) -> Deferred[IListeningPort]:
+    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given; ``on_refused`` hears of failures.
+
+    ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
+    ``port`` 0 means any. Fails with CannotListenError.
+    """
+    return maybeDeferred(_listen, reactor, host, port, factory, _transport(PlainServer, SecureServer, tls, on_refused))
+
+
+def adopt(
+    reactor: Any,
+    listening: socket.socket,
+    factory: IProtocolFactory,
+    tls: ServerOptions | None = None,
+    on_refused: OnRefused | None = None,
+) -> IListeningPort:
+    """Serve a socket that listens already, of TCP or of the Unix domain; otherwise as `listen`.
+
+    The port has a descriptor of its own: ``listening`` stays open, and listening, when the port stops.
+    """
+    number, family = listening.fileno(), listening.family
+    # As reactor.adoptStreamPort does, which makes ports of the stock kinds only.
+    port: Any
+    if family == socket.AF_UNIX:
+        port = _UnixPort._fromListeningDescriptor(reactor, number, factory)  # noqa: SLF001
+        port.transport = _transport(PlainUnixServer, SecureUnixServer, tls, on_refused)
+    else:
+        port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
+        port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
+    no_delay(listening)
+    port.startListening()
+    return cast("IListeningPort", port)
+
+
+def _transport(
+    plain: type[PlainServer], secure: type[SecureServer], tls: ServerOptions | None, on_refused: OnRefused | None
+) -> Callable[..., Server]:
+    """Return what makes the connections of a port."""
+    return plain if tls is None else partial(secure, tls, on_refused)
+
+
+def _listen(
+    reactor: Any, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+) -> IListeningPort:
+    if host:
+        return _bind(reactor, _resolve(host, port), port, factory, transport)
+    try:
+        return _bind(reactor, "::", port, factory, transport)
+    except CannotListenError as error:
+        if error.socketError.errno not in _NO_IPV6:
+            raise
+        return _bind(reactor, "0.0.0.0", port, factory, transport)  # noqa: S104 - what "every interface" means
+
+
+def _bind(
+    reactor: Any, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+) -> IListeningPort:
+    if not isinstance(reactor, PosixReactorBase):
+        if transport is not PlainServer:
+            raise TypeError("TLS is there for the reactors of POSIX only")
+        listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
+        return listening
+    bound: Any = _Port(port, factory, _BACKLOG, interface, reactor)
+    bound.transport = transport
+    bound.startListening()
+    return cast("IListeningPort", bound)
+
+
+def _resolve(host: str, port: int) -> str:
+    """Return one address of a host, IPv4 if it has one, as Go does."""
+    if is_address(host):
+        return host
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise CannotListenError(host, port, error) from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    return str(found[0][4][0])

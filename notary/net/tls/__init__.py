@@ -1,0 +1,1 @@
+"""notary.net.tls.contexts: to be described."""

@@ -1,0 +1,215 @@
+"""TLS contexts from files, and listening ports.
+
+Rules of this module: a file that is named but cannot be used is a ConfigError that names its key, the file and the
+cause, never a weaker connection; files are read when a context is built, before anything listens; TLS 1.2 is the
+oldest version spoken, with forward secrecy and authenticated encryption only; every certificate of a bundle is a trust
+anchor, leaf and intermediate included, as in Go, where OpenSSL by itself wants a self-signed root; a client trusts the
+bundle it was given and nothing else.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+import idna
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from service_identity.exceptions import CertificateError, VerificationError
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+)
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from notary.net.tls.files import trust, use_certificate
+from notary.net.tls.verdicts import Cause, HandshakeFailed, judge, judge_name
+
+_log = Logger()
+
+HTTP: Final = (b"http/1.1",)
+"""The protocols (ALPN) of HTTPS."""
+GRPC: Final = (b"h2",)
+"""The protocols (ALPN) of gRPC."""
+_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
+_SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+"""Of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
+_DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+
+
+class ServerOptions:
+    """Makes the server's side of connections.
+
+    ``use`` replaces the context: the connections that are made from then on use the new one.
+    """
+
+    def __init__(self, context: SSL.Context) -> None:
+        self.use(context)
+
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
+        self._context = context
+
+    def connection(self, over: socket.socket, cause: Cause) -> SSL.Connection:
+        """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
+        connection = SSL.Connection(self._context, over)
+        connection.set_app_data(cause)
+        connection.set_accept_state()
+        return connection
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientOptions:
+    """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
+
+    ``use`` replaces the context: the connections that are made from then on use the new one.
+    """
+
+    def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
+        self.trusted_by = trusted_by
+        self._hostname = hostname
+        self._is_address = is_address(hostname)
+        self.use(context)
+
+    def use(self, context: SSL.Context) -> None:
+        """Make connections with this context from now on."""
+        context.set_verify(_DEMAND, self._verify)
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """Return the OpenSSL side of a new connection."""
+        connection = SSL.Connection(self._context)
+        connection.set_app_data(tlsProtocol)
+        if not self._is_address:
+            connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
+        return connection
+
+    def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+        if not trusted:
+            return _refuse(connection.get_app_data().cause, judge(certificate, error, depth, self.trusted_by))
+        if depth > 0:
+            return True
+        leaf = certificate.to_cryptography()
+        try:
+            if self._is_address:
+                verify_certificate_ip_address(leaf, self._hostname)
+            else:
+                verify_certificate_hostname(leaf, self._hostname)
+        except (VerificationError, CertificateError) as unlike:
+            return _refuse(connection.get_app_data().cause, judge_name(leaf, self._hostname, unlike))
+        return True
+
+
+def _refuse(cause: Cause, verdict: HandshakeFailed) -> bool:
+    """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
+    cause.verdict = verdict
+    return False
+
+
+def server_context(
+    cert_file: Path,
+    key_file: Path,
+    client_ca_file: Path | None = None,
+    protocols: Sequence[bytes] = HTTP,
+    *,
+    section: str = "server",
+) -> SSL.Context:
+    """Return the context of a server.
+
+    ``cert_file`` holds the leaf, then the intermediates; with ``client_ca_file`` every client must show a certificate
+    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``section`` is where the
+    configuration names the files, for messages. Raises ConfigError. An expired certificate is only warned about: a
+    server that does not start helps nobody, and its clients will say so.
+    """
+    context = _context(SSL.TLS_SERVER_METHOD)
+    use_certificate(context, f"{section}.tls_cert_file", cert_file, f"{section}.tls_key_file", key_file)
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
+    if client_ca_file is not None:
+        trust(context, f"{section}.client_ca_file", client_ca_file)
+        context.set_verify(_DEMAND, partial(_verify_client, f"{section}.client_ca_file"))
+        # OpenSSL resumes the session of a client with a certificate only within a named context.
+        context.set_session_id(b"notary")
+    return context
+
+
+def server_options(
+    cert_file: Path,
+    key_file: Path,
+    client_ca_file: Path | None = None,
+    protocols: Sequence[bytes] = HTTP,
+    *,
+    section: str = "server",
+) -> ServerOptions:
+    """Return what `listen` needs for TLS; see `server_context`."""
+    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
+
+
+def client_context(
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    protocols: Sequence[bytes] = GRPC,
+    *,
+    section: str = "trust_service",
+) -> SSL.Context:
+    """Return the context of a client.
+
+    Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
+    ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD)
+    if cert_file is not None and key_file is not None:
+        use_certificate(context, f"{section}.tls_client_cert", cert_file, f"{section}.tls_client_key", key_file)
+    context.set_alpn_protos(list(protocols))
+    if ca_file is not None:
+        trust(context, f"{section}.tls_ca_file", ca_file)
+    else:
+        context.set_default_verify_paths()
+    return context
+
+
+def client_options(
+    hostname: str,
+    ca_file: Path | None = None,
+    cert_file: Path | None = None,
+    key_file: Path | None = None,
+    protocols: Sequence[bytes] = GRPC,
+) -> ClientOptions:
+    """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`; see `client_context`."""
+    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols), hostname)
+
+
+def _verify_client(
+    trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
+) -> bool:
+    return bool(trusted) or _refuse(connection.get_app_data(), judge(certificate, error, depth, trusted_by))
+
+
+def _context(method: int) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(_CIPHERS)
+    context.set_tls13_ciphersuites(_SUITES)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions resume by ticket; nothing is kept here
+    return context
+
+
+def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
+    return next((protocol for protocol in ours if protocol in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
+
+
+def is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Why a TLS connection did not come to be, in words that say what to do, and who hears of it.
+
+Rules of this module: a server's side (:mod:`notary.net.tls.transport`) and a client's (:class:`Handshake`) both hand the
+protocol above them a :class:`HandshakeFailed` in place of OpenSSL's error; :class:`Cause` finds out which. OpenSSL says
+"certificate verify failed" to all that it does not like; what it found, and in which certificate, is told to the
+verification callback, so that is where it is noted. A listening port tells :class:`Refusals` of every connection that
+it refused; what strangers do may fill the log at a bounded rate only, and whatever stands in their certificates is cut
+short.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from notary.net.tcp import ReadListener
+from notary.net.tls.verdicts import Cause
+
+
+class Handshake(TLSMemoryBIOProtocol):
+    """The client's side of TLS, as Twisted does it, with an explanation when it fails.
+
+    The default protocol of Twisted collects small writes for a turn of the reactor; ours are collected already.
+    """
+
+    factory: HandshakeFactory
+
+    # Twisted has no public place where the cause of a failure can be seen before the connection is lost, nor a public
+    # way to tell whether a handshake is done; these are the names that its own subclass uses.
+    _handshakeDone: bool
+    _aborted: bool
+    _reason: Failure | None
+    _tlsConnection: SSL.Connection
+
+    def __init__(self, factory: HandshakeFactory, *args: Any) -> None:
+        super().__init__(factory, *args)
+        self.cause = Cause(factory.trusted_by)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read from the socket; remember how it began, and tell where it ends."""
+        if not self.cause.first:
+            self.cause.first = data[:1]
+        protocol = self.wrappedProtocol
+        if not isinstance(protocol, ReadListener):
+            super().dataReceived(data)
+            return
+        protocol.reading = True
+        try:
+            super().dataReceived(data)
+        finally:
+            protocol.reading = False
+        protocol.readEnded()
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None and self._reason is None:
+            explained = self.cause.explain(reason.value, self._tlsConnection.get_certificate())
+            if explained is not None:
+                self._reason = Failure(explained)
+                reason = None
+        super()._tlsShutdownFinished(reason)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the protocol above why."""
+        if not self._handshakeDone and not self._aborted:
+            failed = self.cause.ended(self._reason or reason)
+            if failed is not None:
+                self._reason = Failure(failed)
+        super().connectionLost(reason)
+
+
+class HandshakeFactory(TLSMemoryBIOFactory):
+    """Puts :class:`Handshake` under the client's protocols of another factory.
+
+    ``creator`` makes the OpenSSL side; ``trusted_by`` is the key of the configuration that names the trusted
+    certificates.
+    """
+
+    protocol = Handshake
+
+    def __init__(self, creator: Any, wrapped: Any, clock: Any, *, trusted_by: str) -> None:
+        super().__init__(creator, isClient=True, wrappedFactory=wrapped, clock=clock)
+        self.trusted_by = trusted_by

@@ -1,0 +1,216 @@
+"""notary.net.tls.contexts.verdicts: to be described."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity.exceptions import CertificateError
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+
+_NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
+_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
+
+
+class Why(StrEnum):
+    """The kinds of refusal; one of a kind and a peer is logged at a time."""
+
+    EXPIRED = "certificate expired"
+    NOT_YET_VALID = "certificate not yet valid"
+    UNKNOWN_ISSUER = "unknown issuer"
+    BAD_CERTIFICATE = "bad certificate"
+    WRONG_NAME = "wrong name"
+    NO_CERTIFICATE = "no certificate"
+    PLAINTEXT = "plaintext"
+    PROTOCOL = "no common protocol"
+    OURS_REFUSED = "our certificate refused"
+    GONE = "gone"
+    OTHER = "other"
+
+
+class HandshakeFailed(Exception):
+    """A TLS connection that did not come to be; the message is the cause and the way out."""
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+# The numbers are those of openssl/x509_vfy.h.
+_EXPIRED: Final = 10
+_NOT_YET_VALID: Final = 9
+_UNKNOWN_ISSUER: Final = frozenset({2, 18, 19, 20, 21, 27})
+_VERIFY_ERRORS: Final = {
+    7: "its signature is wrong",
+    22: "its chain is too long",
+    23: "it has been revoked",
+    24: "its issuer is not an authority",
+    26: "it is not meant for this use (extendedKeyUsage)",
+    66: "its key is too weak",
+    67: "a key in its chain is too weak",
+    68: "it is signed with a digest that is too weak",
+}
+
+
+def judge(certificate: X509, number: int, depth: int, trusted_by: str) -> HandshakeFailed:
+    """Return what OpenSSL's verification error ``number`` means for a ``certificate`` that the peer showed.
+
+    ``depth`` is 0 for its own, more for those above that; ``trusted_by`` is the key of the
+    configuration that names the trusted certificates.
+    """
+    found = certificate.to_cryptography()
+    subject, issuer = _name(found.subject), _name(found.issuer)
+    place = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
+    whose = f"{place} ({subject}, issued by {issuer})"
+    if number == _EXPIRED:
+        ended = found.not_valid_after_utc.isoformat()
+        return HandshakeFailed(Why.EXPIRED, f"{whose} expired at {ended}; the peer needs a new one")
+    if number == _NOT_YET_VALID:
+        begins = found.not_valid_before_utc.isoformat()
+        return HandshakeFailed(Why.NOT_YET_VALID, f"{whose} is not valid before {begins}; compare the clocks")
+    if number in _UNKNOWN_ISSUER:
+        return HandshakeFailed(
+            Why.UNKNOWN_ISSUER,
+            f"{whose} leads to no certificate in {trusted_by}; add {issuer} there, or give the peer another one",
+        )
+    text = _VERIFY_ERRORS.get(number, f"OpenSSL's verification error {number}")
+    return HandshakeFailed(Why.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
+
+
+def judge_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
+    """Return what it means that the peer's certificate is not that of the host ``wanted``."""
+    if isinstance(error, CertificateError):
+        text = f"carries no name that counts (subjectAltName: {error})"
+    else:
+        text = f"is for {_alternatives(certificate)}"
+    return HandshakeFailed(
+        Why.WRONG_NAME,
+        f"the peer's certificate ({_name(certificate.subject)}) {text} and not for {wanted}; "
+        f"connect to a name that it carries, or give the peer another one",
+    )
+
+
+# What follows "alert " in OpenSSL's text, whatever TLS version it puts before it. "{ours}" is our own certificate.
+_ALERTS: Final = {
+    "unknown ca": (
+        Why.OURS_REFUSED,
+        "the peer does not trust the issuer of our certificate ({ours}); its trusted file must hold that issuer",
+    ),
+    "certificate expired": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) has expired"),
+    "certificate revoked": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) was revoked"),
+    "bad certificate": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): its name, issuer or dates do not suit it; its log says more",
+    ),
+    "certificate unknown": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): most often the peer wants another name; its log says more",
+    ),
+    "unsupported certificate": (
+        Why.OURS_REFUSED,
+        "the peer refused our certificate ({ours}): it is not for this use (extendedKeyUsage), or of a strange kind",
+    ),
+    # What pyOpenSSL's side sends when it is the name that does not suit.
+    "internal error": (
+        Why.OURS_REFUSED,
+        "the peer broke off: so does a Notary server that connects to a name which our certificate ({ours}) lacks",
+    ),
+    "certificate required": (
+        Why.NO_CERTIFICATE,
+        "the peer demands a certificate and was shown none; give it one (trust_service.tls_client_cert)",
+    ),
+    "no application protocol": (Why.PROTOCOL, "the peer speaks other protocols (ALPN) than we do"),
+    "protocol version": (Why.PROTOCOL, "the peer and we have no version of TLS in common; ours are 1.2 and 1.3"),
+    "handshake failure": (
+        Why.PROTOCOL,
+        "the peer refused the handshake: no cipher in common, or, with TLS 1.2, it demands a certificate",
+    ),
+}
+_REASONS: Final = {
+    "peer did not return a certificate": (
+        Why.NO_CERTIFICATE,
+        "the peer showed no certificate, which {trusted_by} demands (a server shows trust_service.tls_client_cert)",
+    ),
+    "unsupported protocol": (Why.PROTOCOL, "the peer speaks no version of TLS that we do; ours are 1.2 and 1.3"),
+    "no shared cipher": (Why.PROTOCOL, "the peer and we have no cipher in common"),
+}
+_PLAINTEXT: Final = "the peer does not speak TLS ({said}); one side is configured without it, or the port is wrong"
+_GONE: Final = "the peer closed the connection in the middle of the TLS handshake without saying why; its log may"
+
+
+def _of_openssl(error: SSL.Error, ours: X509 | None, trusted_by: str) -> HandshakeFailed:
+    """Return what an error of OpenSSL means that is no verdict on the peer's certificate."""
+    reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
+    for reason in reasons:
+        _, alert, text = reason.partition("alert ")
+        why, words = (_ALERTS if alert else _REASONS).get(text if alert else reason, (None, ""))
+        if why is not None:
+            return HandshakeFailed(why, f"{words.format(ours=_ours(ours), trusted_by=trusted_by)} (TLS: {reason})")
+    return HandshakeFailed(Why.OTHER, f"TLS: {'; '.join(reasons) or 'closed without a word'}")
+
+
+def _ours(certificate: X509 | None) -> str:
+    if certificate is None:
+        return "none"
+    ours = certificate.to_cryptography()
+    return f"{_name(ours.subject)}, for {_alternatives(ours)}, issued by {_name(ours.issuer)}"
+
+
+def _alternatives(certificate: x509.Certificate) -> str:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "no name"
+    return _short(", ".join(str(each.value) for each in found)) or "no name"
+
+
+def _name(name: x509.Name) -> str:
+    return _short(name.rfc4514_string()) or "no name"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
+
+
+class Cause:
+    """What is known of why one handshake fails.
+
+    ``trusted_by`` is the key of the configuration that names the trusted certificates.
+    """
+
+    def __init__(self, trusted_by: str) -> None:
+        self.trusted_by = trusted_by
+        self.verdict: HandshakeFailed | None = None
+        """What the verification of the peer's certificate found wrong."""
+        self.first = b""
+        """The first byte that the peer sent."""
+
+    def explain(self, error: BaseException | None, ours: X509 | None) -> HandshakeFailed | None:
+        """Return what ended TLS, where ``ours`` is what we showed; None if the peer just closed the connection."""
+        if self.verdict is not None:
+            return self.verdict
+        if self.first and self.first[0] not in _RECORDS:
+            said = f"its first byte is {self.first[0]:#04x}"
+            return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
+        if (
+            not isinstance(error, SSL.Error)
+            or isinstance(error, SSL.SysCallError)
+            or not (error.args and error.args[0])
+        ):
+            return None
+        return _of_openssl(error, ours, self.trusted_by)
+
+    def ended(self, reason: Failure) -> HandshakeFailed | None:
+        """Return what the end of the connection means before the handshake was done; None if nothing was said yet."""
+        error = reason.value
+        if isinstance(error, HandshakeFailed):
+            return error
+        if self.first and isinstance(error, (ConnectionDone, ConnectionLost)):
+            return self.explain(None, None) or HandshakeFailed(Why.GONE, _GONE)
+        return None

@@ -1,0 +1,1 @@
+"""notary.observe: to be described."""

@@ -1,0 +1,232 @@
+"""The debug server: profiles that ``go tool pprof`` reads, variables, figures and health, for one operator at a time.
+
+Rules of this package: it serves whoever reaches its port, so the port is on loopback unless its configuration says
+twice that it is not. It changes nothing, and costs nothing while nobody asks. What takes time runs in threads of its
+own. Profiles name functions and places; no value of the program is ever shown. Paths are those of Go's
+``net/http/pprof`` and ``expvar``, so that what people know works: docs/debugging.md.
+"""
+
+from __future__ import annotations
+
+import gc
+import html
+import json
+import math
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, Final, TypeAlias, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.threads import blockingCallFromThread
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notary.daemon.serving import Assembly
+from notary.net import listen
+from notary.net.http.site import Call, Limits, Response, Site
+from notary.observe.debug.cpu import cpu_profile
+from notary.observe.debug.heap import heap_profile, object_profile
+from notary.observe.debug.profile import Profile
+from notary.observe.debug.tasks import task_profile, thread_profile
+
+MAX_SECONDS: Final = 600.0
+"""The longest that a profile may take."""
+
+PROFILE_SECONDS: Final = 30.0
+"""How long processor time is watched if the request does not say; Go's default."""
+
+HEAP_SECONDS: Final = 10.0
+"""How long allocations are watched if the request does not say."""
+
+Page: TypeAlias = Callable[[], Response | Awaitable[Response]]
+"""Answers one path."""
+
+_TEXT: Final = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
+_JSON: Final = (("Content-Type", "application/json; charset=utf-8"),)
+_STOP_SECONDS: Final = 1.0
+_PROFILES: Final = {
+    "profile": "processor time by function; `seconds=` says how long to watch, 30 by default",
+    "heap": "memory that is allocated within `seconds=` (10 by default) and still in use at their end",
+    "objects": "what is in memory now, by type",
+    "tasks": "every pending Deferred and coroutine",
+    "goroutine": "the same, by the name that Go's tools ask for",
+    "threads": "every thread",
+    "cmdline": "the command line, its parts separated by NUL",
+}
+
+
+class DebugServer(Assembly):
+    """Serves the debug pages on one address.
+
+    ``pages`` are further paths (``/metrics``, ``/readyz``) with what answers them; ``counters`` gives what
+    ``/debug/vars`` shows of the daemon's own figures; ``elsewhere`` may answer paths that are not known here. Without a
+    ``host`` it listens nowhere, for whoever calls ``answer``. Starting fails with CannotListenError.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        host: str | None,
+        port: int,
+        pages: Mapping[str, Page],
+        counters: Callable[[], Mapping[str, float]],
+        elsewhere: Callable[[Call], Awaitable[Response] | None] = lambda _: None,
+    ) -> None:
+        super().__init__(reactor, 2)  # one that takes long, one that does not
+        self._host, self._port = host, port
+        self._elsewhere = elsewhere
+        self._counters = counters
+        self._log = Logger(namespace="notary.observe.debug")
+        self._ending = threading.Event()
+        self._until: float | None = None
+        self.port = 0
+        in_main = partial(blockingCallFromThread, reactor)
+        self._pages: dict[str, Callable[[Call], Response | Awaitable[Response]]] = {
+            "/": lambda _: Response(302, b"", (("Location", "/debug/pprof/"),)),
+            "/debug/pprof": lambda _: Response(301, b"", (("Location", "/debug/pprof/"),)),
+            "/debug/pprof/": lambda _: _index([*pages, "/debug/vars"]),
+            "/debug/pprof/cmdline": lambda _: Response(200, "\0".join(sys.argv).encode("utf-8", "replace"), _TEXT),
+            "/debug/pprof/profile": partial(self._watch, partial(cpu_profile, in_main), PROFILE_SECONDS),
+            "/debug/pprof/heap": partial(self._watch, heap_profile, HEAP_SECONDS),
+            "/debug/pprof/objects": partial(self._look, object_profile),
+            "/debug/pprof/tasks": partial(self._look, partial(task_profile, self._forget)),
+            "/debug/pprof/goroutine": partial(self._look, partial(task_profile, self._forget)),
+            "/debug/pprof/threads": partial(self._look, thread_profile),
+            "/debug/vars": lambda _: self._variables(),
+        }
+        for path, page in pages.items():
+            self._pages[path] = lambda _, page=page: page()  # type: ignore[misc]
+
+    async def assemble(self) -> None:
+        """Listen, if it is to."""
+        if self._host is not None:
+            await self._listen(self._host)
+        self.at_end(self._ending.set)
+
+    async def _listen(self, host: str) -> None:
+        site = Site(
+            self.answer,
+            self.reactor,
+            edge_error=_refusal,
+            on_error=self._failed,
+            on_finish=lambda *_: None,
+            limits=Limits(body=0, other_body=0),
+        )
+        self.at_end(lambda: site.stop(_STOP_SECONDS))
+        listening = await listen.listen(self.reactor, host, self._port, site)
+        self.at_end(listening.stopListening)
+        bound = cast("IPv4Address | IPv6Address", listening.getHost())
+        self.port = bound.port
+        say = self._log.info if ip_address(bound.host).is_loopback else self._log.warn
+        say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
+
+    async def answer(self, call: Call) -> Response:
+        """What the server answers to a request."""
+        page = self._pages.get(call.path)
+        if call.method not in ("GET", "HEAD"):
+            return _refusal(405, "only GET is understood here")
+        if page is None:
+            other = self._elsewhere(call)
+            if other is not None:
+                return await other
+            return _refusal(404, "there is nothing here; /debug/pprof/ lists what there is")
+        answer = page(call)
+        return answer if isinstance(answer, Response) else await answer
+
+    def _failed(self, error: Exception) -> Response:
+        self._log.failure("a debug page broke", Failure(error))
+        return _refusal(500, f"this page broke ({type(error).__name__}); the log says why")
+
+    # -- profiles -----------------------------------------------------------------------------------------------------
+
+    async def _watch(self, take: Callable[[float, threading.Event], Profile], default: float, call: Call) -> Response:
+        """A profile that takes its time. One at a time: two would measure each other."""
+        seconds = _seconds(call, default)
+        if seconds is None:
+            return _refusal(400, f"seconds must be a number above 0, at most {MAX_SECONDS:.0f}")
+        if self._until is not None:
+            until = datetime.fromtimestamp(math.ceil(self._until), UTC).isoformat()
+            return _refusal(409, f"another profile is being taken until {until}; ask again after that")
+        self._until = time.time() + seconds
+        try:
+            return await self.in_thread(lambda: _shown(take(seconds, self._ending), call))
+        finally:
+            self._until = None
+
+    async def _look(self, take: Callable[[], Profile], call: Call) -> Response:
+        return await self.in_thread(lambda: _shown(take(), call))
+
+    def _forget(self, found: list[Any]) -> None:
+        # In the reactor's thread: what nobody else holds any more ends here, and may run code of its own then.
+        self.reactor.callFromThread(found.clear)
+
+    # -- variables ----------------------------------------------------------------------------------------------------
+
+    def _variables(self) -> Response:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        resident, virtual = _memory()
+        variables = {
+            "cmdline": sys.argv,
+            "memstats": {
+                "Alloc": resident,
+                "Sys": virtual,
+                "Peak": usage.ru_maxrss * 1024,
+                "HeapObjects": sys.getallocatedblocks(),
+                "NumGC": sum(generation["collections"] for generation in gc.get_stats()),
+            },
+            "cpu": {"user": usage.ru_utime, "system": usage.ru_stime},
+            "threads": threading.active_count(),
+            "counters": dict(self._counters()),
+        }
+        return Response(200, json.dumps(variables, indent=1).encode(), _JSON)
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes that the process has in memory, and that it has mapped."""
+    with open("/proc/self/statm", "rb") as figures:  # noqa: PTH123 - of the kernel; no disk is asked
+        virtual, resident = figures.read().split()[:2]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(resident) * page, int(virtual) * page
+
+
+def _seconds(call: Call, default: float) -> float | None:
+    text = call.query.get("seconds", ("",))[0]
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= MAX_SECONDS else None
+
+
+def _shown(profile: Profile, call: Call) -> Response:
+    if call.query.get("debug", ("0",))[0] not in ("", "0"):
+        return Response(200, profile.text().encode("utf-8", "replace"), _TEXT)
+    name = call.path.rpartition("/")[2]
+    headers = (("Content-Type", "application/octet-stream"), ("Content-Disposition", f'attachment; filename="{name}"'))
+    return Response(200, profile.encode(), headers)
+
+
+def _refusal(status: int, message: str) -> Response:
+    """An error, in a form whose text ``go tool pprof`` shows."""
+    return Response(status, f"{message}\n".encode(), (*_TEXT, ("X-Go-Pprof", "1")))
+
+
+def _index(others: list[str]) -> Response:
+    rows = [
+        f'<tr><td><a href="{name}?debug=1">{name}</a></td><td>{html.escape(meaning)}</td></tr>'
+        for name, meaning in _PROFILES.items()
+    ]
+    rows += [f'<tr><td><a href="{path}">{path}</a></td><td></td></tr>' for path in others]
+    page = (
+        "<!doctype html><title>/debug/pprof/</title><h1>/debug/pprof/</h1>"
+        "<p>Each is a profile for <code>go tool pprof</code>, and text with <code>?debug=1</code>.</p>"
+        f"<table>{''.join(rows)}</table>\n"
+    )
+    return Response(200, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))

@@ -1,0 +1,65 @@
+"""notary.server.faults: to be described."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from notary import errors
+from notary.net.http.site import Response
+
+JSON_UTF8 = "application/json; charset=utf-8"
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """How one kind of error is answered."""
+
+    status: int
+    code: str
+    message: str
+
+
+UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
+TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
+UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
+
+FAULTS: Mapping[type[Exception], Fault] = {
+    errors.NotFound: Fault(404, "METADATA_NOT_FOUND", "You have requested metadata that does not exist."),
+    errors.NoFilename: Fault(400, "NO_FILENAME", "No file/role name provided."),
+    errors.InvalidRole: Fault(400, "INVALID_ROLE", "The role you are attempting to operate on is invalid."),
+    errors.MalformedJSON: Fault(400, "MALFORMED_JSON", "JSON sent by the client could not be parsed by the server"),
+    errors.OldVersion: Fault(400, "VERSION", "A newer version of metadata is already available."),
+    errors.InvalidUpdate: Fault(400, "INVALID_UPDATE", "Update sent by the client is invalid."),
+    errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
+    errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
+    errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
+    errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
+    errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
+}
+
+
+def detail(error: Exception) -> Any:
+    """What a client learns of an error beyond its code; clients of uploads parse it."""
+    if isinstance(error, errors.InvalidUpdate):
+        inner = {"Msg": str(error)} | ({"Missing": error.missing} if error.missing else {})
+        return {"Name": error.fault.value, "Error": inner}
+    if isinstance(error, errors.Unauthorized):
+        return [{"Type": kind, "Class": "", "Name": name, "Action": action} for kind, name, action in error.access]
+    return str(error)
+
+
+def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """The answer to a failed call: a JSON body in the form that every Notary client knows."""
+    body = json.dumps({"errors": [{"code": fault.code, "message": fault.message, "detail": detail}]}).encode()
+    return Response(fault.status, body, (("Content-Type", JSON_UTF8), *headers))
+
+
+def edge_response(status: int, message: str) -> Response:
+    """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
+    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)

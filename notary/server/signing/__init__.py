@@ -1,0 +1,61 @@
+"""Signing for the server: the port, the signer that lives in the server's own memory, and the one that is a service.
+
+Rules of this module: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
+creation to its first signature; while it is pending it is handed out again for the same collection and role, so that a
+client that asks twice before it publishes gets one key. Private keys never leave this module.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from notary.errors import KeyNotFound
+from notary.tuf.draft import Draft
+from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
+from notary.tuf.public import PublicKey
+
+T = TypeVar("T")
+
+
+class SigningService(Protocol):
+    """Holds the timestamp and snapshot keys of collections and signs with them.
+
+    Every method fails with SigningFailed when the service cannot be reached or cannot do its work.
+    """
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """The pending key of this collection and role, made now if there is none."""
+        ...
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """The public part of a key. Raises KeyNotFound."""
+        ...
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """The signature method (docs/protocol.md, section 2) and signature of ``payload``. Raises KeyNotFound."""
+        ...
+
+    def check(self) -> Deferred[None]:
+        """Do the smallest real piece of work; raises SigningFailed if that is not possible."""
+        ...
+
+    def close(self) -> Deferred[None]:
+        """Release connections. Nothing may be called after."""
+        ...
+
+
+async def sign_draft(service: SigningService, draft: Draft) -> bytes:
+    """Sign ``draft`` with every key of its role that the service holds; the bytes of the finished file.
+
+    Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
+    """
+    signatures = []
+    for key in draft.keys[:MAX_SIGNATURES]:  # nearly always one; beyond that, no reader would take the file
+        try:
+            method, sig = await service.sign(key.canonical_id, draft.payload)
+        except KeyNotFound:
+            continue
+        signatures.append(Signature(key_id=key.key_id, method=method, sig=sig))
+    return draft.assemble(signatures)

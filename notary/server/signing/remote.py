@@ -1,0 +1,109 @@
+"""notary.server.signing.remote: to be described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from notary.errors import KeyNotFound, SigningFailed
+from notary.net.grpc import Channel, RpcError, Status
+from notary.proto import health_pb2, signer_pb2
+from notary.tuf.model import Gun, RoleName
+from notary.tuf.public import PublicKey
+
+M = TypeVar("M", bound=Message)
+
+SIGNER_SECONDS = 5.0
+"""How long the signer may take for one call. A publish needs one or two of them, one after the other."""
+
+T = TypeVar("T")
+
+
+class RemoteSigner:
+    """Keys of a signer of its own, ours or the Go one's, over gRPC (docs/protocol.md, section 4).
+
+    ``algorithm`` is that of the keys it makes. A signature is asked for at once, without asking first whether the key
+    is there, as the reference does: the signer says so by itself.
+    """
+
+    def __init__(self, channel: Channel, algorithm: str) -> None:
+        self._channel = channel
+        self._algorithm = algorithm
+
+    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
+        """See the port."""
+        request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
+        return self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
+
+    def get_key(self, key_id: str) -> Deferred[PublicKey]:
+        """See the port."""
+        request = signer_pb2.KeyID(ID=key_id)
+
+        def asked_for(answer: signer_pb2.GetKeyInfoResponse) -> PublicKey:
+            key = _public_key(answer)
+            if key.key_id != key_id:
+                raise _SenselessAnswer
+            return key
+
+        return self._call("/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for)
+
+    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
+        """See the port."""
+        request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=payload)
+
+        def method_and_content(answer: signer_pb2.Signature) -> tuple[str, bytes]:
+            if not answer.content:
+                raise _SenselessAnswer
+            return answer.algorithm.algorithm, answer.content
+
+        return self._call("/proto.Signer/Sign", request, signer_pb2.Signature, method_and_content)
+
+    async def _check(self) -> None:
+        for service in ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"):
+            request = health_pb2.HealthCheckRequest(service=service)
+            try:
+                status = await self._call(
+                    "/grpc.health.v1.Health/Check",
+                    request,
+                    health_pb2.HealthCheckResponse,
+                    lambda answer: answer.status,
+                )
+            except KeyNotFound as error:  # what NOT_FOUND means elsewhere
+                raise SigningFailed(f"the signer at {self._channel.name} has no service {service}") from error
+            if status != health_pb2.HealthCheckResponse.SERVING:
+                raise SigningFailed(f"the signer at {self._channel.name} says that it cannot work; its log says why")
+
+    def check(self) -> Deferred[None]:
+        """See the port."""
+        return Deferred.fromCoroutine(self._check())
+
+    def close(self) -> Deferred[None]:
+        """See the port."""
+        return self._channel.close()
+
+    def _call(self, path: str, request: Message, answer: type[M], read: Callable[[M], T]) -> Deferred[T]:
+        call = self._channel.call(path, request.SerializeToString(), SIGNER_SECONDS)
+        return call.addCallback(answer.FromString).addCallback(read).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> NoReturn:
+        failure.trap(RpcError, DecodeError, _SenselessAnswer)
+        error = failure.value
+        if not isinstance(error, RpcError):
+            raise SigningFailed(f"the signer at {self._channel.name} sent an answer that makes no sense")
+        if error.status is Status.NOT_FOUND:
+            raise KeyNotFound(str(error))
+        raise SigningFailed(f"the signer at {self._channel.name}: {error.status.name}: {error.message}")
+
+
+class _SenselessAnswer(Exception):
+    """A signer answered with a message of the right kind that cannot be what was asked for."""
+
+
+def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) -> PublicKey:
+    if not answer.publicKey:
+        raise _SenselessAnswer
+    return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)

@@ -1,0 +1,73 @@
+"""Stored keys and the passphrases that open them: what the signer and an operator's tool both do with a row.
+
+Rules of this module: pure but for the randomness of wrapping. Errors name the key and the alias; they show neither the
+passphrase nor anything private. Wrapping and unwrapping take milliseconds each: call them in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+from notary.errors import SigningFailed
+from notary.storage import StoredKey
+from notary.tuf import jwe as wrapping
+from notary.tuf import private
+from notary.tuf.canonical import quote
+from notary.tuf.public import PublicKey
+
+Passphrases: TypeAlias = Callable[[str], str | None]
+"""Gives the passphrase of an alias, or None if there is none."""
+
+
+def public_half(row: StoredKey) -> PublicKey:
+    """The public half of a stored key. Raises SigningFailed if the row is not that of its id."""
+    key = PublicKey(row.algorithm, row.public)
+    if key.key_id != row.key_id:
+        raise SigningFailed(f"key {row.key_id} is damaged in the store: its public half belongs to another id")
+    return key
+
+
+def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
+    """The key itself. Raises SigningFailed (no passphrase, a wrong one, damage) and UnsupportedAlgorithm."""
+    public = public_half(row)
+    passphrase = _passphrase(passphrases, row.key_id, row.passphrase_alias)
+    try:
+        plaintext = wrapping.unwrap(row.private, passphrase)
+    except SigningFailed as error:
+        alias = quote(row.passphrase_alias)
+        raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
+    return private.decode(public.key_type, public.public, plaintext)
+
+
+def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: Passphrases) -> StoredKey:
+    """A pending key as it is stored. Raises SigningFailed if there is no passphrase of this alias."""
+    public = key.public
+    return StoredKey(
+        key_id=public.key_id,
+        algorithm=public.key_type,
+        public=public.public,
+        private=wrapping.wrap(key.encode(), _passphrase(passphrases, public.key_id, alias)),
+        gun=gun,
+        role=role,
+        passphrase_alias=alias,
+        encryption_alg=wrapping.ENCRYPTION,
+        keywrap_alg=wrapping.KEYWRAP,
+    )
+
+
+def rewrap(row: StoredKey, alias: str, passphrases: Passphrases) -> StoredKey:
+    """The same key under the passphrase of ``alias``. Raises as :func:`unwrap` and :func:`wrap` do."""
+    again = wrap(unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
+    return replace(again, last_used=row.last_used)
+
+
+def _passphrase(passphrases: Passphrases, key_id: str, alias: str) -> str:
+    passphrase = passphrases(alias)
+    if passphrase is None:
+        raise SigningFailed(
+            f"there is no passphrase of alias {quote(alias)}, which key {key_id} needs: "
+            f"give it in the variable NOTARY_SIGNER_<ALIAS>"
+        )
+    return passphrase

@@ -1,0 +1,153 @@
+"""The way into both storage ports: from ``storage.backend`` and ``storage.db_url`` to an open store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from notary.config import Storage
+from notary.errors import ConfigError, StorageFailed
+from notary.storage import KeyStore, MetadataStore
+from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
+from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.database import Database, Reactor
+from notary.storage.sql.dialect import Dialect, Pool, Usage
+from notary.storage.sql.keys import SQLKeyStore
+from notary.storage.sql.metadata import SQLMetadataStore
+from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
+
+_T = TypeVar("_T")
+
+_log: Final = Logger()
+
+_POOL: Final = Pool()
+
+_PATIENT: Final = Pool(connections=1, query_timeout=86_400.0)
+"""For work on tables: an index of a big one takes long."""
+
+
+def pool_of(storage: Storage, usage: Usage | None = None) -> Pool:
+    """What a daemon's configuration says of its connections; ``usage`` is told of them."""
+    return Pool(
+        connections=storage.connections,
+        connect_timeout=storage.connect_timeout,
+        query_timeout=storage.query_timeout,
+        usage=usage,
+    )
+
+
+async def open_database(
+    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: Pool = _POOL
+) -> Database:
+    """Connect to the database and see that the tables of ``service`` are there.
+
+    Raises ConfigError if the driver is missing or ``db_url`` cannot be used, StorageFailed if the database cannot.
+    """
+    database = Database(dialect, db_url, reactor, pool)
+    try:
+        missing = await _on_tables(database, set_up, service)
+    except BaseException:
+        await database.close()
+        raise
+    if missing:
+        _log.warn(
+            "the database lacks {indexes}, and gets slow as it grows: `notary-admin migrate` adds what is missing, "
+            "while the daemons run",
+            indexes=" and ".join(f"the index {name}" for name in missing),
+        )
+    return database
+
+
+async def migrate_database(
+    backend: str,
+    db_url: str,
+    service: Service,
+    reactor: Reactor,
+    *,
+    resume: bool = False,
+    report: Callable[[str], None] = lambda _line: None,
+) -> int:
+    """Bring the tables of ``service`` to their newest form; the number of steps that it took.
+
+    ``backend`` and ``db_url`` as for :func:`open_metadata_store`, ``resume`` and ``report`` as for
+    :func:`notary.storage.sql.migrate.migrate`; ``report`` is called in the reactor's thread. Raises ConfigError and
+    StorageFailed.
+    """
+
+    def pass_on(line: str) -> None:
+        reactor.callFromThread(report, line)
+
+    return await _on_tables_once(backend, db_url, service, reactor, partial(migrate, resume=resume, report=pass_on), 0)
+
+
+async def migration_plan(
+    backend: str, db_url: str, service: Service, reactor: Reactor, *, resume: bool = False
+) -> Sequence[Step]:
+    """What :func:`migrate_database` would do. Raises as it does."""
+    return await _on_tables_once(backend, db_url, service, reactor, partial(plan, resume=resume), [])
+
+
+def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[MetadataStore]:
+    """Open the server's store.
+
+    ``backend`` and ``db_url`` are the values of ``storage.backend`` and ``storage.db_url``, a file path made absolute.
+    Raises ConfigError for an unknown backend, a driver that is not installed or a ``db_url`` that cannot be used,
+    StorageFailed for a database that cannot be reached, or whose tables are not ours, too new or half migrated.
+    A SQLite file that is new or empty gets its tables.
+    """
+
+    async def connect() -> MetadataStore:
+        if backend == "memory":
+            return MemoryMetadataStore(reactor)
+        return SQLMetadataStore(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
+
+    return Deferred.fromCoroutine(connect())
+
+
+def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[KeyStore]:
+    """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
+
+    async def connect() -> KeyStore:
+        if backend == "memory":
+            return MemoryKeyStore()
+        return SQLKeyStore(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
+
+    return Deferred.fromCoroutine(connect())
+
+
+async def _on_tables_once(
+    backend: str,
+    db_url: str,
+    service: Service,
+    reactor: Reactor,
+    work: Callable[[Any, Dialect, Service], _T],
+    in_memory: _T,
+) -> _T:
+    """Open the database for one piece of work on its tables; the answer is ``in_memory`` where there are none."""
+    if backend == "memory":
+        return in_memory
+    database = Database(dialect_of(backend), db_url, reactor, _PATIENT)
+    try:
+        return await _on_tables(database, work, service)
+    finally:
+        await database.close()
+
+
+async def _on_tables(database: Database, work: Callable[[Any, Dialect, Service], _T], service: Service) -> _T:
+    try:
+        return await database.on_connection(work, database.dialect, service)
+    except StorageFailed as error:
+        raise type(error)(f"storage.db_url: {error}") from error
+
+
+def dialect_of(backend: str) -> Dialect:
+    """The row of a backend. Raises ConfigError if there is none."""
+    try:
+        return DIALECTS[backend]
+    except KeyError:
+        known = ", ".join(sorted(["memory", *DIALECTS]))
+        raise ConfigError(f'storage.backend: "{backend}": expected one of {known}') from None

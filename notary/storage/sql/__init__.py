@@ -1,0 +1,1 @@
+"""notary.storage.open: to be described."""

@@ -1,0 +1,157 @@
+"""MySQL and MariaDB.
+
+The tables of a Notary compare text without case, pad it with spaces and hold characters up to U+FFFF: what must match
+exactly is compared twice, the second time as bytes, so that the index is still used. ``READ COMMITTED`` takes no gap
+locks: publishers of different collections do not meet. The session's zone is UTC whatever the server's is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from math import ceil
+from types import MappingProxyType
+from typing import Any, Final
+
+from notary.storage.sql.backends.mysql import dsn
+from notary.storage.sql.catalogue import Catalogue, Lock
+from notary.storage.sql.dialect import Dialect, Pool, Trouble
+
+_MYSQL_LOCK: Final = "CONCAT('notary migrate ', SHA1(DATABASE()))"
+"""The name of a lock is that of the whole server, and at most 64 characters long."""
+
+_MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
+"""Access denied: to a database, a table, a column; for want of a privilege of the server, to a routine."""
+
+CATALOGUE: Final = Catalogue(
+    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()",
+    indexes=(
+        "SELECT table_name, index_name, column_name FROM information_schema.statistics "
+        "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
+    ),
+    transactional=False,
+    lock=Lock(f"SELECT GET_LOCK({_MYSQL_LOCK}, 1)", f"SELECT RELEASE_LOCK({_MYSQL_LOCK})"),
+    forbidden=lambda error: bool(error.args) and error.args[0] in _MYSQL_FORBIDDEN,
+    rights="SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX and REFERENCES on the database",
+)
+
+_LOST = frozenset({1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1927, *range(2000, 2100)})
+"""Numbers of errors that end a connection, or of those that could not be made for want of a server or of room in it.
+
+From 2000 on they are the client library's own (https://mariadb.com/kb/en/mariadb-error-codes/).
+"""
+_TOO_LARGE = frozenset({1153, 1301, 2020})
+_CONFLICTS = frozenset({1205, 1213, 1020, 3572})
+_DUPLICATES = frozenset({1062, 1169, 1586})
+
+_ADVICE: Mapping[int, str] = MappingProxyType(
+    {
+        1040: "the database has no connection left: raise its max_connections, or lower storage.connections",
+        1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
+        1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
+        1049: "there is no database of this name: create it, or correct storage.db_url",
+        1142: "the database user lacks a right: grant it",
+        1146: "a table is missing: migrate the database",
+        1153: "the content is larger than the database takes in one statement: raise its max_allowed_packet",
+        1203: "the database user has no connection left: raise its limit, or lower storage.connections",
+        1205: "another transaction has kept a row locked for too long: look for it with SHOW PROCESSLIST",
+        1213: "transactions kept getting in each other's way: try again",
+        1226: "the database user has no connection left: raise its limit, or lower storage.connections",
+        1290: "the database is read-only: name its primary in storage.db_url",
+        1969: "a statement took longer than storage.query_timeout: see what keeps the database busy",
+        2002: "nobody answers at the database's address: start it, or correct storage.db_url",
+        2003: "nobody answers at the database's address: start it, or correct storage.db_url",
+        2005: "the database's host name cannot be resolved: correct storage.db_url",
+        2006: "the database has closed the connection: see its log",
+        2013: "the database does not answer, or has closed the connection: see its log",
+        2026: "TLS to the database failed: see the parameter tls in storage.db_url, and the database's certificate",
+    }
+)
+"""What to do, by the number of the error."""
+
+
+def _code(error: Exception) -> int:
+    """The number of an error, 0 if it has none."""
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def _trouble(error: Exception) -> Trouble:
+    code = _code(error)
+    if code in _TOO_LARGE:
+        return Trouble.OTHER
+    if code in _LOST:
+        return Trouble.LOST
+    if code in _CONFLICTS:
+        return Trouble.CONFLICT
+    return Trouble.DUPLICATE if code in _DUPLICATES else Trouble.OTHER
+
+
+def _explain(error: Exception) -> str:
+    reason = f"{error.args[1]} ({error.args[0]})" if len(error.args) > 1 else str(error)
+    advice = _ADVICE.get(_code(error))
+    return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
+
+
+def _arguments(db_url: str, pool: Pool) -> Mapping[str, Any]:
+    seconds = ceil(pool.query_timeout) + 1  # the server's own limit comes first, if the server is well
+    return {
+        "connect_timeout": ceil(pool.connect_timeout),
+        "read_timeout": seconds,
+        "write_timeout": seconds,
+        **dsn.mysql(db_url),
+        "charset": "utf8mb4",
+        "use_unicode": True,
+        "binary_prefix": True,
+        "autocommit": True,
+    }
+
+
+def _prepare(connection: Any, pool: Pool) -> None:
+    waiting = max(1, int(pool.query_timeout / 2))
+    cursor = connection.cursor()
+    cursor.execute(
+        f"SET SESSION /*M! max_statement_time = {pool.query_timeout}, */ innodb_lock_wait_timeout = {waiting}, "
+        "time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'"
+    )
+    cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    cursor.close()
+
+
+def _holds(name: str) -> bool:
+    return len(name) <= 255 and all(character <= "\uffff" for character in name)  # noqa: PLR2004  # the column's
+
+
+def _bind_time(when: datetime) -> object:
+    """The columns hold whole seconds; MySQL would round to a time that is yet to come."""
+    return when.replace(microsecond=0, tzinfo=None)
+
+
+MYSQL = Dialect(
+    name="mysql",
+    driver="notary.storage.sql.backends.mysql.driver",
+    needs='mysqlclient: pip install "notary-service[mysql]"',
+    placeholder="%s",
+    exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
+    bytewise="CAST({0} AS BINARY)",
+    member="({0})",
+    together=True,
+    connections=10_000,
+    writers=10_000,
+    # READ COMMITTED, the session's level, would give each statement a moment of its own.
+    begin_read=(
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    ),
+    begin_write=("START TRANSACTION",),
+    for_update="FOR UPDATE",
+    lock="SELECT 1 FROM DUAL WHERE GET_LOCK(?, @@innodb_lock_wait_timeout)",
+    unlock="SELECT RELEASE_LOCK(?)",
+    catalogue=CATALOGUE,
+    arguments=_arguments,
+    prepare=_prepare,
+    embedded=None,
+    holds=_holds,
+    bind_time=_bind_time,
+    trouble=_trouble,
+    explain=_explain,
+)

@@ -1,0 +1,60 @@
+"""mysqlclient, which never goes without TLS where that is demanded, and tells when a statement is too large.
+
+The server ends the connection in the middle of such a statement, which nobody could tell from a server that has died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from MySQLdb import Error, OperationalError, apilevel, threadsafety
+from MySQLdb.connections import Connection
+from MySQLdb.cursors import Cursor
+
+from notary.storage.sql.backends.mysql import dsn
+
+__all__ = ["Error", "apilevel", "connect", "threadsafety"]
+
+_TOO_LARGE = 1153
+
+
+class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
+    """Knows how much the server takes at once, and runs several statements at once."""
+
+    def execute_together(self, statements: Sequence[tuple[str, Sequence[object], list[Any]]]) -> None:
+        """Run statements in one message to the server: the text of each, its values, and where its rows go.
+
+        Values are written into the text as for a single one, so none of them can end its statement.
+        """
+        self._discard()
+        self._query(b";".join([self._mogrify(sql, values or None) for sql, values, _ in statements]))
+        for number, (_, _, rows) in enumerate(statements):
+            if number:
+                self.nextset()
+            if self.description is not None:
+                rows.extend(self.fetchall())
+
+    def _query(self, q: bytes) -> int:
+        if len(q) >= self.connection.max_allowed_packet:
+            raise OperationalError(_TOO_LARGE, f"{len(q)} bytes, and at most {self.connection.max_allowed_packet} go")
+        rows: int = super()._query(q)
+        return rows
+
+
+class _Connection(Connection):  # type: ignore[misc]  # likewise
+    max_allowed_packet = 1 << 20
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, cursorclass=_Cursor)
+        cursor = self.cursor()
+        cursor.execute("SELECT @@max_allowed_packet")
+        (self.max_allowed_packet,) = cursor.fetchone()
+        cursor.close()
+
+
+def connect(**arguments: Any) -> Connection:
+    """As ``MySQLdb.connect``."""
+    connection = _Connection(**arguments)
+    dsn.demand_tls(connection, arguments)
+    return connection

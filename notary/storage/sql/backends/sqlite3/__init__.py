@@ -1,0 +1,159 @@
+"""SQLite: a file that is ours alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from notary.errors import ConfigError
+from notary.storage.sql.catalogue import Catalogue
+from notary.storage.sql.dialect import Dialect, Pool, Trouble
+
+CATALOGUE: Final = Catalogue(
+    columns=(
+        "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c "
+        "WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
+    ),
+    indexes=(
+        "SELECT m.tbl_name, m.name, c.name FROM sqlite_master AS m, pragma_index_info(m.name) AS c "
+        "WHERE m.type = 'index' ORDER BY m.name, c.seqno"
+    ),
+    transactional=True,
+    lock=None,
+    forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
+    rights="the right to write to the SQLite file and its directory",
+)
+
+_PATIENCE = 10.0
+"""Seconds that a SQLite connection waits for another process to let go of the file."""
+
+_ADVICE: Mapping[int, str] = MappingProxyType(
+    {
+        sqlite3.SQLITE_BUSY: f"another process has kept the SQLite file locked for {_PATIENCE:.0f} seconds: stop it",
+        sqlite3.SQLITE_CANTOPEN: (
+            "the SQLite file cannot be opened: its directory must exist, and the service must be allowed to write to "
+            "both"
+        ),
+        sqlite3.SQLITE_PERM: "the SQLite file cannot be opened: the service must be allowed to read and write it",
+        sqlite3.SQLITE_READONLY: (
+            "the SQLite file is read-only: the service must be allowed to write to it and to its directory"
+        ),
+        sqlite3.SQLITE_FULL: "there is no room for the SQLite file to grow: free some space on its disk",
+        sqlite3.SQLITE_IOERR: "the disk under the SQLite file failed or is full: check the disk and the system's log",
+        sqlite3.SQLITE_CORRUPT: "the SQLite file is damaged: stop the service and restore the file from a backup",
+        sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: restore it from a backup, or name another file",
+        sqlite3.SQLITE_NOMEM: "there is not enough memory for SQLite: give the service more",
+    }
+)
+"""What to do, by SQLite's primary result code (https://www.sqlite.org/rescode.html)."""
+
+
+def _code(error: Exception) -> int:
+    """The primary result code of an error, 0 if SQLite itself did not raise it."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+class _Connection(sqlite3.Connection):
+    """Makes the file if it is not there, for its owner only: SQLite gives its journals the same rights.
+
+    Without ever opening it: a process that closes any descriptor of a file drops every POSIX lock it holds on it, those
+    of SQLite's other connections included, and the next foreign process to close the database would delete the log that
+    we go on writing to (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+
+    def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
+        # Usually it is there. What else is wrong here is wrong for SQLite too, and `explain` knows its errors. SQLite
+        # follows links, mknod does not.
+        with contextlib.suppress(OSError):
+            os.mknod(os.path.realpath(database), stat.S_IFREG | 0o600)
+        super().__init__(database, *arguments, **options)
+
+
+def _arguments(db_url: str, _: Pool) -> Mapping[str, Any]:
+    """A plain file path, nothing else."""
+    if not db_url or "\0" in db_url or db_url.startswith((":", "file:")):
+        raise ConfigError(
+            f"storage.db_url: {db_url!r}: expected the path of a SQLite file (for a store in memory, set "
+            'storage.backend to "memory")'
+        )
+    return {
+        "database": db_url,
+        "timeout": _PATIENCE,
+        "isolation_level": None,  # transactions begin where pool.py says so
+        "check_same_thread": False,  # the pool gives each thread its own, and one thread closes all when none works
+        "factory": _Connection,
+    }
+
+
+def _prepare(connection: sqlite3.Connection, _: Pool) -> None:
+    # Acknowledged is durable: the log is on the disk before a commit returns.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # A Go Notary stores keys as text, which need not be UTF-8; this loses nothing.
+    connection.text_factory = _text
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _embedded(connection: sqlite3.Connection) -> None:
+    """Let readers and the writer work side by side; the file remembers it.
+
+    While another process writes in the old way, SQLite fears a deadlock and says "busy" at once, whatever the time-out:
+    the waiting is ours.
+    """
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + milliseconds / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _trouble(error: Exception) -> Trouble:
+    unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    return Trouble.DUPLICATE if getattr(error, "sqlite_errorcode", 0) in unique else Trouble.OTHER
+
+
+def _explain(error: Exception) -> str:
+    return _ADVICE.get(_code(error)) or f"SQLite could not do its work: {error}"
+
+
+SQLITE3 = Dialect(
+    name="sqlite3",
+    driver="sqlite3",
+    needs="a Python that was built with SQLite",
+    placeholder="?",
+    exactly="{0} = ?",
+    bytewise="{0}",
+    member="SELECT * FROM ({0})",
+    together=False,
+    connections=4,
+    writers=1,  # SQLite has one at a time; waiting in our own line is fair and keeps the threads free for readers
+    begin_read=("BEGIN",),
+    begin_write=("BEGIN IMMEDIATE",),
+    for_update="",
+    lock="",
+    unlock="",
+    catalogue=CATALOGUE,
+    arguments=_arguments,
+    prepare=_prepare,
+    embedded=_embedded,
+    holds=lambda _: True,
+    bind_time=lambda when: when.isoformat(" "),
+    trouble=_trouble,
+    explain=_explain,
+)

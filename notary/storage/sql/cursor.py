@@ -1,0 +1,143 @@
+"""notary.storage.open.cursor: to be described."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+from notary.errors import StorageFailed, StorageUnreachable
+from notary.storage.sql.dialect import Dialect
+
+Row = Sequence[Any]
+
+ATTEMPTS: Final = 10
+"""How often a transaction is begun that others undo."""
+
+_LATER_BYTES: Final = 1 << 16
+"""How much content statements may hold that wait for the next one."""
+
+
+_Statement: TypeAlias = tuple[str, Sequence[object], list[Row]]
+"""Its text and its values, and where its rows go."""
+
+
+class Duplicate(StorageFailed):
+    """A unique key was violated."""
+
+
+class OutcomeUnknown(StorageUnreachable):
+    """The connection was lost during the commit: what was written may be there or not."""
+
+
+def _translated(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int] | None]:
+    """A statement as the driver takes it, and which of our values go where; None if they go as they come."""
+    if " == ?" in sql:
+        return _translated_exactly(sql, placeholder, exactly)
+    return sql.replace("?", placeholder), None
+
+
+@lru_cache(maxsize=1000)
+def _translated_exactly(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int]]:
+    places: list[int] = []
+
+    def place(found: re.Match[str]) -> str:
+        number = places[-1] + 1 if places else 0
+        text = placeholder if found[1] is None else exactly.format(found[1])
+        places.extend([number] * text.count(placeholder))
+        return text
+
+    return re.sub(r"(?:(\w+) == )?\?", place, sql), places
+
+
+class Cursor:
+    """The statements of one transaction; each method says how many rows it expects."""
+
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self._waiting: list[_Statement] = []
+        self._size = 0
+        self._turn: list[Row] | None = None
+        self.begun = False
+        """Whether any statement has been run."""
+        self.dialect: Final = dialect
+
+    def run(self, sql: str, *values: object) -> int:
+        """Run a statement; the number of rows it changed."""
+        self._put(sql, values)
+        return self.flush()
+
+    def all(self, sql: str, *values: object) -> Sequence[Row]:
+        """Run a query; every row."""
+        rows = self._put(sql, values)
+        self.flush()
+        return rows
+
+    def later(self, sql: str, *values: object) -> Sequence[Row]:
+        """Run a statement with the next one, or with the commit: what it raises is raised there, its rows come then.
+
+        So nobody waits for it alone where the database takes several statements at once. What is large goes now.
+        """
+        size = sum([len(value) for value in values if isinstance(value, (bytes, str))])
+        if self._size + size > _LATER_BYTES:
+            self.flush()
+        rows = self._put(sql, values)
+        self._size += size
+        if size > _LATER_BYTES:
+            self.flush()
+        return rows
+
+    def take_turn(self, name: str) -> None:
+        """Wait, with the next statement, until nobody else has the turn ``name``. Raises StorageFailed, there."""
+        if name and self.dialect.lock:
+            self._turn = self._put(self.dialect.lock, (name,))
+
+    def give_turn_back(self, name: str) -> None:
+        """As :meth:`later`."""
+        if name and self.dialect.unlock:
+            self._put(self.dialect.unlock, (name,))
+
+    def flush(self) -> int:
+        """Run what waits; the number of rows that the last of it changed."""
+        waiting, turn = self._waiting, self._turn
+        self._waiting, self._size, self._turn = [], 0, None
+        self.begun = self.begun or bool(waiting)
+        if self.dialect.together and len(waiting) > 1:
+            self._cursor.execute_together(waiting)
+        else:
+            for statement in waiting:
+                self._execute(*statement)
+        if turn is not None and not turn:
+            raise StorageFailed("others keep a lock in the database for too long: see what keeps it busy")
+        count: int = self._cursor.rowcount
+        return count
+
+    def _put(self, sql: str, values: Sequence[object]) -> list[Row]:
+        rows: list[Row] = []
+        text, places = _translated(sql, self.dialect.placeholder, self.dialect.exactly)
+        self._waiting.append((text, values if places is None else [values[place] for place in places], rows))
+        return rows
+
+    def _execute(self, text: str, values: Sequence[object], rows: list[Row]) -> None:
+        if values:
+            self._cursor.execute(text, values)
+        else:
+            self._cursor.execute(text)
+        if self._cursor.description is not None:
+            rows.extend(self._cursor.fetchall())
+
+    def first(self, sql: str, *values: object) -> Row | None:
+        """Run a query that gives one row or none."""
+        rows = self.all(sql, *values)
+        return rows[0] if rows else None
+
+
+def insert(cursor: Cursor, table: str, *rows: Mapping[str, object]) -> None:
+    """Insert rows of the same columns, :meth:`Cursor.later`; table and columns always stand in our own modules."""
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    values = [value for row in rows for value in row.values()]
+    cursor.later(
+        f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES {', '.join([marks] * len(rows))}",  # noqa: S608
+        *values,
+    )

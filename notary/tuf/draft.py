@@ -1,0 +1,149 @@
+"""notary.tuf.draft: to be described."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from notary.errors import Fault, InvalidMetadata, InvalidUpdate, SigningFailed
+from notary.tuf import canonical
+from notary.tuf import public as keys
+from notary.tuf.model import (
+    MAX_VERSION,
+    SNAPSHOT,
+    TIMESTAMP,
+    FileMeta,
+    Held,
+    RoleName,
+    Root,
+    Signature,
+    Snapshot,
+    stored_envelope,
+)
+from notary.tuf.public import PublicKey
+from notary.tuf.root_certificates import some
+
+SNAPSHOT_LIFETIME = timedelta(days=3 * 365)
+"""How long a snapshot that the server makes is valid (docs/protocol.md, section 3)."""
+
+TIMESTAMP_LIFETIME = timedelta(days=14)
+"""How long a timestamp is valid (docs/protocol.md, section 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that the server wants to make: complete but for its signatures.
+
+    ``payload`` is the canonical JSON to be signed; ``keys`` are those that root names for ``role``, of which at least
+    ``threshold`` must sign.
+    """
+
+    role: RoleName
+    version: int
+    payload: bytes
+    keys: tuple[PublicKey, ...]
+    threshold: int
+
+    def assemble(self, signatures: Sequence[Signature]) -> bytes:
+        """The whole signed file, with those of ``signatures`` that are by keys of the role.
+
+        Raises SigningFailed if one of these does not verify: whoever made it is broken. Raises InvalidUpdate if they
+        fall short of the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a snapshot (the publisher should
+        have uploaded one), ErrBadRoot for a timestamp (root names a key that is not this server's).
+        """
+        by_id = {key.key_id: key for key in self.keys}
+        valid: dict[str, Signature] = {}
+        for signature in signatures:
+            key = by_id.get(signature.key_id)
+            if key is None:
+                continue
+            if not keys.verify(key, signature, self.payload):
+                raise SigningFailed(f"the signature of the {self.role} by key {signature.key_id} does not verify")
+            valid[signature.key_id] = signature
+        if len(valid) < self.threshold:
+            raise self._unsigned(len(valid))
+        # Members stand in the order in which the Go server writes them: when one takes over this database it hashes
+        # its own re-serialisation of the stored snapshot, which must come out the same.
+        listed = b",".join(
+            canonical.dumps({"keyid": one.key_id, "method": one.method, "sig": base64.b64encode(one.sig).decode()})
+            for one in valid.values()
+        )
+        return b'{"signed":' + self.payload + b',"signatures":[' + listed + b"]}"
+
+    def _unsigned(self, held: int) -> InvalidUpdate:
+        ids = some([key.key_id for key in self.keys], ", ") or "none"
+        shortage = (
+            f"this server can sign with {held} of the {self.threshold} {self.role} key(s) needed "
+            f"(root names these: {ids})"
+        )
+        if self.role == SNAPSHOT:
+            return InvalidUpdate(
+                Fault.HIERARCHY,
+                f"no snapshot was uploaded, and {shortage}: upload a signed snapshot, "
+                "or publish a root that names the server's snapshot key",
+                missing=SNAPSHOT,
+            )
+        return InvalidUpdate(Fault.ROOT, f"{shortage}: publish a root that names the server's {self.role} key")
+
+
+def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, bytes], now: datetime) -> Draft:
+    """The snapshot that follows ``previous`` (None: the first one), with ``loaded`` in place of what it listed.
+
+    Roles that ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidMetadata if ``previous`` is not a
+    snapshot; InvalidUpdate if no later version fits into the database, or if root names a key that cannot be read.
+    """
+    meta: dict[str, canonical.Json] = {}
+    if previous is not None:
+        snapshot = Snapshot.parse(stored_envelope(SNAPSHOT, previous.data))
+        meta.update(snapshot.envelope.signed["meta"])
+    for role, data in loaded.items():
+        meta[role] = _file_meta(data)
+    version = 1 if previous is None else previous.version + 1
+    return _draft(root, SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
+
+
+def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+    """The timestamp over the finished ``snapshot`` that follows ``previous_version`` (0: the first one).
+
+    Raises InvalidUpdate as :func:`next_snapshot` does.
+    """
+    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
+    return _draft(root, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+
+
+# -- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime) -> Draft:
+    if version > MAX_VERSION:
+        raise InvalidUpdate(
+            Fault.VALIDATION, f"{role}: version {version - 1} is stored, after which no other fits into the database"
+        )
+    payload = canonical.dumps(
+        {
+            "_type": role.capitalize(),
+            # Whole seconds: the Go implementation drops trailing zeros of a fraction when it writes it again.
+            "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "meta": dict(meta),
+            "version": version,
+        }
+    )
+    named = root.roles[role]
+    try:
+        for key in named.keys.values():
+            key.canonical_id  # noqa: B018 - the signing service will be asked by it
+    except InvalidMetadata as error:
+        raise InvalidUpdate(Fault.VALIDATION, f"{role}: {error}") from error
+    # A key under a name that is not its id could sign, but no client would find it by that signature.
+    able = tuple(key for key_id, key in named.keys.items() if key.key_id == key_id)
+    return Draft(role, version, payload, able, named.threshold)
+
+
+def _file_meta(data: bytes) -> dict[str, canonical.Json]:
+    meta = FileMeta.of(data)
+    return {
+        "hashes": {name: base64.b64encode(digest).decode() for name, digest in meta.hashes.items()},
+        "length": meta.length,
+    }

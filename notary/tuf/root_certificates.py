@@ -1,0 +1,152 @@
+"""The certificates in which collections keep their root keys: which of them count (docs/protocol.md, section 3).
+
+Rules of this module: pure. A chain vouches for a collection if it has one leaf, which comes first and is made out to
+that collection; expiry counts only where the caller says so, by giving the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from notary.errors import InvalidMetadata
+from notary.tuf import public as keys
+from notary.tuf.canonical import quote
+from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
+from notary.tuf.public import PublicKey
+
+_SHOWN = 3
+_NOT_BEFORE_LEEWAY = timedelta(days=1)
+_SHA1_SIGNATURES = {
+    "1.2.840.113549.1.1.5",  # RSA
+    "1.3.14.3.2.29",  # RSA, the older identifier
+    "1.2.840.10040.4.3",  # DSA
+    "1.2.840.10045.4.1",  # ECDSA
+}
+
+
+def some(texts: Sequence[str], separator: str) -> str:
+    """The first few of ``texts`` and the number of the others: a message must not grow with the upload."""
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+    return separator.join([*texts[:_SHOWN], *more])
+
+
+def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
+    """The root keys that may vouch for a root of ``gun``: certificate chains that pass, under the ids of what passed.
+
+    A key counts if its chain has exactly one leaf, which comes first, is made out to ``gun`` and has no fault; expiry
+    is one only if ``now`` is given. Intermediates with a fault are left out of the chain, which changes the key's id,
+    so that signatures under the old id no longer count: that is what clients do.
+
+    Raises InvalidMetadata, with the reason for each key, if no key counts.
+    """
+    named = root.roles[ROOT]
+    usable: dict[str, PublicKey] = {}
+    faults: list[str] = []
+    for key in named.keys.values():
+        try:
+            certified = _certified_key(key, gun, now)
+        except InvalidMetadata as error:
+            faults.append(f"{key.key_id}: {error}")
+        else:
+            usable[certified.key_id] = certified
+    if not usable:
+        reasons = some(faults, "; ") or "no keys"
+        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({reasons})")
+    return RoleKeys(usable, named.threshold)
+
+
+def _certified_key(key: PublicKey, gun: Gun, now: datetime | None) -> PublicKey:
+    chain = [_Certificate.read(certificate) for certificate in key.certificates]
+    if not chain:
+        raise InvalidMetadata("not a chain of certificates in the usual PEM form")
+    leaf, *rest = chain
+    if leaf.authority:
+        raise InvalidMetadata("the first certificate must be the leaf, not an authority")
+    if not all(certificate.authority for certificate in rest):
+        raise InvalidMetadata("more than one leaf certificate")
+    if not leaf.covers(gun):
+        raise InvalidMetadata(f"common name {quote(leaf.name)} is neither the collection nor a prefix of it with a *")
+    fault = leaf.fault(now)
+    if fault is not None:
+        raise InvalidMetadata(fault)
+    if leaf.key_type is None:
+        raise InvalidMetadata("the certificate's key is neither ECDSA nor RSA")
+    kept = [leaf, *(certificate for certificate in rest if now is None or certificate.fault(now) is None)]
+    return PublicKey(leaf.key_type, b"".join(certificate.pem for certificate in kept))
+
+
+def check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
+    """A delegation's certificate must be sound; its expiry does not count, that of the metadata does."""
+    try:
+        certificate = x509.load_pem_x509_certificate(key.public)
+    except ValueError:
+        return  # Not a certificate: a bare key, or one that can verify nothing.
+    fault = _Certificate.read(certificate).fault(None)
+    if fault is not None:
+        raise InvalidMetadata(f"{role}: key {key.key_id}: {fault}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """What counts of an X.509 certificate. ``key_type`` is the type of a TUF key that holds it, if it can have one."""
+
+    pem: bytes
+    name: str
+    authority: bool
+    begins: datetime
+    ends: datetime
+    sha1: bool
+    rsa_bits: int | None
+    key_type: str | None
+
+    @classmethod
+    def read(cls, certificate: x509.Certificate) -> _Certificate:
+        """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
+        try:
+            public = certificate.public_key()
+            key_type, rsa_bits = None, None
+            if isinstance(public, ec.EllipticCurvePublicKey):
+                key_type = "ecdsa-x509"
+            elif isinstance(public, rsa.RSAPublicKey):
+                key_type, rsa_bits = "rsa-x509", public.key_size
+            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            authorities = [
+                extension.value.ca
+                for extension in certificate.extensions
+                if isinstance(extension.value, x509.BasicConstraints)
+            ]
+            return cls(
+                pem=certificate.public_bytes(Encoding.PEM),
+                name=str(names[-1].value) if names else "",
+                authority=any(authorities),
+                begins=certificate.not_valid_before_utc,
+                ends=certificate.not_valid_after_utc,
+                sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
+                rsa_bits=rsa_bits,
+                key_type=key_type,
+            )
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            raise InvalidMetadata("the certificate cannot be read") from None
+
+    def covers(self, gun: Gun) -> bool:
+        """Whether the common name is ``gun``, or a prefix of it followed by ``*``."""
+        return gun.startswith(self.name.rstrip("*")) if self.name.endswith("*") else self.name == gun
+
+    def fault(self, now: datetime | None) -> str | None:
+        """What makes the certificate unfit, if anything; whether it has expired matters only if ``now`` is given."""
+        if self.begins > self.ends:
+            return "the certificate ends before it begins"
+        if self.sha1:
+            return "the certificate is signed with SHA-1"
+        if self.rsa_bits is not None and self.rsa_bits < keys.MIN_RSA_BITS:
+            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {keys.MIN_RSA_BITS} needed"
+        if now is not None and (now > self.ends or now + _NOT_BEFORE_LEEWAY < self.begins):
+            return f"the certificate is valid only from {self.begins.isoformat()} to {self.ends.isoformat()}"
+        return None

@@ -1,0 +1,1 @@
+"""notary.work: to be described."""

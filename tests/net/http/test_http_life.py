@@ -1,0 +1,560 @@
+"""Connections over time: slow clients, slow readers, clients that leave, and the end of a site."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from notary.net.http.site import Call, Limits, Response
+from notary.net.listen import listen
+from tests.support.rawhttp import (
+    Server,
+    answers,
+    chunked,
+    get,
+    post,
+    served,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    yield from served()
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "status"),
+    [
+        pytest.param([b""], 10, None, id="silence"),
+        pytest.param([b"G"] + [b"E"] * 20, 10, 408, id="head-in-drops"),
+        pytest.param([get()[:-2]], 10, 408, id="half-a-head"),
+        pytest.param([get(b"/", b"Content-Length: 9")], 30, 408, id="no-body"),
+        pytest.param([get(b"/", b"Content-Length: 99", method=b"POST")] + [b"x"] * 60, 30, 408, id="body-in-drops"),
+        pytest.param([chunked(b"")] + [b"1\r\nx\r\n"] * 60, 30, 408, id="chunks-in-drops"),
+    ],
+)
+def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: int | None) -> None:
+    peer = server.connect(tcp=True)
+    for second in range(seconds):
+        assert not peer.transport.value(), second
+        peer.send(sent[second] if second < len(sent) else b"")
+        server.clock.advance(1)
+    if status is None:
+        assert peer.transport.value() == b""
+        assert server.events == []
+    else:
+        assert peer.answer.status == status
+        assert [event[2] for event in server.events] == [status]
+        assert peer.transport.write_closed
+        server.wait(5)
+    assert peer.closed
+
+
+def test_a_body_that_makes_progress_has_time() -> None:
+    server = Server(limits=Limits(body=100_000))
+    body = b"x" * 61 * 1024
+    peer = server.connect().send(post(body)[: -len(body)])
+    for _ in range(61):
+        server.wait(29)
+        peer.send(b"x" * 1024)
+    assert peer.answer.status == 200
+    assert server.calls[0].body == body
+    peer.transport.loseConnection()
+
+
+def test_an_idle_connection_is_closed(server: Server) -> None:
+    peer = server.connect().send(get())
+    server.wait(74)
+    peer.send(get())
+    server.wait(74)
+    assert not peer.closed
+    server.wait(1)
+    assert peer.closed
+    assert len(peer.answers) == 2
+
+
+def test_the_second_head_has_as_long_as_the_first(server: Server) -> None:
+    peer = server.connect().send(get())
+    server.wait(70)
+    peer.send(b"GET")
+    server.wait(9)
+    assert len(peer.answers) == 1
+    server.wait(1)
+    assert [answer.status for answer in peer.answers] == [200, 408]
+
+
+def test_a_handler_may_take_its_time(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda _: waiting
+    peer = server.connect().send(get())
+    server.wait(1000)
+    waiting.callback(Response(200))
+    assert peer.answer.status == 200
+    assert server.events == [("GET", "/", 200, 0, 1000.0)]
+
+
+def test_a_connection_that_does_not_close_is_dropped(server: Server) -> None:
+    peer = server.connect()
+    peer.transport.loseConnection = lambda: None
+    peer.send(get(b"/", b"Connection: close"))
+    server.wait(19)
+    assert not peer.transport.aborted
+    peer.transport.__dict__.pop("loseConnection")
+    server.wait(1)
+    assert peer.transport.aborted
+
+
+# -- slow readers -----------------------------------------------------------------------------------------------------
+
+LARGE = bytes(range(256)) * 4096
+
+
+def test_a_large_answer_goes_out_as_the_client_takes_it(server: Server) -> None:
+    server.handler = lambda _: Response(200, LARGE)
+    peer = server.connect()
+    write = peer.transport.write
+
+    def full(data: bytes) -> None:
+        write(data)
+        peer.protocol.pauseProducing()
+
+    peer.transport.write = full
+    peer.send(get() + get(b"/next"))
+    sizes = [len(peer.transport.value())]
+    while len(server.calls) == 1:
+        server.wait(19)
+        peer.protocol.resumeProducing()
+        sizes.append(len(peer.transport.value()))
+    assert max(later - earlier for earlier, later in pairwise([0, *sizes])) < 70 * 1024
+    peer.transport.write = write
+    peer.protocol.resumeProducing()
+    assert [answer.body for answer in peer.answers] == [LARGE, LARGE]
+    assert [event[3] for event in server.events] == [len(LARGE)] * 2
+
+
+@pytest.mark.parametrize("body", [pytest.param(LARGE, id="large"), pytest.param(b"small", id="small")])
+def test_a_client_that_does_not_read_is_dropped(server: Server, body: bytes) -> None:
+    server.handler = lambda _: Response(200, body)
+    peer = server.connect()
+    peer.protocol.pauseProducing()
+    peer.send(get() + get(b"/next"))
+    server.wait(19)
+    assert not peer.closed
+    server.wait(1)
+    assert peer.transport.aborted
+    assert len(server.calls) == 1
+    ((*_, status, sent, seconds),) = server.events
+    assert (status, 0 < sent <= len(body), seconds) == (200, True, 20.0)
+
+
+def test_an_answer_without_the_rest_of_a_large_body(server: Server) -> None:
+    server.handler = lambda _: Response(200, LARGE)
+    peer = server.connect().send(get(method=b"HEAD") + get())
+    head, whole = answers(peer.transport.value(), heads=(0,))
+    assert (head.headers["content-length"], head.body, whole.body) == (str(len(LARGE)), b"", LARGE)
+
+
+def test_a_client_that_takes_all_gets_a_large_answer_in_turns(server: Server) -> None:
+    body = LARGE * 3
+    server.handler = lambda call: Response(200, body if call.path == "/" else b"hello")
+    peer = server.connect().send(get() + get(b"/next"))
+    written = [len(peer.transport.value())]
+    peer.protocol.resumeProducing()  # the transport is ready: that is no reason to write more at once
+    assert len(peer.transport.value()) == written[0]
+
+    def another() -> None:
+        written.append(len(peer.transport.value()))
+        if len(server.calls) == 1:
+            server.clock.callLater(0, another)
+
+    server.clock.callLater(0, another)
+    server.clock.advance(0)
+    assert len(written) == 3
+    assert max(later - earlier for earlier, later in pairwise([0, *written])) < len(LARGE) + 70 * 1024
+    assert [answer.body for answer in peer.answers] == [body, b"hello"]
+    assert [event[3] for event in server.events] == [len(body), 5]
+
+
+def test_a_turn_waits_for_a_client_that_is_slow_again(server: Server) -> None:
+    body = LARGE * 2
+    server.handler = lambda _: Response(200, body)
+    peer = server.connect().send(get())
+    peer.protocol.pauseProducing()
+    written = len(peer.transport.value())
+    server.clock.advance(0)
+    assert len(peer.transport.value()) == written
+    peer.protocol.resumeProducing()
+    assert peer.answer.body == body
+
+
+def test_no_turn_comes_when_the_client_is_gone(server: Server) -> None:
+    server.handler = lambda _: Response(200, LARGE * 3)
+    peer = server.connect().send(get())
+    peer.transport.loseConnection()
+    assert server.clock.getDelayedCalls() == []
+    ((*_, status, sent, _),) = server.events
+    assert (status, len(LARGE) <= sent < len(LARGE) * 2) == (200, True)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Body(bytes):
+    """An answer's body that can be watched."""
+
+    __slots__ = ()
+    freed: ClassVar[list[int]] = []
+
+    def __del__(self) -> None:
+        self.freed.append(len(self))
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector, so that only what nothing refers to is freed."""
+    gc.collect()
+    gc.disable()
+    Body.freed.clear()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("late", [pytest.param(False, id="at-once"), pytest.param(True, id="late")])
+@pytest.mark.parametrize("leaves", [None, "before-the-answer", "in-the-answer", "after-the-answer"])
+def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None) -> None:
+    server = Server(limits=Limits())
+    bodies: list[bytes] = []
+    waiting: Deferred[Response] = Deferred()
+    requests: list[weakref.ref] = []
+    connections: list[weakref.ref] = []
+
+    def handler(call: Call):
+        bodies.append(call.body)
+        requests.append(weakref.ref(peer.protocol.requests[-1]))
+        return waiting if late else Response(200, Body(LARGE))
+
+    server.site.handler = handler
+    peer = server.connect()
+    connections.append(weakref.ref(peer.protocol))
+    if leaves == "in-the-answer":
+        peer.protocol.pauseProducing()
+    peer.send(post(b"x" * 100_000))
+    if late:
+        if leaves == "before-the-answer":
+            peer.transport.loseConnection()
+            references = sys.getrefcount(bodies[0])
+            assert references > 2  # the handler may still need it
+        waiting.callback(Response(200, Body(LARGE)))
+        waiting.result = None
+    if leaves is not None and not peer.closed:
+        peer.transport.loseConnection()
+    references = sys.getrefcount(bodies[0])
+    assert references == 2  # of the list and of the argument
+    assert Body.freed == [len(LARGE)]
+    assert requests[0]() is None
+    assert [event[2] for event in server.events] == [200]
+    if leaves is not None:
+        del peer.transport.protocol
+        del peer
+        assert connections[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("raw", [post(b"x" * 1000)[:-1], chunked(b"3\r\nabc\r\n"), get()[:-2], get() + b"X", b""])
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_left_of_a_lost_connection_is_freed(server: Server, raw: bytes, refused: bool) -> None:
+    peer = server.connect().send(raw)
+    connection = weakref.ref(peer.protocol)
+    requests = [weakref.ref(request) for request in peer.protocol.requests]
+    if refused:
+        peer.end()
+    if not peer.closed:
+        peer.transport.loseConnection()
+    del peer.transport.protocol
+    del peer
+    assert connection() is None
+    assert [request() for request in requests] == [None] * len(requests)
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_refused_body_is_dropped_at_once(server: Server) -> None:
+    peer = server.connect().send(chunked(b"3E8\r\n" + b"x" * 1000 + b"\r\n"))
+    (request,) = peer.protocol.requests
+    assert request.content.getvalue() == b"x" * 1000
+    peer.send(b"1\r\nx\r\n" * 3)
+    assert peer.answer.status == 413
+    assert request.content.getvalue() == b""
+    peer.transport.loseConnection()
+
+
+# -- clients that go away ---------------------------------------------------------------------------------------------
+
+
+def test_a_handler_runs_on_when_its_client_is_gone(server: Server) -> None:
+    cancelled = []
+    waiting: Deferred[Response] = Deferred(cancelled.append)
+    server.handler = lambda _: waiting
+    peer = server.connect().send(get())
+    peer.transport.loseConnection()
+    server.clock.advance(2)
+    assert server.events == []
+    waiting.callback(Response(200, b"hello"))
+    assert cancelled == []
+    assert server.events == [("GET", "/", 200, 0, 2.0)]
+
+
+def test_a_client_that_leaves_in_a_body_is_logged(server: Server) -> None:
+    server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
+    assert server.events == [("POST", "/", 499, 0, 0.0)]
+
+
+@pytest.mark.parametrize("sent", [pytest.param(b"", id="nothing"), pytest.param(b"GET / HT", id="half-a-head")])
+def test_a_client_that_leaves_before_is_not(server: Server, sent: bytes) -> None:
+    server.connect().send(sent).transport.loseConnection()
+    assert server.events == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        pytest.param(b"", [], id="nothing"),
+        pytest.param(get(), [200], id="whole"),
+        pytest.param(get() + get(), [200, 200], id="two"),
+        pytest.param(b"GET", [400], id="half-a-head"),
+        pytest.param(get() + b"GET", [200, 400], id="one-and-a-half"),
+        pytest.param(post(b"abc")[:-1], [400], id="half-a-body"),
+        pytest.param(chunked(b"5\r\n"), [400], id="half-a-chunk"),
+        pytest.param(get(b"/", b"X : y"), [400], id="bad"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_client_that_has_said_all_still_gets_its_answers(server: Server, sent, statuses, late: bool) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda _: waiting if late and len(server.calls) == 1 else Response(200)
+    peer = server.connect(tcp=True).send(sent).end()
+    if not waiting.called:
+        waiting.callback(Response(200))
+    assert [answer.status for answer in peer.answers] == statuses
+    assert peer.closed
+
+
+def test_what_a_refused_client_still_sends_is_bounded(server: Server) -> None:
+    peer = server.connect().send(post(b"x" * 1001)[:-1001])
+    assert peer.answer.status == 413
+    for _ in range(20):
+        peer.send(b"x" * 100)
+    assert not peer.closed
+    peer.send(b"x")
+    assert peer.closed
+
+
+def test_a_refused_client_that_leaves_is_let_go(server: Server) -> None:
+    peer = server.connect(tcp=True).send(b"\0\r\n")
+    assert peer.transport.write_closed
+    assert peer.end().closed
+
+
+def test_requests_behind_the_last_are_dropped(server: Server) -> None:
+    peer = server.connect().send(get(b"/", b"Connection: close") + get(b"/more"))
+    assert peer.answer.status == 200
+    assert peer.closed
+    assert len(server.calls) == 1
+
+
+def test_a_client_that_sent_ahead_is_refused_in_its_turn(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda _: waiting
+    peer = server.connect().send(get()).send(b"\0" * 70_000)
+    assert peer.transport.producerState == "paused"
+    waiting.callback(Response(200))
+    assert [answer.status for answer in peer.answers] == [200, 414]
+    assert peer.transport.producerState == "producing"
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def stop(server: Server, seconds: float = 10) -> list[str]:
+    done: list[str] = []
+    maybeDeferred(lambda: Deferred.fromCoroutine(server.site.stop(seconds))).addCallback(lambda _: done.append("done"))
+    return done
+
+
+def test_stopping_without_clients(server: Server) -> None:
+    assert stop(server) == ["done"]
+
+
+def test_stopping_closes_what_waits_and_finishes_what_runs(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: waiting if call.path == "/slow" else Response(200)
+    idle, half = server.connect().send(get()), server.connect().send(b"GET / HT")
+    body = server.connect().send(post(b"abc")[:-1])
+    busy = server.connect().send(get(b"/slow") + get(b"/not-any-more"))
+    done = stop(server)
+    assert (idle.closed, half.closed, body.closed, busy.closed) == (True, False, False, False)
+    half.send(b"TP/1.1\r\nHost: a\r\n\r\n")
+    body.send(b"c")
+    assert done == []
+    waiting.callback(Response(200))
+    for peer in (half, body, busy):
+        assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
+    server.wait(5)
+    assert done == ["done"]
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_stopping_gives_a_new_connection_a_moment_for_its_first_request(server: Server) -> None:
+    early, silent = server.connect(), server.connect()
+    done = stop(server)
+    late = server.connect()  # it was in the queue of the port
+    for peer in (early, late):
+        assert not peer.closed
+        peer.send(get())
+        assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
+    assert (done, silent.closed) == ([], False)
+    server.wait(2)
+    assert (done, silent.closed) == (["done"], True)
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_stopping_waits_for_a_handler_whose_client_is_gone(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda _: waiting
+    server.connect().send(get()).transport.loseConnection()
+    done = stop(server)
+    assert done == []
+    waiting.callback(Response(200))
+    assert done == ["done"]
+
+
+def test_stopping_does_not_wait_for_ever(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda _: waiting
+    busy, half = server.connect().send(get()), server.connect().send(b"GET")
+    gone = server.connect().send(get())
+    gone.transport.loseConnection()
+    done = stop(server, 3)
+    server.clock.advance(3)
+    assert (done, busy.transport.aborted, half.transport.aborted) == (["done"], True, True)
+    assert server.clock.getDelayedCalls() == []
+    waiting.callback(Response(200))
+
+
+def test_stopping_does_not_wait_for_a_client_that_does_not_say_goodbye(server: Server) -> None:
+    idle = server.connect().send(get())
+    lose = idle.transport.loseConnection
+    idle.transport.loseConnection = lambda: None
+    done = stop(server, 60)
+    idle.transport.loseConnection = lose
+    server.clock.advance(1)
+    assert (done, idle.transport.aborted) == (["done"], True)
+
+
+# -- over loopback ----------------------------------------------------------------------------------------------------
+
+
+class Collector(Protocol):
+    def __init__(self) -> None:
+        self.received = b""
+        self.done: Deferred[type[Exception]] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.done.callback(reason.type)
+
+
+@pytest.fixture
+def loopback() -> Iterator[tuple[Server, Callable]]:
+    """A site behind a real port; the second value connects a client to it."""
+    server = Server(limits=Limits(body=1_000_000))
+    server.site._clock = reactor
+    server.site.seconds = reactor.seconds
+    port = pytest_twisted.blockon(listen(reactor, "127.0.0.1", 0, server.site))
+
+    async def connect() -> Collector:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        return await connectProtocol(endpoint, Collector())
+
+    yield server, connect
+    pytest_twisted.blockon(maybeDeferred(port.stopListening))
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.site.stop(1)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_reads_why_its_upload_is_refused_although_it_still_sends(loopback) -> None:
+    """Closing at once would reset the connection: the client would see that instead of the answer."""
+    _, connect = loopback
+    client = await connect()
+    client.transport.write(get(b"/", b"Content-Length: 1500000", method=b"POST"))
+    for _ in range(15):
+        client.transport.write(b"x" * 100_000)
+    client.transport.loseWriteConnection()
+    assert await client.done is ConnectionDone
+    assert [answer.status for answer in answers(client.received)] == [413]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_closes_its_half_reads_a_large_answer(loopback) -> None:
+    server, connect = loopback
+    body = LARGE * 10
+    server.handler = lambda _: Response(200, body)
+    client = await connect()
+    client.transport.pauseProducing()
+    client.transport.write(get())
+    client.transport.loseWriteConnection()
+    await pytest_twisted_pause()
+    client.transport.resumeProducing()
+    await client.done
+    assert [answer.body for answer in answers(client.received)] == [body]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_abort_is_noticed(loopback) -> None:
+    server, connect = loopback
+    waiting: Deferred[Response] = Deferred()
+    arrived: Deferred[None] = Deferred()
+
+    def handler(_: Call) -> Deferred[Response]:
+        arrived.callback(None)
+        return waiting
+
+    server.handler = handler
+    client = await connect()
+    client.transport.write(get())
+    await arrived
+    client.transport.abortConnection()
+    await client.done
+    await pytest_twisted_pause()
+    waiting.callback(Response(200, b"hello"))
+    assert [event[2:4] for event in server.events] == [(200, 0)]
+
+
+async def pytest_twisted_pause() -> None:
+    """Let the reactor turn a few times."""
+    turned: Deferred[None] = Deferred()
+    reactor.callLater(0.05, turned.callback, None)
+    await turned
+
+
+def test_the_protocol_says_what_it_can_do(server: Server) -> None:
+    assert IHalfCloseableProtocol.providedBy(server.connect().protocol)
