@@ -14,19 +14,24 @@ import notary
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS = {
+LAYERS: dict[str, set[str]] = {
     "notary": set(),
     "notary.errors": set(),
-    "notary.config": {"notary.errors"},
-    "notary.tuf": {"notary.errors"},
-    "notary.storage": {"notary.errors", "notary.config", "notary.tuf"},
-    "notary.net": {"notary.errors", "notary.proto"},
     "notary.proto": set(),
-    "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.server.tap": {"notary.server"},
-    "notary.signer.tap": {"notary.signer"},
+    "notary.tuf": {"notary.errors"},
+    "notary.config": {"notary.errors"},
+    "notary.work": {"notary.errors"},
+    "notary.net": {"notary.errors", "notary.work"},
+    "notary.storage": {"notary.errors", "notary.config", "notary.tuf", "notary.work"},
+    "notary.observe": {"notary.errors", "notary.proto", "notary.work", "notary.net"},
+    "notary.daemon": {"notary.errors", "notary.work", "notary.net", "notary.observe"},
+    "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
+    | {"notary.work", "notary.net", "notary.observe"},
+    "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
+    | {"notary.work", "notary.net", "notary.observe"},
+    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto", "notary.net"},
+    "notary.server.tap": {"notary.server", "notary.daemon"},
+    "notary.signer.tap": {"notary.signer", "notary.daemon"},
     "twisted.plugins": set(),
 }
 """What each layer may import of ours, besides itself and the package ``notary`` (its version).

@@ -1,1 +1,1 @@
-"""notary.daemon: to be described."""
+"""The life of a process: flags, configuration, start, signals, reload, stop; alone or as a parent with workers."""

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from notary.daemon.serving import Assembly
 from notary.daemon.workers.worker import Worker
 from notary.net.http.call import Response
 from notary.observe.debug import DebugServer, Page
@@ -20,6 +19,7 @@ from notary.observe.lag import Lag
 from notary.observe.manhole import Manhole
 from notary.observe.metrics import Figures
 from notary.observe.readiness import ALIVE
+from notary.work.lifecycle import Assembly
 
 
 class Address(Protocol):

@@ -1,4 +1,4 @@
-"""notary.daemon.options: to be described."""
+"""The flags of a daemon's command line, for ``twistd`` and for the console script (docs/protocol.md, section 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""notary.daemon.pending: to be described."""
+"""What stands for a store whose database does not answer yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""notary.daemon.program: to be described."""
+"""The way from a command line and a configuration file to a running daemon, and from a stopped one to an exit status.
+
+Rules of this module: a daemon runs under ``twistd`` or by itself in the foreground (:func:`run`); both go through
+:func:`make_daemon`, log the same lines and end the same way. Nothing runs before the configuration is read.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,20 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, LogBeginner, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from notary.daemon.options import Options
-from notary.daemon.service import Daemon
+from notary.daemon.service import Config, Daemon, report
 from notary.daemon.systemd import Notifier
-from notary.errors import ConfigError, NotaryError
-from notary.observe.bugsnag import Bugsnag, Reporter
-from notary.observe.logs import LineObserver, Stream, failure_fields
+from notary.errors import ConfigError
+from notary.observe.bugsnag import Reporter
+from notary.observe.logs import LineObserver, Stream
 
 
 class Bootstrap(Service):
@@ -49,32 +52,6 @@ class Bootstrap(Service):
 
 
 # -- from the configuration to a running service ----------------------------------------------------------------------
-
-
-class _LoggingSection(Protocol):
-    @property
-    def level(self) -> str: ...
-
-
-class _ReportingSection(Protocol):
-    @property
-    def bugsnag(self) -> Bugsnag: ...
-
-
-class Config(Protocol):
-    """What every daemon's configuration has."""
-
-    @property
-    def reporting(self) -> _ReportingSection:
-        """Where unexpected errors are reported to."""
-
-    @property
-    def logging(self) -> _LoggingSection:
-        """The section that names the log level, one of ``notary.observe.logs.LEVELS``."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Lines about what looks like a mistake but prevents nothing."""
 
 
 _Config = TypeVar("_Config", bound=Config)
@@ -147,14 +124,6 @@ def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str]
     except ValueError:
         raise ConfigError(f"-config: {path!r} is not UTF-8; expected a JSON file") from None
     return text, environ, Path(path).absolute().parent
-
-
-def report(log: LineObserver, failure: Failure) -> None:
-    """Write the last line."""
-    if isinstance(failure.value, NotaryError | CannotListenError | OSError):
-        log.announce("fatal", str(failure.value))
-    else:
-        log.announce("fatal", "Cannot start", **failure_fields(failure))
 
 
 def _observer(log: LineObserver) -> ILogObserver:

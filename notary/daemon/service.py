@@ -27,20 +27,45 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred, succeed
-from twisted.internet.error import ReactorNotRunning
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from notary.daemon.program import Config, report
 from notary.daemon.systemd import Notifier
 from notary.errors import NotaryError
-from notary.observe.bugsnag import Reporter
+from notary.observe.bugsnag import Bugsnag, Reporter
 from notary.observe.logs import LineObserver, failure_fields
 
 _SERVING: Final = "Serving"
+
+
+class _LoggingSection(Protocol):
+    @property
+    def level(self) -> str: ...
+
+
+class _ReportingSection(Protocol):
+    @property
+    def bugsnag(self) -> Bugsnag: ...
+
+
+class Config(Protocol):
+    """What every daemon's configuration has."""
+
+    @property
+    def reporting(self) -> _ReportingSection:
+        """Where unexpected errors are reported to."""
+
+    @property
+    def logging(self) -> _LoggingSection:
+        """The section that names the log level, one of ``notary.observe.logs.LEVELS``."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines about what looks like a mistake but prevents nothing."""
 
 
 @runtime_checkable
@@ -209,3 +234,11 @@ class Daemon(Service):
     def _stop_reactor(self) -> None:
         with suppress(ReactorNotRunning):  # somebody sent SIGTERM at the same time
             self._reactor.stop()
+
+
+def report(log: LineObserver, failure: Failure) -> None:
+    """Log why the daemon could not start."""
+    if isinstance(failure.value, NotaryError | CannotListenError | OSError):
+        log.announce("fatal", str(failure.value))
+    else:
+        log.announce("fatal", "Cannot start", **failure_fields(failure))

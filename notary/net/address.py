@@ -1,4 +1,8 @@
-"""notary.net.address: to be described."""
+"""Addresses as text: one form for logs, messages and limits.
+
+Rules of this module: pure. An IPv6 address stands in brackets before its port; an IPv4 address that IPv6 only carries
+is written as IPv4.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,19 @@ import socket
 from twisted.internet.address import IPv4Address, IPv6Address
 
 
-def name(passed: socket.socket) -> str:
-    """Return the address of a socket, for a message."""
+def name_of(passed: socket.socket) -> str:
+    """Return the address to which a socket is bound: ``host:port``, or the path of a Unix socket."""
     address = passed.getsockname()
-    if not isinstance(address, tuple):
-        return str(address)
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join(*address[:2]) if isinstance(address, tuple) else str(address)
 
 
 def host_and_port(address: object) -> str:
     """Return ``host:port`` of an address, IPv4 where IPv6 only carries it, "" for what has neither."""
-    if not isinstance(address, (IPv4Address, IPv6Address)):
-        return ""
-    host = address.host.removeprefix("::ffff:") if "." in address.host else address.host
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    return join(address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else ""
+
+
+def join(host: str, port: int) -> str:
+    """Return ``host:port``."""
+    if "." in host:
+        host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,8 @@
-"""notary.net.listen: to be described."""
+"""Listening ports: bound here, or passed by a service manager.
+
+Rules of this module: a port that cannot be bound is an error that names the address. Connections of a port write at
+once (:mod:`notary.net.tcp`); with TLS they are those of :mod:`notary.net.tls.transport`.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,6 @@ from notary.net.tls.transport import SecureServer, SecureUnixServer
 
 _BACKLOG: Final = 1024
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
-
-
-# -- listening --------------------------------------------------------------------------------------------------------
 
 
 class _Port(Port):

@@ -1,4 +1,7 @@
-"""notary.net.tcp: to be described."""
+"""Connections to a server without TLS, and what both kinds of connection share.
+
+Rules of this module: what is written is sent at once as far as the socket takes it.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The HTTP API: ONE route table, its handlers, and ONE table from domain errors to answers.
+"""The HTTP API: ONE route table and its handlers.
 
 Rules of this module: docs/protocol.md section 1 is its specification. A route says everything that is not its handler's
 own work: who may, what may be cached, how a name that cannot exist is answered. Handlers turn a call into a use case of
-:mod:`notary.server.repository` and its result into a response, and nothing more. Errors of 5xx give no details to the
-client; the log has them.
+:mod:`notary.server.repository` and its result into a response, and nothing more.
 """
 
 from __future__ import annotations

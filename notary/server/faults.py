@@ -1,4 +1,7 @@
-"""notary.server.faults: to be described."""
+"""ONE table from domain errors to HTTP answers (docs/protocol.md, section 1).
+
+Rules of this module: pure. Errors of 5xx give no details to the client; the log has them.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the server counts.
 
-Rules of this module: those of :mod:`notary.observe.metrics`. Where the reference counts the same, the name and the labels
-are the reference's, so that its dashboards go on working: its summaries have ``_sum`` and ``_count`` here as well
-(quantiles come from the histograms instead).
+Rules of this module: those of :mod:`notary.observe.metrics`. Where the reference counts the same, the name and the
+labels are the reference's, so that its dashboards go on working: its summaries have ``_sum`` and ``_count`` here as
+well (quantiles come from the histograms instead).
 """
 
 from __future__ import annotations

@@ -18,19 +18,18 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
-from notary.daemon import options, program
-from notary.daemon import service as daemon
+from notary.daemon import options, program, service
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
-from notary.daemon.serving import Assembly
+from notary.daemon.serving import Serving
 from notary.daemon.systemd import first_environment, passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net.grpc import Channel
 from notary.net.http.site import Limits, Response, Site
-from notary.net.tls import contexts as tls
+from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
@@ -63,7 +62,7 @@ VALIDATING_PROCESSES = 1
 """Processes for large uploads at the same time: each may take several times the memory of its upload."""
 
 
-class Server(Assembly):
+class Server(Serving):
     """The server of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
@@ -89,8 +88,8 @@ class Server(Assembly):
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
-            self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
-        self._signer_tls: tls.ClientOptions | None = None
+            self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+        self._signer_tls: contexts.ClientOptions | None = None
         self._signing = measured(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
         self._health: Health | None = None
         self._manhole = make_manhole(reactor, config.manhole, self)
@@ -106,7 +105,7 @@ class Server(Assembly):
         pool = pool_of(storage, usage)
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
-        self._reloader = self.watch(self._parts(config))
+        self._reloader = self.reload_when_changed(self._parts(config))
         if storage.backend != "memory" and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
             self.at_end(store.close)
@@ -150,7 +149,7 @@ class Server(Assembly):
         await self.listen(config.server.http_addr, site, self._tls, refusals)
         self.at_end(health.retire)
         self.at_end(lambda: self._log.info("Stopping"))
-        if await self.opened():
+        if await self.wait_for_store():
             health.stopService()
             health.startService()  # checks at once
 
@@ -166,13 +165,13 @@ class Server(Assembly):
         parts = []
         if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
             pair = server.tls_cert_file, server.tls_key_file
-            load: Callable[[], Any] = partial(tls.server_context, *pair, server.client_ca_file)
+            load: Callable[[], Any] = partial(contexts.server_context, *pair, server.client_ca_file)
             keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
             parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
         if self._signer_tls is not None:
             files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
             keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
-            parts.append(part(keys, files, partial(tls.client_context, *files), self._signer_tls.use))
+            parts.append(part(keys, files, partial(contexts.client_context, *files), self._signer_tls.use))
         if isinstance(self._access, TokenAuth) and bundle is not None:
             keys = ("auth.options.rootcertbundle",)
             parts.append(part(keys, (bundle,), partial(load_bundle, bundle), self._access.trust))
@@ -200,7 +199,9 @@ class Server(Assembly):
             )
             return LocalSigner()
         self._log.info("Using remote signing service")
-        options = tls.client_options(trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key)
+        options = contexts.client_options(
+            trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
+        )
         self._signer_tls = options
         return RemoteSigner(Channel.to(self.reactor, trust.hostname, trust.port, options), trust.key_algorithm)
 
@@ -250,7 +251,7 @@ def _workers(config: ServerConfig, options: Options, reactor: Any, sockets: Sequ
     return Workers(plan, reactor, sockets, Figures("notary_server_", __version__))
 
 
-def makeService(options: Options) -> daemon.Daemon:
+def makeService(options: Options) -> service.Daemon:
     """The body of the twistd plugin."""
     from twisted.internet import reactor as installed
 

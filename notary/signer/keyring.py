@@ -26,8 +26,7 @@ from typing import Final, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound
-from notary.storage import KeyStore, StoredKey
-from notary.storage import keywrap as wrapped
+from notary.storage import KeyStore, StoredKey, keywrap
 from notary.storage.keywrap import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
@@ -176,13 +175,13 @@ class Keyring:
 
     def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:
         key = private.generate(algorithm)
-        return key, wrapped.wrap(key, gun, role, self._alias, self._passphrases)
+        return key, keywrap.wrap(key, gun, role, self._alias, self._passphrases)
 
     # -- unwrapping ---------------------------------------------------------------------------------------------------
 
     async def _load(self, key_id: str) -> _Unwrapped:
         row = await self._store.get(key_id)
-        key = await self._in_thread(lambda: wrapped.unwrap(row, self._passphrases))
+        key = await self._in_thread(lambda: keywrap.unwrap(row, self._passphrases))
         return _Unwrapped(key, row.role, pending=row.last_used is None)
 
     # -- the cache ----------------------------------------------------------------------------------------------------

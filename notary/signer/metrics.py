@@ -1,6 +1,7 @@
 """What the signer counts.
 
-Rules of this module: those of :mod:`notary.observe.metrics`. It names methods and algorithms, never keys or collections.
+Rules of this module: those of :mod:`notary.observe.metrics`. It names methods and algorithms, never keys or
+collections.
 """
 
 from __future__ import annotations

@@ -22,19 +22,18 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
-from notary.daemon import options, program
-from notary.daemon import service as daemon
+from notary.daemon import options, program, service
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
-from notary.daemon.serving import Assembly
+from notary.daemon.serving import Serving
 from notary.daemon.systemd import first_environment, passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import KeyNotFound
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
-from notary.net.tls import contexts as tls
+from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
@@ -53,7 +52,7 @@ THREADS = 2
 _PR_SET_DUMPABLE = 4
 
 
-class Signer(Assembly):
+class Signer(Serving):
     """The signer of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
@@ -76,7 +75,9 @@ class Signer(Assembly):
         self._latest = config
         self._log = Logger(namespace="notary.signer")
         files = config.server
-        self._tls = tls.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file, tls.GRPC)
+        self._tls = contexts.server_options(
+            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC
+        )
         self._metrics = Metrics(version=__version__)
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
@@ -98,7 +99,7 @@ class Signer(Assembly):
         pool = pool_of(storage, usage)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
-        self._reloader = self.watch(self._parts(self._config))
+        self._reloader = self.reload_when_changed(self._parts(self._config))
         keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
         self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells)
         methods = rpc.methods()
@@ -111,7 +112,7 @@ class Signer(Assembly):
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         await self.listen(server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
-        await self.opened()
+        await self.wait_for_store()
 
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
@@ -124,7 +125,7 @@ class Signer(Assembly):
         """What is read from files, by a configuration that may be newer than the one that this signer runs by."""
         files = config.server.tls_cert_file, config.server.tls_key_file, config.server.client_ca_file
         keys = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
-        return [part(keys, files, partial(tls.server_context, *files, tls.GRPC), self._tls.use)]
+        return [part(keys, files, partial(contexts.server_context, *files, contexts.GRPC), self._tls.use)]
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
@@ -176,7 +177,7 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
     return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
 
 
-def makeService(options: Options) -> daemon.Daemon:
+def makeService(options: Options) -> service.Daemon:
     """The body of the twistd plugin."""
     from twisted.internet import reactor as installed
 

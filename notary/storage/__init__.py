@@ -1,6 +1,6 @@
-"""The storage ports, two for the daemons and two for operators, and the records that pass through them.
+"""The storage ports of the daemons, and the records that pass through them.
 
-Rules of this module: pure; a port says what is stored, never how. Every method may be called at any time from the
+Rules of this module: types only; a port says what is stored, never how. Every method may be called at any time from the
 reactor's thread and never blocks it. Records are immutable. Bytes come back exactly as they were given. Rows that a
 Go Notary marked deleted do not exist for us (docs/protocol.md, section 5).
 
@@ -10,35 +10,26 @@ is said at the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 
-from notary.storage.operators import FeedEntry, Inventory, KeyInventory, KeyRow, StoredCollection
-from notary.tuf import collection
 from notary.tuf.model import Gun, RoleName, Update
 
 __all__ = [
     "Change",
-    "FeedEntry",
     "Identity",
-    "Inventory",
-    "KeyInventory",
-    "KeyRow",
     "KeyStore",
     "MetadataStore",
     "Place",
     "Stored",
-    "StoredCollection",
     "StoredKey",
     "Update",
 ]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)

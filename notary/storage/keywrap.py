@@ -12,8 +12,7 @@ from typing import TypeAlias
 
 from notary.errors import SigningFailed
 from notary.storage import StoredKey
-from notary.tuf import jwe as wrapping
-from notary.tuf import private
+from notary.tuf import jwe, private
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
 
@@ -34,7 +33,7 @@ def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
     public = public_half(row)
     passphrase = _passphrase(passphrases, row.key_id, row.passphrase_alias)
     try:
-        plaintext = wrapping.unwrap(row.private, passphrase)
+        plaintext = jwe.unwrap(row.private, passphrase)
     except SigningFailed as error:
         alias = quote(row.passphrase_alias)
         raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
@@ -48,12 +47,12 @@ def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: 
         key_id=public.key_id,
         algorithm=public.key_type,
         public=public.public,
-        private=wrapping.wrap(key.encode(), _passphrase(passphrases, public.key_id, alias)),
+        private=jwe.wrap(key.encode(), _passphrase(passphrases, public.key_id, alias)),
         gun=gun,
         role=role,
         passphrase_alias=alias,
-        encryption_alg=wrapping.ENCRYPTION,
-        keywrap_alg=wrapping.KEYWRAP,
+        encryption_alg=jwe.ENCRYPTION,
+        keywrap_alg=jwe.KEYWRAP,
     )
 
 

@@ -1,4 +1,8 @@
-"""notary.storage.operators: to be described."""
+"""The storage ports of operators: every collection and every key that is stored, valid or not.
+
+Rules of this module: types only, as in :mod:`notary.storage`. A daemon needs none of these: an operator may see rows
+that clients are never shown, such as names that no collection can have.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,6 @@ from twisted.internet.defer import Deferred
 
 from notary.storage import StoredKey
 from notary.tuf import collection
-
-# -- for operators ----------------------------------------------------------------------------------------------------
 
 
 class FeedEntry(NamedTuple):

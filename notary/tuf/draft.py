@@ -1,4 +1,8 @@
-"""notary.tuf.draft: to be described."""
+"""What the server signs itself: drafts of snapshots and timestamps, and how long these are valid.
+
+Rules of this module: pure. A draft is complete but for its signatures. Hashes are always taken over the very bytes that
+are stored, never over a re-serialisation of them. (docs/protocol.md, section 3)
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, SigningFailed
-from notary.tuf import canonical
-from notary.tuf import public as keys
+from notary.tuf import canonical, public
 from notary.tuf.model import (
     MAX_VERSION,
     SNAPSHOT,
@@ -59,7 +62,7 @@ class Draft:
             key = by_id.get(signature.key_id)
             if key is None:
                 continue
-            if not keys.verify(key, signature, self.payload):
+            if not public.verify(key, signature, self.payload):
                 raise SigningFailed(f"the signature of the {self.role} by key {signature.key_id} does not verify")
             valid[signature.key_id] = signature
         if len(valid) < self.threshold:

@@ -1,8 +1,9 @@
 """The nouns of TUF: names, envelopes and the four kinds of metadata, as immutable values that are valid once built.
 
-Rules of this module: pure. Structure only: signatures are for :mod:`notary.tuf.public`, rules that need other files or a
-clock for :mod:`notary.tuf.publish`. Bytes are kept exactly as they came. A member that is absent, or null, has the zero
-value of its type, as in the Go client, and is then judged like any other value (docs/protocol.md, sections 2 and 9).
+Rules of this module: pure. Structure only: signatures are for :mod:`notary.tuf.public`, rules that need other files or
+a clock for :mod:`notary.tuf.publish`. Bytes are kept exactly as they came. A member that is absent, or null, has the
+zero value of its type, as in the Go client, and is then judged like any other value (docs/protocol.md, sections 2 and
+9).
 """
 
 from __future__ import annotations

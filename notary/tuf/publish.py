@@ -1,17 +1,6 @@
-"""What an upload must satisfy before it is stored (docs/protocol.md, section 3), and what the server then signs itself.
+"""What a publish needs: which stored files to load for an upload, and the whole of its validation in one call.
 
-Rules of this module: pure. Bytes and ``now`` come in, values or typed errors go out; nothing is fetched and nothing is
-signed here. The caller loads what :func:`needed` names, once; :func:`validate` judges the upload against it and returns
-a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one transaction.
-
-The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
-shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
-
-Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
-
-Two kinds of error leave :func:`validate`. InvalidUpdate says what is wrong with the upload, including a stored parent
-that the upload leaves without valid signatures: the publisher can mend it. InvalidMetadata says that the *stored* root
-or snapshot cannot be used: nothing that this publisher did, so an edge must treat it as a failure of the service.
+Rules of this module: pure. Bytes come in, values or typed errors go out. (docs/protocol.md, section 3)
 """
 
 from __future__ import annotations

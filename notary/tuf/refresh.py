@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from notary.errors import InvalidMetadata, InvalidUpdate, NotFound
-from notary.tuf import public as keys
+from notary.tuf import public
 from notary.tuf.draft import Draft, next_snapshot, next_timestamp
 from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Held, RoleName, Root, Snapshot, Timestamp, stored_envelope
 
@@ -63,7 +63,7 @@ def stale(current: Mapping[RoleName, Held], now: datetime) -> Refresh | None:
         return None
     held_root = _held(current, ROOT)
     root = Root.parse(stored_envelope(ROOT, held_root.data))
-    if not keys.meets_threshold(snapshot.envelope, root.roles[SNAPSHOT]).ok:
+    if not public.meets_threshold(snapshot.envelope, root.roles[SNAPSHOT]).ok:
         raise InvalidMetadata("the stored snapshot is not signed by the keys that root names for it")
     return Refresh(
         snapshot=_renewed(root, held_root, held_snapshot, now) if snapshot_due else None,

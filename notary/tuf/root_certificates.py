@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from notary.errors import InvalidMetadata
-from notary.tuf import public as keys
+from notary.tuf import public
 from notary.tuf.canonical import quote
 from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
@@ -145,8 +145,8 @@ class _Certificate:
             return "the certificate ends before it begins"
         if self.sha1:
             return "the certificate is signed with SHA-1"
-        if self.rsa_bits is not None and self.rsa_bits < keys.MIN_RSA_BITS:
-            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {keys.MIN_RSA_BITS} needed"
+        if self.rsa_bits is not None and self.rsa_bits < public.MIN_RSA_BITS:
+            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {public.MIN_RSA_BITS} needed"
         if now is not None and (now > self.ends or now + _NOT_BEFORE_LEEWAY < self.begins):
             return f"the certificate is valid only from {self.begins.isoformat()} to {self.ends.isoformat()}"
         return None

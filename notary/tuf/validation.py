@@ -1,4 +1,19 @@
-"""notary.tuf.validation: to be described."""
+"""What an upload must satisfy before it is stored (docs/protocol.md, section 3), and what the server then signs itself.
+
+Rules of this module: pure. Bytes and ``now`` come in, values or typed errors go out; nothing is fetched and nothing is
+signed here. The caller loads what :func:`notary.tuf.publish.needed` names, once; :func:`validate` judges the upload
+against it and returns a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one
+transaction.
+
+The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
+shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
+
+Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
+
+Two kinds of error leave :func:`validate`. InvalidUpdate says what is wrong with the upload, including a stored parent
+that the upload leaves without valid signatures: the publisher can mend it. InvalidMetadata says that the *stored* root
+or snapshot cannot be used: nothing that this publisher did, so an edge must treat it as a failure of the service.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +24,7 @@ from datetime import datetime
 from functools import cached_property
 
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
-from notary.tuf import public as keys
+from notary.tuf import public
 from notary.tuf.draft import Draft, next_snapshot, next_timestamp
 from notary.tuf.model import (
     MAX_VERSION,
@@ -326,7 +341,7 @@ def require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, wh
     Raises InvalidMetadata.
     """
     try:
-        result = keys.meets_threshold(envelope, signers)
+        result = public.meets_threshold(envelope, signers)
     except InvalidMetadata as error:
         raise InvalidMetadata(f"{role}: {error}") from error
     if not result.ok:

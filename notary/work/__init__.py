@@ -1,1 +1,1 @@
-"""notary.work: to be described."""
+"""Doing things elsewhere, or once: threads, processes, shared calls, back-off, the life of a service's parts."""

@@ -1,4 +1,4 @@
-"""notary.work.backoff: to be described."""
+"""How long to wait before the next try."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""notary.work.reactor: to be described."""
+"""What is asked of a reactor and of a clock."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from notary.admin import findings as fsck
+from notary.admin import findings
 from notary.admin.cli import cli
 from notary.admin.command import Status
 
@@ -39,7 +39,7 @@ def test_every_command_has_a_section_with_its_options(name):
 
 def test_every_finding():
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (error|note) \|", SECTIONS["fsck"], re.MULTILINE))
-    assert rows == {name: "error" if kind.error else "note" for name, kind in fsck.KINDS.items()}
+    assert rows == {name: "error" if kind.error else "note" for name, kind in findings.KINDS.items()}
 
 
 def test_every_exit_status():

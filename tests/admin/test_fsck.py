@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from notary.admin import findings as fsck
+from notary.admin import findings
 from notary.admin.command import Status
 from tests.admin.conftest import admin
 from tests.support.author import HARMLESS, INVALID, MALFORMED, UNSIGNED, make_key, make_root_key
@@ -31,14 +31,14 @@ def published(rounds: int = 1) -> tuple[Publisher, InMemory]:
 
 
 def found(stored: InMemory, feed=None) -> list[tuple[str, str, int]]:
-    return [(each.kind, each.role, each.version) for each in fsck.check(stored, feed)]
+    return [(each.kind, each.role, each.version) for each in findings.check(stored, feed)]
 
 
 def replace(stored: InMemory, role: str, data: bytes, version: int = 1) -> None:
     """Another content under the same name, with the checksum that fits it."""
     file = next(each for each in stored.files if (each.role, each.version) == (role, version))
     del stored.contents[file]
-    changed = fsck.File(role, version, hashlib.sha256(data).hexdigest(), len(data))
+    changed = findings.File(role, version, hashlib.sha256(data).hexdigest(), len(data))
     stored.contents[changed] = data
 
 
@@ -47,8 +47,8 @@ def remove(stored: InMemory, role: str, version: int = 1) -> None:
     del stored.contents[file]
 
 
-def feed_of(stored: InMemory) -> list[fsck.FeedEntry]:
-    return [fsck.FeedEntry(each.version, each.sha256) for each in stored.files if each.role == "timestamp"]
+def feed_of(stored: InMemory) -> list[findings.FeedEntry]:
+    return [findings.FeedEntry(each.version, each.sha256) for each in stored.files if each.role == "timestamp"]
 
 
 # -- in order ---------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_a_file_under_another_version():
     publisher, stored = published()
     publisher.author.bump("targets", by=4)
     data = publisher.author.targets()
-    stored.contents[fsck.File("targets", 2, hashlib.sha256(data).hexdigest(), len(data))] = data
+    stored.contents[findings.File("targets", 2, hashlib.sha256(data).hexdigest(), len(data))] = data
     assert found(stored) == [("version", "targets", 2), ("unlisted", "targets", 2)]
 
 
@@ -236,9 +236,9 @@ def test_no_checksum():
     _, stored = published()
     for file in stored.files:
         data = stored.contents.pop(file)
-        stored.contents[fsck.File(file.role, file.version, None, file.size)] = data
+        stored.contents[findings.File(file.role, file.version, None, file.size)] = data
     assert {kind for kind, _, _ in found(stored)} == {"no-checksum"}
-    assert not any(each.error for each in fsck.check(stored))
+    assert not any(each.error for each in findings.check(stored))
 
 
 def test_a_delegation_that_was_removed():
@@ -268,7 +268,7 @@ def test_names():
     stored.gun = "a*b"
     assert found(stored) == [("name", "", 0)]
     _, stored = published()
-    stored.contents[fsck.File("Targets", 1, None, 2)] = b"{}"
+    stored.contents[findings.File("Targets", 1, None, 2)] = b"{}"
     assert ("name", "Targets", 1) in found(stored)
 
 
@@ -277,8 +277,8 @@ def test_the_changefeed():
     feed = feed_of(stored)
     assert found(stored, feed[2:]) == [], "what is older may be gone from it"
     assert found(stored, feed[:2]) == [("feed-missing", "timestamp", 3)]
-    assert found(stored, [*feed, fsck.FeedEntry(4, "ab" * 32)]) == [("feed-ahead", "timestamp", 4)]
-    changed = [*feed[:2], fsck.FeedEntry(3, "ab" * 32)]
+    assert found(stored, [*feed, findings.FeedEntry(4, "ab" * 32)]) == [("feed-ahead", "timestamp", 4)]
+    changed = [*feed[:2], findings.FeedEntry(3, "ab" * 32)]
     assert found(stored, changed) == [("feed-ahead", "timestamp", 3)]
     assert found(InMemory(GUN), feed) == [("feed-ahead", "timestamp", number) for number in (1, 2, 3)]
     remove(stored, "timestamp", 1)
@@ -287,7 +287,7 @@ def test_the_changefeed():
 
 def test_every_kind_is_found_by_some_test():
     source = Path(__file__).read_text()
-    assert [kind for kind in fsck.KINDS if f'"{kind}"' not in source] == []
+    assert [kind for kind in findings.KINDS if f'"{kind}"' not in source] == []
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ async def test_the_command_on_broken_data(place, tmp_path):
     plain = await admin("fsck", "--config", config)
     assert f"{b}\tERROR missing\tsnapshot\t-\ttimestamp version 2 lists checksum " in plain.out
     assert plain.err == "5 collections checked: 5 errors, 1 notes\n"
-    assert plain.out.count(fsck.KINDS["missing"].meaning) == 1
+    assert plain.out.count(findings.KINDS["missing"].meaning) == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, gatherResults
 
-from notary.admin import findings as fsck
+from notary.admin import findings
 from notary.admin.collectable import collectable
 from notary.admin.command import Status
 from notary.admin.commands import upkeep
@@ -125,7 +125,7 @@ def test_nothing_that_is_needed_goes(rounds, keep, stop):
     rest = InMemory(GUN)
     stopped = set(in_order[: stop % (len(gone) + 1)])
     rest.contents = {file: stored.contents[file] for file in before if file not in stopped}
-    assert [each for each in fsck.check(rest) if each.error] == []
+    assert [each for each in findings.check(rest) if each.error] == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_an_old_snapshot_that_cannot_be_read_is_kept():
     file = next(each for each in stored.files if (each.role, each.version) == ("snapshot", 3))
     del stored.contents[file]
     data = b"{"
-    stored.contents[fsck.File("snapshot", 3, hashlib.sha256(data).hexdigest(), 1)] = data
+    stored.contents[findings.File("snapshot", 3, hashlib.sha256(data).hexdigest(), 1)] = data
     assert ("snapshot", 3) not in names(collectable(stored, 2))
     assert ("snapshot", 2) in names(collectable(stored, 2))
 

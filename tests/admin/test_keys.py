@@ -10,7 +10,7 @@ import pytest_twisted
 
 from notary.admin.command import Status
 from notary.admin.commands import keys
-from notary.storage import keywrap as wrapped
+from notary.storage import keywrap
 from tests.admin.conftest import admin
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, USED, environment, make_key
 
@@ -139,7 +139,7 @@ async def test_reencrypt(key_place, tmp_path, monkeypatch):
     for key in before:
         assert after[key.key_id].passphrase_alias == NEW
         assert but_wrapping(after[key.key_id]) == but_wrapping(stored[key.key_id])
-        was, now = wrapped.unwrap(key, only(OLD, NEW)), wrapped.unwrap(after[key.key_id], only(NEW))
+        was, now = keywrap.unwrap(key, only(OLD, NEW)), keywrap.unwrap(after[key.key_id], only(NEW))
         assert now.encode() == was.encode()
     assert after[before[-1].key_id] == stored[before[-1].key_id]  # it was there already
     assert after[GUN_KEY(before)].last_used == USED

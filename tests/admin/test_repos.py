@@ -17,7 +17,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from notary.admin import collections as walk
+from notary.admin import collections
 from notary.admin.command import Status
 from notary.admin.output import ago, size
 from notary.storage import StoredKey
@@ -81,7 +81,7 @@ async def test_a_prefix_means_itself(place, tmp_path, prefix):
 
 @pytest_twisted.ensureDeferred
 async def test_pages_miss_nothing_and_repeat_nothing(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(walk, "PAGE", 3)
+    monkeypatch.setattr(collections, "PAGE", 3)
     guns = [f"g{number}" for number in range(10)] + ["G3", "h/É", "h/e"]
     for number, gun in enumerate(guns):
         # By hand: a database that cannot tell two of these apart would refuse a publish, but may hold both.

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 
-from notary.daemon.serving import Assembly
+from notary.daemon.serving import Serving
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 
 
@@ -39,7 +39,7 @@ class Reactor(Clock):
         installed.callFromThread(*call)
 
 
-class Service(Assembly):
+class Service(Serving):
     """Opens its store by ``tries``, whatever each of them gives, and then something else."""
 
     def __init__(self, *tries: Exception | None) -> None:
@@ -58,7 +58,7 @@ class Service(Assembly):
     async def assemble(self) -> None:
         self.store = await self.open(Logger(), self.open_store)
         self.at_end(lambda: self.closed.append("port"))
-        self.late = await self.opened()
+        self.late = await self.wait_for_store()
 
 
 AWAY = StorageUnreachable("storage.db_url: nobody answers at 127.0.0.1:3306")

@@ -9,8 +9,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from notary.daemon.serving import Assembly
 from notary.errors import MalformedUpload
+from notary.work.lifecycle import Assembly
 
 
 class Parts(Assembly):

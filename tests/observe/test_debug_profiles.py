@@ -105,7 +105,7 @@ async def test_processor_time_is_that_of_the_function_that_used_it():
     here = [(stack, values) for stack, values in read.samples if any("burn_in_a_loop" in name for name in stack)]
     by_place = Counter({"reactor": 0, "thread": 0})
     for stack, (_, used) in here:
-        assert stack.index("tests.net.test_debug_profiles.burn_in_a_loop") >= 0
+        assert stack.index("tests.observe.test_debug_profiles.burn_in_a_loop") >= 0
         by_place["thread" if any("threadpool" in name for name in stack) else "reactor"] += used
     assert by_place["reactor"] > 0.15e9
     assert by_place["thread"] > 0.1e9
@@ -232,7 +232,7 @@ def test_a_task_is_shown_from_what_it_waits_for_outwards():
     waited: Deferred[None] = Deferred()
     running = Deferred.fromCoroutine(outermost(waited)).addCallback(at_last)
     (stack,) = tasks().stacks("test_debug_profiles.innermost")
-    module = "tests.net.test_debug_profiles"
+    module = "tests.observe.test_debug_profiles"
     assert stack == ["(waiting)", *(f"{module}.{name}" for name in ("innermost", "middle", "outermost", "at_last"))]
     waited.callback(None)
     assert running.called
@@ -245,7 +245,7 @@ def test_chained_deferreds_are_one_task():
     outer.addCallback(lambda _: inner).addCallback(at_last)
     outer.callback(None)
     assert [stack for stack in tasks().stacks("at_last") if len(stack) == 2] == [
-        ["(waiting)", "tests.net.test_debug_profiles.at_last"]
+        ["(waiting)", "tests.observe.test_debug_profiles.at_last"]
     ]
     inner.callback(None)
 
@@ -284,5 +284,5 @@ def test_nothing_is_kept_of_what_was_looked_at():
 
 def test_the_stack_of_a_frame():
     stack = stack_of(__import__("sys")._getframe())
-    assert stack[0].function == "tests.net.test_debug_profiles.test_the_stack_of_a_frame"
+    assert stack[0].function == "tests.observe.test_debug_profiles.test_the_stack_of_a_frame"
     assert stack[0].file == __file__

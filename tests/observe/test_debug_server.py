@@ -176,6 +176,6 @@ async def test_a_port_that_is_taken(running):
 
 @pytest_twisted.ensureDeferred
 async def test_it_has_no_threads_before_it_is_asked(running):
-    assert running.server._pool.threads == []
+    assert running.server._threads._pool.threads == []
     await running.get("/debug/vars")
-    assert running.server._pool.threads == []
+    assert running.server._threads._pool.threads == []

@@ -15,7 +15,7 @@ import pytest_twisted
 from twisted.internet.task import Clock
 
 from notary.storage.cache import CachedMetadataStore
-from notary.tuf import publish, validation
+from notary.tuf import validation
 from tests.support.api import GUN, TUF, new_author, new_store, published
 from tests.support.inmemory import Server, multipart
 from tests.support.rawhttp import Transport
@@ -105,7 +105,7 @@ async def test_a_stored_root_is_verified_once(monkeypatch):
         return real(gun, data)
 
     real = validation.stored_root
-    monkeypatch.setattr(publish, "stored_root", stored_root)
+    monkeypatch.setattr(validation, "stored_root", stored_root)
     store = new_store()
     ours = Server(store)
     author = await published(ours)

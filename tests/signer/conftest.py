@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from notary.signer.keyring import Keyring
 from notary.storage import KeyStore
 from notary.storage.open import open_key_store
-from notary.tuf import jwe as wrapping
+from notary.tuf import jwe
 
 NOW = datetime(2030, 5, 17, 12, 30, 1, tzinfo=UTC)
 ALIAS = "alias_one"
@@ -60,11 +60,11 @@ async def bench(backend, database):
 def unwrapped(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     """How often each wrapped key was unwrapped in this test."""
     counts: Counter[bytes] = Counter()
-    real = wrapping.unwrap
+    real = jwe.unwrap
 
     def counting(wrapped: bytes, passphrase: str) -> bytes:
         counts[wrapped] += 1
         return real(wrapped, passphrase)
 
-    monkeypatch.setattr(wrapping, "unwrap", counting)
+    monkeypatch.setattr(jwe, "unwrap", counting)
     return counts

@@ -15,8 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningFailed, StorageFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
-from notary.tuf import jwe as wrapping
-from notary.tuf import private
+from notary.tuf import jwe, private
 from notary.tuf.public import Signature, verify
 
 GUN = "example.com/app"
@@ -113,7 +112,7 @@ async def test_what_is_stored_is_the_format_of_the_reference(bench):
         keywrap_alg="PBES2-HS256+A128KW",
         last_used=None,
     )
-    plaintext = wrapping.unwrap(row.private, "the first passphrase")
+    plaintext = jwe.unwrap(row.private, "the first passphrase")
     assert private.decode("ecdsa", key.public, plaintext).public == key
 
 
@@ -373,7 +372,7 @@ async def stored(bench, algorithm="ecdsa", passphrase="the first passphrase", **
         key_id=key.public.key_id,
         algorithm=algorithm,
         public=key.public.public,
-        private=wrapping.wrap(key.encode(), passphrase),
+        private=jwe.wrap(key.encode(), passphrase),
         gun=GUN,
         role="snapshot",
         passphrase_alias="alias_one",
@@ -386,11 +385,9 @@ DAMAGE = [
     pytest.param({"passphrase": "another"}, "wrapped with passphrase alias 'alias_one': it does not open", id="secret"),
     pytest.param({"passphrase_alias": "gone"}, "no passphrase of alias 'gone', which key", id="alias"),
     pytest.param({"private": b"plain"}, "not a compact JWE", id="not wrapped"),
+    pytest.param({"private": jwe.wrap(b"no key", "the first passphrase")}, "private half of ecdsa key", id="not a key"),
     pytest.param(
-        {"private": wrapping.wrap(b"no key", "the first passphrase")}, "private half of ecdsa key", id="not a key"
-    ),
-    pytest.param(
-        {"private": wrapping.wrap(private.generate("ecdsa").encode(), "the first passphrase")},
+        {"private": jwe.wrap(private.generate("ecdsa").encode(), "the first passphrase")},
         "do not belong together",
         id="another key",
     ),
@@ -441,7 +438,7 @@ async def test_no_repr_shows_a_secret(bench):
     key = await keyring.create(GUN, "snapshot", "ed25519")
     signed = await keyring.sign(key.key_id, b"a message")
     row = await bench.store.get(key.key_id)
-    plaintext = wrapping.unwrap(row.private, "the first passphrase")
+    plaintext = jwe.unwrap(row.private, "the first passphrase")
     shown = " ".join(map(repr, [keyring, *vars(keyring).values(), signed, await keyring.find(key.key_id)]))
     assert "first passphrase" not in shown
     assert repr(plaintext)[2:-1] not in shown

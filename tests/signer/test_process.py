@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 from notary.proto import signer_pb2
-from notary.tuf import jwe as wrapping
+from notary.tuf import jwe
 from notary.tuf.public import PublicKey, Signature, verify
 from tests.support.peers import READY_SECONDS, clean_environment
 from tests.support.signer import (
@@ -280,7 +280,7 @@ def test_no_line_at_any_level_shows_a_secret(pair, tmp_path, storage, name, layo
             client.sign(key_id, MESSAGE * 10)
             client.info(key_id)
         with sqlite3.connect(tmp_path / "keys.db", isolation_level=None) as database:
-            wrong = wrapping.wrap(b"nothing", "another passphrase").decode()
+            wrong = jwe.wrap(b"nothing", "another passphrase").decode()
             statement = "UPDATE private_keys SET private = ?, passphrase_alias = 'alias_one' WHERE key_id = ?"
             database.execute(statement, (wrong, damaged))
             rows = database.execute("SELECT key_id, private FROM private_keys").fetchall()
@@ -309,7 +309,7 @@ def test_no_line_at_any_level_shows_a_secret(pair, tmp_path, storage, name, layo
         wrapped = private.encode() if isinstance(private, str) else private
         secrets.append(wrapped[-60:])  # even what is wrapped is nobody's business
         if key_id in passphrases:
-            plaintext = wrapping.unwrap(wrapped, passphrases[key_id])
+            plaintext = jwe.unwrap(wrapped, passphrases[key_id])
             secrets += [plaintext[start : start + 40] for start in range(0, len(plaintext) - 32, 16)]
     assert len(secrets) > 80
     assert any(spelling in output for spelling in spellings(lost.encode())), "what is shown is found"

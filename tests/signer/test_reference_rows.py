@@ -14,8 +14,7 @@ from joserfc.jwe import JWERegistry
 from joserfc.jwk import OctKey
 
 from notary.storage import StoredKey
-from notary.tuf import jwe as wrapping
-from notary.tuf import private
+from notary.tuf import jwe, private
 from notary.tuf.public import PublicKey, Signature, verify
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "reference-rows.json").read_text("utf-8"))
@@ -53,13 +52,13 @@ def test_the_golden_rows_are_of_every_kind():
 def test_ids_and_names_are_ours(row):
     key = stored(row)
     assert PublicKey(key.algorithm, key.public).key_id == key.key_id
-    assert (key.encryption_alg, key.keywrap_alg) == (wrapping.ENCRYPTION, wrapping.KEYWRAP)
+    assert (key.encryption_alg, key.keywrap_alg) == (jwe.ENCRYPTION, jwe.KEYWRAP)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_they_open_and_would_be_written_the_same(row):
     key = stored(row)
-    plaintext = wrapping.unwrap(key.private, PASSPHRASES[key.passphrase_alias])
+    plaintext = jwe.unwrap(key.private, PASSPHRASES[key.passphrase_alias])
     assert private.decode(key.algorithm, key.public, plaintext).encode() == plaintext
 
 
@@ -69,7 +68,7 @@ def test_its_signatures_verify_and_ours_look_the_same(row):
     public = PublicKey(key.algorithm, key.public)
     signature = base64.b64decode(signed["signature"])
     assert verify(public, Signature(key.key_id, signed["method"], signature), MESSAGE)
-    ours = private.decode(key.algorithm, key.public, wrapping.unwrap(key.private, PASSPHRASES[key.passphrase_alias]))
+    ours = private.decode(key.algorithm, key.public, jwe.unwrap(key.private, PASSPHRASES[key.passphrase_alias]))
     assert (ours.method, len(ours.sign(MESSAGE))) == (signed["method"], len(signature))
     if key.algorithm == "ed25519":  # the one that is deterministic
         assert ours.sign(MESSAGE) == signature

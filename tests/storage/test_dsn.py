@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from notary.errors import ConfigError
-from notary.storage.sql import db_url as dsn
-from notary.storage.sql.backends.mysql import dsn
+from notary.storage.sql.backends.mysql import dsn as mysql_dsn
 from notary.storage.sql.backends.mysql.dsn import duration, mysql
-from notary.storage.sql.backends.postgres import dsn
+from notary.storage.sql.backends.postgres import dsn as postgres_dsn
 from notary.storage.sql.backends.postgres.dsn import postgres
 from notary.storage.sql.db_url import system_roots
 
@@ -538,6 +537,6 @@ def test_authorities_are_only_looked_for_if_there_is_something_to_verify():
 
 
 def test_the_page_names_every_parameter():
-    page = (Path(dsn.__file__).parents[2] / "docs" / "db-url.md").read_text("utf-8")
-    for name in (*dsn._MYSQL, *dsn._MYSQL_OURS, *dsn._POSTGRES, *dsn._POSTGRES_OURS):
+    page = (Path(__file__).parents[2] / "docs" / "db-url.md").read_text("utf-8")
+    for name in (*mysql_dsn._MYSQL, *mysql_dsn._MYSQL_OURS, *postgres_dsn._POSTGRES, *postgres_dsn._POSTGRES_OURS):
         assert f"`{name}`" in page

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from notary.storage.keywrap import rewrap
-from notary.storage.sql import key_inventory as keyinventory
+from notary.storage.sql import key_inventory
 from tests.storage.conftest import BACKENDS
 from tests.support.keyplace import NEW, OLD, PASSPHRASES, USED, make_key
 
@@ -126,7 +126,7 @@ async def while_replacing(inventory, pairs, somebody_waits, other):
     done, go_on = Deferred(), Event()
 
     def work(cursor):
-        count = keyinventory._replace(cursor, pairs, inventory._database.dialect.bind_time(USED))
+        count = key_inventory._replace(cursor, pairs, inventory._database.dialect.bind_time(USED))
         reactor.callFromThread(done.callback, None)
         go_on.wait(60)
         return count

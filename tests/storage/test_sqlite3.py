@@ -117,7 +117,7 @@ async def test_many_may_start_at_once(path):
 OPEN_AND_CLOSE = """
 import sys
 from twisted.internet import task
-from notary.storage.sql import open_metadata_store
+from notary.storage.open import open_metadata_store
 
 async def main(reactor):
     await (await open_metadata_store("sqlite3", sys.argv[1], reactor)).close()

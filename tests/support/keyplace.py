@@ -10,8 +10,7 @@ from pathlib import Path
 
 from twisted.internet import reactor
 
-from notary.storage import StoredKey
-from notary.storage import keywrap as wrapped
+from notary.storage import StoredKey, keywrap
 from notary.storage.open import open_key_store
 from notary.storage.sql.dialect import Pool
 from notary.storage.sql.key_inventory import open_key_inventory
@@ -29,7 +28,7 @@ def environment(*aliases: str) -> dict[str, str]:
 
 
 def make_key(gun: str, role: str = "timestamp", alias: str = OLD, algorithm: str = "ed25519") -> StoredKey:
-    return wrapped.wrap(private.generate(algorithm), gun, role, alias, PASSPHRASES.get)
+    return keywrap.wrap(private.generate(algorithm), gun, role, alias, PASSPHRASES.get)
 
 
 class KeyPlace(Place):

@@ -17,8 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from notary.config import Bugsnag
-from notary.daemon import options, program
-from notary.daemon import service as daemon
+from notary.daemon import options, program, service
 from notary.errors import ConfigError, StorageFailed
 
 
@@ -85,7 +84,7 @@ class Options(options.Options):
     commit = "0123abcd"
 
 
-def makeService(options: Options) -> daemon.Daemon:
+def makeService(options: Options) -> service.Daemon:
     from twisted.internet import reactor
 
     def build(config: Config) -> Toy:

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, MalformedJSON
-from notary.tuf import private
-from notary.tuf import public as keys
+from notary.tuf import private, public
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Envelope, RoleName, Root, Targets
 from notary.tuf.public import PublicKey, RoleKeys, Signature, meets_threshold, verify
 
@@ -473,7 +472,7 @@ def test_many_signatures_cost_one_digest_and_one_reading_of_their_key(monkeypatc
         return original_load(data)
 
     original_sha256, original_load = hashlib.sha256, serialization.load_der_public_key
-    keys._remembered.cache_clear()
+    public._remembered.cache_clear()
     role = role_of(1, key)
     monkeypatch.setattr(hashlib, "sha256", sha256)
     monkeypatch.setattr(serialization, "load_der_public_key", load)

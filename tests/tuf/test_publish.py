@@ -526,9 +526,9 @@ def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> Non
 
 def test_of_many_keys_that_could_have_signed_the_first_are_named() -> None:
     keys = tuple(PublicKey("ed25519", bytes([number]) * 32) for number in range(200))
-    draft = draft.Draft(SNAPSHOT, 1, b"{}", keys, 1)
+    unsigned = draft.Draft(SNAPSHOT, 1, b"{}", keys, 1)
     with pytest.raises(InvalidUpdate) as caught:
-        draft.assemble([])
+        unsigned.assemble([])
     assert f"names these: {keys[0].key_id}, {keys[1].key_id}, {keys[2].key_id}, and 197 more)" in str(caught.value)
     assert keys[3].key_id not in str(caught.value)
 

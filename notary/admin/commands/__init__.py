@@ -1,1 +1,1 @@
-"""notary.admin.commands: to be described."""
+"""The commands of ``notary-admin``, one module each."""

@@ -15,7 +15,7 @@ from notary.admin.output import ago, show
 from notary.admin.session import Session
 from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig
 from notary.errors import NotaryError
-from notary.net.tls import contexts as tls
+from notary.net.tls import contexts
 from notary.storage.open import open_key_store, open_metadata_store
 
 
@@ -68,11 +68,11 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
     files = config.server
     if files.tls_cert_file is not None and files.tls_key_file is not None:
         pair = files.tls_cert_file, files.tls_key_file, files.client_ca_file
-        yield _checked("server TLS", lambda: tls.server_context(*pair), "certificate, key and authorities fit")
+        yield _checked("server TLS", lambda: contexts.server_context(*pair), "certificate, key and authorities fit")
     if isinstance(config, ServerConfig) and config.trust_service.type == "remote":
         trust = config.trust_service
         own = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        yield _checked("signer TLS", lambda: tls.client_options(trust.hostname, *own), "certificate and key fit")
+        yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key fit")
     for key, path in certificates.certificate_files(config):
         try:
             found = certificates.read(key, path)

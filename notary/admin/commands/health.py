@@ -21,7 +21,7 @@ from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
 from notary.errors import ConfigError
 from notary.net.grpc import Channel, RpcError
-from notary.net.tls import contexts as tls
+from notary.net.tls import contexts
 from notary.proto import health_pb2
 
 SECONDS: Final = 4.0
@@ -70,7 +70,7 @@ def _ask_server(config: ServerConfig) -> str:
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
     """Call the health service; "" or what is wrong."""
     address, files = config.server.grpc_addr, config.server
-    options = tls.client_options(
+    options = contexts.client_options(
         _name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)

@@ -13,8 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from notary.admin import archive
-from notary.admin import findings as fsck
+from notary.admin import archive, findings
 from notary.admin.collections import Item, guns, inventory_of, leaf_of, read, summarise, visit
 from notary.admin.command import Status, command
 from notary.admin.output import Node, ago, show, size
@@ -251,13 +250,13 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _require_sound(collection: Collection) -> None:
-    faults = [each for each in fsck.check(collection) if each.error]
+    faults = [each for each in findings.check(collection) if each.error]
     if faults:
         first = faults[0]
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         where = f"{first.role} version {first.version}" if first.version else first.role
         raise InvalidArchive(
-            f"{collection.gun}: {fsck.KINDS[first.kind].meaning} ({first.kind}: {where}: {first.detail}){more}"
+            f"{collection.gun}: {findings.KINDS[first.kind].meaning} ({first.kind}: {where}: {first.detail}){more}"
         )
 
 

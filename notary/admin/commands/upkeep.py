@@ -1,6 +1,7 @@
 """``expiring``, ``fsck`` and ``gc``: what an operator has done at night.
 
-Rules of this module: the judgement is in :mod:`notary.admin.findings` and :mod:`notary.admin.collectable`; here are the walks.
+Rules of this module: the judgement is in :mod:`notary.admin.findings` and :mod:`notary.admin.collectable`; here are the
+walks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import Final, TypeAlias
 
 import click
 
-from notary.admin import certificates
-from notary.admin import findings as fsck
+from notary.admin import certificates, findings
 from notary.admin.collectable import collectable
 from notary.admin.collections import guns, inventory_of, summarise
 from notary.admin.command import Duration, Status, command
@@ -97,8 +97,8 @@ async def _dated(session: Session, prefix: str) -> AsyncIterator[_Dated]:
 # -- fsck -------------------------------------------------------------------------------------------------------------
 
 
-def _check(collection: StoredCollection) -> list[fsck.Finding]:
-    return fsck.check(collection, collection.feed())
+def _check(collection: StoredCollection) -> list[findings.Finding]:
+    return findings.check(collection, collection.feed())
 
 
 @command("fsck")
@@ -112,16 +112,16 @@ async def fsck_(session: Session, gun: str, prefix: str) -> int:
     """
     inventory = await inventory_of(session)
     checked = errors = notes = 0
-    seen: dict[str, fsck.Kind] = {}
+    seen: dict[str, findings.Kind] = {}
     with session.out.table("GUN", "Finding", "Role", "Version", "Detail") as add:
         async for name in _chosen(session, inventory, gun, prefix, "Checking", remembered=True):
             try:
-                findings = await inventory.visit(name, _check)
+                found = await inventory.visit(name, _check)
             except InvalidRow as error:
-                findings = [fsck.unreadable(error)]
+                found = [findings.unreadable(error)]
             checked += 1
-            for each in findings:
-                kind = seen[each.kind] = fsck.KINDS[each.kind]
+            for each in found:
+                kind = seen[each.kind] = findings.KINDS[each.kind]
                 errors, notes = errors + kind.error, notes + (not kind.error)
                 level = "ERROR" if kind.error else "note"
                 add(

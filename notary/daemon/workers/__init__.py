@@ -1,1 +1,1 @@
-"""notary.daemon.workers: to be described."""
+"""Several processes of one daemon: a parent that holds the sockets, and workers that are ordinary daemons."""

@@ -1,36 +1,66 @@
-"""notary.daemon.workers.child: to be described."""
+"""A worker process as its parent sees it: its pipes, its log, its start and its end.
+
+Rules of this module: a process is asked to end and drains, or is killed once its time is over. Each line of its log
+goes through the parent's, whole.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from notary.daemon.workers.parent import WorkerFailed, Workers
 from notary.daemon.workers.pipe import Answer, Talk
+from notary.errors import NotaryError
 
-_END_SECONDS: Final = 15.0  # beyond the drain, before it is killed
-_LOG_TAIL: Final = 1 << 16  # bytes of an unfinished line that are kept
+_END_SECONDS: Final = 15.0
+"""How long a worker may take to end beyond its drain, before it is killed."""
+_LOG_TAIL_BYTES: Final = 1 << 16
+"""How much of an unfinished line of a worker's log is kept."""
 
 
-class Process(ProcessProtocol):
+class WorkerFailed(NotaryError):
+    """A worker ended before it served."""
+
+
+class Owner(Protocol):
+    """What a worker process needs of its parent."""
+
+    reactor: Any
+    on_waiting: Callable[[str, float], None]
+    """Hears what a worker's start waits for, and for how many seconds at most until the next word."""
+    drain_seconds: float
+    """How long a stopping worker gives to its answers."""
+
+    async def metrics(self) -> bytes:
+        """The metrics of all workers together."""
+        ...
+
+    def relay(self, line: bytes) -> None:
+        """Write one line of a worker's log to the parent's."""
+
+    def worker_ended(self, process: WorkerProcess, how: str) -> None:
+        """The process is no more; ``how`` says in words how it ended."""
+
+
+class WorkerProcess(ProcessProtocol):
     """One worker, seen by its parent: ``ready`` fires when it serves, ``ended`` when it is no more."""
 
     transport: Any
 
-    def __init__(self, owner: Workers, number: int, reading: int, writing: int) -> None:
+    def __init__(self, owner: Owner, number: int, reading: int, writing: int) -> None:
         self.number = number
         self.serves = False
         self.unwanted = False  # it has been told to end
         self.figures = b""
         self.ready: Deferred[None] = Deferred()
         self.ended: Deferred[None] = Deferred()
-        self.since = owner.reactor.seconds()
+        self.started_at = owner.reactor.seconds()
         self._owner = owner
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
@@ -48,20 +78,12 @@ class Process(ProcessProtocol):
 
     def connectionMade(self) -> None:
         """The process runs."""
-        self.talk.makeConnection(self)  # it has what Talk uses of a transport
+        self.talk.makeConnection(_ChildPipeTransport(self))
 
     def write(self, data: bytes) -> None:
-        """As a transport, for the talk."""
+        """Write to the pipe that the worker reads, if the worker still runs."""
         if self.transport.pid is not None:
             self.transport.writeToChild(self._reading, data)
-
-    def writeSequence(self, data: Sequence[bytes]) -> None:
-        """As a transport, for the talk."""
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:
-        """As a transport, for the talk: what came makes no sense."""
-        self.kill()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Messages, or lines of the log."""
@@ -69,10 +91,10 @@ class Process(ProcessProtocol):
             self.talk.dataReceived(data)
             return
         *lines, self._log = (self._log + data).split(b"\n")
-        if len(self._log) > _LOG_TAIL:
+        if len(self._log) > _LOG_TAIL_BYTES:
             lines, self._log = [*lines, self._log], b""
         for line in lines:
-            self._owner.plan.options.log.relay(line)
+            self._owner.relay(line)
 
     def _notified(self, message: bytes) -> bytes:
         said = dict(line.partition("=")[::2] for line in message.decode().split("\n"))
@@ -84,27 +106,27 @@ class Process(ProcessProtocol):
         return b""
 
     def counted(self, figures: bytes) -> bytes:
-        """These are its figures so far."""
+        """Keep the worker's figures so far."""
         self.figures = figures
         return b""
 
     def processEnded(self, reason: Failure) -> None:
-        """It is no more."""
+        """Tell the parent, and fail what waits for this worker."""
         self.serves = False
         self.talk.connectionLost(reason)
         if self._log:
-            self._owner.plan.options.log.relay(self._log)
+            self._owner.relay(self._log)
+        how = _exit_text(reason)
         if not self.ready.called:
-            text = f"a worker ended before it served ({_how(reason)}); the line before says why"
-            self.ready.errback(WorkerFailed(text))
+            self.ready.errback(WorkerFailed(f"a worker ended before it served ({how}); the line before says why"))
         self.ended.callback(None)
-        self._owner.gone(self, _how(reason))
+        self._owner.worker_ended(self, how)
 
     def end(self) -> None:
         """Tell it to drain and end; kill it if it does not."""
         self.unwanted = True
         self.signal(signal.SIGTERM)
-        killing = self._owner.reactor.callLater(self._owner.plan.drain + _END_SECONDS, self.kill)
+        killing = self._owner.reactor.callLater(self._owner.drain_seconds + _END_SECONDS, self.kill)
 
         def spared(result: None) -> None:
             if killing.active():
@@ -123,7 +145,26 @@ class Process(ProcessProtocol):
             self.transport.signalProcess(number)
 
 
-def _how(reason: Failure) -> str:
+class _ChildPipeTransport:
+    """The transport of the messages to one worker."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self._process = process
+
+    def write(self, data: bytes) -> None:
+        """Write to the worker."""
+        self._process.write(data)
+
+    def writeSequence(self, data: Sequence[bytes]) -> None:
+        """Write to the worker."""
+        self._process.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Kill the worker: what came from it makes no sense."""
+        self._process.kill()
+
+
+def _exit_text(reason: Failure) -> str:
     if reason.check(ProcessDone):
         return "with status 0"
     number = getattr(reason.value, "signal", None)

@@ -33,11 +33,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.daemon.options import Options
-from notary.daemon.workers.child import Process
+from notary.daemon.workers.child import WorkerFailed, WorkerProcess
 from notary.daemon.workers.pipe import Unanswered
 from notary.daemon.workers.totals import Totals
 from notary.daemon.workers.worker import PIPES, decoded
-from notary.errors import NotaryError
 from notary.net import listen
 from notary.net.http.call import Call, Response
 from notary.observe.debug import MAX_SECONDS, DebugServer, Page
@@ -45,23 +44,17 @@ from notary.observe.metrics import CONTENT_TYPE, Figures
 from notary.observe.readiness import ALIVE, Readiness
 from notary.work.backoff import Backoff
 
-_FOR_THE_PARENT: Final = frozenset(
+_SYSTEMD_VARIABLES: Final = frozenset(
     {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 )
-"""What the service manager tells the parent, and nobody else."""
+"""What the service manager tells the parent: removed from the environment of the workers."""
 
 _FIRST: Final = 3  # the descriptor of the first socket, as systemd has it
 _BACKOFF: Final = Backoff(first=0.2, most=10.0, factor=2.0, jitter=0.2)
-_GOOD_SECONDS: Final = 30.0  # a worker that lived so long did not fail at once
+_HEALTHY_AFTER_SECONDS: Final = 30.0
+"""The uptime of a worker that resets the back-off of restarts."""
 _LOOK_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # how often a worker is asked whether it lives, and how long it may think
 _PROFILE_SECONDS: Final = MAX_SECONDS + 30.0
-
-
-class WorkerFailed(NotaryError):
-    """A worker ended before it served."""
-
-
-# -- the parent -------------------------------------------------------------------------------------------------------
 
 
 class Address(Protocol):
@@ -116,12 +109,13 @@ class Workers(Service):
     def __init__(self, plan: Plan, reactor: Any, sockets: Sequence[socket], figures: Figures) -> None:
         self.plan = plan
         self.reactor = reactor
+        self.drain_seconds = plan.drain
         self.count = plan.count or len(os.sched_getaffinity(0))
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
         self._sockets = sockets
         self._figures = figures
         self._log = Logger(namespace="notary.daemon.workers.parent")
-        self._processes: set[Process] = set()
+        self._processes: set[WorkerProcess] = set()
         self._totals = Totals()
         self._failures = 0
         self._started = 0
@@ -206,14 +200,18 @@ class Workers(Service):
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def _serving(self) -> list[Process]:
+    def relay(self, line: bytes) -> None:
+        """Write one line of a worker's log."""
+        self.plan.options.log.relay(line)
+
+    def _serving(self) -> list[WorkerProcess]:
         return [process for process in self._processes if process.serves and not process.unwanted]
 
-    def _spawn(self, number: int) -> Process:
+    def _spawn(self, number: int) -> WorkerProcess:
         plan, sockets = self.plan, self._descriptors
         reading, writing = _FIRST + len(sockets), _FIRST + len(sockets) + 1
-        process = Process(self, number, reading, writing)
-        environ = {name: value for name, value in os.environ.items() if name not in _FOR_THE_PARENT}
+        process = WorkerProcess(self, number, reading, writing)
+        environ = {name: value for name, value in os.environ.items() if name not in _SYSTEMD_VARIABLES}
         environ |= {
             plan.alone: "1",
             "LISTEN_FDS": str(len(sockets)),
@@ -242,7 +240,7 @@ class Workers(Service):
         self._log.info("Worker {number} is process {pid}", number=number, pid=process.pid)
         return process
 
-    def gone(self, process: Process, how: str) -> None:
+    def worker_ended(self, process: WorkerProcess, how: str) -> None:
         """A worker has ended."""
         self._processes.discard(process)
         self._totals.forget(process.figures)
@@ -250,7 +248,7 @@ class Workers(Service):
             return  # as it was told, or the start has failed
         if self._is_there(process.number):
             return  # it was to replace another one, which goes on; or the other way round
-        self._failures = 0 if self.reactor.seconds() - process.since > _GOOD_SECONDS else self._failures
+        self._failures = 0 if self.reactor.seconds() - process.started_at > _HEALTHY_AFTER_SECONDS else self._failures
         self._failures += 1
         wait = _BACKOFF.delay(self._failures, random.random())  # noqa: S311 - jitter
         self._log.error(
@@ -281,7 +279,7 @@ class Workers(Service):
                 process.counted, partial(self._silent, process)
             )
 
-    def _silent(self, process: Process, failure: Failure) -> None:
+    def _silent(self, process: WorkerProcess, failure: Failure) -> None:
         failure.trap(Unanswered)
         if process.serves and not process.unwanted:
             process.serves = False

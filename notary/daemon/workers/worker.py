@@ -1,4 +1,8 @@
-"""notary.daemon.workers.worker: to be described."""
+"""The worker's side of the pipes to its parent.
+
+Rules of this module: a worker is an ordinary daemon that tells its parent what it would tell systemd, shows the metrics
+of all workers in place of its own, and ends when its parent does.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,6 @@ from notary.observe.metrics import Figures
 
 PIPES: Final = "NOTARY_SUPERVISOR"
 """The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
-
-
-# -- a worker ---------------------------------------------------------------------------------------------------------
 
 
 class _Told(Notifier):
@@ -81,6 +82,7 @@ async def _encoded(answer: Any) -> bytes:
 
 
 def decoded(data: bytes) -> Response:
+    """Read an answer that a worker wrote by :func:`_encoded`."""
     head, _, body = data.partition(b"\n")
     status, headers = json.loads(head)
     return Response(status, body, tuple((name, value) for name, value in headers))

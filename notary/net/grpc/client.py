@@ -43,6 +43,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notary.net.address import join
 from notary.net.grpc.connection import Connection, Limits, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
@@ -328,7 +329,7 @@ class Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
         limits = limits or _LIMITS
         host = host if host.isascii() else host.encode("idna").decode("ascii")
-        name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        name = join(host, port)
         endpoint = HostnameEndpoint(reactor, host, port, timeout=limits.handshake)
         return cls(endpoint, reactor, name=name, tls=tls, limits=limits, backoff=backoff)
 

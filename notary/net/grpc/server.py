@@ -29,6 +29,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from notary.net.address import join
 from notary.net.grpc.connection import Connection, Limits
 from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
@@ -488,7 +489,7 @@ class GrpcFactory(_Factory):
         if self._stopped is not None:
             return None
         host, port = getattr(addr, "host", "?"), getattr(addr, "port", 0)
-        made = _ServerConnection(self, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        made = _ServerConnection(self, join(host, port))
         self._connections.add(made)
         if self._sweeping is None:
             self._sweeping = self.clock.callLater(_SWEEP_SECONDS, self._sweep)

@@ -1,1 +1,1 @@
-"""notary.net.http.site: to be described."""
+"""HTTP/1.1 for servers: requests in, whole answers out."""

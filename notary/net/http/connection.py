@@ -5,6 +5,7 @@ Overridden on purpose, each with a test: Request's own parsing of multipart bodi
 timers (one per connection, re-armed for every request) and its system call for each getHost.
 """
 
+# ruff: noqa: D102 - Twisted says what the methods mean that it calls
 from __future__ import annotations
 
 import re

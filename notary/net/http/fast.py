@@ -1,8 +1,8 @@
 """The requests that nearly all are: a whole GET or HEAD, without a body and without anything unusual about it.
 
-Rules of this module: pure. What it reads, twisted.web's parser and :mod:`notary.net.http.target` would read the same way (a
-test compares them on any input), only slower; what it does not know for certain is None, and is left to them. So it
-refuses nothing and needs no limits of its own beyond those that keep its memory small.
+Rules of this module: pure. What it reads, twisted.web's parser and :mod:`notary.net.http.target` would read the same
+way (a test compares them on any input), only slower; what it does not know for certain is None, and is left to them. So
+it refuses nothing and needs no limits of its own beyond those that keep its memory small.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""notary.net.tls.contexts: to be described."""
+"""TLS of both sides: contexts, connections on the socket, and why a handshake failed, in words."""

@@ -1,10 +1,7 @@
-"""TLS contexts from files, and listening ports.
+"""TLS contexts of servers and clients.
 
-Rules of this module: a file that is named but cannot be used is a ConfigError that names its key, the file and the
-cause, never a weaker connection; files are read when a context is built, before anything listens; TLS 1.2 is the
-oldest version spoken, with forward secrecy and authenticated encryption only; every certificate of a bundle is a trust
-anchor, leaf and intermediate included, as in Go, where OpenSSL by itself wants a self-signed root; a client trusts the
-bundle it was given and nothing else.
+Rules of this module: TLS 1.2 is the oldest version spoken, with forward secrecy and authenticated encryption only; a
+client trusts the bundle it was given and nothing else; files are read when a context is built, before anything listens.
 """
 
 from __future__ import annotations
@@ -208,6 +205,7 @@ def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
 
 
 def is_address(host: str) -> bool:
+    """Return True for an IP address, False for a name."""
     try:
         ip_address(host)
     except ValueError:

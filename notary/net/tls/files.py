@@ -1,4 +1,9 @@
-"""notary.net.tls.contexts.files: to be described."""
+"""Certificates and private keys from PEM files, into OpenSSL contexts.
+
+Rules of this module: a file that is named but cannot be used is a ConfigError that names its key, the file and the
+cause, never a weaker connection. Every certificate of a trusted file is a trust anchor, leaf and intermediate included,
+as in Go, where OpenSSL by itself wants a self-signed root.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,8 @@ from notary.errors import ConfigError
 _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
 def use_certificate(context: SSL.Context, cert_name: str, cert_file: Path, key_name: str, key_file: Path) -> None:
+    """Have the context show the certificates of a file, leaf first, with the key of another. Raises ConfigError."""
     certificates = _certificates(cert_name, cert_file)
     leaf = certificates[0]
     key = _private_key(key_name, key_file)

@@ -1,11 +1,7 @@
-"""Why a TLS connection did not come to be, in words that say what to do, and who hears of it.
+"""The client's side of TLS, which tells the protocol above why a handshake failed.
 
-Rules of this module: a server's side (:mod:`notary.net.tls.transport`) and a client's (:class:`Handshake`) both hand the
-protocol above them a :class:`HandshakeFailed` in place of OpenSSL's error; :class:`Cause` finds out which. OpenSSL says
-"certificate verify failed" to all that it does not like; what it found, and in which certificate, is told to the
-verification callback, so that is where it is noted. A listening port tells :class:`Refusals` of every connection that
-it refused; what strangers do may fill the log at a bounded rate only, and whatever stands in their certificates is cut
-short.
+Rules of this module: the protocol above gets a :class:`~notary.net.tls.verdicts.HandshakeFailed` in place of OpenSSL's
+error, as from the server's side (:mod:`notary.net.tls.transport`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""notary.net.tls.contexts.refusals: to be described."""
+"""The log of refused connections.
+
+Rules of this module: a listening port tells :class:`Refusals` of every connection that it refused. Strangers can fill
+the log at a bounded rate only.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,12 @@ from typing import Protocol as Port
 
 from twisted.logger import Logger, LogLevel
 
-# -- the protocol -----------------------------------------------------------------------------------------------------
-
 
 class OnRefused(Port):
     """Hears of a connection that was refused."""
 
     def __call__(self, peer: str, why: str, message: str) -> None:
         """``peer`` is ``host:port``, ``why`` the kind of refusal, ``message`` the cause and the way out."""
-
-
-# -- the log ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -1,10 +1,10 @@
-"""Connections to a server, plain and with TLS.
+"""Connections to a server with TLS.
 
-Rules of this module: what is written is sent at once as far as the socket takes it. OpenSSL reads and writes the socket
-itself, a record at a time and never ahead, so what has not been read is still in the socket, where the reactor sees it
-(docs/adr/0015-tls-on-the-socket.md). Neither side's last words are lost: before a connection closes we say goodbye and
-wait for the peer's, for as long as the protocol above lets it; and what has come is read, because a socket that is
-closed with unread input takes back what it has sent.
+Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so what has not
+been read is still in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md). Neither side's last
+words are lost: before a connection closes the server sends its goodbye and waits for the peer's, for as long as the
+protocol above lets it; and what has come is read, because a socket that is closed with unread input takes back what it
+has sent.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _Ending: TypeAlias = Any  # an exception, which tells the reactor that the conne
 class SecureServer(PlainServer):
     """A connection with TLS.
 
-    ``options`` makes the OpenSSL side (:class:`notary.net.tls.contexts.ServerOptions`); ``on_refused`` hears if the handshake
-    fails, except if we gave it up.
+    ``options`` makes the OpenSSL side (:class:`notary.net.tls.contexts.ServerOptions`); ``on_refused`` hears if the
+    handshake fails, except if we gave it up.
     """
 
     _up = False  # the handshake is done

@@ -1,4 +1,9 @@
-"""notary.net.tls.contexts.verdicts: to be described."""
+"""Why a TLS connection did not come to be, in words that say what to do.
+
+Rules of this module: no input or output. OpenSSL says "certificate verify failed" to every certificate that it does not
+like; what it found, and in which certificate, is told to the verification callback, which notes it in a :class:`Cause`.
+Names from a stranger's certificate are cut short.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +44,6 @@ class HandshakeFailed(Exception):
         super().__init__(message)
         self.why = why
 
-
-# -- words ------------------------------------------------------------------------------------------------------------
 
 # The numbers are those of openssl/x509_vfy.h.
 _EXPIRED: Final = 10

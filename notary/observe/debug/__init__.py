@@ -28,13 +28,13 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.daemon.serving import Assembly
 from notary.net import listen
 from notary.net.http.site import Call, Limits, Response, Site
 from notary.observe.debug.cpu import cpu_profile
 from notary.observe.debug.heap import heap_profile, object_profile
 from notary.observe.debug.profile import Profile
 from notary.observe.debug.tasks import task_profile, thread_profile
+from notary.work.lifecycle import Assembly
 
 MAX_SECONDS: Final = 600.0
 """The longest that a profile may take."""

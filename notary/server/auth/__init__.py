@@ -1,10 +1,4 @@
-"""Who may do what: the port, no authentication at all, and the Docker registry's bearer tokens.
-
-Rules of this module: checking a token is pure (text and the time in; a subject out, or Unauthorized) and bounded in
-work, and nothing that a caller sends makes it raise anything but Unauthorized. No part of a token gets into an error,
-but for the subject of one that was accepted. A key that the token itself brings is used only when the bundle vouches
-for it. (docs/protocol.md, section 8; RFC 6750, RFC 7515, RFC 7519)
-"""
+"""Who may do what: the port. Each scheme is a module beside this one."""
 
 from __future__ import annotations
 

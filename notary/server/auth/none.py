@@ -1,4 +1,4 @@
-"""notary.server.auth.none: to be described."""
+"""No authentication: every caller may do everything. It is the default, as in the reference."""
 
 from __future__ import annotations
 

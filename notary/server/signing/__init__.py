@@ -1,8 +1,8 @@
-"""Signing for the server: the port, the signer that lives in the server's own memory, and the one that is a service.
+"""Signing for the server: the port, and how a draft is signed through it. Each service is a module beside this one.
 
-Rules of this module: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
+Rules of this package: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
 creation to its first signature; while it is pending it is handed out again for the same collection and role, so that a
-client that asks twice before it publishes gets one key. Private keys never leave this module.
+client that asks twice before it publishes gets one key. Private keys never leave this package.
 """
 
 from __future__ import annotations

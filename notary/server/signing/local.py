@@ -1,4 +1,4 @@
-"""notary.server.signing.local: to be described."""
+"""A signing service in the memory of this process, for trying things out: Ed25519 keys that end with it."""
 
 from __future__ import annotations
 

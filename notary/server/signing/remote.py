@@ -1,4 +1,8 @@
-"""notary.server.signing.remote: to be described."""
+"""A signing service that is a notary-signer: gRPC over mutual TLS.
+
+Rules of this module: what the signer answers is checked before it is used; an answer that makes no sense is a failure
+of the signer, not of the client's request. (docs/protocol.md, section 4)
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""notary.storage.open: to be described."""
+"""Both stores on SQL databases."""

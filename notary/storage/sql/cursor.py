@@ -1,4 +1,7 @@
-"""notary.storage.open.cursor: to be described."""
+"""The statements of one transaction: typed access to rows, and how many of them there are.
+
+Rules of this module: a cursor is used by one plain function in a thread of the pool, and never touches the reactor.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""From ``storage.db_url`` to what the drivers of MySQL and PostgreSQL take.
+"""What the readers of ``storage.db_url`` share.
 
-Rules of this module: strings in, keyword arguments out; nothing is connected, resolved or read (:func:`system_roots`
-looks which file there is). MySQL's form is that of Go's driver (https://github.com/go-sql-driver/mysql, "DSN"),
-PostgreSQL's are the two of libpq (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING), with
-the defaults of Go's lib/pq. Where a password was not written as it must be, it may turn up in any other part: so no
-error shows any text of a ``db_url``, only the name of a part or parameter that we know, or the number of a character.
+Rules of this module: strings in, values out; nothing is connected, resolved or read (:func:`system_roots` looks which
+file there is). Where a password was not written as it must be, it may turn up in any other part of a ``db_url``: so no
+error shows any text of it, only the name of a part or parameter that we know, or the number of a character.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class _Index:
 
 
 def _files(dialect: Dialect, service: Service) -> Iterable[Traversable]:
-    return (resources.files("notary.storage") / "schema" / dialect.name / service.folder).iterdir()
+    return (resources.files("notary.storage.sql.backends") / dialect.name / "schema" / service.folder).iterdir()
 
 
 def _statements(text: str) -> Sequence[str]:

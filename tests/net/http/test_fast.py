@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from notary.net.http import fast as plain
+from notary.net.http import fast
 from notary.net.http.fast import read_fields, read_line
 from notary.net.http.site import Response
 from tests.support.rawhttp import HOST, Server, get
@@ -104,11 +104,11 @@ def test_a_client_that_does_not_read_is_not_answered_without_end():
 
 
 def test_fields_are_remembered_unless_they_hold_a_token():
-    before = plain._remembered_fields.cache_info()
+    before = fast._remembered_fields.cache_info()
     for block in (b"Host: a\r\nAUTHorization: Bearer secret\r\n\r\n", b"Host: a\r\nX: " + b"y" * 600 + b"\r\n\r\n"):
         assert read_fields(block, 100) == read_fields(block, 100)
         assert read_fields(block, 1) is None
-    assert plain._remembered_fields.cache_info() == before
+    assert fast._remembered_fields.cache_info() == before
     block = b"Host: seen-once\r\n\r\n"
     assert read_fields(block, 100) is read_fields(block, 100)
     assert read_fields(block, 0) is None

@@ -1,4 +1,9 @@
-"""notary.storage.open.backends.mysql.dsn: to be described."""
+"""From a Go DSN of MySQL to what mysqlclient takes.
+
+Rules of this module: strings in, keyword arguments out; nothing is connected or resolved. The form is that of Go's
+driver (https://github.com/go-sql-driver/mysql, "DSN"). No error shows any text of a ``db_url``
+(:mod:`notary.storage.sql.db_url`).
+"""
 
 from __future__ import annotations
 

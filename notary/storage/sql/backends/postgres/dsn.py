@@ -1,4 +1,9 @@
-"""notary.storage.open.backends.postgres.dsn: to be described."""
+"""From a libpq URL or keyword string to what psycopg takes.
+
+Rules of this module: strings in, keyword arguments out; nothing is connected or resolved. The two forms are those of
+libpq (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING), with the defaults of Go's lib/pq.
+No error shows any text of a ``db_url`` (:mod:`notary.storage.sql.db_url`).
+"""
 
 from __future__ import annotations
 
