@@ -24,12 +24,13 @@ LAYERS: dict[str, set[str]] = {
     "notary.net": {"notary.errors", "notary.work"},
     "notary.storage": {"notary.errors", "notary.config", "notary.tuf", "notary.work"},
     "notary.observe": {"notary.errors", "notary.proto", "notary.work", "notary.net"},
-    "notary.daemon": {"notary.errors", "notary.work", "notary.net", "notary.observe"},
+    "notary.daemon": {"notary.errors", "notary.proto", "notary.work", "notary.net", "notary.observe"},
     "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
     | {"notary.work", "notary.net", "notary.observe"},
     "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
     | {"notary.work", "notary.net", "notary.observe"},
-    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto", "notary.net"},
+    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
+    | {"notary.work", "notary.net"},
     "notary.server.tap": {"notary.server", "notary.daemon"},
     "notary.signer.tap": {"notary.signer", "notary.daemon"},
     "twisted.plugins": set(),
