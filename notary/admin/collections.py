@@ -15,8 +15,8 @@ from cryptography import x509
 
 from notary.admin.session import Session
 from notary.errors import InvalidMetadata, InvalidRole, NotaryError, NotFound
+from notary.storage.open import open_inventory
 from notary.storage.operators import Inventory, StoredCollection
-from notary.storage.sql.inventory import open_inventory
 from notary.tuf.collection import Collection, File, Metadata, current, newest, parse
 from notary.tuf.model import ROOT, Root
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from notary import config
 from notary.admin.output import Output
-from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig, Storage
+from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import Pool
@@ -75,12 +75,12 @@ class Session:
         Raises ConfigError.
         """
         storage = of.storage
-        if storage.backend not in SQL_BACKENDS:
+        if not storage.kind.persistent:
             raise ConfigError(
                 f'storage.backend: "{storage.backend}" lives in the process of the daemon, where no other can see it; '
-                f"expected one of {', '.join(SQL_BACKENDS)}"
+                f"expected one of {', '.join(PERSISTENT)}"
             )
-        if must_exist and storage.backend == "sqlite3" and not Path(storage.db_url).exists():
+        if must_exist and storage.kind.file and not Path(storage.db_url).exists():
             # A daemon would make it, and the command then find nothing in it.
             raise ConfigError(f"storage.db_url: there is no file {storage.db_url!r}; expected that of the daemon")
         return storage

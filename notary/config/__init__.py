@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from notary.config import secrets
+from notary.config.backends import BACKENDS, PERSISTENT, REMOTE, Backend
 from notary.config.secrets import SUFFIX
 from notary.config.table import Reader, differences, key, parse, shown, variable_part
 from notary.config.values import (
@@ -52,10 +53,7 @@ from notary.config.values import (
 )
 from notary.errors import ConfigError
 
-__all__ = ["DEBUG_ADDRESS", "LOG_LEVELS", "Address", "Secret", "differences"]
-
-SQL_BACKENDS = ("mysql", "postgres", "sqlite3")
-"""The storage backends that need ``storage.db_url``."""
+__all__ = ["DEBUG_ADDRESS", "LOG_LEVELS", "PERSISTENT", "Address", "Secret", "differences"]
 
 SERVER_PREFIX = "NOTARY_SERVER_"
 SIGNER_PREFIX = "NOTARY_SIGNER_"
@@ -63,8 +61,8 @@ _DEFAULT_ALIAS = "DEFAULT_ALIAS"
 
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
-_SQL = ("storage.backend", SQL_BACKENDS)
-_REMOTE_SQL = ("storage.backend", ("mysql", "postgres"))
+_SQL = ("storage.backend", PERSISTENT)
+_REMOTE_SQL = ("storage.backend", REMOTE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +185,7 @@ class TrustService:
     )
 
 
-_BACKEND = one_of("mysql", "postgres", "sqlite3", "memory")
+_BACKEND = one_of(*BACKENDS)
 _BACKEND_DOC = "Where data lives; `memory` forgets it when the process ends."
 _DB_URL_DOC = (
     "Which database: a DSN of go-sql-driver (`user:password@tcp(host:3306)/database?parseTime=true`) for mysql, a "
@@ -222,6 +220,11 @@ class Storage:
         default=10.0,
         when=_REMOTE_SQL,
     )
+
+    @property
+    def kind(self) -> Backend:
+        """What is known of the backend."""
+        return BACKENDS[self.backend]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,7 +439,7 @@ _Store = TypeVar("_Store", Storage, SignerStorage)
 
 def _resolved(storage: _Store, directory: Path) -> _Store:
     """Make a relative path of an SQLite file absolute; URLs and ``:memory:`` are left alone."""
-    if storage.backend != "sqlite3" or re.match(r":memory:|[A-Za-z][A-Za-z0-9+.-]*:", storage.db_url):
+    if not storage.kind.file or re.match(r":memory:|[A-Za-z][A-Za-z0-9+.-]*:", storage.db_url):
         return storage
     return dataclasses.replace(storage, db_url=Secret(directory / storage.db_url))
 
@@ -445,10 +448,10 @@ def _check_workers(config: ServerConfig | SignerConfig) -> None:
     """Raises ConfigError if several processes would not see the same."""
     if config.server.workers == 1:
         return
-    if config.storage.backend == "memory":
+    if not config.storage.kind.persistent:
         raise ConfigError(
-            'server.workers: more than 1 cannot be used with storage.backend "memory", which each process has for '
-            "itself; expected 1, or a database"
+            f'server.workers: more than 1 cannot be used with storage.backend "{config.storage.backend}", which each '
+            "process has for itself; expected 1, or a database"
         )
     if config.manhole.port:
         raise ConfigError(
@@ -502,7 +505,7 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
     _check_workers(config)
     alias = config.storage.default_alias
-    if config.storage.backend in SQL_BACKENDS and config.passphrase(alias) is None:
+    if config.storage.kind.persistent and config.passphrase(alias) is None:
         raise ConfigError(
             f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
             f"expected the passphrase of storage.default_alias {shown(alias)}, "

@@ -106,7 +106,7 @@ class Server(Serving):
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
         self._reloader = self.reload_when_changed(self._parts(config))
-        if storage.backend != "memory" and config.caching.memory_bytes:
+        if storage.kind.persistent and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
             self.at_end(store.close)
         self._log.info("Starting Server")

@@ -134,7 +134,7 @@ class Signer(Serving):
         return self._latest.passphrase(alias)
 
     def _passphrases(self) -> Callable[[str], str | None]:
-        if self._config.storage.backend != "memory":
+        if self._config.storage.kind.persistent:
             return self._passphrase
         # What is forgotten with the process needs no passphrase that outlives it.
         passphrase = secrets.token_urlsafe()

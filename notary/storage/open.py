@@ -10,12 +10,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from notary.config import Storage
+from notary.config.backends import BACKENDS
 from notary.errors import ConfigError, StorageFailed
 from notary.storage import KeyStore, MetadataStore
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
+from notary.storage.operators import Inventory, KeyInventory
 from notary.storage.sql.backends import DIALECTS
 from notary.storage.sql.database import Database, Reactor
 from notary.storage.sql.dialect import Dialect, Pool, Usage
+from notary.storage.sql.inventory import SQLInventory
+from notary.storage.sql.key_inventory import SQLKeyInventory
 from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
@@ -101,9 +105,10 @@ def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool 
     """
 
     async def connect() -> MetadataStore:
-        if backend == "memory":
+        dialect = dialect_of(backend)
+        if dialect is None:
             return MemoryMetadataStore(reactor)
-        return SQLMetadataStore(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
+        return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
@@ -112,9 +117,28 @@ def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _PO
     """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyStore:
-        if backend == "memory":
+        dialect = dialect_of(backend)
+        if dialect is None:
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
+        return SQLKeyStore(await open_database(dialect, db_url, SIGNER, reactor, pool))
+
+    return Deferred.fromCoroutine(connect())
+
+
+def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[Inventory]:
+    """Open the server's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
+
+    async def connect() -> Inventory:
+        return SQLInventory(await open_database(_database_of(backend), db_url, SERVER, reactor, pool))
+
+    return Deferred.fromCoroutine(connect())
+
+
+def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[KeyInventory]:
+    """Open the signer's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
+
+    async def connect() -> KeyInventory:
+        return SQLKeyInventory(await open_database(_database_of(backend), db_url, SIGNER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())
 
@@ -128,9 +152,10 @@ async def _on_tables_once(
     in_memory: _T,
 ) -> _T:
     """Open the database for one piece of work on its tables; the answer is ``in_memory`` where there are none."""
-    if backend == "memory":
+    dialect = dialect_of(backend)
+    if dialect is None:
         return in_memory
-    database = Database(dialect_of(backend), db_url, reactor, _PATIENT)
+    database = Database(dialect, db_url, reactor, _PATIENT)
     try:
         return await _on_tables(database, work, service)
     finally:
@@ -144,10 +169,18 @@ async def _on_tables(database: Database, work: Callable[[Any, Dialect, Service],
         raise type(error)(f"storage.db_url: {error}") from error
 
 
-def dialect_of(backend: str) -> Dialect:
-    """The row of a backend. Raises ConfigError if there is none."""
+def dialect_of(backend: str) -> Dialect | None:
+    """Return the row of a backend; None for one without a database. Raises ConfigError for an unknown name."""
     try:
-        return DIALECTS[backend]
+        known = BACKENDS[backend]
     except KeyError:
-        known = ", ".join(sorted(["memory", *DIALECTS]))
-        raise ConfigError(f'storage.backend: "{backend}": expected one of {known}') from None
+        raise ConfigError(f'storage.backend: "{backend}": expected one of {", ".join(sorted(BACKENDS))}') from None
+    return DIALECTS[backend] if known.persistent else None
+
+
+def _database_of(backend: str) -> Dialect:
+    """Return the row of a backend that keeps its data. Raises ConfigError for any other."""
+    dialect = dialect_of(backend)
+    if dialect is None:
+        raise ConfigError(f'storage.backend: "{backend}" keeps no data; expected one of {", ".join(sorted(DIALECTS))}')
+    return dialect

@@ -11,9 +11,8 @@ from pathlib import Path
 from twisted.internet import reactor
 
 from notary.storage import StoredKey, keywrap
-from notary.storage.open import open_key_store
+from notary.storage.open import open_key_inventory, open_key_store
 from notary.storage.sql.dialect import Pool
-from notary.storage.sql.key_inventory import open_key_inventory
 from notary.tuf import private
 from tests.support.stored import Place
 

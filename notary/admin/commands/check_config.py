@@ -13,7 +13,7 @@ from notary.admin import certificates
 from notary.admin.command import Status, command
 from notary.admin.output import ago, show
 from notary.admin.session import Session
-from notary.config import SQL_BACKENDS, ServerConfig, SignerConfig
+from notary.config import ServerConfig, SignerConfig
 from notary.errors import NotaryError
 from notary.net.tls import contexts
 from notary.storage.open import open_key_store, open_metadata_store
@@ -94,8 +94,7 @@ def _dates(certificate: certificates.Certificate, session: Session) -> _Check:
 
 
 async def _database(session: Session, config: ServerConfig | SignerConfig) -> _Check:
-    backend = config.storage.backend
-    if backend not in SQL_BACKENDS:
+    if not config.storage.kind.persistent:
         return "database", None, "in memory: it ends with the daemon"
     opener: Any = open_metadata_store if isinstance(config, ServerConfig) else open_key_store
     try:
@@ -103,4 +102,4 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> _C
         await store.check()
     except NotaryError as error:
         return "database", str(error), ""
-    return "database", None, f"{backend} answers, and has the tables"
+    return "database", None, f"{config.storage.backend} answers, and has the tables"

@@ -24,8 +24,8 @@ from notary.config.table import variable_part
 from notary.errors import ConfigError, SigningFailed, StorageFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
 from notary.storage.keywrap import rewrap
+from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
-from notary.storage.sql.key_inventory import open_key_inventory
 
 BATCH: Final = 200
 """Keys that are read, and replaced or removed in one transaction, at a time."""

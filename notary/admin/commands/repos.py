@@ -20,9 +20,8 @@ from notary.admin.output import Node, ago, show, size
 from notary.admin.session import Session
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
 from notary.storage import Update
-from notary.storage.open import open_key_store, open_metadata_store
+from notary.storage.open import open_key_inventory, open_key_store, open_metadata_store
 from notary.storage.operators import StoredCollection
-from notary.storage.sql.key_inventory import open_key_inventory
 from notary.tuf.collection import Collection, newest
 from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, Targets
 from notary.tuf.public import RoleKeys

@@ -13,13 +13,10 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import NotFound
-from notary.storage.open import dialect_of, open_database
-from notary.storage.operators import FeedEntry, Inventory, StoredCollection
+from notary.storage.operators import FeedEntry, StoredCollection
 from notary.storage.sql.cursor import Cursor
-from notary.storage.sql.database import Database, Reactor
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.database import Database
 from notary.storage.sql.metadata import lock
-from notary.storage.sql.migrate import SERVER
 from notary.storage.sql.values import to_bytes, to_version
 from notary.tuf.collection import Collection, File
 
@@ -144,12 +141,3 @@ class SQLInventory:
     def close(self) -> Deferred[None]:
         """See the port."""
         return self._database.close()
-
-
-def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[Inventory]:
-    """Open the server's store for an operator; arguments and errors as for ``open_metadata_store``."""
-
-    async def connect() -> Inventory:
-        return SQLInventory(await open_database(dialect_of(backend), db_url, SERVER, reactor, pool))
-
-    return Deferred.fromCoroutine(connect())

@@ -15,13 +15,10 @@ from twisted.internet.defer import Deferred, succeed
 
 from notary.errors import InvalidRow
 from notary.storage import StoredKey
-from notary.storage.open import dialect_of, open_database
-from notary.storage.operators import KeyInventory, KeyRow
+from notary.storage.operators import KeyRow
 from notary.storage.sql.cursor import Cursor, Row, insert
-from notary.storage.sql.database import Database, Reactor
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.database import Database
 from notary.storage.sql.keys import ROW, take, to_key, values_of
-from notary.storage.sql.migrate import SIGNER
 from notary.storage.sql.values import to_time
 
 _PENDING: Final = "id = ? AND key_id == ? AND deleted_at IS NULL AND last_used IS NULL"
@@ -107,12 +104,3 @@ class SQLKeyInventory:
     def close(self) -> Deferred[None]:
         """See the port."""
         return self._database.close()
-
-
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[KeyInventory]:
-    """Open the signer's store for an operator; arguments and errors as for ``open_key_store``."""
-
-    async def connect() -> KeyInventory:
-        return SQLKeyInventory(await open_database(dialect_of(backend), db_url, SIGNER, reactor, pool))
-
-    return Deferred.fromCoroutine(connect())

@@ -1,8 +1,10 @@
-"""The databases: one module a backend, each with its :class:`notary.storage.sql.dialect.Dialect`, and the table of all.
+"""The databases: one folder a backend, and the table of all.
 
-Rules of this package: a row is data and small pure functions; no row knows the tables of a service, and nothing outside
-asks which backend it talks to. A new backend is a module here, a row in :data:`DIALECTS`, a folder in ``schema/`` and a
-row in ``tests/storage/conftest.py``.
+Rules of this package: a folder holds all that is known of one database: its
+:class:`~notary.storage.sql.dialect.Dialect`, the reader of its ``db_url``, its driver and its schema. A row is data and
+small pure functions; no row knows the tables of a service, and nothing outside asks by name which backend it talks to.
+A new backend is a folder here, a row in :data:`DIALECTS`, a row in :data:`notary.config.backends.BACKENDS` and a row in
+``tests/storage/conftest.py``.
 """
 
 from __future__ import annotations
