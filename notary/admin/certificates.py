@@ -1,23 +1,18 @@
-"""The certificates that a configuration names: which files, and until when what is in them is valid.
+"""The certificates in a file: until when each is valid.
 
-Rules of this module: the files are those whose key in the configuration's table is a file and no private key. Files are
-read; nothing is verified beyond that they can be: :mod:`notary.net.tls.contexts` does that the way the daemons do.
+Rules of this module: files are read; nothing is verified beyond that they can be: :mod:`notary.net.tls.contexts` does
+that the way the daemons do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
-from notary.config import ServerConfig, SignerConfig
-from notary.config.table import Key, keys
 from notary.errors import ConfigError
-
-_PRIVATE = ("tls_key_file", "tls_client_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +24,6 @@ class Certificate:
     subject: str
     begins: datetime
     ends: datetime
-
-
-def settings(config: ServerConfig | SignerConfig) -> Iterator[tuple[str, Key, object]]:
-    """Every key of a configuration: its path, its row in the table, its value."""
-    for path, key, _ in keys(type(config)):
-        value: object = config
-        for name in path.split("."):
-            value = getattr(value, name)
-        yield path, key, value
-
-
-def certificate_files(config: ServerConfig | SignerConfig) -> Iterator[tuple[str, Path]]:
-    """The files of certificates that a configuration names, by their keys."""
-    for path, key, value in settings(config):
-        if key.kind.file and isinstance(value, Path) and not path.endswith(_PRIVATE):
-            yield path, value
 
 
 def read(key: str, path: Path) -> list[Certificate]:

@@ -33,6 +33,7 @@ from notary.config.values import (
     BOOLEAN,
     BYTES,
     BYTES_OR_NONE,
+    CERTIFICATE_FILE,
     COUNT,
     DEBUG,
     DEBUG_ADDRESS,
@@ -122,7 +123,7 @@ class Server:
 
     http_addr: Address = key(ADDRESS, "Where to listen for HTTP or HTTPS. `:4443` means port 4443 of every interface.")
     tls_cert_file: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "The certificate for HTTPS: the leaf, then the intermediates, as PEM. Both files, or neither for plain HTTP.",
         default=None,
         needs=("server.tls_key_file",),
@@ -134,7 +135,7 @@ class Server:
         needs=("server.tls_cert_file",),
     )
     client_ca_file: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
         default=None,
         needs=("server.tls_cert_file",),
@@ -164,13 +165,13 @@ class TrustService:
         when=_REMOTE,
     )
     tls_ca_file: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "Certificates as PEM that the signer's certificate must chain to; by default those of the system.",
         default=None,
         when=_REMOTE,
     )
     tls_client_cert: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "The certificate to show to the signer. Both files or neither.",
         default=None,
         when=_REMOTE,
@@ -247,7 +248,7 @@ class TokenOptions:
     )
     issuer: str = key(TEXT, "The issuer that tokens must have.", default="", required=True, when=_TOKEN)
     rootcertbundle: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "Certificates as PEM: a token must be signed by one of them or by a chain that leads to one.",
         default=None,
         required=True,
@@ -383,10 +384,10 @@ class SignerServer:
     """The section ``server`` of the signer: always TLS."""
 
     grpc_addr: Address = key(ADDRESS, "Where to listen for gRPC. `:7899` means port 7899 of every interface.")
-    tls_cert_file: Path = key(FILE, "The certificate for TLS: the leaf, then the intermediates, as PEM.")
+    tls_cert_file: Path = key(CERTIFICATE_FILE, "The certificate for TLS: the leaf, then the intermediates, as PEM.")
     tls_key_file: Path = key(FILE, "The private key for TLS, as PEM.")
     client_ca_file: Path | None = key(
-        FILE,
+        CERTIFICATE_FILE,
         "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
         default=None,
     )

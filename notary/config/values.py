@@ -43,11 +43,17 @@ class Address(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A type of values: what messages say was expected, and how to convert. ``file``: relative to the configuration."""
+    """A type of values: what messages say was expected, and how to convert.
+
+    Args:
+        file: The value is a path, relative to the directory of the configuration file.
+        certificates: That file holds certificates, as PEM: they have dates that an operator must watch.
+    """
 
     expected: str
     convert: Callable[[Any], Any]
     file: bool = False
+    certificates: bool = False
 
 
 def _text(value: Any) -> str:
@@ -194,6 +200,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 TEXT = Kind("a string", _text)
 FILE = Kind("the path of a file, relative to the directory of the configuration file", _file_name, file=True)
+CERTIFICATE_FILE = FILE._replace(certificates=True)
 BOOLEAN = Kind("true or false", _boolean)
 BYTES = Kind("a whole number of bytes of at least 1", _between(1, 1 << 62))
 COUNT = Kind("a whole number between 1 and 10000", _between(1, 10_000))

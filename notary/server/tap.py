@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
+from notary.config.files import certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
@@ -97,7 +98,7 @@ class Server(Serving):
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        await watch(self, metrics, config.debug, self._manhole, self._certificates(), self._ready, self._worker)
+        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
         usage = Usage()
@@ -179,16 +180,6 @@ class Server(Serving):
 
     def _ready(self) -> Response:
         return (STARTING if self._health is None else self._health.readiness()).response()
-
-    def _certificates(self) -> Mapping[str, Path | None]:
-        server, trust, auth = self._config.server, self._config.trust_service, self._config.auth
-        return {
-            "server.tls_cert_file": server.tls_cert_file,
-            "server.client_ca_file": server.client_ca_file,
-            "trust_service.tls_ca_file": trust.tls_ca_file,
-            "trust_service.tls_client_cert": trust.tls_client_cert,
-            "auth.options.rootcertbundle": auth.options.rootcertbundle,
-        }
 
     def _signing_service(self) -> SigningService:
         trust = self._config.trust_service

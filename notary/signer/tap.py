@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
+from notary.config.files import certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
@@ -86,11 +87,7 @@ class Signer(Serving):
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
         server, storage = config.server, config.storage
-        certificates = {
-            "server.tls_cert_file": server.tls_cert_file,
-            "server.client_ca_file": server.client_ca_file,
-        }
-        await watch(self, metrics, config.debug, self._manhole, certificates, self._ready, self._worker)
+        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)

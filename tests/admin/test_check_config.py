@@ -17,6 +17,7 @@ from notary.admin.command import Status
 from notary.storage.open import open_key_store, open_metadata_store
 from tests.admin.conftest import admin, write_config
 from tests.support.certs import DAY, Authority
+from tests.support.stored import Publisher
 
 ROOT = Path(__file__).parent.parent.parent
 PASSPHRASE = {"NOTARY_SIGNER_ONE": "correct horse"}
@@ -219,3 +220,20 @@ def test_the_console_script(server_config, tmp_path):
     assert run("check-config").returncode == Status.USAGE
     assert run("check-config", "--config", tmp_path / "nothing").stderr.startswith("notary-admin: ")
     assert "notary_admin_completion" in run(_NOTARY_ADMIN_COMPLETE="bash_source").stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["check-config"], ["expiring", "--within", "1d"]], ids=["check-config", "expiring"]
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_that_is_no_certificate_is_not_read_as_one(place, tmp_path, command):
+    """The manhole's keys are files of a configuration too, and hold no certificate."""
+    config = place.config(tmp_path)
+    tree = json.loads(config.read_text())
+    (tmp_path / "operators").write_text("ssh-ed25519 AAAA operator\n")
+    (tmp_path / "host").write_text("no certificate either\n")
+    tree["manhole"] = {"port": 2222, "authorized_keys_file": "operators", "host_key_file": "host"}
+    config.write_text(json.dumps(tree))
+    await place.publish(Publisher("example.com/app"))
+    outcome = await admin(*command, "--config", config, "--json")
+    assert outcome.status == Status.OK, outcome

@@ -14,6 +14,7 @@ from notary.admin.command import Status, command
 from notary.admin.output import ago, show
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
+from notary.config.files import certificate_files, settings
 from notary.errors import NotaryError
 from notary.net.tls import contexts
 from notary.storage.open import open_key_store, open_metadata_store
@@ -30,7 +31,7 @@ async def check_config(session: Session) -> int:
     daemon = "server" if isinstance(config, ServerConfig) else "signer"
     with out.table("Key", "Value") as add:
         add(["(daemon)", daemon], {"key": "(daemon)", "value": daemon})
-        for path, key, value in certificates.settings(config):
+        for path, key, value in settings(config):
             text = _setting(value, secret=key.secret)
             add([path, text], {"key": path, "value": text})
     checks = [*_files(session, config), await _database(session, config)]
@@ -73,7 +74,7 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
         trust = config.trust_service
         own = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
         yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key fit")
-    for key, path in certificates.certificate_files(config):
+    for key, path in certificate_files(config).items():
         try:
             found = certificates.read(key, path)
         except NotaryError as error:

@@ -20,6 +20,7 @@ from notary.admin.command import Duration, Status, command
 from notary.admin.output import ago, size
 from notary.admin.session import Session
 from notary.config import ServerConfig
+from notary.config.files import certificate_files
 from notary.errors import InvalidMetadata, InvalidRow, NotFound
 from notary.storage.operators import Inventory, StoredCollection
 from notary.tuf.model import BASE_ROLES, TIMESTAMP
@@ -80,7 +81,7 @@ async def expiring(session: Session, within: timedelta, roles: tuple[str, ...], 
 
 async def _dated(session: Session, prefix: str) -> AsyncIterator[_Dated]:
     """All that expires."""
-    for key, path in certificates.certificate_files(session.config):
+    for key, path in certificate_files(session.config).items():
         for each in certificates.read(key, path):
             yield _CERTIFICATES, f"certificate {each.subject}", f"{key}: {path}", None, each.ends
     if isinstance(session.config, ServerConfig):
