@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.logger import ILogObserver, LogBeginner, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -45,7 +46,8 @@ class Bootstrap(Service):
     async def _run(self) -> None:
         await self._migrate(report=lambda line: self._log.info("{line}", line=line))
         self._log.info("The {backend} backend is set up", backend=self._backend)
-        self._reactor.stop()
+        with suppress(ReactorNotRunning):  # a signal has come at the same time
+            self._reactor.stop()
 
 
 # -- from the configuration to a running service ----------------------------------------------------------------------

@@ -5,7 +5,13 @@ signed here. The caller loads what :func:`needed` names, once; :func:`validate` 
 a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one transaction.
 
 The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
-shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
+shallow to deep, the snapshot, and last the rules that are ours alone (section 9): clients must be able to read what the
+upload leaves behind, and a version may not leap.
+
+A new client reads a collection whole, or not at all: the timestamp, the snapshot, root, targets, and every delegation
+that targets lead to and the snapshot lists. An upload may not break that. It need not mend what was broken before it:
+what stays as it was is not judged again, nor is the expiry of what is stored. One thing may be left broken on purpose:
+a delegation whose keys its parent has changed, which clients pass over with a warning.
 
 Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
 
@@ -21,15 +27,15 @@ from contextlib import suppress
 from datetime import datetime
 
 from notary.errors import InvalidRole, NoFilename
+from notary.tuf import canonical
 from notary.tuf.model import (
+    BASE_ROLES,
     ROOT,
-    SNAPSHOT,
-    TIMESTAMP,
     Gun,
     Held,
     RoleName,
 )
-from notary.tuf.validation import Plan, Upload, validate
+from notary.tuf.validation import Plan, Upload, Validation
 
 MAX_FILES = 200
 """How many files one upload may hold (docs/protocol.md, section 9); whoever reads uploads enforces it.
@@ -40,7 +46,8 @@ Each file can be a delegation over a hundred levels deep, all of whose ancestors
 
 def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
     """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
-    return [Upload(_role(name), data) for name, data in files]
+    budget = canonical.Budget()
+    return [Upload(_role(name), data, budget) for name, data in files]
 
 
 def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
@@ -66,13 +73,25 @@ def judge(
     *,
     sound: bool = False,
 ) -> Plan:
-    """:func:`read`, then :func:`validate`; ``current`` has what is needed for the roles that :func:`named` finds."""
-    return validate(gun, current, read(files), now, sound=sound)
+    """Read and :func:`validate` the files of a large upload, none before the root is known to be good.
+
+    ``current`` has what is needed for the roles that :func:`named` finds. What is wrong with the root is told even if
+    another file could not be read at all, which :func:`read` would tell first (docs/protocol.md, section 9).
+    """
+    budget = canonical.Budget()
+    others = [(_role(name), data) for name, data in files]
+    roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
+    root = Upload(*others.pop(roots[-1]), budget) if roots else None
+    validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, sound=sound)
+    validation.root  # noqa: B018 - before anything else is read
+    uploads = [Upload(role, data, budget) for role, data in others]
+    validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots the later has been judged
+    return validation.run()
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
     """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
-    wanted = {ROOT, SNAPSHOT, TIMESTAMP}
+    wanted = set(BASE_ROLES)
     for role in roles:
         # What is wanted already has its ancestors there: each name is looked at once.
         above: RoleName | None = role

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from typing import Any, Final
@@ -35,6 +36,7 @@ class Process(ProcessProtocol):
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
         answers: dict[str, Answer] = {
+            "environment": lambda _: json.dumps(owner.plan.variables()).encode(),
             "notify": self._notified,
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),
