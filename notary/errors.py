@@ -24,6 +24,10 @@ class MalformedUpload(NotaryError):
     """The body of an upload is not the multipart form that the protocol asks for."""
 
 
+class TooDemanding(NotaryError):
+    """A request asks for more work, or for more memory, than one request may."""
+
+
 class NoFilename(NotaryError):
     """A part of an upload names no role."""
 
@@ -42,6 +46,18 @@ class InvalidGun(NotaryError):
 
 class InvalidParameters(NotaryError):
     """A query parameter is not what it must be."""
+
+
+class Overloaded(NotaryError):
+    """There is more to do than can wait for its turn. ``retry_seconds`` is when to try again."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class ClientGone(NotaryError):
+    """Nobody waits for the answer any more, so the work was not done. It is logged, never sent."""
 
 
 class Unauthorized(NotaryError):
@@ -90,6 +106,10 @@ class InvalidMetadata(NotaryError):
     """One metadata file, by itself, is not valid: its structure, signatures, version or expiry."""
 
 
+class InvalidCertificate(NotaryError):
+    """Bytes are not an X.509 certificate that can be read, or something inside of it cannot be."""
+
+
 # -- storage and signing ----------------------------------------------------------------------------------------------
 
 
@@ -107,6 +127,25 @@ class UnsupportedAlgorithm(NotaryError):
 
 class SigningFailed(NotaryError):
     """The signing service could not be reached or could not do its work."""
+
+
+class SigningUnavailable(SigningFailed):
+    """The signing service cannot be reached, or makes no more keys for now: asking again later may help.
+
+    ``retry_seconds`` says in how many seconds.
+    """
+
+    def __init__(self, message: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class TooManyKeys(NotaryError):
+    """A user or an address has asked for more keys than it may in an hour; ``retry_seconds`` is in seconds."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class StorageFailed(NotaryError):

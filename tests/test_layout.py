@@ -14,23 +14,23 @@ import notary
 
 ROOT = Path(__file__).parent.parent
 
+BELOW = ("errors", "certs", "config", "tuf", "storage", "proto", "work", "net", "observe")
+
 LAYERS: dict[str, set[str]] = {
     "notary": set(),
     "notary.errors": set(),
     "notary.proto": set(),
-    "notary.tuf": {"notary.errors"},
+    "notary.certs": {"notary.errors"},
+    "notary.tuf": {"notary.errors", "notary.certs"},
     "notary.config": {"notary.errors"},
     "notary.work": {"notary.errors"},
-    "notary.net": {"notary.errors", "notary.work"},
-    "notary.storage": {"notary.errors", "notary.config", "notary.tuf", "notary.work"},
-    "notary.observe": {"notary.errors", "notary.proto", "notary.work", "notary.net"},
-    "notary.daemon": {"notary.errors", "notary.proto", "notary.work", "notary.net", "notary.observe"},
-    "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
-    | {"notary.work", "notary.net", "notary.observe"},
-    "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
-    | {"notary.work", "notary.net", "notary.observe"},
-    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.proto"}
-    | {"notary.work", "notary.net"},
+    "notary.net": {"notary.errors", "notary.certs", "notary.work"},
+    "notary.storage": {"notary.errors", "notary.certs", "notary.config", "notary.tuf", "notary.work"},
+    "notary.observe": {f"notary.{layer}" for layer in ("errors", "certs", "proto", "work", "net")},
+    "notary.daemon": {f"notary.{layer}" for layer in ("errors", "certs", "proto", "work", "net", "observe")},
+    "notary.server": {f"notary.{layer}" for layer in BELOW},
+    "notary.signer": {f"notary.{layer}" for layer in BELOW},
+    "notary.admin": {f"notary.{layer}" for layer in BELOW if layer != "observe"},
     "notary.server.tap": {"notary.server", "notary.daemon"},
     "notary.signer.tap": {"notary.signer", "notary.daemon"},
     "twisted.plugins": set(),
@@ -42,7 +42,7 @@ The most specific name counts. A ``tap`` may import what its daemon may, and tha
 for daemon in ("server", "signer"):
     LAYERS[f"notary.{daemon}.tap"] |= LAYERS[f"notary.{daemon}"]
 
-WITHOUT_TWISTED = {"notary", "notary.errors", "notary.config", "notary.tuf"}
+WITHOUT_TWISTED = {"notary", "notary.errors", "notary.certs", "notary.config", "notary.tuf"}
 
 
 def layer_of(module: str) -> str:
@@ -190,6 +190,11 @@ def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
 def test_a_module_outside_the_layers_is_caught() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"notary\.helpers is in no layer"):
         violations("notary.helpers", "")
+
+
+def test_certificates_are_loaded_in_one_place() -> None:
+    found = {path.name for path in python_files("notary") if re.search(r"\bload_(pem|der)_x509", read(path))}
+    assert found == {"certs.py"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,8 @@ DASHBOARD = json.loads((ROOT / "etc/grafana/notary.json").read_text())
 
 
 class NoKeyring:
-    hits, misses, cached = 3, 1, 2
+    hits, misses, cached, waiting = 3, 1, 2, 4
+    creations: ClassVar = {"made": 5}
 
 
 def families(metrics) -> dict[str, set[str]]:
@@ -33,6 +35,8 @@ def families(metrics) -> dict[str, set[str]]:
     metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)
     for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py
         metrics.watch(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
+    if isinstance(metrics, ServerMetrics):
+        metrics.watch("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
     found = {}
     for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith("notary_"):
@@ -49,6 +53,7 @@ def server() -> ServerMetrics:
     metrics.observe_signing("sign", 0.1, ok=True)
     metrics.observe_storage("current", 0.1, ok=False)
     metrics.set_health("DB operational", ok=True)
+    metrics.watch("uploads_waiting", "doc", lambda: {(): 1.0})  # see notary.server.tap
     return metrics
 
 

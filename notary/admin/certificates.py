@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
-from notary.errors import ConfigError
+from notary import certs
+from notary.errors import ConfigError, InvalidCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,14 @@ class Certificate:
 def read(key: str, path: Path) -> list[Certificate]:
     """The certificates in a file, in order. Raises ConfigError."""
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f'{key}: "{path}" cannot be read ({error.strerror}); expected certificates as PEM') from None
-    except ValueError:
+    try:
+        with certs.reading():
+            return [
+                Certificate(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
+                for each in certs.all_in_pem(data)
+            ]
+    except InvalidCertificate:
         raise ConfigError(f'{key}: "{path}" holds no certificate, or a damaged one; expected PEM') from None
-    return [
-        Certificate(key, path, each.subject.rfc4514_string(), each.not_valid_before_utc, each.not_valid_after_utc)
-        for each in found
-    ]

@@ -44,6 +44,7 @@ from notary.config.values import (
     LOG_LEVELS,
     MAX_AGE,
     NAMES,
+    NUMBER_OR_NONE,
     PORT,
     SECONDS,
     TEXT,
@@ -317,6 +318,12 @@ class Limits:
     """The section ``limits``: sizes in bytes, times in seconds."""
 
     upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; beyond it 413.", default=100 << 20)
+    answer_bytes: int = key(
+        BYTES,
+        "Bytes of large answers that clients have not taken yet, all together, a file that goes to several of them "
+        "counted once; beyond it 503. One answer always has room.",
+        default=256 << 20,
+    )
     header_bytes: int = key(
         BYTES, "The largest headers of a request, all together, in bytes; beyond it 431.", default=64 << 10
     )
@@ -324,7 +331,28 @@ class Limits:
         SECONDS, "Seconds from the first byte of a request to the end of its headers.", default=15.0
     )
     body_timeout: float = key(SECONDS, "Seconds that a request's body may stand still.", default=30.0)
+    body_rate: int = key(
+        BYTES, "Bytes a second that a request's body must bring in the long run; slower ones get 408.", default=1024
+    )
+    bodies_bytes: int = key(
+        BYTES,
+        "How much a process holds of the bodies of all requests together, in bytes, until they are answered; beyond it "
+        "503. One body of the largest size always has room.",
+        default=400 << 20,
+    )
+    peer_bodies_bytes: int = key(
+        BYTES,
+        "The same for one client: the subject of its token, else its address (of IPv6 the /64), which is that of the "
+        "proxy if there is one. Never less than `limits.upload_bytes`.",
+        default=100 << 20,
+    )
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+    pending_keys_per_hour: int = key(
+        NUMBER_OR_NONE,
+        "How many new keys one user, or one address where there are no users, may ask for in an hour; beyond it 429. 0 "
+        "means any number. Each worker counts for itself.",
+        default=10_000,
+    )
 
 
 _DEBUG_DOC = (
@@ -418,6 +446,18 @@ class SignerStorage(Storage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignerLimits:
+    """The section ``limits`` of the signer."""
+
+    pending_keys_per_hour: int = key(
+        NUMBER_OR_NONE,
+        "How many keys are made in an hour, for all clients together; beyond it RESOURCE_EXHAUSTED. 0 means any "
+        "number. Each worker counts for itself.",
+        default=50_000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
     """The configuration of ``notary-signer``; ``passphrases`` are keyed by the variable name after the prefix."""
 
@@ -425,6 +465,7 @@ class SignerConfig:
     storage: SignerStorage
     logging: Logging = field(default_factory=Logging)
     reporting: Reporting = field(default_factory=Reporting)
+    limits: SignerLimits = field(default_factory=SignerLimits)
     debug: Address | None = key(DEBUG, _DEBUG_DOC, default=None)
     manhole: Manhole = field(default_factory=Manhole)
     passphrases: Mapping[str, Secret] = field(default_factory=dict)
@@ -503,7 +544,9 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
     reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
     passphrases = _passphrases(reader.other_variables, Path(directory))
-    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
+    weak = [_weakness(alias) for alias, passphrase in passphrases.items() if _is_weak(passphrase)]
+    warnings = (*reader.warnings, *weak)
+    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=warnings)
     _check_workers(config)
     alias = config.storage.default_alias
     if config.storage.kind.persistent and config.passphrase(alias) is None:
@@ -527,6 +570,23 @@ def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Sec
             raise ConfigError(f"{plain}, {name}: both are given; expected the passphrase, or the file that holds it")
         found[alias] = Secret(value if plain == name else secrets.read(name, directory / value))
     return found
+
+
+_LEAST_PASSPHRASE_BYTES = 16
+
+
+def _is_weak(passphrase: str) -> bool:
+    """Whether a passphrase can be guessed by a holder of a copy of the wrapped keys."""
+    size = len(passphrase.encode("utf-8", "surrogateescape"))
+    return 0 < size < _LEAST_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
+
+
+def _weakness(alias: str) -> str:
+    return (
+        f"{SIGNER_PREFIX}{alias}: this passphrase is weak (fewer than {_LEAST_PASSPHRASE_BYTES} bytes, or one "
+        "character repeated): it can be guessed from a copy of the database; make a random one "
+        "(openssl rand -base64 32) under another alias, and move the keys to it (notary-admin keys reencrypt)"
+    )
 
 
 _TELLTALES = (("http_addr", SERVER_PREFIX, load_server), ("grpc_addr", SIGNER_PREFIX, load_signer))

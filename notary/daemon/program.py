@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, LogBeginner, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -48,7 +50,8 @@ class Bootstrap(Service):
     async def _run(self) -> None:
         await self._migrate(report=lambda line: self._log.info("{line}", line=line))
         self._log.info("The {backend} backend is set up", backend=self._backend)
-        self._reactor.stop()
+        with suppress(ReactorNotRunning):  # a signal has come at the same time
+            self._reactor.stop()
 
 
 # -- from the configuration to a running service ----------------------------------------------------------------------

@@ -36,8 +36,8 @@ C = TypeVar("C", bound=Closable)
 class Serving(Assembly):
     """An assembly that serves a port and keeps a store.
 
-    ``threads`` is how many threads ``in_thread`` may use at the same time. ``sockets`` listen already: the daemon
-    serves them instead of the address of the configuration.
+    ``threads`` is how many threads ``in_thread`` may use at the same time (see also ``own_threads``). ``sockets``
+    listen already: the daemon serves them instead of the address of the configuration.
     """
 
     def __init__(self, reactor: Any, threads: int, sockets: Sequence[socket.socket] = ()) -> None:

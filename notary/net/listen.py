@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
 )
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.task import deferLater
 from twisted.internet.tcp import Port, Server
 from twisted.python.failure import Failure
 
@@ -29,10 +30,35 @@ from notary.net.tls.refusals import OnRefused
 from notary.net.tls.transport import SecureServer, SecureUnixServer
 
 _BACKLOG: Final = 1024
+_ACCEPTS_A_TURN: Final = 16  # connections that a port which stops accepts in a turn of the reactor
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
-class _Port(Port):
+class _AcceptsAll(Port):
+    """A port that accepts the connections in its queue before it closes: closed with the socket, they would be reset.
+
+    A port that does not read (the parent of workers has one) leaves the queue to the others that share the socket.
+    """
+
+    def stopListening(self) -> Deferred[None]:  # type: ignore[override]
+        """Accept what waits, a few connections in a turn of the reactor, then close."""
+        return Deferred.fromCoroutine(self._accept_and_close())
+
+    async def _accept_and_close(self) -> None:
+        clock: Any = self.reactor
+        readers: list[Any] = clock.getReaders()
+        if self in readers:
+            self.stopReading()
+            for _ in range(_BACKLOG // _ACCEPTS_A_TURN):
+                self.numberAccepts = _ACCEPTS_A_TURN
+                super().doRead()
+                if self.numberAccepts <= _ACCEPTS_A_TURN:  # doRead raises it if there were as many
+                    break
+                await deferLater(clock, 0)
+        await maybeDeferred(self.loseConnection)
+
+
+class _Port(_AcceptsAll):
     """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
 
     def createInternetSocket(self) -> socket.socket:
@@ -49,7 +75,7 @@ class _Port(Port):
         super().doRead()
 
 
-class _UnixPort(unix.Port):
+class _UnixPort(_AcceptsAll, unix.Port):
     """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
 
     def connectionLost(self, reason: Failure) -> None:
@@ -94,6 +120,7 @@ def adopt(
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     no_delay(listening)
+    listening.setblocking(False)  # of several that share it and are told of a connection, one gets it
     port.startListening()
     return cast("IListeningPort", port)
 

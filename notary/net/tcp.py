@@ -8,8 +8,14 @@ from __future__ import annotations
 import socket
 
 from twisted.internet import unix
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Server
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notary.net.address import host_and_port
+from notary.net.tls.transport import Ending
 
 
 class ReadListener(Protocol):
@@ -28,6 +34,9 @@ def no_delay(listening: socket.socket) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+_log = Logger()
+
+
 class PlainServer(Server):
     """A connection that sends at once what the socket takes.
 
@@ -36,6 +45,32 @@ class PlainServer(Server):
     """
 
     _waiting = False  # for the reactor to say that the socket is writable: there is something in the queue
+
+    def doRead(self) -> Ending:
+        """Read what has come."""
+        try:
+            return super().doRead()
+        except Exception:  # noqa: BLE001 - the last line of defence
+            return self._broken()
+
+    def doWrite(self) -> Ending:
+        """Send what is in the queue."""
+        try:
+            return super().doWrite()
+        except Exception:  # noqa: BLE001 - the last line of defence
+            return self._broken()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the protocol why."""
+        try:
+            super().connectionLost(reason)
+        except Exception:  # noqa: BLE001 - the last line of defence
+            self._broken()
+
+    def _broken(self) -> Exception:
+        """Log an exception that nobody expected; return what ends the connection."""
+        _log.failure("the connection of {peer} fails unexpectedly and is ended", peer=host_and_port(self.getPeer()))
+        return CONNECTION_LOST
 
     def setTcpNoDelay(self, enabled: object) -> None:
         """Do nothing: an answer never waits for the client to acknowledge its first half (see :func:`no_delay`)."""

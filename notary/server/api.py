@@ -9,32 +9,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
+from math import ceil
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary import errors
-from notary.errors import InvalidGun, InvalidParameters, InvalidRole, MalformedUpload, NotaryError, NotFound
+from notary.errors import (
+    InvalidGun,
+    InvalidParameters,
+    InvalidRole,
+    MalformedUpload,
+    NotaryError,
+    NotFound,
+    TooManyKeys,
+)
+from notary.net.http.bodies import peer_of
 from notary.net.http.site import Call, Response, parse_multipart
 from notary.observe.logs import error_id
 from notary.observe.readiness import ALIVE
 from notary.server.auth import Access, AccessController
-from notary.server.faults import FAULTS, JSON_UTF8, UNKNOWN, UPDATING, Fault, detail, fault_response
+from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, Fault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
-from notary.server.repository import SMALL, InThread, Repository
+from notary.server.repository import SMALL, Repository
+from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
+from notary.storage.cache import SHARED
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
+from notary.work.allowance import Allowance, Seldom
 
 JSON = "application/json"
 
@@ -43,6 +56,9 @@ DEFAULT_RECORDS = 100
 
 MAX_RECORDS = 10_000
 """How many changes an answer holds at the most: a client that wants more asks again with the last id."""
+
+PAGES = 4
+"""How many pages of the changefeed are made at the same time: the largest takes several megabytes while it is."""
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
@@ -61,6 +77,7 @@ class Route:
     follows ``/v2/<gun>/_trust/``. ``actions`` are the rights asked for that collection (for the catalogue where there
     is none); None asks for nothing. ``bad_prefix`` and ``bad_name`` are raised when the collection is outside the
     configured prefixes or no collection can have this name. ``broken`` answers failures that are not the client's.
+    ``takes_body`` says whether the handler reads a body.
     """
 
     operation: str
@@ -72,6 +89,7 @@ class Route:
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
     broken: Fault = UNKNOWN
+    takes_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +143,7 @@ class Api:
 
     ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
     ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
+    ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
     ``tells`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -135,10 +154,13 @@ class Api:
         health: Health,
         metrics: Metrics,
         in_thread: InThread,
+        validators: Validators,
         now: Callable[[], datetime],
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
         consistent: CachePolicy,
+        keys: Allowance,
+        seconds: Callable[[], float],
         tells: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
@@ -146,12 +168,21 @@ class Api:
         self._health = health
         self._metrics = metrics
         self._in_thread = in_thread
+        self._validators = validators
         self._now = now
         self._gun_prefixes = gun_prefixes
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
+        self._keys = keys
         self._tells = tells
+        self._pages = DeferredSemaphore(PAGES)
         self._log = Logger(namespace="notary.server.api")
+        self._many_keys = Seldom(self._no_key, seconds)
+        self._no_signer = Seldom(self._no_key, seconds)
+
+    def takes_body(self, call: Call) -> bool:
+        """Whether anything is done with the body of a call."""
+        return find(call.method, call.path).route.takes_body
 
     def admit(self, call: Call) -> Response | None:
         """Refuse a call before its body is read, if the body cannot matter."""
@@ -194,7 +225,7 @@ class Api:
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
         operation = call.notes.get("operation", "Malformed")
-        self._metrics.observe_request(operation, call.method, status, seconds, len(call.body), sent)
+        self._metrics.observe_request(operation, call.method, status, seconds, call.size, sent)
         if not self._tells():
             return
         self._log.info(
@@ -240,14 +271,25 @@ class Api:
                 call.notes["user"] = user
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
-        fault = FAULTS.get(type(error), route.broken)
+        # What Twisted throws into a coroutine refers to itself by its traceback, and so to a whole upload, until the
+        # garbage collector comes by.
+        error.__traceback__ = None
+        fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        report = self._log.error if server_error else self._log.info
-        report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
+        if isinstance(error, errors.SigningUnavailable):
+            self._no_signer(str(error))
+        else:
+            ours = server_error and not isinstance(error, errors.Overloaded)
+            report = self._log.error if ours else self._log.info
+            report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
-            self._metrics.uploaded(fault.code, len(call.body))
+            self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
-        headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
+        headers: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, errors.Unauthorized):
+            headers = (("WWW-Authenticate", error.challenge),)
+        elif isinstance(error, (errors.Overloaded, errors.SigningUnavailable, TooManyKeys)):
+            headers = (("Retry-After", str(ceil(error.retry_seconds))),)
         return fault_response(fault, None if server_error else detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
@@ -263,10 +305,11 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        run = execute if len(call.body) <= SMALL else self._in_thread
-        files = await run(lambda: read_files(call.headers.get("content-type", ""), call.body))
-        timestamp = await self._repository.publish(gun, files)
-        self._metrics.uploaded(ACCEPTED, len(call.body))
+        validator = self._validators.of(peer_of(call), lambda: call.gone)
+        run = execute if call.size <= SMALL else validator.in_thread
+        files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
+        timestamp = await self._repository.publish(gun, files, validator)
+        self._metrics.uploaded(ACCEPTED, call.size)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
@@ -284,17 +327,29 @@ class Api:
         """The file of a role that counts now."""
         return self._repository.current(*found.gun_and_role()).addCallback(_metadata, self._current_headers)
 
-    async def get_key(self, _call: Call, found: Found) -> Response:
+    async def get_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server signs a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.get_key(gun, role)
+        key = await self._repository.get_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, _call: Call, found: Found) -> Response:
+    async def rotate_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server will sign a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.rotate_key(gun, role)
+        key = await self._repository.rotate_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
+
+    def _no_key(self, why: str) -> None:
+        self._log.error("no key is made: {why}", why=why)
+
+    def _may_ask_for_key(self, call: Call) -> None:
+        """Count a key for its caller. Raises TooManyKeys."""
+        peer = peer_of(call)
+        seconds = self._keys.take(peer)
+        self._metrics.asked_for_key(refused=bool(seconds))
+        if seconds:
+            self._many_keys(f"{peer} has asked for more keys than limits.pending_keys_per_hour allows")
+            raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
     async def delete(self, _call: Call, found: Found) -> Response:
         """Forget a collection."""
@@ -308,9 +363,12 @@ class Api:
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        changes = await self._repository.changes(found.gun, change_id, page)
-        body = await self._in_thread(lambda: _changes(changes))
+        body = await self._pages.run(self._page, found.gun, change_id, page)
         return Response(200, body, (("Content-Type", JSON),))
+
+    async def _page(self, gun: Gun | None, change_id: int | None, records: int) -> bytes:
+        changes = await self._repository.changes(gun, change_id, records)
+        return await self._in_thread(lambda: _changes(changes))
 
     async def health(self, _call: Call, _found: Found) -> Response:
         """Whether the services behind this one work."""
@@ -349,7 +407,7 @@ def _route(operation: str, method: str, path: str, handler: Any, actions: Any, *
 ROUTES: Sequence[Route] = (
     _route("Ping", "GET", r"/v2/", Api.ping, ()),
     _route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
-           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING),
+           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True),
     _route("GetRoleByHash", "GET", rf"tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
     _route("GetRoleByVersion", "GET", rf"tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
     _route("GetRole", "GET", rf"tuf/{_ROLE}\.json", Api.current, _PULL),
@@ -417,13 +475,13 @@ def _splits(path: str) -> Iterator[tuple[str, str]]:
 # -- what handlers read and write -------------------------------------------------------------------------------------
 
 
-def read_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, bytes]]:
     """The files of an upload, in its order: their roles, as they are written, and their contents.
 
     The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
     MalformedUpload.
     """
-    parts = parse_multipart(content_type, body)
+    parts = parse_multipart(content_type, blocks)
     if len(parts) > MAX_FILES:
         raise MalformedUpload(f"the upload has {len(parts)} files; at most {MAX_FILES} are taken at once")
     return [(part.filename.removesuffix(".json"), part.data) for part in parts]
@@ -442,6 +500,8 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
+        if len(stored.data) > SHARED:  # remembered, it would keep the file that keeps it
+            return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response
 
@@ -454,7 +514,7 @@ def _integer(call: Call, name: str) -> int:
 
 
 def _changes(changes: Sequence[Change]) -> bytes:
-    records = [
+    records = (
         {
             "ID": str(change.id),
             "CreatedAt": change.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
@@ -464,5 +524,7 @@ def _changes(changes: Sequence[Change]) -> bytes:
             "Category": change.category,
         }
         for change in changes
-    ]
-    return json.dumps({"count": len(records), "records": records}).encode()
+    )
+    # One by one: in between, other threads go on.
+    listed = ", ".join([json.dumps(record) for record in records])
+    return f'{{"count": {len(changes)}, "records": [{listed}]}}'.encode()

@@ -15,6 +15,9 @@ from notary.net.http.site import Response
 
 JSON_UTF8 = "application/json; charset=utf-8"
 
+BUSY = 503
+RETRY_SECONDS = "5"
+
 
 # -- errors -----------------------------------------------------------------------------------------------------------
 
@@ -30,6 +33,9 @@ class Fault:
 
 UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
 TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
+CLIENT_GONE = Fault(499, "CLIENT_GONE", "The client went away.")
+"""For the log and the metrics: nobody is there to see it."""
+UNAVAILABLE = Fault(503, "UNAVAILABLE", "The service is not available at present; try again later.")
 UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
 
 FAULTS: Mapping[type[Exception], Fault] = {
@@ -42,7 +48,11 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
+    errors.Overloaded: UNAVAILABLE,
+    errors.TooDemanding: TOO_LARGE,
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
+    errors.SigningUnavailable: UNAVAILABLE,
+    errors.TooManyKeys: Fault(429, "TOOMANYREQUESTS", "Too many requests; try again later."),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
 
@@ -65,4 +75,5 @@ def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, s
 
 def edge_response(status: int, message: str) -> Response:
     """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
-    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)
+    fault = TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message)
+    return fault_response(fault, message, (("Retry-After", RETRY_SECONDS),) if status == BUSY else ())

@@ -20,11 +20,12 @@ from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
 from notary.config.files import certificate_files
 from notary.daemon import options, program, service
+from notary.daemon.environment import first_environment
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import first_environment, passed_sockets
+from notary.daemon.systemd import passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
@@ -45,12 +46,17 @@ from notary.server.repository import Repository
 from notary.server.signing import SigningService
 from notary.server.signing.local import LocalSigner
 from notary.server.signing.remote import RemoteSigner
+from notary.server.validators import Turns, Validators
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
 from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SERVER
+from notary.work.allowance import Allowance
 from notary.work.processes import Offload
 from notary.work.reactor import utc_now
+
+READERS = 2
+"""Threads for what readers wait for, and for everything else that is short: validation never uses them."""
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
@@ -79,7 +85,7 @@ class Server(Serving):
         tells: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
     ) -> None:
-        super().__init__(reactor, VALIDATORS, sockets)
+        super().__init__(reactor, READERS, sockets)
         self._tells = tells
         self._worker = worker
         self._config = config
@@ -117,9 +123,12 @@ class Server(Serving):
         await self.run(health)
         offload = Offload(self.reactor, VALIDATING_PROCESSES)
         self.at_end(offload.close)
-        repository = Repository(
-            store, self._signing, self.in_thread, offload.run, utc_now, metrics.refreshed, metrics.expired_root
+        validators = Validators(
+            self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)
         )
+        self.at_end(validators.close)
+        metrics.watch("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
+        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
         max_age = config.caching.max_age
         api = Api(
             repository,
@@ -127,10 +136,13 @@ class Server(Serving):
             health,
             metrics,
             self.in_thread,
+            validators,
             utc_now,
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
+            keys=Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds),
+            seconds=self.reactor.seconds,
             tells=self._tells,
         )
         site = Site(
@@ -140,9 +152,11 @@ class Server(Serving):
             on_error=api.failed,
             on_finish=api.finished,
             admit=api.admit,
+            takes_body=api.takes_body,
             limits=self._limits(),
         )
         metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
+        metrics.watch("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
         self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
@@ -200,9 +214,13 @@ class Server(Serving):
         limits = self._config.limits
         return Limits(
             body=limits.upload_bytes,
+            bodies=limits.bodies_bytes,
+            peer_bodies=limits.peer_bodies_bytes,
+            answers=limits.answer_bytes,
             head=limits.header_bytes,
             head_seconds=limits.header_timeout,
             body_seconds=limits.body_timeout,
+            body_rate=limits.body_rate,
             idle_seconds=limits.idle_timeout,
         )
 
@@ -264,7 +282,7 @@ def makeService(options: Options) -> service.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return program.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
 
 
 def main() -> None:

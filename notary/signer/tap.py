@@ -6,16 +6,13 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-import ctypes
-import os
-import resource
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.logger import Logger
@@ -24,11 +21,12 @@ from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
 from notary.config.files import certificate_files
 from notary.daemon import options, program, service
+from notary.daemon.environment import first_environment
 from notary.daemon.inspection import make_manhole, watch
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import first_environment, passed_sockets
+from notary.daemon.systemd import passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import KeyNotFound
@@ -38,19 +36,19 @@ from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
+from notary.signer import memory
 from notary.signer.clients import Clients
-from notary.signer.keyring import Keyring
+from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SIGNER
+from notary.work.allowance import Allowance
 from notary.work.reactor import utc_now
 
-THREADS = 2
-"""Threads that wrap, unwrap and make keys."""
-
-_PR_SET_DUMPABLE = 4
+THREADS = CREATIONS + 1
+"""Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
 
 
 class Signer(Serving):
@@ -97,8 +95,11 @@ class Signer(Serving):
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
-        keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells)
+        allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
+        keyring = Keyring(
+            store, self._passphrases(), storage.default_alias, self.in_thread, utc_now, allow=allowance.take
+        )
+        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells, self.reactor.seconds)
         methods = rpc.methods()
         metrics.serving(methods, keyring)
         if server.client_names:
@@ -138,18 +139,6 @@ class Signer(Serving):
         return lambda _alias: passphrase
 
 
-def protect() -> None:
-    """Keep this process's memory from other processes of its user, and out of core files, for good (Linux).
-
-    Raises OSError if that is not possible.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"the memory of this process cannot be protected: {os.strerror(number)}")
-
-
 class Options(options.Options):
     """The flags of notary-signer."""
 
@@ -161,7 +150,7 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
     """The parent of several processes, each of which is a Signer."""
     keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
     plan = Plan(
-        program=__name__,
+        program="notary.signer.start",
         options=options,
         alone=SIGNER_PREFIX + "SERVER_WORKERS",
         count=config.server.workers,
@@ -174,17 +163,16 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
     return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
 
 
-def makeService(options: Options) -> service.Daemon:
-    """The body of the twistd plugin."""
+def makeService(options: Options, first: Mapping[str, str] | None = None) -> service.Daemon:
+    """The body of the twistd plugin. ``first`` is the environment that the process was started with."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    first = first_environment()
+    first = first_environment() if first is None else first
     worker = join(first, reactor)
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
-        if not options["debug"]:
-            protect()
+        (memory.show if options["debug"] else memory.protect)()
         config = load_signer(text, environ, directory)
         return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
 
@@ -198,9 +186,9 @@ def makeService(options: Options) -> service.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return program.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
 
 
-def main() -> None:
-    """The console script: the daemon in the foreground."""
-    program.run(Options, makeService)
+def main(first: Mapping[str, str] | None = None) -> NoReturn:
+    """The console script: the daemon in the foreground. ``first`` is that of ``makeService``."""
+    program.run(Options, partial(makeService, first=first))

@@ -18,12 +18,11 @@ from notary.tuf.model import (
     SNAPSHOT,
     TIMESTAMP,
     FileMeta,
-    Held,
+    RoleKeys,
     RoleName,
     Root,
     Signature,
     Snapshot,
-    stored_envelope,
 )
 from notary.tuf.public import PublicKey
 from notary.tuf.root_certificates import some
@@ -91,20 +90,19 @@ class Draft:
         return InvalidUpdate(Fault.ROOT, f"{shortage}: publish a root that names the server's {self.role} key")
 
 
-def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, bytes], now: datetime) -> Draft:
-    """The snapshot that follows ``previous`` (None: the first one), with ``loaded`` in place of what it listed.
+def next_snapshot(
+    root: Root, previous: Snapshot | None, previous_version: int, loaded: Mapping[RoleName, bytes], now: datetime
+) -> Draft:
+    """The snapshot that follows ``previous``, with ``loaded`` in place of what it listed.
 
-    Roles that ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidMetadata if ``previous`` is not a
-    snapshot; InvalidUpdate if no later version fits into the database, or if root names a key that cannot be read.
+    ``previous_version`` is that under which ``previous`` is stored; 0, and None, for the first snapshot. Roles that
+    ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidUpdate if no later version fits into the
+    database, or if root names a key that cannot be read.
     """
-    meta: dict[str, canonical.Json] = {}
-    if previous is not None:
-        snapshot = Snapshot.parse(stored_envelope(SNAPSHOT, previous.data))
-        meta.update(snapshot.envelope.signed["meta"])
+    meta: dict[str, canonical.Json] = {} if previous is None else dict(previous.envelope.signed["meta"])
     for role, data in loaded.items():
         meta[role] = _file_meta(data)
-    version = 1 if previous is None else previous.version + 1
-    return _draft(root, SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
+    return _draft(root.roles[SNAPSHOT], SNAPSHOT, previous_version + 1, meta, now + SNAPSHOT_LIFETIME)
 
 
 def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
@@ -112,14 +110,21 @@ def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: date
 
     Raises InvalidUpdate as :func:`next_snapshot` does.
     """
-    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
-    return _draft(root, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+    return timestamp(root.roles[TIMESTAMP], previous_version, snapshot, now)
 
 
 # -- drafts -----------------------------------------------------------------------------------------------------------
 
 
-def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime) -> Draft:
+def timestamp(signers: RoleKeys, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+    """Return the timestamp that follows ``previous_version`` and names ``snapshot``, for the keys of ``signers``."""
+    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
+    return _draft(signers, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+
+
+def _draft(
+    signers: RoleKeys, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime
+) -> Draft:
     if version > MAX_VERSION:
         raise InvalidUpdate(
             Fault.VALIDATION, f"{role}: version {version - 1} is stored, after which no other fits into the database"
@@ -133,15 +138,14 @@ def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonica
             "version": version,
         }
     )
-    named = root.roles[role]
     try:
-        for key in named.keys.values():
+        for key in signers.keys.values():
             key.canonical_id  # noqa: B018 - the signing service will be asked by it
     except InvalidMetadata as error:
         raise InvalidUpdate(Fault.VALIDATION, f"{role}: {error}") from error
     # A key under a name that is not its id could sign, but no client would find it by that signature.
-    able = tuple(key for key_id, key in named.keys.items() if key.key_id == key_id)
-    return Draft(role, version, payload, able, named.threshold)
+    able = tuple(key for key_id, key in signers.keys.items() if key.key_id == key_id)
+    return Draft(role, version, payload, able, signers.threshold)
 
 
 def _file_meta(data: bytes) -> dict[str, canonical.Json]:

@@ -25,11 +25,12 @@ from notary.errors import (
     MalformedJSON,
 )
 from notary.tuf import canonical
-from notary.tuf.canonical import Json, Members, quote
+from notary.tuf.canonical import Budget, Json, Members, quote
 from notary.tuf.public import PublicKey, RoleKeys, Signature
 
 __all__ = [
     "BASE_ROLES",
+    "MAX_NAME",
     "MAX_SIGNATURES",
     "MAX_VERSION",
     "ROOT",
@@ -53,7 +54,9 @@ __all__ = [
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-_MAX_NAME: Final = 255
+MAX_NAME: Final = 255
+"""How many characters the name of a collection or of a role may have."""
+
 _DELEGATION = re.compile(r"targets(?:/[-a-z0-9_]+)+")
 
 
@@ -70,8 +73,8 @@ class Gun(str):
         """Check the name."""
         if not name:
             raise InvalidGun("a collection needs a name")
-        if len(name) > _MAX_NAME:
-            raise InvalidGun(f"the name of a collection has at most {_MAX_NAME} characters")
+        if len(name) > MAX_NAME:
+            raise InvalidGun(f"the name of a collection has at most {MAX_NAME} characters")
         if name != name.strip():
             raise InvalidGun("the name of a collection must not begin or end with white space")
         for character in name:
@@ -90,7 +93,7 @@ class RoleName(str):
 
     def __new__(cls, name: str) -> Self:
         """Check the name."""
-        if name not in _BASE_NAMES and (len(name) > _MAX_NAME or not _DELEGATION.fullmatch(name)):
+        if name not in _BASE_NAMES and (len(name) > MAX_NAME or not _DELEGATION.fullmatch(name)):
             raise InvalidRole(f"{quote(name)} is not the name of a role")
         return super().__new__(cls, name)
 
@@ -133,14 +136,14 @@ class Envelope:
     _payload: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, data: bytes) -> Envelope:
-        """Read a file.
+    def parse(cls, data: bytes, budget: Budget | None = None) -> Envelope:
+        """Read a file; ``budget`` is what several files may hold together.
 
         Raises MalformedJSON, also for unknown members outside ``signed``, which nobody signed, and for more than
         MAX_SIGNATURES signatures.
         """
         try:
-            members = Members(canonical.parse(data), _ENVELOPE, "metadata", closed=True)
+            members = Members(canonical.parse(data, budget), _ENVELOPE, "metadata", closed=True)
             listed = members.sequence("signatures")
             if len(listed) > MAX_SIGNATURES:
                 raise MalformedJSON(f"{len(listed)} signatures: a file holds at most {MAX_SIGNATURES}")
@@ -163,12 +166,12 @@ class Envelope:
         return payload
 
 
-def peek(data: bytes) -> tuple[Envelope, int]:
+def peek(data: bytes, budget: Budget | None = None) -> tuple[Envelope, int]:
     """Read a file as far as it can be read without knowing its role: the envelope and its version (0 if it has none).
 
     Raises MalformedJSON, also where ``_type``, ``expires`` and ``version`` are not of their types.
     """
-    envelope = Envelope.parse(data)
+    envelope = Envelope.parse(data, budget)
     try:
         _, version, _ = _common(Members(envelope.signed, _COMMON, "signed"))
     except InvalidMetadata as error:
@@ -224,6 +227,21 @@ class FileMeta:
         known = [name for name in _DIGESTS if name in self.hashes]
         return bool(known) and all(
             hmac.compare_digest(_DIGESTS[name](data).digest(), self.hashes[name]) for name in known
+        )
+
+    def leads_to(self, data: bytes) -> bool:
+        """Whether clients can fetch ``data``, which matches: they ask by SHA-256, for as many bytes as are listed here.
+
+        A length of -1 means to them that there is no limit.
+        """
+        return "sha256" in self.hashes and (self.length == -1 or self.length >= len(data))
+
+    def repeats(self, earlier: FileMeta) -> bool:
+        """Whether clients that can fetch a file by ``earlier`` can fetch the same one by this."""
+        return self == earlier or (
+            "sha256" in self.hashes.keys() & earlier.hashes.keys()
+            and all(self.hashes[name] == earlier.hashes[name] for name in self.hashes.keys() & earlier.hashes.keys())
+            and (self.length == -1 or self.length >= earlier.length)
         )
 
 
@@ -402,9 +420,12 @@ def _delegations(members: Members, parent: RoleName) -> dict[RoleName, Delegatio
             raise InvalidMetadata(f"{parent}: {error}") from None
         if name.parent != parent:
             raise InvalidMetadata(f"{parent}: cannot delegate to {quote(name)}, which is not its direct child")
-        delegation = Delegation(name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths"))
-        # The Go client looks a name up from the front, so the first of two counts.
-        delegations.setdefault(name, delegation)
+        if name in delegations:
+            # The Go client would fetch its file twice, and give up on the whole collection at the second time.
+            raise InvalidMetadata(f"{parent}: it delegates to {name} twice")
+        delegations[name] = Delegation(
+            name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths")
+        )
     return delegations
 
 

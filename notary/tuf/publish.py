@@ -10,15 +10,15 @@ from contextlib import suppress
 from datetime import datetime
 
 from notary.errors import InvalidRole, NoFilename
+from notary.tuf import canonical
 from notary.tuf.model import (
+    BASE_ROLES,
     ROOT,
-    SNAPSHOT,
-    TIMESTAMP,
     Gun,
     Held,
     RoleName,
 )
-from notary.tuf.validation import Plan, Upload, validate
+from notary.tuf.validation import Plan, Upload, Validation
 
 MAX_FILES = 200
 """How many files one upload may hold (docs/protocol.md, section 9); whoever reads uploads enforces it.
@@ -29,7 +29,8 @@ Each file can be a delegation over a hundred levels deep, all of whose ancestors
 
 def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
     """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
-    return [Upload(_role(name), data) for name, data in files]
+    budget = canonical.Budget()
+    return [Upload(_role(name), data, budget) for name, data in files]
 
 
 def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
@@ -55,13 +56,25 @@ def judge(
     *,
     sound: bool = False,
 ) -> Plan:
-    """:func:`read`, then :func:`validate`; ``current`` has what is needed for the roles that :func:`named` finds."""
-    return validate(gun, current, read(files), now, sound=sound)
+    """Read and :func:`validate` the files of a large upload, none before the root is known to be good.
+
+    ``current`` has what is needed for the roles that :func:`named` finds. What is wrong with the root is told even if
+    another file could not be read at all, which :func:`read` would tell first (docs/protocol.md, section 9).
+    """
+    budget = canonical.Budget()
+    others = [(_role(name), data) for name, data in files]
+    roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
+    root = Upload(*others.pop(roots[-1]), budget) if roots else None
+    validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, sound=sound)
+    validation.root  # noqa: B018 - before anything else is read
+    uploads = [Upload(role, data, budget) for role, data in others]
+    validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots the later has been judged
+    return validation.run()
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
     """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
-    wanted = {ROOT, SNAPSHOT, TIMESTAMP}
+    wanted = set(BASE_ROLES)
     for role in roles:
         # What is wanted already has its ancestors there: each name is looked at once.
         above: RoleName | None = role

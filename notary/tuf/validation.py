@@ -6,7 +6,13 @@ against it and returns a :class:`Plan`; the caller has the plan's drafts signed 
 transaction.
 
 The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
-shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
+shallow to deep, the snapshot, and last the rules that are ours alone (section 9): clients must be able to read what the
+upload leaves behind, and a version may not leap.
+
+A new client reads a collection whole, or not at all: the timestamp, the snapshot, root, targets, and every delegation
+that targets lead to and the snapshot lists. An upload may not break that. It need not mend what was broken before it:
+what stays as it was is not judged again, nor is the expiry of what is stored. One thing may be left broken on purpose:
+a delegation whose keys its parent has changed, which clients pass over with a warning.
 
 Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
 
@@ -17,15 +23,17 @@ or snapshot cannot be used: nothing that this publisher did, so an edge must tre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
-from notary.tuf import public
-from notary.tuf.draft import Draft, next_snapshot, next_timestamp
+from notary.errors import Fault, InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON
+from notary.tuf import canonical, public, work
+from notary.tuf.canonical import quote
+from notary.tuf.draft import Draft, next_snapshot, timestamp
 from notary.tuf.model import (
     MAX_VERSION,
     ROOT,
@@ -33,6 +41,7 @@ from notary.tuf.model import (
     TARGETS,
     TIMESTAMP,
     Envelope,
+    FileMeta,
     Gun,
     Held,
     RoleKeys,
@@ -50,20 +59,26 @@ MAX_LEAP = 1_000
 """How far an uploaded version may lie above the stored one (docs/protocol.md, section 9)."""
 
 
+_ALWAYS_READ = frozenset({ROOT, SNAPSHOT})
+"""Of these, what is stored matters even if the upload has the next one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """One uploaded file. Building it is the check that precedes validation: raises MalformedJSON.
 
-    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``.
+    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``; ``budget`` is what all files
+    of an upload may hold together.
     """
 
     role: RoleName
     data: bytes
+    budget: InitVar[canonical.Budget | None] = None
     envelope: Envelope = field(init=False, repr=False, compare=False)
     version: int = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        envelope, version = peek(self.data)
+    def __post_init__(self, budget: canonical.Budget | None) -> None:
+        envelope, version = peek(self.data, budget)
         object.__setattr__(self, "envelope", envelope)
         object.__setattr__(self, "version", version)
 
@@ -80,7 +95,7 @@ class Plan:
     updates: tuple[Update, ...]
     snapshot: Draft | None
     sound: bytes | None
-    _root: Root
+    _signers: RoleKeys
     _timestamp_version: int
     _now: datetime
 
@@ -91,7 +106,34 @@ class Plan:
         """
         if snapshot is None:
             snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
-        return next_timestamp(self._root, self._timestamp_version, snapshot, self._now)
+        return timestamp(self._signers, self._timestamp_version, snapshot, self._now)
+
+
+def work_in(
+    current: Mapping[RoleName, Held], uploads: Sequence[Upload], *, sound: bool = False, most: int = sys.maxsize
+) -> int:
+    """About how long :func:`validate` takes, in microseconds, rather too much: no key or stored file is looked into.
+
+    Signatures that will turn out not to matter count too. Counting ends beyond ``most``, and so never takes long.
+    """
+    uploaded = {upload.role for upload in uploads}
+    # Of a timestamp, and of what the upload replaces, only the version is looked at.
+    stored = {
+        role: held.data for role, held in current.items() if role in _ALWAYS_READ or role not in {*uploaded, TIMESTAMP}
+    }
+    total = sum([work.handling(upload.data) for upload in uploads]) + sum(map(work.handling, stored.values()))
+    for upload in uploads:
+        if total > most:
+            return total
+        size, signatures = len(upload.data), upload.envelope.signatures
+        passes = 2 if upload.role == ROOT else 1  # by the keys of the previous root, then by its own
+        total += work.reading(upload.data) + passes * sum([public.cost(signature, size) for signature in signatures])
+    for role, data in stored.items():
+        if total > most:
+            return total
+        verified = role != SNAPSHOT and not (sound and role == ROOT)
+        total += work.reading(data) + (work.verifying(data) if verified else 0)
+    return total
 
 
 def validate(
@@ -101,32 +143,42 @@ def validate(
 
     Of two files for one role the later counts. An uploaded timestamp is ignored. A version that is already stored is
     not refused here: the store does that, in the transaction that writes. ``now`` is aware. If the very bytes of the
-    stored root were :attr:`Plan.sound` before, ``sound`` saves verifying them again.
+    stored root were :attr:`Plan.sound` before, ``sound`` saves verifying them again. All signatures together may take
+    :data:`notary.tuf.work.MAX_VERIFYING_MICROSECONDS` to verify.
 
     Raises InvalidUpdate; InvalidMetadata if the stored root or snapshot cannot be used (see the module's rules).
     """
-    return _Validation(gun, current, {upload.role: upload for upload in uploads}, now, sound=sound).run()
+    return Validation(gun, current, {upload.role: upload for upload in uploads}, now, sound=sound).run()
 
 
-def stored_root(gun: Gun, data: bytes) -> Root:
+def stored_root(gun: Gun, data: bytes, spend: Callable[[int], None] = lambda _cost: None) -> Root:
     """The root in a stored file, signed by its own certificates. Raises InvalidMetadata.
 
-    Neither its own expiry nor that of its certificates counts: it was checked when it came in, and a collection whose
-    root has expired must be able to publish the next one.
+    ``spend`` hears what verifying it costs. Neither its own expiry nor that of its certificates counts: it was checked
+    when it came in, and a collection whose root has expired must be able to publish the next one.
     """
     root = Root.parse(stored_envelope(ROOT, data))
-    require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates")
+    require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates", spend)
     return root
 
 
-def require_succession(gun: Gun, previous: Root, envelope: Envelope) -> None:
-    """See that the root in ``envelope`` is signed by the certificates of the one before it. Raises InvalidMetadata."""
+def require_succession(
+    gun: Gun, previous: Root, envelope: Envelope, spend: Callable[[int], None] = lambda _cost: None
+) -> None:
+    """See that the root in ``envelope`` is signed by the certificates of the one before it. Raises InvalidMetadata.
+
+    ``spend`` hears what verifying it costs.
+    """
     trusted = certified_keys(previous, gun, None)
-    require_signatures(ROOT, envelope, trusted, f"the certificates of the stored root (version {previous.version})")
+    who = f"the certificates of the stored root (version {previous.version})"
+    require_signatures(ROOT, envelope, trusted, who, spend)
 
 
-class _Validation:
-    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones."""
+class Validation:
+    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones.
+
+    ``root`` needs no upload but that of the root; ``add`` may bring the others after it.
+    """
 
     def __init__(
         self,
@@ -139,26 +191,40 @@ class _Validation:
     ) -> None:
         self._gun = gun
         self._current = current
-        self._uploads = {role: upload for role, upload in uploads.items() if role != TIMESTAMP}
+        self._uploads: dict[RoleName, Upload] = {}
         self._now = now
         self._sound = sound
+        self._spend = work.Budget(work.MAX_VERIFYING_MICROSECONDS).spend
+        self._stored_root: Root | None = None
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
+        self._stored_budget = canonical.Budget()
+        self.add(uploads.values())
+
+    def add(self, uploads: Iterable[Upload]) -> None:
+        """Take more files of the upload. A timestamp is none."""
+        self._uploads |= {upload.role: upload for upload in uploads if upload.role != TIMESTAMP}
 
     def run(self) -> Plan:
-        root = self._establish_root()
+        root = self.root
         roles = sorted(
             (role for role in self._uploads if role == TARGETS or role.is_delegation),
             key=lambda role: (role.depth, role),
         )
         for role in roles:
             self._accept_targets(root, role)
+        if TARGETS not in self._loaded and self._names_other_signers(root):
+            self._keep_targets(root)
         if SNAPSHOT in self._uploads:
             with _blame(Fault.SNAPSHOT, SNAPSHOT):
-                self._accept_snapshot(root)
+                listed: Collection[str] = self._accept_snapshot(root)
             draft = None
         else:
             draft = self._draft_snapshot(root)
+            listed = self._listed
+        for role in roles:
+            with _blame(Fault.TARGETS, role):
+                self._require_readable_delegations(role, listed)
         self._forbid_leaps()
         updates = tuple(
             Update(role, self._uploads[role].version, self._uploads[role].data)
@@ -167,18 +233,22 @@ class _Validation:
         )
         timestamp = self._current.get(TIMESTAMP)
         sound = self._loaded[ROOT] if self._sound else None
-        return Plan(updates, draft, sound, root, 0 if timestamp is None else timestamp.version, self._now)
+        signers = root.roles[TIMESTAMP]
+        return Plan(updates, draft, sound, signers, 0 if timestamp is None else timestamp.version, self._now)
 
     # -- root ---------------------------------------------------------------------------------------------------------
 
-    def _establish_root(self) -> Root:
+    @cached_property
+    def root(self) -> Root:
+        """The root that counts from now on. Raises what is wrong with it."""
         held = self._current.get(ROOT)
         if held is None:
             stored = None
         elif self._sound:
             stored = Root.parse(stored_envelope(ROOT, held.data))
         else:
-            stored = stored_root(self._gun, held.data)
+            stored = stored_root(self._gun, held.data, self._spend)
+        self._stored_root = stored
         upload = self._uploads.get(ROOT)
         if upload is not None:
             with _blame(Fault.ROOT, ROOT):
@@ -201,8 +271,8 @@ class _Validation:
         root = Root.parse(upload.envelope)
         own = certified_keys(root, self._gun, self._now)
         if stored is not None:
-            require_succession(self._gun, stored, upload.envelope)
-        require_signatures(ROOT, upload.envelope, own, "its own certificates")
+            require_succession(self._gun, stored, upload.envelope, self._spend)
+        require_signatures(ROOT, upload.envelope, own, "its own certificates", self._spend)
         self._require_unexpired(ROOT, root.expires)
         self._sound = own == certified_keys(root, self._gun, None)  # whose expiry does not count any more
         return root
@@ -227,24 +297,42 @@ class _Validation:
             raise InvalidUpdate(
                 Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
             )
+        self._load_stored(root, role, held, f"{descendant}: its parent {role}")
+
+    def _load_stored(self, root: Root, role: RoleName, held: Held, title: str) -> None:
+        """Take ``role``, which a message calls ``title``, from the store: it must be valid beside what is uploaded."""
         try:
-            targets = self._verified(root, role, Envelope.parse(held.data))
+            targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
             raise InvalidUpdate(
-                Fault.TARGETS,
-                f"{descendant}: its parent {role}, as stored, is not valid any more; upload it too ({error})",
+                Fault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
             ) from error
         self._targets[role] = targets
         self._loaded[role] = held.data
 
+    def _names_other_signers(self, root: Root) -> bool:
+        """Whether ``root`` wants other signatures on targets than the stored root does."""
+        return self._stored_root is None or self._stored_root.roles[TARGETS] != root.roles[TARGETS]
+
+    def _keep_targets(self, root: Root) -> None:
+        """See that the stored targets are valid under a root that came without new ones."""
+        held = self._current.get(TARGETS)
+        if held is not None:
+            self._load_stored(root, TARGETS, held, "the targets file")
+
     def _is_listed(self, role: RoleName) -> bool:
         """Whether the stored snapshot lists ``role``: a publisher removes a delegation by leaving it out there."""
-        return self._listed is None or role in self._listed
+        return SNAPSHOT not in self._current or role in self._listed
+
+    @property
+    def _listed(self) -> Mapping[str, FileMeta]:
+        """What the stored snapshot lists. Raises InvalidMetadata if that is not a snapshot."""
+        return {} if self._snapshot is None else self._snapshot.meta
 
     @cached_property
-    def _listed(self) -> Collection[str] | None:
+    def _snapshot(self) -> Snapshot | None:
         held = self._current.get(SNAPSHOT)
-        return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data)).meta
+        return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data))
 
     def _verified(self, root: Root, role: RoleName, envelope: Envelope) -> Targets:
         """``envelope`` as the file of ``role``, signed as root or the parent (verified before) asks."""
@@ -257,15 +345,33 @@ class _Validation:
             signers, named_by = delegation.role, role.parent
             for key in signers.keys.values():
                 check_delegation_certificate(role, key)
-        require_signatures(role, envelope, signers, f"the keys that {named_by} names for it")
+        require_signatures(role, envelope, signers, f"the keys that {named_by} names for it", self._spend)
         self._forbid_unreadable_leap(role)
         return Targets.parse(envelope, role)
 
+    def _require_readable_delegations(self, role: RoleName, listed: Collection[str]) -> None:
+        """See that clients can get past the stored files of delegations whose keys an upload of ``role`` may change.
+
+        A file that lacks signatures is passed over, so it does not matter here; but on a certificate that is not sound
+        and on a signature by a key whose id is false, clients give up. ``listed`` has the roles whose files they fetch.
+        """
+        for name, delegation in self._targets[role].delegations.items():
+            if name not in listed or name in self._uploads:
+                continue
+            for key_id, key in delegation.role.keys.items():
+                check_delegation_certificate(name, key)
+                if key.key_id != key_id:
+                    raise InvalidMetadata(
+                        f"{role}: delegation {name}: key id {quote(key_id)} does not match the content of its key"
+                    )
+
     # -- snapshot -----------------------------------------------------------------------------------------------------
 
-    def _accept_snapshot(self, root: Root) -> None:
+    def _accept_snapshot(self, root: Root) -> Collection[str]:
+        """Judge the uploaded snapshot; the roles that it lists."""
         envelope = self._uploads[SNAPSHOT].envelope
-        require_signatures(SNAPSHOT, envelope, root.roles[SNAPSHOT], "the keys that root names for it")
+        signers = root.roles[SNAPSHOT]
+        require_signatures(SNAPSHOT, envelope, signers, "the keys that root names for it", self._spend)
         self._forbid_unreadable_leap(SNAPSHOT)
         snapshot = Snapshot.parse(envelope)
         self._require_unexpired(SNAPSHOT, snapshot.expires)
@@ -278,15 +384,49 @@ class _Validation:
                     f"snapshot: its hashes for {role} are not those of version {self._version_of(role)}, "
                     f"which is {'in this upload' if role in self._uploads else 'stored'}"
                 )
+            if not meta.leads_to(data):
+                raise InvalidMetadata(
+                    f"snapshot: clients cannot fetch {role} by what it lists: "
+                    f"its SHA-256 and its length, {len(data)}, are needed"
+                )
+        held = self._current.get(SNAPSHOT)
+        if held is None or snapshot.version > held.version:  # else nothing will be stored
+            for name, meta in snapshot.meta.items():
+                if name not in self._loaded and not self._is_stored(name, meta):
+                    raise InvalidMetadata(
+                        f"snapshot: its hashes for {name} are neither those of a file in this upload nor those that "
+                        f"were listed before; fetch the collection again, or upload {name} too"
+                    )
+        return snapshot.meta
+
+    def _is_stored(self, name: str, meta: FileMeta) -> bool:
+        """Whether clients find what an uploaded snapshot says of a file that is not uploaded.
+
+        Publishers go on listing what the stored snapshot lists: that is not judged again. If it cannot be read, the
+        uploaded one mends the collection, and is taken at its word.
+        """
+        try:
+            role = RoleName(name)
+        except InvalidRole:
+            return True  # Nobody looks for it.
+        if role != TARGETS and not role.is_delegation:
+            return True
+        held = self._current.get(role)
+        if held is not None and meta.matches(held.data) and meta.leads_to(held.data):
+            return True
+        try:
+            return role in self._listed and meta.repeats(self._listed[role])
+        except InvalidMetadata:
+            return True
 
     def _version_of(self, role: RoleName) -> int:
         return self._uploads[role].version if role in self._uploads else self._current[role].version
 
     def _draft_snapshot(self, root: Root) -> Draft:
-        previous = self._current.get(SNAPSHOT)
-        if previous is None and TARGETS not in self._loaded:
+        if SNAPSHOT not in self._current and TARGETS not in self._loaded:
             raise InvalidUpdate(Fault.VALIDATION, "the first upload to a collection must hold targets")
-        return next_snapshot(root, previous, self._loaded, self._now)
+        version = self._current[SNAPSHOT].version if SNAPSHOT in self._current else 0
+        return next_snapshot(root, self._snapshot, version, self._loaded, self._now)
 
     # -- what every file must satisfy ---------------------------------------------------------------------------------
 
@@ -330,21 +470,22 @@ def _ancestors(role: RoleName) -> list[RoleName]:
     """The parents of a delegation, the outermost (targets) first; none for every other role."""
     chain: list[RoleName] = []
     while (parent := role.parent) is not None:
-        chain.insert(0, parent)
+        chain.append(parent)
         role = parent
-    return chain
+    return chain[::-1]
 
 
-def require_signatures(role: RoleName, envelope: Envelope, signers: RoleKeys, who: str) -> None:
+def require_signatures(
+    role: RoleName, envelope: Envelope, signers: RoleKeys, who: str, spend: Callable[[int], None] = lambda _cost: None
+) -> None:
     """See that ``envelope`` is signed to the threshold of ``signers``, whom a message calls ``who``.
 
-    Raises InvalidMetadata.
+    ``spend`` hears what it costs: see :func:`notary.tuf.public.meets_threshold`. Raises InvalidMetadata.
     """
     try:
-        result = public.meets_threshold(envelope, signers)
+        result = public.meets_threshold(envelope, signers, spend)
     except InvalidMetadata as error:
         raise InvalidMetadata(f"{role}: {error}") from error
     if not result.ok:
-        raise InvalidMetadata(
-            f"{role}: it has {len(result.valid_key_ids)} valid signature(s) by {who}; {signers.threshold} needed"
-        )
+        count = f"at most {result.signers + result.untried}" if result.untried else result.signers
+        raise InvalidMetadata(f"{role}: it has {count} valid signature(s) by {who}; {signers.threshold} needed")

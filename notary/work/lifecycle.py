@@ -32,6 +32,13 @@ class Assembly(Service, ABC):
         """Runs a plain function in a thread of this service."""
         self._ends: list[Callable[[], object]] = []
 
+    def own_threads(self, most: int) -> InThread:
+        """Return another ``in_thread``, with at most ``most`` threads of its own, which end with the service."""
+        threads = Threads(self.reactor, most)
+        threads.start()
+        self.at_end(threads.stop)
+        return threads
+
     @abstractmethod
     async def assemble(self) -> None:
         """Open all parts."""

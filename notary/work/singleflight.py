@@ -43,9 +43,17 @@ class Shared(Generic[K, T]):
         Deferred.fromCoroutine(self._work(name)).addBoth(self._land, name, flight)
         return asked
 
+    def __contains__(self, name: K) -> bool:
+        """Whether work on ``name`` is under way, which who asks now would share."""
+        return name in self._flights
+
     def forget(self, name: K) -> None:
         """Let what is under way end for those who wait, and for nobody else."""
         self._flights.pop(name, None)
+
+    def wanted(self, name: K) -> bool:
+        """Whether somebody still waits for the work on ``name`` that is under way."""
+        return any(not asked.called for asked in self._flights.get(name, ()))
 
     def _land(self, result: T | Failure, name: K, flight: list[Deferred[T]]) -> None:
         if self._flights.get(name) is flight:

@@ -90,7 +90,8 @@ def test_the_watchdog(changes: dict[str, str], seconds: float | None) -> None:
 SHOW = """
 import twisted.internet.endpoints
 from notary.errors import ConfigError
-from notary.daemon.systemd import first_environment, passed_sockets
+from notary.daemon.environment import first_environment
+from notary.daemon.systemd import passed_sockets
 try:
     print([each.getsockname() for each in passed_sockets(first_environment())])
 except ConfigError as error:

@@ -113,9 +113,9 @@ async def test_large_messages_are_signed_whole(pair, storage):
         assert await call(pair, work)
 
 
-async def refused(call, pair, status, **options):
+async def refused(call, pair, status, *, service="grpc.health.v1.Health.Signer", **options):
     with pytest.raises(grpc.RpcError) as caught:
-        await call(pair, lambda client: client.health(""), **options)
+        await call(pair, lambda client: client.health(service), **options)
     assert caught.value.code() is status
 
 
@@ -143,6 +143,10 @@ async def test_the_list_of_names_decides_whom_of_them(pair, storage):
     with capturedLogs() as events:
         async with serving(configured(pair, storage, client_names=["another-server"])) as call:
             await refused(call, pair, PERMISSION_DENIED)
+            with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+                await call(pair, life)
+            assert await call(pair, lambda client: client.health("")) == 1  # of the whole: to whoever TLS lets in
+            await refused(call, pair, UNAVAILABLE, service="", leaf=None)
         async with serving(configured(pair, storage, client_names=["another-server", "notary-server"])) as call:
             await call(pair, life)
     lines = [formatEvent(event) for event in events]
@@ -246,9 +250,9 @@ def test_names_from_the_environment(pair, storage):
 
 
 def test_the_configuration_of_make_up_can_be_loaded():
-    path = FIXTURES / "signer-config.json"
-    config = load_signer(path.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": "a passphrase"}, path.parent)
+    path, passphrase = FIXTURES / "signer-config.json", "a-passphrase-for-trying-things-out"
+    config = load_signer(path.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": passphrase}, path.parent)
     assert config.warnings == ()
-    assert config.passphrase(config.storage.default_alias) == "a passphrase"
+    assert config.passphrase(config.storage.default_alias) == passphrase
     assert Path(config.storage.db_url).parent.resolve() == FIXTURES.parent / "var"
     Signer(config, reactor)

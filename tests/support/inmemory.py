@@ -26,6 +26,8 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing.local import LocalSigner
+from notary.server.validators import Turns, Validators
+from notary.work.allowance import Allowance
 
 BOUNDARY = "-----------the-boundary"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -73,7 +75,17 @@ class _Transport(StringTransportWithDisconnection):
 class Server:
     """``now`` can be moved; ``events`` are the request log: (call, status, bytes)."""
 
-    def __init__(self, store, *, access=None, prefixes=(), max_age=(300, 2592000), limits=None, signing=None) -> None:
+    def __init__(
+        self,
+        store,
+        *,
+        access=None,
+        prefixes=(),
+        max_age=(300, 2592000),
+        limits=None,
+        signing=None,
+        keys_per_hour=0,
+    ) -> None:
         self.now = NOW
         self.clock = Clock()
         self.clock.advance(NOW.timestamp())
@@ -81,11 +93,11 @@ class Server:
         self.signing = signing or LocalSigner()
         self.checks = {}
         self.health = Health(self.checks, self.clock, self.metrics.set_health)
+        self.validators = Validators(maybe_now, Turns(2), maybeDeferred, Turns(1))
         self.repository = Repository(
             store,
             self.signing,
             maybe_now,
-            maybeDeferred,
             lambda: self.now,
             self.metrics.refreshed,
             self.metrics.expired_root,
@@ -96,10 +108,13 @@ class Server:
             self.health,
             self.metrics,
             maybe_now,
+            self.validators,
             lambda: self.now,
             tuple(prefixes),
             current=CachePolicy(max_age[0], must_revalidate=True),
             consistent=CachePolicy(max_age[1], must_revalidate=False),
+            keys=Allowance(keys_per_hour, self.clock.seconds),
+            seconds=self.clock.seconds,
         )
         self.events = []
         self.site = Site(
@@ -109,6 +124,7 @@ class Server:
             on_error=self.api.failed,
             on_finish=self._finished,
             admit=self.api.admit,
+            takes_body=self.api.takes_body,
             limits=limits or Limits(),
         )
 

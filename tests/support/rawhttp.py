@@ -91,13 +91,19 @@ class Transport(StringTransportWithDisconnection):
 
 @dataclass
 class Server:
-    """A site with a clock of its own; ``calls`` is what reached the handler, ``events`` what `on_finish` was told."""
+    """A site with a clock of its own.
+
+    ``calls`` is what reached the handler, ``events`` what `on_finish` was told, ``faults`` what `on_error` was.
+    """
 
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
     limits: Limits = LIMITS
     admit: Callable = lambda _: None
+    takes_body: Callable = lambda call: call.method in {"POST", "PATCH"}
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
+    keeps_bodies: bool = True
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -105,9 +111,10 @@ class Server:
             self._handle,
             self.clock,
             edge_error=edge_error,
-            on_error=on_error,
+            on_error=self._failed,
             on_finish=self._finished,
             admit=self._admit,
+            takes_body=self.takes_body,
             limits=self.limits,
         )
 
@@ -115,8 +122,13 @@ class Server:
         return self.admit(call)
 
     def _handle(self, call: Call):
-        self.calls.append(replace(call))  # the body of the call itself is dropped
+        if self.keeps_bodies:
+            self.calls.append(replace(call, body=b"".join(call.body)))  # the body of the call itself is dropped
         return self.handler(call)
+
+    def _failed(self, error: Exception) -> Response:
+        self.faults.append(error)
+        return on_error(error)
 
     def _finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         self.events.append((call.method, call.path, status, sent, seconds))

@@ -6,8 +6,9 @@ goes through the parent's, whole.
 
 from __future__ import annotations
 
+import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -44,6 +45,10 @@ class Owner(Protocol):
     def relay(self, line: bytes) -> None:
         """Write one line of a worker's log to the parent's."""
 
+    def variables(self) -> Mapping[str, str]:
+        """The daemon's own variables, which a worker's environment does not show."""
+        ...
+
     def worker_ended(self, process: WorkerProcess, how: str) -> None:
         """The process is no more; ``how`` says in words how it ended."""
 
@@ -65,6 +70,7 @@ class WorkerProcess(ProcessProtocol):
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
         answers: dict[str, Answer] = {
+            "environment": lambda _: json.dumps(owner.variables()).encode(),
             "notify": self._notified,
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),

@@ -6,17 +6,19 @@ Rules of this module:
   know how many there are. All accept from the same sockets, so that one that is slow, or gone, delays nobody.
 - The parent serves nobody. It starts workers, starts them again when they end by themselves, replaces them one by one
   when the configuration is to be read again, passes signals and log lines on, and adds up their figures.
+- A worker's environment, which others may be able to read, has none of the daemon's own variables: passphrases may be
+  among them. The worker asks its parent for these over the pipe between them, once it has protected itself.
 - Nothing is shared but the sockets and the database: what must be known to all workers is in the database.
 - A worker ends when its parent does, whatever the parent died of: the pipe between them says so.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +27,7 @@ from socket import socket
 from typing import Any, Final, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
@@ -36,13 +38,14 @@ from notary.daemon.options import Options
 from notary.daemon.workers.child import WorkerFailed, WorkerProcess
 from notary.daemon.workers.pipe import Unanswered
 from notary.daemon.workers.totals import Totals
-from notary.daemon.workers.worker import PIPES, decoded
+from notary.daemon.workers.worker import OURS, PIPES, decoded
 from notary.net import listen
 from notary.net.http.call import Call, Response
-from notary.observe.debug import MAX_SECONDS, DebugServer, Page
+from notary.observe.debug import MAX_SECONDS, DebugServer, Page, until_gone
 from notary.observe.metrics import CONTENT_TYPE, Figures
 from notary.observe.readiness import ALIVE, Readiness
 from notary.work.backoff import Backoff
+from notary.work.processes import python_command, python_environment
 
 _SYSTEMD_VARIABLES: Final = frozenset(
     {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -100,7 +103,12 @@ class Plan:
         options = self.options
         flags = [f"-config={Path(options['config']).absolute()}", f"-logf={options['logf']}"]
         code = f"from {self.program} import main; main()"
-        return [sys.executable, "-c", code, *flags, *(["-debug"] if options["debug"] else [])]
+        return [*python_command(code), *flags, *(["-debug"] if options["debug"] else [])]
+
+    def variables(self) -> Mapping[str, str]:
+        """The daemon's own variables, for a worker."""
+        own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+        return own | {self.alone: "1"}
 
 
 class Workers(Service):
@@ -117,9 +125,11 @@ class Workers(Service):
         self._log = Logger(namespace="notary.daemon.workers.parent")
         self._processes: set[WorkerProcess] = set()
         self._totals = Totals()
+        self._calls = itertools.count(1)  # of the debug server that are passed on
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
+        self._closings: list[Callable[[], Any]] = []  # what ends listening
         self._ends: list[Callable[[], Any]] = []
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
@@ -149,11 +159,11 @@ class Workers(Service):
             self._log.info("Starting on {address}", address=str(plan.address))
             port: Any = await listen.listen(self.reactor, plan.address.host, plan.address.port, Factory())
             port.stopReading()  # it is the workers who accept
-            self._ends.append(port.stopListening)
+            self._closings.append(port.stopListening)
             self._descriptors = [port.fileno()]
         else:
             self._descriptors = [passed.fileno() for passed in self._sockets]
-            self._ends += [passed.close for passed in self._sockets]
+            self._closings += [passed.close for passed in self._sockets]
         first = [self._spawn(number) for number in range(1, self.count + 1)]
         try:
             await gatherResults([process.ready for process in first], consumeErrors=True)
@@ -172,14 +182,13 @@ class Workers(Service):
             self._looking.stop()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
+        # First: the workers accept what is in the queue and close the port, and then nobody can connect any more.
+        await _all_of(self._closings)
         ended = [_when(process.ended) for process in self._processes]
         for process in list(self._processes):
             process.end()
         await DeferredList(ended)
-        while self._ends:
-            stopped = self._ends.pop()()
-            if isinstance(stopped, Deferred):
-                await stopped
+        await _all_of(self._ends)
 
     async def reload(self, config: Any) -> Sequence[str]:
         """Replace the workers one after the other; those that are replaced finish what they have begun.
@@ -200,6 +209,10 @@ class Workers(Service):
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
+    def variables(self) -> Mapping[str, str]:
+        """The daemon's own variables, which a worker's environment does not show."""
+        return self.plan.variables()
+
     def relay(self, line: bytes) -> None:
         """Write one line of a worker's log."""
         self.plan.options.log.relay(line)
@@ -211,13 +224,12 @@ class Workers(Service):
         plan, sockets = self.plan, self._descriptors
         reading, writing = _FIRST + len(sockets), _FIRST + len(sockets) + 1
         process = WorkerProcess(self, number, reading, writing)
-        environ = {name: value for name, value in os.environ.items() if name not in _SYSTEMD_VARIABLES}
-        environ |= {
-            plan.alone: "1",
-            "LISTEN_FDS": str(len(sockets)),
-            PIPES: f"{reading},{writing}",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _SYSTEMD_VARIABLES and not name.startswith(OURS)
         }
+        environ |= {"LISTEN_FDS": str(len(sockets)), PIPES: f"{reading},{writing}", **python_environment()}
         # LISTEN_PID must be the worker's own, which nobody knows before it is there.
         shell = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
         with Path(os.devnull).open("rb") as nothing:
@@ -324,8 +336,22 @@ class Workers(Service):
         process = next((one for one in self._serving() if str(one.number) == parts[1]), None)
         if process is None:
             return None
-        target = json.dumps([call.method, f"/{parts[2]}", dict(call.query)])
-        return process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
+        number = str(next(self._calls))
+        target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
+        asked = process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
+        end_watch = until_gone(self.reactor, call, lambda: process.talk.tell("gone", number.encode()))
+
+        def answered(result: Any) -> Any:
+            end_watch()
+            return result
+
+        return asked.addBoth(answered)
+
+
+async def _all_of(ends: list[Callable[[], Any]]) -> None:
+    """Call what ends something, the last first."""
+    while ends:
+        await maybeDeferred(ends.pop())
 
 
 def _when(event: Deferred[None]) -> Deferred[None]:

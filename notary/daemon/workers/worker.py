@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -17,13 +18,16 @@ from typing import Any, Final, cast
 from twisted.internet.stdio import StandardIO
 
 from notary.daemon.systemd import Notifier
-from notary.daemon.workers.pipe import Answer, Talk, Unanswered
+from notary.daemon.workers.pipe import Answer, Talk, Unanswered, ask_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
 from notary.observe.metrics import Figures
 
 PIPES: Final = "NOTARY_SUPERVISOR"
 """The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
+
+OURS: Final = "NOTARY_"
+"""What the names of the daemon's own variables begin with."""
 
 
 class _Told(Notifier):
@@ -38,22 +42,43 @@ class _Told(Notifier):
 
 
 class Worker:
-    """The side of a process that a parent has started: see `join`."""
+    """The side of a process that a parent has started: see `join`. ``environ`` is what the parent said of it."""
 
-    def __init__(self, reactor: Any, reading: int, writing: int) -> None:
+    def __init__(self, reactor: Any, reading: int, writing: int, environ: Mapping[str, str]) -> None:
         self._answers: dict[str, Answer] = {}
+        self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
         self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
         cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
-        self.notifier: Notifier = _Told(partial(self._talk.tell, "notify"))
-        """What the daemon tells its service manager by."""
+        self.surroundings: dict[str, Any] = {
+            "notifier": _Told(partial(self._talk.tell, "notify")),
+            "environ": {**os.environ, **environ},
+        }
+        """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
 
     def show(self, figures: Figures, ready: Callable[[], Any], debug: DebugServer | None) -> None:
         """Answer the parent's questions, and show the figures of all workers in place of this one's alone."""
         self._answers["metrics"] = lambda _: figures.render()[1]
         self._answers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
-            self._answers["debug"] = lambda asked: _encoded(debug.answer(_call(asked)))
+            self._answers["debug"] = partial(self._debug, debug)
+            self._answers["gone"] = self._gone
         figures.together = lambda: self._talk.ask("metrics")
+
+    async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
+        number, method, path, query = json.loads(asked)
+        call = Call(method, path, query={name: tuple(values) for name, values in query.items()})
+        self._calls[number] = call
+        try:
+            return await _encoded(server.answer(call))
+        finally:
+            del self._calls[number]
+
+    def _gone(self, number: bytes) -> bytes:
+        """The client of a call of the debug server has left the parent."""
+        call = self._calls.get(number.decode())
+        if call is not None:
+            call.gone = True
+        return b""
 
     async def farewell(self, figures: Figures) -> None:
         """Leave the last figures to the parent."""
@@ -62,18 +87,20 @@ class Worker:
 
 
 def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
-    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment."""
+    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
+
+    Blocks until the parent has told the daemon's own variables, which is before the event loop runs.
+    """
     pipes = environ.get(PIPES)
     if pipes is None:
         return None
     os.environ.pop(PIPES, None)
-    reading, writing = pipes.split(",")
-    return Worker(reactor, int(reading), int(writing))
-
-
-def _call(asked: bytes) -> Call:
-    method, path, query = json.loads(asked)
-    return Call(method, path, query={name: tuple(values) for name, values in query.items()})
+    reading, writing = (int(number) for number in pipes.split(","))
+    try:
+        own = json.loads(ask_at_once(reading, writing, "environment"))
+    except Unanswered as error:
+        sys.exit(str(error))
+    return Worker(reactor, reading, writing, own)
 
 
 async def _encoded(answer: Any) -> bytes:

@@ -35,7 +35,7 @@ from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
 from notary.net.tls.refusals import OnRefused, Refusals
-from notary.net.tls.verdicts import Why
+from notary.net.tls.verdicts import Why, unreadable
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -47,7 +47,9 @@ _log = Logger()
 _HEAD: Final = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _OK: Final = [(b"grpc-status", b"0")]
 _SWEEP_SECONDS: Final = 1.0
+_FIRST_SECONDS: Final = 5.0  # that a new connection has to come to its first call once the server stops
 _FAULT: Final = "internal error"
+_SHOWN: Final = 100  # characters of a method that we do not know
 
 
 class Peer:
@@ -103,7 +105,7 @@ class _Meaning(NamedTuple):
 class _Stream:
     """One call."""
 
-    __slots__ = ("answered", "complete", "context", "deadline", "id", "message", "path", "result", "since", "timer")
+    __slots__ = ("answered", "complete", "deadline", "held", "id", "message", "path", "result", "since", "timer")
 
     def __init__(self, stream: int, path: str, since: float, limit: int) -> None:
         self.id = stream
@@ -112,6 +114,7 @@ class _Stream:
         self.answered = since  # when the answer began
         self.deadline: float | None = None
         self.message = Message(limit)
+        self.held = 0  # bytes of the message that are counted
         self.complete = False  # the request is
         self.result: Deferred[bytes] | None = None  # what the handler has yet to say
         self.timer: IDelayedCall | None = None
@@ -130,6 +133,7 @@ class _ServerConnection(Connection):
         self._writing: dict[int, _Stream] = {}  # answered, but not taken by the client
         self._buffered = 0
         self._last: int | None = None  # the last stream that is served, once we go away
+        self._leave_by: float | None = None  # when we go away at the latest, with or without a call
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
@@ -138,7 +142,13 @@ class _ServerConnection(Connection):
         if ISSLTransport.providedBy(self.transport):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
-                self.peer.certificate = certificate.to_cryptography()
+                try:
+                    self.peer.certificate = certificate.to_cryptography()
+                except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
+                    self.why = str(unreadable(strange))
+                    self.factory.on_refused(self.peer.address, Why.BAD_CERTIFICATE, self.why)
+                    self.abort()
+                    return
         cast("Any", self.transport).registerProducer(self, True)
         super().begin()
 
@@ -171,6 +181,9 @@ class _ServerConnection(Connection):
         """End what takes too long."""
         self.check_life(now)
         if self.closing is not None:
+            return
+        if self._leave_by is not None and now >= self._leave_by:
+            self._leave()
             return
         limits = self.limits
         if self.spoke and self.asked is None and now - self.heard >= limits.keepalive:
@@ -224,6 +237,7 @@ class _ServerConnection(Connection):
             and h2.outbound_flow_control_window + request.more_room <= LARGEST_WINDOW
             and h2.remote_settings.initial_window_size + request.room <= LARGEST_WINDOW
             and len(request.message) <= self.limits.message
+            and not self._is_full(request.size)
             and len(self.streams) + len(self._writing) < self.limits.streams
             and self._last is None
             and not self._outgoing  # nobody waits for the room that comes with it
@@ -241,11 +255,14 @@ class _ServerConnection(Connection):
                 self.factory.on_finish(path, Status.OK, self.clock.seconds() - now, self.peer)
                 self.earn()
                 return
-        self._h2.receive_data(self._scan(frames))  # what this says is done already
+        # What this says is done already. The scanner has nothing to say against it, and nothing to count: a call that
+        # is whole may bring a WINDOW_UPDATE or two.
+        self._h2.receive_data(frames)
         self.count(request.size)
         call = self.streams[stream] = _Stream(stream, path, now, 0)
         call.deadline = deadline
         call.complete = True
+        self._hold(call, len(request.message))
         self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
@@ -280,7 +297,7 @@ class _ServerConnection(Connection):
             self._error(call, error)
             return
         if path not in self.factory.methods:
-            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path}"))
+            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path[:_SHOWN]}"))
 
     def _data(self, event: DataReceived) -> None:
         self.seen(event)
@@ -288,23 +305,32 @@ class _ServerConnection(Connection):
         if call is None:
             return
         message = call.message
-        before = len(message)
         try:
             message.feed(event.data)
         except RpcError as error:
-            self._buffered -= before
             self._error(call, error)
             return
-        self._buffered += len(message) - before
-        if self._buffered > self.limits.buffered:
+        self._hold(call, len(message))
+        if self._is_full():
             self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, "too many large requests at once"))
+
+    def _is_full(self, more: int = 0) -> bool:
+        """Whether open calls would hold too much with ``more`` bytes."""
+        limits = self.limits
+        return self._buffered + more > limits.buffered or self.factory.buffered + more > limits.all_buffered
+
+    def _hold(self, call: _Stream, size: int) -> None:
+        """Count the bytes of a request, which are held until it is answered."""
+        more = size - call.held
+        call.held = size
+        self._buffered += more
+        self.factory.buffered += more
 
     def _ended(self, event: StreamEnded) -> None:
         call = self.streams.get(event.stream_id)
         if call is None or self.is_closed(event.stream_id):
             return
         call.complete = True
-        self._buffered -= len(call.message)
         try:
             request = call.message.finish()
         except RpcError as error:
@@ -318,6 +344,8 @@ class _ServerConnection(Connection):
         self._settle(call, self._begin(self.factory.methods[call.path], request, context))
 
     def _begin(self, handler: Handler, request: bytes, context: Context) -> bytes | Deferred[bytes] | Failure:
+        if self._leave_by is not None:
+            self.clock.callLater(0, self._leave)
         try:
             result = handler(request, context)
         except Exception:  # noqa: BLE001 - whatever a handler raises has its answer
@@ -349,7 +377,7 @@ class _ServerConnection(Connection):
 
     def _reset_by_client(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self._outgoing.pop(stream, None)
+        self.unsend(stream)
         call = self.streams.get(stream)
         if call is not None:
             self._drop(call, Status.CANCELLED)
@@ -400,8 +428,7 @@ class _ServerConnection(Connection):
     def _drop(self, call: _Stream, status: Status) -> None:
         """A call is over: stop its handler, tell how it ended."""
         del self.streams[call.id]
-        if not call.complete:
-            self._buffered -= len(call.message)
+        self._hold(call, 0)
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
@@ -419,10 +446,22 @@ class _ServerConnection(Connection):
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Take no more calls; close when those that run are answered."""
+        """Take no more calls; close when those that run are answered.
+
+        A client that has yet to begin, perhaps in the middle of TLS's handshake, has a moment for its first call: it
+        was accepted, and would take the end of its connection for a failure.
+        """
+        if self.spoke:
+            self._leave()
+        else:
+            self._leave_by = self.clock.seconds() + _FIRST_SECONDS
+
+    def _leave(self) -> None:
+        self._leave_by = None
         if self._last is None and self.closing is None:
             self._last = self._h2.highest_inbound_stream_id
-            self.say_goodbye(self._last)
+            if self.spoke:
+                self.say_goodbye(self._last)
             self._maybe_leave()
 
     def _maybe_leave(self) -> None:
@@ -475,6 +514,8 @@ class GrpcFactory(_Factory):
         self.on_finish = on_finish
         self.on_error = on_error
         self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
+        self.buffered = 0
+        """Bytes of the messages of all open calls."""
         self._connections: set[_ServerConnection] = set()
         self._sweeping: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None

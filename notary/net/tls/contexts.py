@@ -6,7 +6,6 @@ client trusts the bundle it was given and nothing else; files are read when a co
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import idna
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -26,9 +26,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from notary.net.tls.files import trust, use_certificate
-from notary.net.tls.verdicts import Cause, HandshakeFailed, judge, judge_name
+from notary.net.tls.verdicts import Cause, HandshakeFailed, judge, judge_name, unreadable
 
 _log = Logger()
+_lib: Final = Binding.lib
 
 HTTP: Final = (b"http/1.1",)
 """The protocols (ALPN) of HTTPS."""
@@ -53,12 +54,36 @@ class ServerOptions:
         """Make connections with this context from now on."""
         self._context = context
 
-    def connection(self, over: socket.socket, cause: Cause) -> SSL.Connection:
+    def connection(self, cause: Cause) -> SSL.Connection:
         """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
-        connection = SSL.Connection(self._context, over)
+        connection = SSL.Connection(self._context)
         connection.set_app_data(cause)
         connection.set_accept_state()
         return connection
+
+
+class _Connection(SSL.Connection):
+    """One for Twisted's TLS, which empties OpenSSL's queue of errors before each call (notary.net.tls.transport)."""
+
+    def send(self, buf: Any, flags: int = 0) -> int:
+        """Encrypt."""
+        _lib.ERR_clear_error()
+        return super().send(buf, flags)
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """Decrypt."""
+        _lib.ERR_clear_error()
+        return super().recv(bufsiz, flags)
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+        _lib.ERR_clear_error()
+        super().do_handshake()
+
+    def shutdown(self) -> bool:
+        """Say goodbye."""
+        _lib.ERR_clear_error()
+        return super().shutdown()
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -81,25 +106,29 @@ class ClientOptions:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        connection = SSL.Connection(self._context)
+        connection = _Connection(self._context)
         connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
         return connection
 
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+        cause: Cause = connection.get_app_data().cause
         if not trusted:
-            return _refuse(connection.get_app_data().cause, judge(certificate, error, depth, self.trusted_by))
+            return _refuse(cause, judge(certificate, error, depth, self.trusted_by))
         if depth > 0:
             return True
-        leaf = certificate.to_cryptography()
         try:
-            if self._is_address:
-                verify_certificate_ip_address(leaf, self._hostname)
-            else:
-                verify_certificate_hostname(leaf, self._hostname)
-        except (VerificationError, CertificateError) as unlike:
-            return _refuse(connection.get_app_data().cause, judge_name(leaf, self._hostname, unlike))
+            leaf = certificate.to_cryptography()
+            try:
+                if self._is_address:
+                    verify_certificate_ip_address(leaf, self._hostname)
+                else:
+                    verify_certificate_hostname(leaf, self._hostname)
+            except (VerificationError, CertificateError) as unlike:
+                return _refuse(cause, judge_name(leaf, self._hostname, unlike))
+        except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
+            return _refuse(cause, unreadable(strange))
         return True
 
 

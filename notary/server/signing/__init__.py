@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import KeyNotFound
+from notary.server.validators import InThread
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.public import PublicKey
@@ -22,7 +23,8 @@ T = TypeVar("T")
 class SigningService(Protocol):
     """Holds the timestamp and snapshot keys of collections and signs with them.
 
-    Every method fails with SigningFailed when the service cannot be reached or cannot do its work.
+    Every method fails with SigningFailed when the service cannot be reached or cannot do its work; those about keys
+    with SigningUnavailable if asking again later may help.
     """
 
     def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
@@ -46,8 +48,10 @@ class SigningService(Protocol):
         ...
 
 
-async def sign_draft(service: SigningService, draft: Draft) -> bytes:
+async def sign_draft(service: SigningService, draft: Draft, place: InThread) -> bytes:
     """Sign ``draft`` with every key of its role that the service holds; the bytes of the finished file.
+
+    ``place`` is where the signatures are verified and the file is put together.
 
     Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
     """
@@ -58,4 +62,4 @@ async def sign_draft(service: SigningService, draft: Draft) -> bytes:
         except KeyNotFound:
             continue
         signatures.append(Signature(key_id=key.key_id, method=method, sig=sig))
-    return draft.assemble(signatures)
+    return await place(lambda: draft.assemble(signatures))

@@ -46,8 +46,8 @@ def server() -> Iterator[Server]:
         pytest.param([b"G"] + [b"E"] * 20, 10, 408, id="head-in-drops"),
         pytest.param([get()[:-2]], 10, 408, id="half-a-head"),
         pytest.param([get(b"/", b"Content-Length: 9")], 30, 408, id="no-body"),
-        pytest.param([get(b"/", b"Content-Length: 99", method=b"POST")] + [b"x"] * 60, 30, 408, id="body-in-drops"),
-        pytest.param([chunked(b"")] + [b"1\r\nx\r\n"] * 60, 30, 408, id="chunks-in-drops"),
+        pytest.param([get(b"/", b"Content-Length: 99", method=b"POST")] + [b"x"] * 60, 31, 408, id="body-in-drops"),
+        pytest.param([chunked(b"")] + [b"1\r\nx\r\n"] * 60, 31, 408, id="chunks-in-drops"),
     ],
 )
 def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: int | None) -> None:
@@ -68,14 +68,39 @@ def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: 
 
 
 def test_a_body_that_makes_progress_has_time() -> None:
-    server = Server(limits=Limits(body=100_000))
-    body = b"x" * 61 * 1024
+    server = Server(limits=Limits(body=100_000, body_rate=64))
+    body = b"x" * 29 * 64 * 50
     peer = server.connect().send(post(body)[: -len(body)])
-    for _ in range(61):
+    for _ in range(50):
         server.wait(29)
-        peer.send(b"x" * 1024)
+        peer.send(b"x" * 29 * 64)
     assert peer.answer.status == 200
     assert server.calls[0].body == body
+    peer.transport.loseConnection()
+
+
+@pytest.mark.parametrize(
+    ("first", "drops"),
+    [
+        pytest.param(b"", [b"x" * 1024] + [b""] * 24, id="a-kilobyte-now-and-then"),
+        pytest.param(b"x" * 900_000, [b"x" * 500], id="a-little-too-slowly-after-a-quick-start"),
+        pytest.param(b"", [b"x"], id="byte-by-byte"),
+    ],
+)
+def test_a_body_must_keep_up_a_rate(first: bytes, drops: list[bytes]) -> None:
+    """Progress is not enough: a client that may hold what it sent for hours needs to send very little."""
+    server = Server(limits=Limits(body=1_000_000, body_rate=1024, body_seconds=30))
+    peer = server.connect().send(post(b"x" * 1_000_000)[:-1_000_000] + first)
+    sent = 0
+    while not peer.answers and sent < 99_999:
+        drop = drops[sent % len(drops)]
+        peer.send(drop)
+        server.clock.advance(1)
+        sent += 1
+    assert peer.answer.status == 408
+    slack = 1 - sum(map(len, drops)) / len(drops) / 1024  # of each second, what is not paid for by bytes
+    assert sent <= 30 / slack + 1 + len(drops)
+    assert server.site.bodies.held == 0
     peer.transport.loseConnection()
 
 
@@ -298,10 +323,10 @@ def test_what_is_left_of_a_lost_connection_is_freed(server: Server, raw: bytes, 
 def test_a_refused_body_is_dropped_at_once(server: Server) -> None:
     peer = server.connect().send(chunked(b"3E8\r\n" + b"x" * 1000 + b"\r\n"))
     (request,) = peer.protocol.requests
-    assert request.content.getvalue() == b"x" * 1000
+    assert (server.site.bodies.held, request._body.size) == (1000, 1000)
     peer.send(b"1\r\nx\r\n" * 3)
     assert peer.answer.status == 413
-    assert request.content.getvalue() == b""
+    assert (server.site.bodies.held, request._body.size) == (0, 0)
     peer.transport.loseConnection()
 
 
@@ -319,6 +344,56 @@ def test_a_handler_runs_on_when_its_client_is_gone(server: Server) -> None:
     waiting.callback(Response(200, b"hello"))
     assert cancelled == []
     assert server.events == [("GET", "/", 200, 0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param([get()], id="fast-path"),
+        pytest.param([get()[:9], get()[9:]], id="full-path"),
+        pytest.param([post(b"abc")], id="with-a-body"),
+    ],
+)
+def test_a_handler_can_see_that_its_client_is_gone(server: Server, raw: list[bytes]) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+
+    def handler(call: Call) -> Deferred[Response]:
+        calls.append(call)
+        return waiting
+
+    server.handler = handler
+    peer = server.connect(tcp=True)
+    for each in raw:
+        peer.send(each)
+    (call,) = calls
+    peer.end()
+    assert not call.gone  # it may still read
+    peer.transport.loseConnection()
+    assert call.gone
+    waiting.callback(Response(200))
+
+
+def test_a_client_that_was_answered_is_never_gone(server: Server) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: calls.append(call) or waiting
+    peer = server.connect().send(get())
+    waiting.callback(Response(200))
+    peer.transport.loseConnection()
+    assert [call.gone for call in calls] == [False]
+
+
+def test_a_client_that_is_given_up_is_gone(server: Server) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: calls.append(call) or waiting
+    server.connect().send(get())
+    stop(server, 3)
+    assert not calls[0].gone
+    server.clock.advance(3)
+    assert calls[0].gone
+    waiting.callback(Response(200))
 
 
 def test_a_client_that_leaves_in_a_body_is_logged(server: Server) -> None:
@@ -430,7 +505,7 @@ def test_stopping_gives_a_new_connection_a_moment_for_its_first_request(server: 
         peer.send(get())
         assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
     assert (done, silent.closed) == ([], False)
-    server.wait(2)
+    server.wait(6)
     assert (done, silent.closed) == (["done"], True)
     assert server.clock.getDelayedCalls() == []
 

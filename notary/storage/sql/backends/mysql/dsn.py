@@ -203,7 +203,7 @@ _UNITS: Final[Mapping[str, Fraction]] = MappingProxyType(
 )
 """Seconds, by the name that Go gives a unit (two signs are in use for micro)."""
 
-_DURATION: Final = rf"([0-9]+\.?[0-9]*|\.[0-9]+)({'|'.join(_UNITS)})"
+_DURATION: Final = rf"(?<![0-9.])([0-9]++\.?+[0-9]*+|\.[0-9]++)({'|'.join(_UNITS)})"
 _LONGEST: Final = 31_536_000
 """Seconds that a time-out may last: a year."""
 
