@@ -32,15 +32,16 @@ LAYERS: dict[str, set[str]] = {
     "notary.signer": {f"notary.{layer}" for layer in BELOW},
     "notary.admin": {f"notary.{layer}" for layer in BELOW if layer != "observe"},
     "notary.server.tap": {"notary.server", "notary.daemon"},
+    "notary.signer.start": {"notary.signer", "notary.daemon"},
     "notary.signer.tap": {"notary.signer", "notary.daemon"},
     "twisted.plugins": set(),
 }
 """What each layer may import of ours, besides itself and the package ``notary`` (its version).
 
-The most specific name counts. A ``tap`` may import what its daemon may, and that daemon.
+The most specific name counts. An entry (``tap``, ``start``) may import what its daemon may, and that daemon.
 """
-for daemon in ("server", "signer"):
-    LAYERS[f"notary.{daemon}.tap"] |= LAYERS[f"notary.{daemon}"]
+for entry in ("server.tap", "signer.tap", "signer.start"):
+    LAYERS[f"notary.{entry}"] |= LAYERS[f"notary.{entry.partition('.')[0]}"]
 
 WITHOUT_TWISTED = {"notary", "notary.errors", "notary.certs", "notary.config", "notary.tuf"}
 

@@ -6,6 +6,7 @@ Rules of this module: what is written is sent at once as far as the socket takes
 from __future__ import annotations
 
 import socket
+from typing import Any, TypeAlias
 
 from twisted.internet import unix
 from twisted.internet.main import CONNECTION_LOST
@@ -15,7 +16,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net.address import host_and_port
-from notary.net.tls.transport import Ending
 
 
 class ReadListener(Protocol):
@@ -33,6 +33,9 @@ def no_delay(listening: socket.socket) -> None:
     if listening.family != socket.AF_UNIX:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+
+Ending: TypeAlias = Any
+"""What tells the reactor how a read or write went: an exception that ended the connection, or None."""
 
 _log = Logger()
 

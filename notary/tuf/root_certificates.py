@@ -20,6 +20,7 @@ from notary.errors import InvalidCertificate, InvalidMetadata
 from notary.tuf.canonical import quote
 from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
+from notary.tuf.public import rsa_fault as rsa_fault_of
 
 _SHOWN = 3
 _NOT_BEFORE_LEEWAY = timedelta(days=1)
@@ -122,7 +123,7 @@ class _Certificate:
         if isinstance(public, ec.EllipticCurvePublicKey):
             key_type = "ecdsa-x509"
         elif isinstance(public, rsa.RSAPublicKey):
-            key_type, rsa_fault = "rsa-x509", public.rsa_fault(public)
+            key_type, rsa_fault = "rsa-x509", rsa_fault_of(public)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         authorities = [
             extension.value.ca

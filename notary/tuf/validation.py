@@ -206,6 +206,7 @@ class Validation:
         self._uploads |= {upload.role: upload for upload in uploads if upload.role != TIMESTAMP}
 
     def run(self) -> Plan:
+        """Judge the upload as a whole. Raises as :func:`validate` does."""
         root = self.root
         roles = sorted(
             (role for role in self._uploads if role == TARGETS or role.is_delegation),

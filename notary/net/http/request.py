@@ -5,6 +5,7 @@ them before they are complete. What a request takes of the site's budget of bodi
 whatever way it ends.
 """
 
+# ruff: noqa: D102 - Twisted says what the methods mean that it calls
 from __future__ import annotations
 
 import re

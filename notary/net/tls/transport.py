@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import host_and_port
-from notary.net.tcp import PlainServer, ReadListener
+from notary.net.tcp import Ending, PlainServer, ReadListener
 from notary.net.tls.refusals import OnRefused
 from notary.net.tls.verdicts import Cause, HandshakeFailed, Why, is_tls
 
@@ -53,8 +53,6 @@ _room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in 
 _STEP: Final = _lib.SSL_CB_ACCEPT_LOOP
 _DONE: Final = _lib.SSL_CB_ACCEPT_EXIT
 _ANSWER: Final = 1 << 20  # bytes of our half of a handshake that are taken from OpenSSL at a time, more than it has
-
-Ending: TypeAlias = Any  # an exception, which tells the reactor that the connection is over, or None
 
 
 @implementer(ISSLTransport)
@@ -174,7 +172,7 @@ class SecureServer(PlainServer):
         try:
             while self._unsent or not self._shaken:
                 if self._unsent:
-                    self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                    del self._unsent[: self.socket.send(self._unsent)]
                     continue
                 piece = self.socket.recv(self._missing())
                 if not piece:
