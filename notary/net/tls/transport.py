@@ -75,7 +75,7 @@ class SecureServer(PlainServer):
         self._ssl: Any = self._tls._ssl  # noqa: SLF001
         self._heard = b""  # of a record of the handshake that has not come whole
         self._records = 0  # of the handshake
-        self._unsent = b""  # of our half of the handshake
+        self._unsent = bytearray()  # of our half of the handshake
         self._quiet = 0  # messages since the last data
         self._quiet_most = _QUIET_MESSAGES
         super().__init__(over, *args)
