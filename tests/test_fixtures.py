@@ -123,7 +123,7 @@ def shipped_pair() -> tuple[config.ServerConfig, config.SignerConfig]:
     server, signer = (FIXTURES / f"{name}-config.json" for name in ("server", "signer"))
     return (
         config.load_server(server.read_text(), {}, FIXTURES),
-        config.load_signer(signer.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": "secret"}, FIXTURES),
+        config.load_signer(signer.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": "a secret of the tests"}, FIXTURES),
     )
 
 
@@ -154,7 +154,7 @@ def test_the_configurations_in_the_documentation_can_be_loaded() -> None:
     page = (ROOT / "docs/deployment.md").read_text()
     signer_text, server_text = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     server = config.load_server(server_text, {}, FIXTURES)
-    signer = config.load_signer(signer_text, {"NOTARY_SIGNER_PASSPHRASE_2026": "secret"}, FIXTURES)
+    signer = config.load_signer(signer_text, {"NOTARY_SIGNER_PASSPHRASE_2026": "a secret of the tests"}, FIXTURES)
     assert server.warnings == signer.warnings == ()
     assert server.trust_service.port == signer.server.grpc_addr.port
     assert signer.server.client_names == ("notary-server",)

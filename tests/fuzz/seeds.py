@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from hpack import Encoder
 from OpenSSL import SSL
-from tests.net.test_grpc_shortcuts import BAD, GOOD, told
 
 from notary.proto import health_pb2, signer_pb2
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
@@ -25,6 +24,7 @@ from tests.fuzz.golden import NOW, world
 from tests.fuzz.parsers import METHODS, SECRET
 from tests.fuzz.targets import TARGETS as TABLE
 from tests.fuzz.wires import _client
+from tests.net.grpc.test_fast import BAD, GOOD, told
 from tests.support import tokens
 from tests.support.author import (
     MALFORMED,

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from OpenSSL._util import lib as openssl
 
 from notary.errors import ConfigError, Unauthorized
-from notary.server import auth
 from notary.server.auth import AccessController
+from notary.server.auth import token as token_auth
 from notary.server.auth.none import NoAuth
 from notary.server.auth.token import LEEWAY, MAX_CHAIN, MAX_STRUCTURE, MAX_TOKEN, TokenAuth, load_bundle
 from tests.support.oddrsa import EXPONENT_32, OddKey
@@ -283,13 +283,13 @@ def test_a_token_holds_a_bounded_number_of_things_and_none_is_looked_at_before_i
     world, access, monkeypatch, filler
 ):
     looked_at = []
-    real = auth.Members
+    real = token_auth.Members
 
     def members(value, known, where, **options):
         looked_at.append(where)
         return real(value, known, where, **options)
 
-    monkeypatch.setattr(auth, "Members", members)
+    monkeypatch.setattr(token_auth, "Members", members)
 
     def signed(count, key):
         claims = json.dumps(world.claims() | {"access": []})
