@@ -78,6 +78,9 @@ class Watchdog:
         now = self._monotonic()
         held = now - self._turned
         self._turned = now
+        if held >= self._seconds:
+            # Stacks that are being written are written to their end first: a line of the log may not stand among them.
+            faulthandler.cancel_dump_traceback_later()
         if held >= self._seconds and (line := self._repeats.happened("goes on", "")) is not None:
             self._log.error(
                 "the event loop goes on, after {seconds} s{counted}", seconds=round(held, 1), counted=_counted(line)

@@ -122,6 +122,7 @@ def test_every_daemon_has_one(tmp_path: Path, how: str) -> None:
     path = os.pathsep.join((str(tmp_path), str(REPOSITORY)))
     with running([*command, f"--config={config}"], said, PYTHONPATH=path) as process:
         until(lambda: "started" in said.read_text(), "it serves")
+        until(lambda: len(list(Path(f"/proc/{process.pid}/task").iterdir())) > 1, "its watchdog has its thread")
         process.send_signal(signal.SIGSTOP)
         time.sleep(HELD_SECONDS + 0.5)  # the time is what it is told for; a longer one changes nothing
         process.send_signal(signal.SIGCONT)
