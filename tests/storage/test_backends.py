@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import ast
 
 from notary.config.backends import BACKENDS, PERSISTENT
 from notary.storage.sql.backends import DIALECTS
@@ -19,14 +19,15 @@ def test_the_contract_suites_run_on_every_backend():
 
 
 def test_no_module_outside_asks_for_a_backend_by_name():
-    """Only a backend's own folder and the table of configurations may hold its name as a value."""
-    name = re.compile("[\"'](" + "|".join(BACKENDS) + ")[\"']")
+    """Only a backend's own folder and the table of configurations may compare with its name, or look it up."""
     rooms = ("notary.config.backends", "notary.storage.sql.backends")
     found = [
-        f"{module_name(path)}: {line.strip()}"
+        f"{module_name(path)}: {ast.unparse(node)}"
         for path in OURS
         if not module_name(path).startswith(rooms)
-        for line in read(path).splitlines()
-        if name.search(line)
+        for node in ast.walk(ast.parse(read(path)))
+        if isinstance(node, ast.Compare | ast.Subscript | ast.Dict | ast.MatchValue)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and part.value in BACKENDS
     ]
     assert found == []

@@ -75,17 +75,16 @@ class Request(http.Request):
         except Refused as refused:
             self.channel.refuse(refused.status, str(refused))
             return
-        if refusal is None:
-            self._kept = site.takes_body(call)
-            if not self._kept:
-                self._limit = limits.other_body
-                if length is not None and length > self._limit:
-                    self._refuse_size()
-                    return
-            refusal = site.admit(call)
+        refusal = refusal or site.admit(call)
         if refusal is not None:
             self.channel.reject(refusal)
             return
+        self._kept = site.takes_body(call)
+        if not self._kept:
+            self._limit = limits.other_body
+            if length is not None and length > self._limit:
+                self._refuse_size()
+                return
         self._peer = peer_of(call)
 
     def reader(self) -> ChunkedReader:
