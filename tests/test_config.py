@@ -54,6 +54,7 @@ TOKEN = {
     "options": {"realm": "https://auth/token", "service": "notary", "issuer": "auth", "rootcertbundle": "auth.crt"},
 }
 MYSQL = {"backend": "mysql", "db_url": f"server:{HIDDEN}@tcp(mysql:3306)/notaryserver?parseTime=True"}
+LIMITS: dict[str, Any] = {each.name: value for value, each in enumerate(dataclasses.fields(config.Limits), 1)}
 
 
 def read_server(tree: Any, **environ: str) -> config.ServerConfig:
@@ -111,13 +112,7 @@ def test_every_key_of_the_server() -> None:
             "reporting": {"bugsnag": {"api_key": HIDDEN, "release_stage": "production", "endpoint": "https://bugs"}},
             "caching": {"max_age": {"current_metadata": 0, "consistent_metadata": 31536000}},
             "repositories": {"gun_prefixes": ["docker.io/", "my-own-registry.com/team/"]},
-            "limits": {
-                "upload_bytes": 1,
-                "header_bytes": 2,
-                "header_timeout": 3,
-                "body_timeout": 4.5,
-                "idle_timeout": 5,
-            },
+            "limits": LIMITS,
             "debug": True,
         }
     )
@@ -154,7 +149,7 @@ def test_every_key_of_the_server() -> None:
         ),
         caching=config.Caching(max_age=config.MaxAge(current_metadata=0, consistent_metadata=31536000)),
         repositories=config.Repositories(gun_prefixes=("docker.io/", "my-own-registry.com/team/")),
-        limits=config.Limits(upload_bytes=1, header_bytes=2, header_timeout=3.0, body_timeout=4.5, idle_timeout=5.0),
+        limits=config.Limits(**LIMITS),
         debug=Address("localhost", 8080),
     )
 
@@ -391,6 +386,8 @@ BAD_VALUES = [
         )
     ),
     pytest.param("limits.upload_bytes", 0, ["0", "at least 1"], id="upload size"),
+    pytest.param("limits.body_rate", 0, ["0", "at least 1"], id="body rate"),
+    pytest.param("limits.peer_bodies_bytes", 0, ["0", "at least 1"], id="share of a client"),
     pytest.param("limits.upload_bytes", "100MB", ['"100MB"', "at least 1"], id="upload unit"),
     *(
         pytest.param("limits.idle_timeout", value, ["a number of seconds above 0"], id=f"seconds {value}")

@@ -33,6 +33,8 @@ def families(metrics) -> dict[str, set[str]]:
     metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)
     for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py
         metrics.watch(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
+    if isinstance(metrics, ServerMetrics):
+        metrics.watch("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
     found = {}
     for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith("notary_"):

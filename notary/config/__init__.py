@@ -320,6 +320,21 @@ class Limits:
         SECONDS, "Seconds from the first byte of a request to the end of its headers.", default=15.0
     )
     body_timeout: float = key(SECONDS, "Seconds that a request's body may stand still.", default=30.0)
+    body_rate: int = key(
+        BYTES, "Bytes a second that a request's body must bring in the long run; slower ones get 408.", default=1024
+    )
+    bodies_bytes: int = key(
+        BYTES,
+        "How much a process holds of the bodies of all requests together, in bytes, until they are answered; beyond it "
+        "503. One body of the largest size always has room.",
+        default=400 << 20,
+    )
+    peer_bodies_bytes: int = key(
+        BYTES,
+        "The same for one client: the subject of its token, else its address (of IPv6 the /64), which is that of the "
+        "proxy if there is one. Never less than `limits.upload_bytes`.",
+        default=100 << 20,
+    )
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
 
 

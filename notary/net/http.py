@@ -22,9 +22,22 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.web import http
 
-from notary.net.connection import Connection, Request
-from notary.net.messages import Admit, Call, EdgeError, Handler, Limits, OnError, OnFinish, Response, host_and_port
+from notary.net.bodies import BodyBudget
+from notary.net.connection import Connection
+from notary.net.messages import (
+    Admit,
+    Call,
+    EdgeError,
+    Handler,
+    Limits,
+    OnError,
+    OnFinish,
+    Response,
+    TakesBody,
+    host_and_port,
+)
 from notary.net.multipart import Part, parse_multipart
+from notary.net.request import Request
 
 __all__ = ["Call", "Handler", "Limits", "Part", "Response", "Site", "parse_multipart"]
 
@@ -32,19 +45,21 @@ _log = Logger()
 
 _SWEEP_SECONDS: Final = 1.0
 _DEFAULT_LIMITS: Final = Limits()
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Site(http.HTTPFactory):
     """Serves ``handler`` over HTTP/1.1.
 
     ``clock`` gives time and timers. ``edge_error(status, message)`` words what this layer answers by itself (400, 408,
-    413, 414, 417, 431, 503; also 500 if all else fails); ``on_error(exception)`` what a handler raised; both return a
-    Response and should not raise. ``admit(call)`` is asked about every request that has a body, before any of it is
-    read or asked for: the call, still without body, goes on to the handler unless ``admit`` returns or raises what the
-    client is refused with. ``on_finish(call, status, bytes_sent, seconds)`` is told once of every request that
-    was answered, refused or given up by its client (499 if that was before it was complete): ``bytes_sent`` counts the
-    body only, ``seconds`` run from the request line until the answer is handed to the transport. The call of a request
-    that was refused has what was understood of it, perhaps nothing.
+    413, 414, 417, 431, 503; also 500 if all else fails); ``on_error(exception)`` what a handler raised, or this layer
+    itself; both return a Response and should not raise. ``takes_body(call)`` says whether the application reads the
+    body of a call; if not, a small one is dropped and a larger one refused. ``admit(call)`` is asked about every
+    request that has a body, before any of it is read or asked for: the call, still without body, goes on to the handler
+    unless ``admit`` returns or raises what the client is refused with. ``on_finish(call, status, bytes_sent, seconds)``
+    is told once of every request that was answered, refused or given up by its client (499 if that was before it was
+    complete): ``bytes_sent`` counts the body only, ``seconds`` run from the request line until the answer is handed to
+    the transport. The call of a request that was refused has what was understood of it, perhaps nothing.
     """
 
     noisy = False
@@ -58,6 +73,7 @@ class Site(http.HTTPFactory):
         on_error: OnError,
         on_finish: OnFinish,
         admit: Admit = lambda _: None,
+        takes_body: TakesBody = lambda call: call.method in _WITH_BODY,
         limits: Limits = _DEFAULT_LIMITS,
     ) -> None:
         super().__init__(reactor=clock)
@@ -70,7 +86,8 @@ class Site(http.HTTPFactory):
         self._on_error = on_error
         self._on_finish = on_finish
         self._admit = admit
-        self._room = max(limits.bodies, limits.body, limits.other_body)  # bytes of bodies that may still come
+        self.takes_body = takes_body
+        self.bodies = BodyBudget(max(limits.bodies, limits.body), max(limits.peer_bodies, limits.body))
         self.working: set[Request] = set()  # handlers that run, though their clients may be gone
         self._connections: set[Connection] = set()
         self._sweeper: IDelayedCall | None = None
@@ -159,17 +176,6 @@ class Site(http.HTTPFactory):
         """Call ``function`` in the next turn of the reactor."""
         return self._clock.callLater(0, function)
 
-    def reserve(self, size: int) -> bool:
-        """Take ``size`` bytes of the budget of bodies, if it has them."""
-        if size > self._room:
-            return False
-        self._room -= size
-        return True
-
-    def give_back(self, size: int) -> None:
-        """Return what ``reserve`` took."""
-        self._room += size
-
     def date(self) -> bytes:
         """Return the Date field and the end of the head."""
         second = int(self.seconds())
@@ -207,7 +213,7 @@ class Site(http.HTTPFactory):
         return deferred
 
     def failed(self, error: Exception) -> Response:
-        """Return the application's answer to an exception of its handler."""
+        """Return the application's answer to an exception of its handler, or of this layer; it is logged there."""
         try:
             return self._on_error(error)
         except Exception:  # noqa: BLE001 - an answer is owed all the same

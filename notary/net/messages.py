@@ -32,9 +32,10 @@ class Call:
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
     the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
-    ``body`` is emptied after that. ``gone`` turns True, once, when the connection is lost before its answer is sent:
-    work for this call that has not begun need not begin then. It may be read in any thread. A client that only closes
-    its sending half is not gone.
+    ``body`` is emptied after that; a handler may take it before (``take_body``), so that it is not held twice once it
+    has been split. ``size`` is how many bytes it had. ``gone`` turns True, once, when the connection is lost before its
+    answer is sent: work for this call that has not begun need not begin then. It may be read in any thread. A client
+    that only closes its sending half is not gone.
     """
 
     method: str
@@ -47,6 +48,12 @@ class Call:
     body: bytes = b""
     notes: dict[str, str] = field(default_factory=dict)
     gone: bool = False
+    size: int = 0
+
+    def take_body(self) -> bytes:
+        """Return the body, and hold it no longer."""
+        body, self.body = self.body, b""
+        return body
 
 
 class Response:
@@ -117,24 +124,27 @@ def conditional(call: Call, response: Response) -> Response:
 class Limits:
     """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
 
-    ``body`` bounds the bodies of POST, PUT and PATCH, ``other_body`` those of the methods that need none. ``bodies``
-    bounds those of all requests in progress together, by the lengths that they declare or else by what has come of
-    them; one body of the largest size always has room when there is no other. Within
-    ``head_seconds`` of its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a
-    connection may wait for its next request; ``body_seconds`` how long the next kilobyte of a body may take;
-    ``write_seconds`` how long a client may take nothing of an answer; ``linger_seconds`` how long, after a refusal,
-    input is read and dropped so that the client can see the answer before the connection is closed.
+    ``body`` bounds the bodies of requests that take one; of others at most ``other_body`` bytes are read and dropped.
+    ``bodies`` bounds what is held of the bodies of all requests together, ``peer_bodies`` of those of one peer (see
+    ``bodies.peer_of``); one body of the largest size always has room when there is no other. Within ``head_seconds`` of
+    its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a connection may wait
+    for its next request; ``body_seconds`` how long a body may stand still, and ``body_rate`` how many bytes of it must
+    come a second in the long run; ``write_seconds`` how long a client may take nothing of an answer;
+    ``linger_seconds`` how long, after a refusal, input is read and dropped so that the client can see the answer before
+    the connection is closed.
     """
 
     body: int = 100 * 1024 * 1024
-    other_body: int = 64 * 1024
+    other_body: int = 4 * 1024
     bodies: int = 400 * 1024 * 1024
+    peer_bodies: int = 100 * 1024 * 1024
     request_line: int = 8 * 1024
     head: int = 32 * 1024
     fields: int = 100
     head_seconds: float = 10.0
     idle_seconds: float = 75.0
     body_seconds: float = 30.0
+    body_rate: float = 1024.0
     write_seconds: float = 30.0
     linger_seconds: float = 5.0
 
@@ -146,6 +156,7 @@ A handler is never cancelled when its client goes away: a write that has begun r
 dropped. It may ask ``Call.gone`` before it begins something that is work.
 """
 Admit: TypeAlias = Callable[[Call], Response | None]
+TakesBody: TypeAlias = Callable[[Call], bool]
 EdgeError: TypeAlias = Callable[[int, str], Response]
 OnError: TypeAlias = Callable[[Exception], Response]
 OnFinish: TypeAlias = Callable[[Call, int, int, float], None]

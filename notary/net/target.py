@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+_VISIBLE: Final = re.compile(r"[!-~]+")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -28,8 +29,11 @@ class Refused(Exception):
 def split_target(target: str) -> tuple[str, str, str]:
     """The origin (only a proxy's client names one), path and query (with its ``?``) of a request target, as received.
 
-    Raises Refused (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``.
+    Raises Refused (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``; or if
+    it holds anything but visible ASCII characters. So every part of it can be sent back in a header.
     """
+    if _VISIBLE.fullmatch(target) is None:
+        raise Refused(400, "the request target is malformed: bytes beyond visible ASCII must be percent-encoded")
     origin = _ABSOLUTE.match(target)
     rest = target if origin is None else target[origin.end() :]
     path, mark, query = rest.partition("?")
@@ -65,7 +69,7 @@ def parse_query(query: str) -> Mapping[str, tuple[str, ...]]:
 
     Pairs with a malformed escape or a ``;`` are ignored; ``+`` is a space; bytes that are not UTF-8 become U+FFFD.
     """
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[str]] = {}
     for pair in query.split("&"):
         if not pair or ";" in pair or _BAD_ESCAPE.search(pair) is not None:
             continue
@@ -73,8 +77,8 @@ def parse_query(query: str) -> Mapping[str, tuple[str, ...]]:
             unquote_to_bytes(part.encode("latin-1")).decode("utf-8", "replace")
             for part in pair.replace("+", " ").partition("=")
         )
-        values[name] = (*values.get(name, ()), value)
-    return values
+        values.setdefault(name, []).append(value)
+    return {name: tuple(each) for name, each in values.items()}
 
 
 def clean_path(path: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -121,6 +121,7 @@ class Route:
     follows ``/v2/<gun>/_trust/``. ``actions`` are the rights asked for that collection (for the catalogue where there
     is none); None asks for nothing. ``bad_prefix`` and ``bad_name`` are raised when the collection is outside the
     configured prefixes or no collection can have this name. ``broken`` answers failures that are not the client's.
+    ``takes_body`` says whether the handler reads a body.
     """
 
     operation: str
@@ -132,6 +133,7 @@ class Route:
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
     broken: Fault = UNKNOWN
+    takes_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,10 @@ class Api:
         self._tells = tells
         self._log = Logger(namespace="notary.server.api")
 
+    def takes_body(self, call: Call) -> bool:
+        """Whether anything is done with the body of a call."""
+        return find(call.method, call.path).route.takes_body
+
     def admit(self, call: Call) -> Response | None:
         """Refuse a call before its body is read, if the body cannot matter."""
         found = find(call.method, call.path)
@@ -254,7 +260,7 @@ class Api:
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
         operation = call.notes.get("operation", "Malformed")
-        self._metrics.observe_request(operation, call.method, status, seconds, len(call.body), sent)
+        self._metrics.observe_request(operation, call.method, status, seconds, call.size, sent)
         if not self._tells():
             return
         self._log.info(
@@ -305,7 +311,7 @@ class Api:
         report = self._log.error if server_error else self._log.info
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
-            self._metrics.uploaded(fault.code, len(call.body))
+            self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
@@ -323,10 +329,10 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        run = execute if len(call.body) <= SMALL else self._in_thread
-        files = await run(lambda: read_files(call.headers.get("content-type", ""), call.body))
+        run = execute if call.size <= SMALL else self._in_thread
+        files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
         timestamp = await self._repository.publish(gun, files)
-        self._metrics.uploaded(ACCEPTED, len(call.body))
+        self._metrics.uploaded(ACCEPTED, call.size)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
@@ -409,7 +415,7 @@ def _route(operation: str, method: str, path: str, handler: Any, actions: Any, *
 ROUTES: Sequence[Route] = (
     _route("Ping", "GET", r"/v2/", Api.ping, ()),
     _route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
-           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING),
+           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True),
     _route("GetRoleByHash", "GET", rf"tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
     _route("GetRoleByVersion", "GET", rf"tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
     _route("GetRole", "GET", rf"tuf/{_ROLE}\.json", Api.current, _PULL),

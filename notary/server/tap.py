@@ -130,9 +130,11 @@ class Server(Assembly):
             on_error=api.failed,
             on_finish=api.finished,
             admit=api.admit,
+            takes_body=api.takes_body,
             limits=self._limits(),
         )
         metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
+        metrics.watch("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
         self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
@@ -198,9 +200,12 @@ class Server(Assembly):
         limits = self._config.limits
         return Limits(
             body=limits.upload_bytes,
+            bodies=limits.bodies_bytes,
+            peer_bodies=limits.peer_bodies_bytes,
             head=limits.header_bytes,
             head_seconds=limits.header_timeout,
             body_seconds=limits.body_timeout,
+            body_rate=limits.body_rate,
             idle_seconds=limits.idle_timeout,
         )
 

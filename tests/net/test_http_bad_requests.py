@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
+from notary.net.bodies import peer_of
 from notary.net.http import Call, Limits, Response
 from tests.support.rawhttp import (
     HOST,
@@ -36,11 +38,21 @@ BAD = [
     pytest.param(b"\0", None, id="nul"),
     pytest.param(b"\0\r\n", 400, id="nul-line"),
     pytest.param(get(b"/\xc3\xa9"), 400, id="raw-utf-8"),
+    pytest.param(get(b"/\x80"), 400, id="raw-not-utf-8"),
+    pytest.param(get(b"/?\x80"), 400, id="raw-query"),
+    pytest.param(get(b"//x?\x7f"), 400, id="delete-in-the-query-of-a-path-that-is-not-clean"),
+    pytest.param(get(b"/\x7f"), 400, id="delete-in-path"),
+    pytest.param(get(b"http://a\x7fb//x"), 400, id="delete-in-host"),
+    pytest.param(get(b"//x?\x7f", b"Content-Length: 1", method=b"POST", body=b"x"), 400, id="delete-with-a-body"),
     pytest.param(get(b"other:443", method=b"CONNECT"), 400, id="connect"),
     pytest.param(get(version=b"1.2"), 400, id="version-1.2"),
     pytest.param(b"G\0T / HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="nul-in-method"),
     pytest.param(b"GET /\0 HTTP/1.1\r\n" + HOST + b"\r\n", 400, id="nul-in-target"),
     pytest.param(get(b"/", b"X: \0"), 400, id="nul-in-field"),
+    pytest.param(get(b"/", b"X: a\x01b"), 400, id="control-character-in-field"),
+    pytest.param(get(b"/", b"X: a\x0b\x0cb"), 400, id="vertical-tab-in-field"),
+    pytest.param(get(b"/", b"X: a\x7fb"), 400, id="delete-in-field"),
+    pytest.param(get(b"/", b"X: a", b" b\x1b"), 400, id="control-character-in-a-folded-field"),
     pytest.param(b"GET /\r\n", 400, id="http-0.9"),
     pytest.param(b"GET\r\n\r\n", 400, id="only-a-method"),
     pytest.param(b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n", 400, id="space-behind"),
@@ -96,6 +108,16 @@ BAD = [
     pytest.param(chunked(b"", b"Transfer-Encoding: chunked"), 400, id="two-codings"),
     pytest.param(get(b"/", b"Transfer-Encoding: chunked", version=b"1.0"), 400, id="chunks-in-1.0"),
     pytest.param(get(b"/", b"Transfer-Encoding: gzip, chunked"), 400, id="gzip"),
+    pytest.param(chunked(b"0\r\n\r\n", b"Transfer-Encoding: identity"), 400, id="chunked-then-identity"),
+    pytest.param(chunked(b"0\r\n\r\n", b"Transfer-Encoding:"), 400, id="chunked-then-nothing"),
+    pytest.param(
+        get(b"/", b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked", method=b"POST", body=b"0\r\n\r\n"),
+        400,
+        id="identity-then-chunked",
+    ),
+    pytest.param(get(b"/", b"Transfer-Encoding: chunked, chunked"), 400, id="chunked-twice-in-one-field"),
+    pytest.param(get(b"/", b"Transfer-Encoding: chunked;q=1"), 400, id="chunked-with-a-parameter"),
+    pytest.param(get(b"/", b"Transfer-Encoding:"), 400, id="no-coding"),
     pytest.param(get(b"/", b"Transfer-Encoding: identity"), 400, id="identity"),
     pytest.param(get(b"/", b"Transfer-Encoding: \x0bchunked"), 400, id="vertical-tab"),
     pytest.param(get(b"/", b"Transfer-Encoding: xchunked"), 400, id="unknown-coding"),
@@ -124,8 +146,23 @@ BAD = [
     pytest.param(chunked(b"1\r\nab\r\n"), 400, id="chunk-longer-than-it-says"),
     pytest.param(chunked(b"1\r\na\nb"), 400, id="chunk-with-bare-line-feed"),
     pytest.param(chunked(b"1\r\na\rb"), 400, id="chunk-with-half-a-line-end"),
-    pytest.param(chunked(b"0\r\n" + b"X: y\r\n" * 11_000), 400, id="many-trailers"),
-    pytest.param(chunked(b"0\r\nX: " + b"y" * 66_000), 400, id="endless-trailer"),
+    pytest.param(chunked(b"1;a=\0\r\n"), 400, id="nul-in-chunk-extension"),
+    pytest.param(chunked(b"1;a=\r\r\n"), 400, id="carriage-return-in-chunk-extension"),
+    pytest.param(chunked(b"1 ;a\r\n"), 400, id="space-before-chunk-extension"),
+    pytest.param(chunked(b"1\r\nx"[:-1] + b"\r\n\r\n"), 400, id="line-end-twice-behind-a-chunk"),
+    pytest.param(chunked((b"1;" + b"x" * 1000 + b"\r\na\r\n") * 17), 400, id="many-chunk-extensions"),
+    pytest.param(chunked(b"3E9\r\n"), 413, id="large-chunk-to-come"),
+    pytest.param(chunked(b"0" * 17 + b"\r\n"), 413, id="zeros-as-chunk-size"),
+    pytest.param(chunked(b"0\r\n" + b"X: y\r\n" * 11), 431, id="many-trailers"),
+    pytest.param(chunked(b"0\r\nX: " + b"y" * 600), 431, id="endless-trailer"),
+    pytest.param(chunked(b"0\r\n" + (b"X: " + b"y" * 300 + b"\r\n") * 2), 431, id="large-trailers"),
+    pytest.param(chunked(b"0\r\n\rGET /s HTTP/1.1\r\nHost: s\r\n\r\n"), 400, id="request-as-trailer"),
+    pytest.param(chunked(b"0\r\nno colon\r\n"), 400, id="trailer-without-colon"),
+    pytest.param(chunked(b"0\r\nX : y\r\n"), 400, id="space-before-colon-in-trailer"),
+    pytest.param(chunked(b"0\r\nX: \0\r\n"), 400, id="nul-in-trailer"),
+    pytest.param(chunked(b"0\r\nX: a\nb\r\n"), 400, id="bare-line-feed-in-trailer"),
+    pytest.param(chunked(b"0\r\nX: a\x7f\r\n"), 400, id="delete-in-trailer"),
+    pytest.param(chunked(b"0\r\nX: a\r\n folded\r\n"), 400, id="folded-trailer"),
 ]
 
 
@@ -280,60 +317,223 @@ def test_what_needs_no_body_to_be_refused_is_not_asked_about(server: Server, raw
 
 # -- the budget of bodies ---------------------------------------------------------------------------------------------
 
-TIGHT = replace(LIMITS, bodies=1500)
+TIGHT = replace(LIMITS, bodies=1500, peer_bodies=1500)
+ONE, OTHER, THIRD = (IPv4Address("TCP", f"192.0.2.{number}", 1) for number in (1, 2, 3))
 
 
 def chunk(size: int) -> bytes:
     return b"%x\r\n" % size + b"x" * size + b"\r\n"
 
 
+def held(server: Server) -> tuple[int, int]:
+    """The bytes of bodies that the site holds, and for how many peers."""
+    return server.site.bodies.held, server.site.bodies.peers
+
+
+ENDS = [
+    pytest.param(lambda server, peer: peer.transport.loseConnection(), id="lost"),
+    pytest.param(lambda server, peer: peer.end(), id="cut-off"),
+    pytest.param(lambda server, peer: server.wait(32), id="too-slow"),
+    pytest.param(lambda server, peer: peer.send(b"x\r\n0\r\n\r\n"), id="answered"),
+    pytest.param(lambda server, peer: peer.send(b"y" * 1000), id="answered-or-refused"),
+    pytest.param(lambda server, peer: stopped(server), id="given-up"),
+]
+
+
+def stopped(server: Server) -> None:
+    Deferred.fromCoroutine(server.site.stop(1))
+    server.clock.advance(1)
+    server.site.stopping = False
+
+
 @pytest.mark.parametrize(
     "first",
-    [pytest.param(post(b"x" * 1000)[:-1], id="declared"), pytest.param(chunked(chunk(999)) + b"1\r\n", id="received")],
+    [pytest.param(post(b"x" * 1000)[:-1], id="length"), pytest.param(chunked(chunk(999)) + b"1\r\n", id="chunks")],
 )
-@pytest.mark.parametrize(
-    "end",
-    [
-        pytest.param(lambda server, peer: peer.transport.loseConnection(), id="lost"),
-        pytest.param(lambda server, peer: peer.end(), id="cut-off"),
-        pytest.param(lambda server, peer: server.wait(32), id="too-slow"),
-        pytest.param(lambda server, peer: peer.send(b"x\r\n0\r\n\r\n"), id="answered"),
-        pytest.param(lambda server, peer: peer.send(b"y" * 1000), id="answered-or-refused"),
-    ],
-)
+@pytest.mark.parametrize("end", ENDS)
 def test_bodies_together_have_a_budget(first: bytes, end) -> None:
     server = Server(limits=TIGHT)
     one = server.connect().send(first)
-    for refused in (post(b"x" * 502), post(b"x" * 502)[:-502], chunked(chunk(502)), chunked(chunk(251) * 2)):
+    assert held(server) == (999, 1)
+    for refused in (post(b"x" * 502), chunked(chunk(502)), chunked(chunk(251) * 2)):
         peer = server.connect().send(refused)
         assert peer.answer.status == 503
         assert "try again later" in json.loads(peer.answer.body)["error"]
         assert peer.answer.headers["connection"] == "close"
+        assert held(server) == (999, 1)
         peer.transport.loseConnection()
-    assert server.connect().send(post(b"x" * 500)).answer.status == 200
+    assert server.connect().send(post(b"x" * 501)).answer.status == 200
     assert server.connect().send(chunked(chunk(250) * 2 + b"0\r\n\r\n")).answer.status == 200
     assert server.connect().send(get()).answer.status == 200
     end(server, one)
+    assert held(server) == (0, 0)
     two = server.connect().send(post(b"x" * 1000)[:-1])
     assert server.connect().send(post(b"x" * 500)).answer.status == 200
     two.send(b"x")
     assert two.answer.status == 200
-    assert server.site._room == 1500
+    assert held(server) == (0, 0)
 
 
-def test_a_body_counts_until_its_handler_is_done(server: Server) -> None:
+def test_what_is_announced_costs_nothing_and_takes_nothing() -> None:
+    server = Server(limits=TIGHT)
+    for _ in range(100):
+        server.connect().send(post(b"x" * 1000)[:-999])
+    assert held(server) == (100, 1)
+    assert server.connect().send(post(b"x" * 1000)).answer.status == 200
+
+
+def test_a_body_that_nobody_reads_is_not_held() -> None:
+    server = Server(limits=TIGHT)
+    asked: list[Call] = []
+    server.admit = asked.append
+    for raw in (
+        get(b"/", b"Content-Length: 100", body=b"x" * 99),
+        get(b"/", b"Transfer-Encoding: chunked", body=chunk(100)),
+        get(b"/", b"Content-Length: 100", method=b"DELETE", body=b"x" * 99),
+    ):
+        peer = server.connect().send(raw)
+        assert held(server) == (0, 0)
+        assert peer.transport.value() == b""
+    assert len(asked) == 3  # all the same: they need their rights
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE", b"POST"])
+def test_the_application_says_which_calls_take_a_body(method: bytes) -> None:
+    server = Server(takes_body=lambda call: call.path == "/upload")
+    assert server.connect().send(get(b"/", b"Content-Length: 101", method=method)).transport.value()[9:12] == b"413"
+    assert server.calls == []
+    server.connect().send(get(b"/", b"Content-Length: 2", method=method, body=b"ab"))
+    server.connect().send(get(b"/", b"Content-Length: 0", method=method))
+    server.connect().send(get(b"/", method=method))
+    server.connect().send(get(b"/upload", b"Content-Length: 101", method=method, body=b"x" * 101))
+    assert [(call.body, call.size) for call in server.calls] == [(b"", 2), (b"", 0), (b"", 0), (b"x" * 101, 101)]
+    assert held(server) == (0, 0)
+
+
+def test_one_peer_has_a_share() -> None:
+    server = Server(limits=replace(LIMITS, bodies=3000, peer_bodies=1000))
+    half = post(b"x" * 1000)[:-400]
+    first = server.connect(ONE).send(half)
+    assert server.connect(ONE).send(post(b"x" * 401)).answer.status == 503
+    assert server.connect(ONE).send(post(b"x" * 400)).answer.status == 200
+    assert server.connect(OTHER).send(post(b"x" * 1000)).answer.status == 200
+    server.connect(OTHER).send(half)
+    server.connect(THIRD).send(half)
+    assert held(server) == (1800, 3)
+    first.send(b"x" * 400)
+    assert first.answer.status == 200
+    assert held(server) == (1200, 2)
+
+
+def test_a_subject_is_one_peer_from_wherever_it_comes() -> None:
+    server = Server(limits=replace(LIMITS, bodies=3000, peer_bodies=1000))
+    server.admit = lambda call: call.notes.update(user=call.headers["x-user"])
+    server.connect(ONE).send(get(b"/", b"Content-Length: 1000", b"X-User: a", method=b"POST", body=b"x" * 999))
+    again = get(b"/", b"Content-Length: 2", b"X-User: a", method=b"POST", body=b"xx")
+    assert server.connect(OTHER).send(again).answer.status == 503
+    assert server.connect(ONE).send(again.replace(b"X-User: a", b"X-User: b")).answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("remote", "user", "peer"),
+    [
+        pytest.param("192.0.2.1:80", "", "address 192.0.2.1", id="ipv4"),
+        pytest.param("[2001:db8:1:2:3:4:5:6]:80", "", "address 2001:db8:1:2::/64", id="ipv6"),
+        pytest.param("[2001:db8:1:2::1]:81", "", "address 2001:db8:1:2::/64", id="ipv6-of-the-same-network"),
+        pytest.param("[2001:db8:1:3::1]:81", "", "address 2001:db8:1:3::/64", id="ipv6-of-the-next"),
+        pytest.param("[::ffff:c000:201]:80", "", "address 192.0.2.1", id="ipv4-in-ipv6"),
+        pytest.param("[fe80::1%eth0]:80", "", "address fe80::/64", id="with-a-zone"),
+        pytest.param("", "", "address ", id="unix"),
+        pytest.param("192.0.2.1:80", "address 192.0.2.1", "user address 192.0.2.1", id="a-subject-is-no-address"),
+    ],
+)
+def test_who_a_peer_is(remote: str, user: str, peer: str) -> None:
+    assert peer_of(Call("POST", "/", remote=remote, notes={"user": user})) == peer
+
+
+def test_a_body_counts_until_its_handler_is_done() -> None:
     server = Server(limits=TIGHT)
     waiting: Deferred[Response] = Deferred()
     server.handler = lambda call: waiting if call.path == "/" else Response(200)
     server.connect().send(post(b"x" * 1000)).transport.loseConnection()
+    assert held(server) == (1000, 1)
     assert server.connect().send(post(b"x" * 501)).answer.status == 503
     waiting.callback(Response(200))
-    assert server.site._room == 1500
+    assert held(server) == (0, 0)
 
 
 def test_the_largest_body_has_room_whatever_the_budget_is() -> None:
-    server = Server(limits=replace(LIMITS, bodies=10))
+    server = Server(limits=replace(LIMITS, bodies=10, peer_bodies=10))
     assert server.connect().send(post(b"x" * 1000)).answer.status == 200
+
+
+STEP = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from(
+        [
+            post(b"x" * 600),
+            post(b"x" * 600)[:-1],
+            post(b"x" * 1001),
+            chunked(chunk(400)),
+            chunked(chunk(3) + b"x"),
+            get(),
+            get(b"/", b"Content-Length: 9", body=b"x" * 8),
+            get(b"/later"),
+            post(b"y" * 300).replace(b"POST /", b"POST /later"),
+            post(b"y" * 3).replace(b"POST /", b"POST /raises"),
+            b"x",
+            b"0\r\n\r\n",
+            b"\0",
+            "end",
+            "lose",
+            "abort",
+            "wait",
+            "answer",
+        ]
+    ),
+)
+
+
+@given(st.lists(STEP, max_size=25))
+def test_the_budget_never_leaks(steps: list[tuple[int, bytes | str]]) -> None:
+    """Whatever way each request ends, nothing is held when all have ended."""
+    server = Server(limits=replace(TIGHT, peer_bodies=1000))
+    waiting: list[Deferred[Response]] = []
+
+    def handler(call: Call):
+        if call.path == "/raises":
+            raise ValueError("no")
+        if call.path != "/later":
+            return Response(200)
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    server.handler = handler
+    addresses = [ONE, ONE, OTHER, THIRD]
+    peers = [server.connect(address, tcp=True) for address in addresses]
+    for number, step in steps:
+        peer = peers[number]
+        if isinstance(step, bytes):
+            peer.send(step)
+        elif step == "wait":
+            server.wait(9)
+        elif step == "answer":
+            for each in waiting[:1]:
+                each.callback(Response(200))
+            del waiting[:1]
+        elif not peer.closed:
+            {"end": peer.end, "lose": peer.transport.loseConnection, "abort": peer.transport.abortConnection}[step]()
+        if peer.closed:
+            peers[number] = server.connect(addresses[number], tcp=True)
+        assert 0 <= server.site.bodies.held <= 1500
+    for peer in peers:
+        if not peer.closed:
+            peer.transport.loseConnection()
+    for each in waiting:
+        each.callback(Response(200))
+    assert held(server) == (0, 0)
+    assert server.site.connections == 0
+    assert server.clock.getDelayedCalls() == []
 
 
 # -- Expect: 100-continue ---------------------------------------------------------------------------------------------

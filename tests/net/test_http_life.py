@@ -46,8 +46,8 @@ def server() -> Iterator[Server]:
         pytest.param([b"G"] + [b"E"] * 20, 10, 408, id="head-in-drops"),
         pytest.param([get()[:-2]], 10, 408, id="half-a-head"),
         pytest.param([get(b"/", b"Content-Length: 9")], 30, 408, id="no-body"),
-        pytest.param([get(b"/", b"Content-Length: 99", method=b"POST")] + [b"x"] * 60, 30, 408, id="body-in-drops"),
-        pytest.param([chunked(b"")] + [b"1\r\nx\r\n"] * 60, 30, 408, id="chunks-in-drops"),
+        pytest.param([get(b"/", b"Content-Length: 99", method=b"POST")] + [b"x"] * 60, 31, 408, id="body-in-drops"),
+        pytest.param([chunked(b"")] + [b"1\r\nx\r\n"] * 60, 31, 408, id="chunks-in-drops"),
     ],
 )
 def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: int | None) -> None:
@@ -68,14 +68,39 @@ def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: 
 
 
 def test_a_body_that_makes_progress_has_time() -> None:
-    server = Server(limits=Limits(body=100_000))
-    body = b"x" * 61 * 1024
+    server = Server(limits=Limits(body=100_000, body_rate=64))
+    body = b"x" * 29 * 64 * 50
     peer = server.connect().send(post(body)[: -len(body)])
-    for _ in range(61):
+    for _ in range(50):
         server.wait(29)
-        peer.send(b"x" * 1024)
+        peer.send(b"x" * 29 * 64)
     assert peer.answer.status == 200
     assert server.calls[0].body == body
+    peer.transport.loseConnection()
+
+
+@pytest.mark.parametrize(
+    ("first", "drops"),
+    [
+        pytest.param(b"", [b"x" * 1024] + [b""] * 24, id="a-kilobyte-now-and-then"),
+        pytest.param(b"x" * 900_000, [b"x" * 500], id="a-little-too-slowly-after-a-quick-start"),
+        pytest.param(b"", [b"x"], id="byte-by-byte"),
+    ],
+)
+def test_a_body_must_keep_up_a_rate(first: bytes, drops: list[bytes]) -> None:
+    """Progress is not enough: a client that may hold what it sent for hours needs to send very little."""
+    server = Server(limits=Limits(body=1_000_000, body_rate=1024, body_seconds=30))
+    peer = server.connect().send(post(b"x" * 1_000_000)[:-1_000_000] + first)
+    sent = 0
+    while not peer.answers and sent < 99_999:
+        drop = drops[sent % len(drops)]
+        peer.send(drop)
+        server.clock.advance(1)
+        sent += 1
+    assert peer.answer.status == 408
+    slack = 1 - sum(map(len, drops)) / len(drops) / 1024  # of each second, what is not paid for by bytes
+    assert sent <= 30 / slack + 1 + len(drops)
+    assert server.site.bodies.held == 0
     peer.transport.loseConnection()
 
 

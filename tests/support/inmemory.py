@@ -108,6 +108,7 @@ class Server:
             on_error=self.api.failed,
             on_finish=self._finished,
             admit=self.api.admit,
+            takes_body=self.api.takes_body,
             limits=limits or Limits(),
         )
 

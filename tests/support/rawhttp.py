@@ -96,6 +96,7 @@ class Server:
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
     limits: Limits = LIMITS
     admit: Callable = lambda _: None
+    takes_body: Callable = lambda call: call.method in {"POST", "PATCH"}
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
 
@@ -108,6 +109,7 @@ class Server:
             on_error=on_error,
             on_finish=self._finished,
             admit=self._admit,
+            takes_body=self.takes_body,
             limits=self.limits,
         )
 

@@ -1,0 +1,80 @@
+"""How much of requests' bodies is held, for whom, and how slowly a body may come.
+
+Rules of this module: pure. What is counted has come; what a client only announces costs nothing and so buys nothing.
+"""
+
+from __future__ import annotations
+
+from ipaddress import AddressValueError, IPv6Address
+from typing import Final
+
+from notary.net.messages import Call
+
+_INTERFACE_BITS: Final = 64  # of an IPv6 address: the owner of one has all that differ only in these
+
+
+class BodyBudget:
+    """Counts the bytes of bodies that are held: at most ``total`` together, at most ``share`` for one peer."""
+
+    def __init__(self, total: int, share: int) -> None:
+        self.held = 0
+        self._total = total
+        self._share = share
+        self._by_peer: dict[str, int] = {}
+
+    @property
+    def peers(self) -> int:
+        """The number of peers for whom something is held."""
+        return len(self._by_peer)
+
+    def take(self, peer: str, size: int) -> bool:
+        """Count ``size`` bytes more for ``peer``; False, and nothing is counted, if that would be too much."""
+        theirs = self._by_peer.get(peer, 0) + size
+        if self.held + size > self._total or theirs > self._share:
+            return False
+        self.held += size
+        if theirs:
+            self._by_peer[peer] = theirs
+        return True
+
+    def give_back(self, peer: str, size: int) -> None:
+        """Count ``size`` bytes, which ``take`` has counted, no longer."""
+        if not size:
+            return
+        self.held -= size
+        left = self._by_peer[peer] - size
+        if left:
+            self._by_peer[peer] = left
+        else:
+            del self._by_peer[peer]
+
+
+def peer_of(call: Call) -> str:
+    """Return the name under which the client of ``call`` is counted.
+
+    It is the subject that the application has authenticated (``notes["user"]``), else the network address. All IPv6
+    addresses of one /64 count as one, because their owner can use any of them. Behind a proxy, all clients without a
+    subject have the address of the proxy, and all clients of a Unix socket are one.
+    """
+    user = call.notes.get("user")
+    return f"user {user}" if user else f"address {_network(call.remote.rpartition(':')[0])}"
+
+
+def _network(host: str) -> str:
+    try:
+        address = IPv6Address(host.strip("[]"))
+    except AddressValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> _INTERFACE_BITS << _INTERFACE_BITS)) + f"/{_INTERFACE_BITS}"
+
+
+def body_deadline(deadline: float, now: float, size: int, rate: float, patience: float) -> float:
+    """Return the time until which a body that was to go on before ``deadline`` may take, now that ``size`` bytes came.
+
+    Each byte buys the time that it takes at ``rate`` bytes a second, but no more than ``patience`` seconds from now can
+    be bought. So a body neither stands still for longer than that, nor comes more slowly than ``rate`` for long, no
+    matter how fast it began.
+    """
+    return min(deadline + size / rate, now + patience)
