@@ -8,6 +8,7 @@ timers (one per connection, re-armed for every request) and its system call for 
 # ruff: noqa: D102 - Twisted says what the methods mean that it calls
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import wraps
@@ -422,6 +423,11 @@ class Connection(http.HTTPChannel):
         return Call(method, path.decode("utf-8", "replace"), path, remote=self.remote, secure=self.secure)
 
     @_contained
+    def give_up(self) -> None:
+        """Drop the connection when the site has waited for it long enough."""
+        self.forceAbortClient()
+
+    @_contained
     def retire(self) -> None:
         """When the site stops: close the connection unless a request is on its way, or may be."""
         if not self.site.stopping:
@@ -440,8 +446,8 @@ class Connection(http.HTTPChannel):
 
     def forceAbortClient(self) -> None:
         """Drop the connection, answered or not."""
-        self.deadline = None
         self.transport.abortConnection()
+        self.deadline = None
 
     # -- faults of ours -----------------------------------------------------------------------------------------------
 
@@ -454,12 +460,13 @@ class Connection(http.HTTPChannel):
         try:
             if self._unanswered:
                 self.reject(response)
-            elif self.transport is not None:
+                return
+        except Exception:  # noqa: BLE001, S110 - it cannot be said in this way, and what is wrong is logged
+            pass
+        if self.transport is not None:
+            self._await(_Phase.CLOSING, self.site.limits.write_seconds)  # then it is tried again
+            with contextlib.suppress(Exception):
                 self.forceAbortClient()
-        except Exception:  # noqa: BLE001 - whatever is wrong, it may not be said in this way
-            self.deadline = None
-            if self.transport is not None:
-                self.transport.abortConnection()
 
     @property
     def _unanswered(self) -> bool:

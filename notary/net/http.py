@@ -131,7 +131,7 @@ class Site(http.HTTPFactory):
 
     def _give_up(self) -> None:
         for connection in tuple(self._connections):
-            connection.forceAbortClient()
+            connection.give_up()
         self._connections.clear()
         self.working.clear()
         self._quiet()

@@ -91,7 +91,10 @@ class Transport(StringTransportWithDisconnection):
 
 @dataclass
 class Server:
-    """A site with a clock of its own; ``calls`` is what reached the handler, ``events`` what `on_finish` was told."""
+    """A site with a clock of its own.
+
+    ``calls`` is what reached the handler, ``events`` what `on_finish` was told, ``faults`` what `on_error` was.
+    """
 
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
     limits: Limits = LIMITS
@@ -99,6 +102,7 @@ class Server:
     takes_body: Callable = lambda call: call.method in {"POST", "PATCH"}
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
+    faults: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -106,7 +110,7 @@ class Server:
             self._handle,
             self.clock,
             edge_error=edge_error,
-            on_error=on_error,
+            on_error=self._failed,
             on_finish=self._finished,
             admit=self._admit,
             takes_body=self.takes_body,
@@ -119,6 +123,10 @@ class Server:
     def _handle(self, call: Call):
         self.calls.append(replace(call))  # the body of the call itself is dropped
         return self.handler(call)
+
+    def _failed(self, error: Exception) -> Response:
+        self.faults.append(error)
+        return on_error(error)
 
     def _finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         self.events.append((call.method, call.path, status, sent, seconds))
