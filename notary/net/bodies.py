@@ -5,10 +5,15 @@ Rules of this module: pure. What is counted has come; what a client only announc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from io import BytesIO
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from notary.net.messages import Call
+
+BLOCK_BYTES: Final = 1 << 20
+"""Bytes of a block of a body."""
 
 _INTERFACE_BITS: Final = 64  # of an IPv6 address: the owner of one has all that differ only in these
 
@@ -47,6 +52,35 @@ class BodyBudget:
             self._by_peer[peer] = left
         else:
             del self._by_peer[peer]
+
+
+class Received:
+    """The content of one body as it comes: in blocks, so that a reader of the whole can let go of what it has read."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._full: list[bytes] = []
+        self._last = BytesIO()
+
+    def write(self, data: bytes) -> None:
+        """Add ``data``."""
+        self.size += len(data)
+        while len(data) >= (room := BLOCK_BYTES - self._last.tell()):
+            self._last.write(data[:room])
+            data = data[room:]
+            self._end_block()
+        self._last.write(data)
+
+    def take(self) -> Sequence[bytes]:
+        """Return the blocks, all of BLOCK_BYTES but the last one, and hold them no longer."""
+        if self._last.tell():
+            self._end_block()
+        blocks, self._full = self._full, []
+        return blocks
+
+    def _end_block(self) -> None:
+        self._full.append(self._last.getvalue())  # no copy: it shrinks to what was written
+        self._last = BytesIO()
 
 
 def peer_of(call: Call) -> str:

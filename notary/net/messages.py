@@ -6,7 +6,8 @@ Rules of this module: pure values; what cannot be sent safely (a line end in a h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
@@ -32,8 +33,9 @@ class Call:
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
     the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
-    ``body`` is emptied after that; a handler may take it before (``take_body``), so that it is not held twice once it
-    has been split. ``size`` is how many bytes it had. ``gone`` turns True, once, when the connection is lost before its
+    ``body`` has the blocks of the body in order, and is empty after that; a handler that reads the blocks by
+    ``take_body`` lets go of each as it goes on to the next, so that a large body is never held twice. ``size`` is how
+    many bytes there were. ``gone`` turns True, once, when the connection is lost before its
     answer is sent: work for this call that has not begun need not begin then. It may be read in any thread. A client
     that only closes its sending half is not gone.
     """
@@ -45,15 +47,21 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     remote: str = ""
     secure: bool = False
-    body: bytes = b""
+    body: Sequence[bytes] = ()
     notes: dict[str, str] = field(default_factory=dict)
     gone: bool = False
     size: int = 0
 
-    def take_body(self) -> bytes:
-        """Return the body, and hold it no longer."""
-        body, self.body = self.body, b""
-        return body
+    def take_body(self) -> Iterator[bytes]:
+        """Return the blocks of the body, one after the other; none is held any longer, by the call or here."""
+        blocks = deque(self.body)
+        self.body = ()
+        return _each_once(blocks)
+
+
+def _each_once(blocks: deque[bytes]) -> Iterator[bytes]:
+    while blocks:
+        yield blocks.popleft()
 
 
 class Response:

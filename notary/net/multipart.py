@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_qp
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -53,12 +54,13 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]
         return MultipartSegment(headerlist)
 
 
-def parse_multipart(content_type: str, body: bytes) -> list[Part]:
+def parse_multipart(content_type: str, blocks: Iterable[bytes]) -> list[Part]:
     """Return the parts of an upload, in order; there may be none.
 
-    ``content_type`` is the value of the Content-Type header. Parts that are ``quoted-printable`` are decoded. Raises
-    MalformedUpload if it is not a multipart form, or if the body is cut off, has more than 1,000 parts, or parts with
-    malformed or oversize headers.
+    ``content_type`` is the value of the Content-Type header. The body comes in ``blocks``, none of them empty, and the
+    first part must begin in the first one; a block is not held any longer when the next is asked for. Parts that are
+    ``quoted-printable`` are decoded. Raises MalformedUpload if it is not a multipart form, or if the body is cut off,
+    has more than 1,000 parts, or parts with malformed or oversize headers.
     """
     kind, parameters = parse_parameters(content_type)
     if kind not in _TYPES:
@@ -67,12 +69,12 @@ def parse_multipart(content_type: str, body: bytes) -> list[Part]:
     if not boundary:
         raise MalformedUpload("The content type of the upload names no boundary.")
     try:
-        return list(_parts(boundary, body))
+        return list(_parts(boundary, blocks))
     except MultipartError as error:
         raise MalformedUpload(f"The upload cannot be split into parts: {error.args[0]}.") from error
 
 
-def _parts(boundary: str, body: bytes) -> Iterator[Part]:
+def _parts(boundary: str, blocks: Iterable[bytes]) -> Iterator[Part]:
     with _Parser(
         boundary.encode("latin-1", "replace"),
         max_header_size=_MAX_HEADER_BYTES,
@@ -81,14 +83,18 @@ def _parts(boundary: str, body: bytes) -> Iterator[Part]:
         header_charset="latin-1",
     ) as parser:
         segment: MultipartSegment | None = None
-        content: list[bytes] = []
-        for event in parser.parse(body):
-            if isinstance(event, MultipartSegment):
-                segment, content = event, []
-            elif event is not None:
-                content.append(bytes(event))
-            elif segment is not None:
-                yield _part(segment, b"".join(content))
+        content = BytesIO()
+        for number, block in enumerate(blocks):
+            if number and segment is None:
+                # What stands before the first part is read differently when it is cut.
+                raise MultipartError("there is no part where the first one should begin")
+            for event in parser.parse(block):
+                if isinstance(event, MultipartSegment):
+                    segment, content = event, BytesIO()
+                elif event is not None:
+                    content.write(event)
+                elif segment is not None:
+                    yield _part(segment, content.getvalue())
 
 
 def _part(segment: MultipartSegment, data: bytes) -> Part:

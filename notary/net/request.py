@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
 
-from notary.net.bodies import peer_of
+from notary.net.bodies import Received, peer_of
 from notary.net.chunked import ChunkedReader
 from notary.net.messages import Call, Response, conditional
 from notary.net.plain import NO_QUERY
@@ -52,6 +52,7 @@ class Request(http.Request):
         self.response: Response | None = None
         self._limit = 0  # bytes of the body
         self._size = 0  # bytes of the body that have come
+        self._body = Received()
         self._kept = True  # whether the body is for the handler, or dropped
         self._peer = ""  # for whom the bytes that are held are counted
         self._held = 0
@@ -62,7 +63,7 @@ class Request(http.Request):
     def gotLength(self, length: int | None) -> None:
         """The head is complete: decide whether its body (None: of a length that is not known yet) may come."""
         site, limits = self.site, self.site.limits
-        self.content = BytesIO()
+        self.content = BytesIO()  # which stays empty: twisted.web asks for its size, and closes it
         if length == 0:
             return
         self._limit = limits.body
@@ -101,7 +102,7 @@ class Request(http.Request):
         elif self._kept:
             if self.site.bodies.take(self._peer, len(data)):
                 self._held += len(data)
-                self.content.write(data)
+                self._body.write(data)
             else:
                 self.channel.refuse(503, _TOO_MANY_BODIES)
 
@@ -122,9 +123,8 @@ class Request(http.Request):
         if elsewhere is not None:
             self.answer(elsewhere)
             return
-        call.body = self.content.getvalue()  # no copy: it shrinks to what was written
+        call.body = self._body.take()
         call.size = self._size
-        self.content = BytesIO()
         self._called = True
         result = self.site.handle(call)
         if isinstance(result, Response):
@@ -268,9 +268,9 @@ class Request(http.Request):
         garbage collector comes by.
         """
         if self.call is not None:
-            self.call.body = b""
+            self.call.body = ()
         self.call = self.response = None
-        self.content = BytesIO()
+        self._body = Received()
         self._rest = b""
         self.site.bodies.give_back(self._peer, self._held)
         self._held = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -483,13 +483,13 @@ def _splits(path: str) -> Iterator[tuple[str, str]]:
 # -- what handlers read and write -------------------------------------------------------------------------------------
 
 
-def read_files(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, bytes]]:
     """The files of an upload, in its order: their roles, as they are written, and their contents.
 
     The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
     MalformedUpload.
     """
-    parts = parse_multipart(content_type, body)
+    parts = parse_multipart(content_type, blocks)
     if len(parts) > MAX_FILES:
         raise MalformedUpload(f"the upload has {len(parts)} files; at most {MAX_FILES} are taken at once")
     return [(part.filename.removesuffix(".json"), part.data) for part in parts]

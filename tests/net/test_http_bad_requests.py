@@ -242,7 +242,9 @@ def test_a_length_that_python_does_not_read() -> None:
 
 def test_only_requests_with_a_body_ask_to_be_admitted(server: Server) -> None:
     asked: list[tuple] = []
-    server.admit = lambda call: asked.append((call.method, call.path, call.query, call.headers["host"], call.body))
+    server.admit = lambda call: asked.append(
+        (call.method, call.path, call.query, call.headers["host"], b"".join(call.body))
+    )
     peer = server.connect().send(get() + post(b"") + get(b"/%zz/"))
     assert [answer.status for answer in peer.answers] == [200, 200, 400]
     assert asked == []

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from notary.errors import MalformedUpload
+from notary.net.bodies import BLOCK_BYTES, Received
 from notary.net.multipart import Part, parse_multipart, parse_parameters
+from tests.support.rawhttp import Server, post
 
 FORM = "multipart/form-data; boundary=B"
 
@@ -63,7 +69,7 @@ GOOD = part(b'form-data; name="files"; filename="root"')
     ],
 )
 def test_a_role_is_named_by_the_raw_file_name(disposition: bytes, filename: str) -> None:
-    assert parse_multipart(FORM, body(part(disposition))) == [Part(filename, b"{}")]
+    assert parse_multipart(FORM, [body(part(disposition))]) == [Part(filename, b"{}")]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_a_role_is_named_by_the_raw_file_name(disposition: bytes, filename: str)
 )
 def test_bodies_that_are_taken(raw: bytes, parts: list[Part] | None) -> None:
     expected = parts if parts is not None else [Part("root", b"a\r\n--\r\n-B\n--B")]
-    assert parse_multipart(FORM, raw) == expected
+    assert parse_multipart(FORM, [raw]) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ def test_bodies_that_are_taken(raw: bytes, parts: list[Part] | None) -> None:
     ],
 )
 def test_content_types_that_are_taken(content_type: str) -> None:
-    assert parse_multipart(content_type, body(GOOD)) == [Part("root", b"{}")]
+    assert parse_multipart(content_type, [body(GOOD)]) == [Part("root", b"{}")]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_content_types_that_are_taken(content_type: str) -> None:
 )
 def test_content_types_that_are_refused(content_type: str) -> None:
     with pytest.raises(MalformedUpload):
-        parse_multipart(content_type, body(GOOD))
+        parse_multipart(content_type, [body(GOOD)])
 
 
 @pytest.mark.parametrize(
@@ -157,12 +163,12 @@ def test_content_types_that_are_refused(content_type: str) -> None:
 )
 def test_bodies_that_are_refused(raw: bytes) -> None:
     with pytest.raises(MalformedUpload) as caught:
-        parse_multipart(FORM, raw)
+        parse_multipart(FORM, [raw])
     assert len(str(caught.value)) < 200
 
 
 def test_a_thousand_parts_are_taken() -> None:
-    assert len(parse_multipart(FORM, body(*[GOOD] * 1000))) == 1000
+    assert len(parse_multipart(FORM, [body(*[GOOD] * 1000)])) == 1000
 
 
 @given(
@@ -178,7 +184,7 @@ def test_what_is_written_is_read(uploads: list[tuple[str, bytes]]) -> None:
         written += f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{quoted}"\r\n\r\n'.encode()
         written += content + b"\r\n"
     written += f"--{boundary}--\r\n".encode()
-    parsed = parse_multipart(f"multipart/form-data; boundary={boundary}", written)
+    parsed = parse_multipart(f"multipart/form-data; boundary={boundary}", [written])
     assert parsed == [Part(name, content) for name, content in uploads]
 
 
@@ -192,16 +198,96 @@ def test_what_is_written_is_read(uploads: list[tuple[str, bytes]]) -> None:
 )
 def test_a_large_body_is_no_trouble(raw: bytes) -> None:
     """A parser that is quadratic in any of these would not end today."""
-    assert [part.filename for part in parse_multipart(FORM, raw)] == ["root"]
+    assert [part.filename for part in parse_multipart(FORM, [raw])] == ["root"]
 
 
 @pytest.mark.parametrize("quote", [pytest.param(b"\\", id="backslashes"), pytest.param(b"\\a", id="escapes")])
 def test_an_unterminated_file_name_does_not_stop_the_server(quote: bytes) -> None:
     disposition = b'form-data; filename="' + quote * 3000
-    assert parse_multipart(FORM, body(part(disposition))) == [Part("", b"{}")]
+    assert parse_multipart(FORM, [body(part(disposition))]) == [Part("", b"{}")]
 
 
 def test_parameters() -> None:
     assert parse_parameters('Text/Plain ; a=1; B="2 3"') == ("text/plain", {"a": "1", "b": "2 3"})
     assert parse_parameters("text/plain/x") == ("", {})
     assert parse_parameters("/") == ("", {})
+
+
+# -- bodies in blocks -------------------------------------------------------------------------------------------------
+
+
+def outcome(blocks: list[bytes]) -> list[Part] | None:
+    try:
+        return parse_multipart(FORM, blocks)
+    except MalformedUpload:
+        return None
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"--B", b"\r\n", b"--", b"\r", b"\n", b"B", GOOD, b"--B\r\n" + GOOD, b"\r\n--B--", b"X: y\r\n"]
+        ),
+        max_size=12,
+    ).map(b"".join),
+    st.lists(st.integers(0, 300), max_size=4),
+)
+@example(body(GOOD), [70, 71, 72, 73])
+def test_a_body_is_read_the_same_way_in_whatever_blocks_it_comes(raw: bytes, cuts: list[int]) -> None:
+    begin = raw.find(b"\r\n\r\n") + 4  # the first part begins in the first block
+    ends = sorted({begin + cut for cut in cuts if begin + cut < len(raw)})
+    blocks = [raw[start:end] for start, end in zip([0, *ends], [*ends, len(raw)], strict=True)]
+    assert b"".join(blocks) == raw
+    found, whole = outcome([block for block in blocks if block]), outcome([raw])
+    if whole:
+        assert found == whole or (found is None and not raw.startswith(b"--B\r\n"))
+    else:
+        assert not found
+
+
+def test_a_first_part_that_begins_late_is_refused_wherever_the_body_is_cut() -> None:
+    raw = b"x" * 100 + b"\r\n" + body(GOOD)
+    assert outcome([raw]) == [Part("root", b"{}")]
+    for cut in range(1, 104):
+        assert outcome([raw[:cut], raw[cut:]]) is None
+
+
+@given(st.lists(st.integers(0, BLOCK_BYTES * 2), max_size=4))
+def test_what_is_received_is_cut_into_blocks_of_one_size(sizes: list[int]) -> None:
+    received = Received()
+    for size in sizes:
+        received.write(b"x" * size)
+    blocks = [len(block) for block in received.take()]
+    assert (received.size, sum(blocks)) == (sum(sizes), sum(sizes))
+    assert all(size == BLOCK_BYTES for size in blocks[:-1])
+    assert all(0 < size <= BLOCK_BYTES for size in blocks)
+    assert list(received.take()) == []
+
+
+@pytest.mark.parametrize("files", [1, 8])
+def test_a_large_upload_is_held_once_from_the_socket_to_its_files(files: int) -> None:
+    size = 24 * BLOCK_BYTES
+    raw = body(*[part(b'form-data; name=files; filename="root"', b"x" * (size // files))] * files)
+    server = Server()
+    server.site.limits = replace(server.site.limits, body=2 * size)
+    found: list[Part] = []
+    waiting: Deferred = Deferred()
+
+    def handler(call):
+        found.extend(parse_multipart(FORM, call.take_body()))
+        return waiting
+
+    server.handler = handler
+    server.keeps_bodies = False
+    peer = server.connect().send(post(raw)[: -len(raw)])
+    tracemalloc.start()
+    try:
+        for start in range(0, len(raw), 16_384):
+            peer.send(raw[start : start + 16_384])
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(each.data) for each in found] == [size // files] * files
+    assert held < size + BLOCK_BYTES
+    assert most < 1.2 * size + 2 * BLOCK_BYTES  # a buffer that grows has an eighth to spare
+    peer.transport.loseConnection()

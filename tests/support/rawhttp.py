@@ -103,6 +103,7 @@ class Server:
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
+    keeps_bodies: bool = True
 
     def __post_init__(self) -> None:
         self.clock = Clock()
@@ -121,7 +122,8 @@ class Server:
         return self.admit(call)
 
     def _handle(self, call: Call):
-        self.calls.append(replace(call))  # the body of the call itself is dropped
+        if self.keeps_bodies:
+            self.calls.append(replace(call, body=b"".join(call.body)))  # the body of the call itself is dropped
         return self.handler(call)
 
     def _failed(self, error: Exception) -> Response:
