@@ -50,7 +50,7 @@ BOUNDED = (
     "docs/adr/0004: integers that a reader with 64-bit floats would change, nesting beyond a bound: MALFORMED_JSON"
 )
 RFC_3339 = "section 2: expires RFC 3339 (fractions and offsets occur); Go 1.19 reads more than that"
-RSA_BOUNDS = "RSA keys of 2,048 to 8,192 bits whose public exponent is 3 to 2^31 − 1"
+RSA_BOUNDS = "RSA keys of 2,048 to 8,192 bits whose public exponent is 3 to 2^31 - 1"
 FOREIGN_KEYS = "no snapshot key: ErrBadHierarchy; foreign timestamp key: ErrBadRoot; missing parent: ErrBadTargets"
 STRICTER = {"own": MALFORMED_JSON, "row": STRICT_JSON}
 BEYOND = {"own": MALFORMED_JSON, "row": BOUNDED}

@@ -26,9 +26,7 @@ EXPONENT_64 = 2**64 - 59
 
 @functools.cache
 def _primes(count: int) -> tuple[int, ...]:
-    pairs = [
-        rsa.generate_private_key(65537, 2 * _PRIME_BITS).private_numbers() for _ in range((count + 1) // 2)
-    ]
+    pairs = [rsa.generate_private_key(65537, 2 * _PRIME_BITS).private_numbers() for _ in range((count + 1) // 2)]
     return tuple(prime for pair in pairs for prime in (pair.p, pair.q))[:count]
 
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from notary.errors import Fault, InvalidUpdate
-from notary.tuf import publish, work
-from notary.tuf.model import SNAPSHOT, Gun, RoleName
-from tests.support.author import Author, Key, canonical, make_key, make_private, public_bytes
-from tests.support.collection import GUN, Collection
-
-
-def bogus(data: bytes, key: Key, count: int, size: int = 64, first: list | None = None) -> bytes:
-    """``data`` with ``first`` and ``count`` different signatures by ``key`` that are none."""
-    signed = json.loads(data)["signed"]
-    signatures = list(first or [])
-    for number in range(count):
-        sig = b"\1" + number.to_bytes(2, "big") + b"\1" * (size - 3)
-        signatures.append({"keyid": key.key_id, "method": key.method, "sig": base64.b64encode(sig).decode()})
-    return b'{"signed":' + canonical(signed) + b',"signatures":' + canonical(signatures) + b"}"
-
-
-class Held:
-    def __init__(self, data: bytes) -> None:
-        self.version, self.data = 1, data
+from notary.server.repository import LITTLE_MICROSECONDS
+from notary.tuf import keys, publish, work
+from notary.tuf.keys import Signature
+from notary.tuf.model import Gun, RoleName
+from tests.support.author import Author, Key, canonical, make_key, public_bytes
+from tests.support.collection import GUN, NOW, Held
+from tests.support.uploads import bogus
 
 
 def estimated(files, current=(), *, sound=False) -> int:
-    held = {RoleName(role): Held(data) for role, data in dict(current).items()}
+    held = {RoleName(role): Held(1, data) for role, data in dict(current).items()}
     return publish.work_in(held, publish.read(files.items()), sound=sound)
 
 
@@ -42,7 +30,7 @@ def author() -> Author:
 def test_an_ordinary_upload_is_little_work_and_each_signature_counts(role):
     files = author().first()
     ordinary = estimated(files)
-    assert ordinary < publish.LITTLE_MICROSECONDS
+    assert ordinary < LITTLE_MICROSECONDS
     more = dict(files, **{role: bogus(files[role], make_key(), 30)})
     assert estimated(more) - ordinary > 30 * 64
 
@@ -53,7 +41,7 @@ def test_dearer_keys_make_more_work_of_as_many_bytes():
     p256 = estimated({"targets": bogus(files["targets"], key, 30, 64)})
     p384 = estimated({"targets": bogus(files["targets"], key, 20, 96)})
     assert p384 > 3 * p256
-    assert p384 > publish.LITTLE_MICROSECONDS
+    assert p384 > LITTLE_MICROSECONDS
 
 
 def test_what_is_stored_counts_as_far_as_it_is_read():
@@ -62,41 +50,68 @@ def test_what_is_stored_counts_as_far_as_it_is_read():
     stored = {"root": files["root"], "snapshot": files["snapshot"]}
     large = {"root": files["root"], "snapshot": files["snapshot"] + b" " * 100_000}
     assert estimated(upload) < estimated(upload, stored, sound=True) < estimated(upload, stored)
-    assert estimated(upload, stored) < publish.LITTLE_MICROSECONDS < estimated(upload, large)
+    assert estimated(upload, stored) < LITTLE_MICROSECONDS < estimated(upload, large)
     assert estimated(upload, {**stored, "timestamp": b" " * 100_000}) == estimated(upload, stored)
     disguised = files["root"].replace(b'"sig"', b'"\\u0073ig"')
     assert estimated(upload, {"root": disguised}) >= estimated(upload, {"root": files["root"]})
-
-
-def delegating(count: int, key: Key) -> Author:
-    made = author()
-    for number in range(count):
-        made.delegate(f"targets/a{number}", key, make_key())
-    return made
 
 
 def validated(files) -> publish.Plan:
     return publish.judge(Gun(GUN), {}, list(files.items()), NOW)
 
 
-def test_one_budget_serves_all_files_of_an_upload(monkeypatch):
-    costs = []
-    real = work.Budget.spend
-
-    def spend(self, microseconds):
-        costs.append(microseconds)
-        real(self, microseconds)
-
-    monkeypatch.setattr(work.Budget, "spend", spend)
-    good, bad = make_key(), Key("ecdsa", public_bytes(P384), P384)
-    made = author()
-    for number in range(40):
-        made.delegate(f"targets/a{number}", bad, good)
-    files = made.first()
-    heavy = {
-        role: bogus(data, bad, 90, 96, [good.sign(canonical(json.loads(data)["signed"]))][:0]) if "/" in role else data
+def heavy(files, good: Key, bad: Key, count: int) -> dict[str, bytes]:
+    """Every delegation with ``count`` bogus signatures by ``bad`` before the one by ``good`` that makes it valid."""
+    return {
+        role: bogus(data, bad, count, 96, last=[good.sign(canonical(json.loads(data)["signed"]))])
+        if "/" in role
+        else data
         for role, data in files.items()
     }
-    with pytest.raises(InvalidUpdate, match="take too long to verify: remove") as refused:
-        validated(heavy)
+
+
+def test_all_files_of_an_upload_share_one_budget(monkeypatch):
+    private = ec.generate_private_key(ec.SECP384R1())
+    good, bad = make_key(), Key("ecdsa", public_bytes(private), private)
+    made = author()
+    for number in range(30):
+        made.delegate(f"targets/a{number}", good, bad)
+    files = made.first()
+    del files["snapshot"]
+    verified = []
+    real = keys._identity
+
+    def identity(*arguments):
+        verified.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(keys, "_identity", identity)
+    validated(heavy(files, good, bad, 1))
+    assert len(verified) == 2 + 30 * 2
+    verified.clear()
+    monkeypatch.setattr(work, "MAX_VERIFYING_MICROSECONDS", 100_000)
+    with pytest.raises(InvalidUpdate, match="take too long to verify: remove those") as refused:
+        validated(heavy(files, good, bad, 20))
     assert refused.value.fault is Fault.VALIDATION
+    assert 100 < len(verified) < 100_000 / 700
+
+
+def test_signatures_that_no_role_asks_for_cost_nothing(monkeypatch):
+    stranger, files = make_key(), author().first()
+    spent = []
+    monkeypatch.setattr(work.Budget, "spend", lambda _self, cost: spent.append(cost))
+    del files["snapshot"]
+    validated(files)
+    ordinary = sum(spent)
+    spent.clear()
+    signatures = json.loads(files["targets"])["signatures"]
+    validated({"root": files["root"], "targets": bogus(files["targets"], stranger, 99, last=signatures)})
+    assert sum(spent) == ordinary
+
+
+def test_the_budget_is_enough_for_the_largest_honest_upload():
+    """As many files as there may be, each signed by six keys on P-384."""
+    each = keys.cost(Signature("", "ecdsa", bytes(96)), 10_000)
+    budget = work.Budget(work.MAX_VERIFYING_MICROSECONDS)
+    for _ in range(publish.MAX_FILES * 6):
+        budget.spend(each)
