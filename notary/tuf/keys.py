@@ -296,6 +296,11 @@ def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
     key.verify(encode_dss_signature(r, s), message.sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
+def rsa_is_costly(key: rsa.RSAPublicKey) -> bool:
+    """Whether verifying with this key takes longer than anybody needs."""
+    return key.key_size > MAX_RSA_BITS or key.public_numbers().e not in RSA_EXPONENTS
+
+
 def rsa_fault(key: rsa.RSAPublicKey) -> str | None:
     """What makes an RSA key unfit, if anything. A key beyond the bounds takes its owner's readers too long."""
     if key.key_size < MIN_RSA_BITS:
