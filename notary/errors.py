@@ -44,6 +44,18 @@ class InvalidParameters(NotaryError):
     """A query parameter is not what it must be."""
 
 
+class Overloaded(NotaryError):
+    """There is more to do than can wait for its turn. ``retry_seconds`` is when to try again."""
+
+    def __init__(self, message: str, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class ClientGone(NotaryError):
+    """Nobody waits for the answer any more, so the work was not done. It is logged, never sent."""
+
+
 class Unauthorized(NotaryError):
     """The caller lacks a right.
 

@@ -12,6 +12,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from twisted.application.service import Service
@@ -71,8 +72,8 @@ class _Pending:
 class Assembly(Service, ABC):
     """Runs ``assemble`` to start; that passes each part's end to ``at_end``.
 
-    ``threads`` is how many threads ``in_thread`` may use at the same time; ``sockets`` listen already, and are served
-    instead of the address of the configuration.
+    ``threads`` is how many threads ``in_thread`` may use at the same time (see also ``own_threads``); ``sockets``
+    listen already, and are served instead of the address of the configuration.
     """
 
     ready = False
@@ -105,16 +106,28 @@ class Assembly(Service, ABC):
 
     def in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         """Run a plain function in a thread; the Deferred fires on the reactor's thread."""
+        return self._in_pool(self._pool, work)
+
+    def own_threads(self, count: int) -> Callable[[Callable[[], T]], Deferred[T]]:
+        """Return another ``in_thread``, with ``count`` threads of its own, which end with the service."""
+        pool = ThreadPool(0, count)
+        self._start_pool(pool)
+        return partial(self._in_pool, pool)
+
+    def _in_pool(self, pool: ThreadPool, work: Callable[[], T], /) -> Deferred[T]:
         # An idle thread remembers what it did last: nothing of this but an empty list.
         once = [work]
-        return deferToThreadPool(self.reactor, self._pool, _attempt, once).addCallback(_outcome)
+        return deferToThreadPool(self.reactor, pool, _attempt, once).addCallback(_outcome)
+
+    def _start_pool(self, pool: ThreadPool) -> None:
+        pool.start()
+        # It waits for the threads, so it is no work for the reactor's own thread.
+        self.at_end(lambda: deferToThreadPool(self.reactor, self.reactor.getThreadPool(), pool.stop))
 
     def startService(self) -> Deferred[None]:
         """Open all parts. Fails as they do; ``stopService`` then closes those that are open."""
         super().startService()
-        self._pool.start()
-        # It waits for the threads, so it is no work for the reactor's own thread.
-        self.at_end(lambda: deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self._pool.stop))
+        self._start_pool(self._pool)
         return Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:

@@ -31,13 +31,15 @@ from notary.errors import (
     NotaryError,
     NotFound,
 )
+from notary.net.bodies import peer_of
 from notary.net.http import Call, Response, parse_multipart
 from notary.net.logs import error_id
 from notary.net.readiness import ALIVE
 from notary.server.auth import Access, AccessController
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
-from notary.server.repository import SMALL, InThread, Repository
+from notary.server.repository import SMALL, Repository
+from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
@@ -70,6 +72,8 @@ class Fault:
 
 UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
 TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
+CLIENT_GONE = Fault(499, "CLIENT_GONE", "The client went away.")
+"""For the log and the metrics: nobody is there to see it."""
 UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
 
 FAULTS: Mapping[type[Exception], Fault] = {
@@ -82,6 +86,7 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
+    errors.Overloaded: Fault(503, "UNAVAILABLE", "The server has too much to do at present; try again later."),
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
@@ -197,6 +202,7 @@ class Api:
         health: Health,
         metrics: Metrics,
         in_thread: InThread,
+        validators: Validators,
         now: Callable[[], datetime],
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
@@ -208,6 +214,7 @@ class Api:
         self._health = health
         self._metrics = metrics
         self._in_thread = in_thread
+        self._validators = validators
         self._now = now
         self._gun_prefixes = gun_prefixes
         self._current_headers = current.headers()
@@ -306,14 +313,19 @@ class Api:
                 call.notes["user"] = user
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
-        fault = FAULTS.get(type(error), route.broken)
+        fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        report = self._log.error if server_error else self._log.info
+        ours = server_error and not isinstance(error, errors.Overloaded)
+        report = self._log.error if ours else self._log.info
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
             self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
-        headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
+        headers: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, errors.Unauthorized):
+            headers = (("WWW-Authenticate", error.challenge),)
+        elif isinstance(error, errors.Overloaded):
+            headers = (("Retry-After", str(error.retry_seconds)),)
         return fault_response(fault, None if server_error else _detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
@@ -329,9 +341,10 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        run = execute if call.size <= SMALL else self._in_thread
+        validator = self._validators.of(peer_of(call), lambda: call.gone)
+        run = execute if call.size <= SMALL else validator.in_thread
         files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
-        timestamp = await self._repository.publish(gun, files)
+        timestamp = await self._repository.publish(gun, files, validator)
         self._metrics.uploaded(ACCEPTED, call.size)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
@@ -520,7 +533,7 @@ def _integer(call: Call, name: str) -> int:
 
 
 def _changes(changes: Sequence[Change]) -> bytes:
-    records = [
+    records = (
         {
             "ID": str(change.id),
             "CreatedAt": change.created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
@@ -530,5 +543,7 @@ def _changes(changes: Sequence[Change]) -> bytes:
             "Category": change.category,
         }
         for change in changes
-    ]
-    return json.dumps({"count": len(records), "records": records}).encode()
+    )
+    # One by one: in between, other threads go on.
+    listed = ", ".join([json.dumps(record) for record in records])
+    return f'{{"count": {len(changes)}, "records": [{listed}]}}'.encode()

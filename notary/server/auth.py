@@ -30,6 +30,7 @@ from OpenSSL import crypto
 
 from notary.errors import ConfigError, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
 from notary.tuf.canonical import Members, parse
+from notary.tuf.keys import rsa_is_costly
 
 Access: TypeAlias = tuple[str, str, str]
 """A right: (type of the resource, its name, action), for example ("repository", "example.com/app", "pull")."""
@@ -45,6 +46,10 @@ LEEWAY: Final = timedelta(seconds=60)
 
 MAX_TOKEN: Final = 64 * 1024
 """Characters of the longest token that is looked at."""
+
+MAX_STRUCTURE: Final = 5_000
+"""Commas, braces and brackets that a token's header or claims may hold: 500 rights need no more. They are read on the
+reactor's thread, before it is known who made the token."""
 
 MAX_CHAIN: Final = 8
 """Certificates of the longest chain that a token may bring."""
@@ -163,10 +168,9 @@ class TokenAuth:
             raise _TokenError("it has expired")
         if seconds < claims.integer("nbf") - leeway:
             raise _TokenError("it is not valid yet")
-        rights = _rights(claims.sequence("access"))
-        subject = claims.text("sub")
+        # Nothing that takes long is done for a token before its signature is known to be good.
         _verify(token, self._signing_key(header, now))
-        return subject, rights
+        return claims.text("sub"), _rights(claims.sequence("access"))
 
     def _signing_key(self, header: Members, now: datetime) -> JWK:
         """The key that the header names, in the reference's order of preference, if it is to be trusted."""
@@ -257,7 +261,8 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
         except _UNUSABLE:
             raise ConfigError(
                 f'{_BUNDLE}: "{path}" holds a certificate, "{certificate.subject.rfc4514_string()}", whose key signs no'
-                " tokens; expected RSA, Ed25519, or ECDSA on P-256, P-384 or P-521"
+                " tokens; expected RSA (up to 8,192 bits, exponent below 2^31), Ed25519, or ECDSA on P-256, P-384 or"
+                " P-521"
             ) from None
     return certificates
 
@@ -266,6 +271,8 @@ def _object(part: str, name: str) -> dict[str, Any]:
     """One base64url part of a token as the JSON object that it must be."""
     try:
         data = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        if sum([data.count(one) for one in (b",", b"{", b"[")]) > MAX_STRUCTURE:
+            raise _TokenError(f"its {name} holds too much")
         value = parse(data)
     except (ValueError, MalformedJSON):  # the message of neither is repeated: it may hold a piece of the token
         raise _TokenError(f"its {name} cannot be read") from None
@@ -307,8 +314,10 @@ def _certificate(encoded: str) -> x509.Certificate:
 def _key_of(certificate: x509.Certificate) -> JWK:
     """The public key of ``certificate``. Raises one of _UNUSABLE if it can sign no token."""
     key = certificate.public_key()
-    if isinstance(key, (RSAPublicKey, Ed25519PublicKey)) or (
-        isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
+    if (
+        isinstance(key, Ed25519PublicKey)
+        or (isinstance(key, RSAPublicKey) and not rsa_is_costly(key))
+        or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES)
     ):
         return JWK.from_pyca(key)
     raise ValueError("no algorithm of tokens uses a key of this type")

@@ -1,8 +1,9 @@
 """The use cases of the server: read, publish, get and rotate keys, delete, list changes.
 
 Rules of this module: knows the ports (store, signing service) and the pure TUF core, but no HTTP. What is read is
-served byte for byte as it was stored. Validation is pure and runs in a thread, because a large upload takes longer than
-the reactor may be held. Nothing is written before everything is valid and signed, and then in one transaction.
+served byte for byte as it was stored. What takes longer than the reactor may be held runs in a thread or in another
+process; how much work it is decides, not who asks for it. Reads wait for no validation. Nothing is written before
+everything is valid and signed, and then in one transaction.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from itertools import islice
+from typing import Generic, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
 from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
 from notary.server.signing import SigningService, sign_draft
+from notary.server.validators import InThread, Validator
 from notary.storage import Change, MetadataStore, Stored, Update
+from notary.storage.shared import Shared
 from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.model import MAX_SIGNATURES, ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.publish import Plan
 
-P = ParamSpec("P")
-T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -34,7 +37,10 @@ _Root: TypeAlias = tuple[Gun, bytes]
 """A collection and the SHA-256 of its root."""
 
 KEPT = 1_000
-"""How many timestamps and snapshots are not parsed again for a reader."""
+"""How many timestamps and snapshots are not parsed again for a reader. One that lists many roles counts as several."""
+
+LISTED = 100
+"""How many roles a timestamp or snapshot may list to count as one."""
 
 KEPT_ROOTS = 10_000
 """Of how many roots it is known that they are sound: 300 bytes each, and a third of validating a small upload."""
@@ -44,34 +50,33 @@ LARGE = 2_000_000
 which no other thread goes on, so that every read would wait."""
 
 SMALL = 8_192
-"""Bytes of an upload up to which it is validated on the reactor's thread: that takes a millisecond or two, at most five
-if it holds as many signatures as can be, and a thread would only add its own cost to it."""
+"""Bytes of a file or an upload that may be looked at on the reactor's thread, whatever is in it."""
+
+LITTLE_MICROSECONDS = 3_000
+"""How much work (:mod:`notary.tuf.work`) is done on the reactor's thread: an ordinary small upload is half of that, and
+a thread would only add its own cost to it."""
+
+MUCH_MICROSECONDS = 400_000
+"""How much work of validating is done in another process, which takes half as long to start: a thread would go on
+taking the interpreter lock from the reactor's."""
+
+FEW_KEYS = 10
+"""By how many keys a small file of the server may be signed, and each signature verified, on the reactor's thread."""
 
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
 
 
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """Start ``work``."""
-        ...
-
-
-class InProcess(Protocol):
-    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
-
-    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Start ``work``."""
-        ...
-
-
 class Recent(Generic[K, V]):
-    """What was found out about the ``size`` files asked for last. It follows from their checksums, so it never lies."""
+    """What was found out about the ``size`` files asked for last. It follows from their checksums, so it never lies.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    What is large counts as several, by ``weigh``, but never as more than a quarter of all.
+    """
+
+    def __init__(self, size: int, weigh: Callable[[V], int] = lambda _value: 1) -> None:
+        self._room = size
+        self._most = max(size // 4, 1)
+        self._weigh = weigh
         self._kept: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K) -> V | None:
@@ -83,10 +88,23 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep ``value``, in place of what was asked for longest ago."""
+        if key in self._kept:
+            self._room += self._weight(self._kept.pop(key))
         self._kept[key] = value
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        self._room -= self._weight(value)
+        while self._room < 0:
+            self._room += self._weight(self._kept.popitem(last=False)[1])
+
+    def _weight(self, value: V) -> int:
+        return min(self._weigh(value), self._most)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Stored files that are looked into, told apart by their checksums."""
+
+    checksums: str
+    stored: tuple[Stored, ...] = field(compare=False)
 
 
 class Repository:
@@ -101,7 +119,6 @@ class Repository:
         store: MetadataStore,
         signing: SigningService,
         in_thread: InThread,
-        offload: InProcess,
         now: Callable[[], datetime],
         on_refresh: Callable[[RoleName], None],
         on_expired_root: Callable[[], None],
@@ -109,13 +126,16 @@ class Repository:
         self._store = store
         self._signing = signing
         self._in_thread = in_thread
-        self._offload = offload
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT)
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, lambda listed: 1 + len(listed) // LISTED)
         self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
         self._sound: Recent[_Root, bool] = Recent(KEPT_ROOTS)
+        # However many readers come at once, one thread looks into a file or renews a collection for all of them.
+        self._listing = Shared(self._list)
+        self._dating = Shared(self._date)
+        self._renewing = Shared(self._renew)
         self._log = Logger(namespace="notary.server.repository")
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -155,8 +175,7 @@ class Repository:
         """The file of ``role`` whose checksum stands in ``by``; nearly always the one in ``found``."""
         listed = self._listed.get(by.sha256)
         if listed is None:
-            listed = await self._in_thread(lambda: _checksums(by))
-            self._listed.put(by.sha256, listed)
+            listed = await self._listing(_Files(by.sha256, (by,)))
         sha256 = listed.get(role)
         if sha256 is None:
             raise NotFound(f"{role} is not part of the current snapshot")
@@ -164,6 +183,16 @@ class Repository:
         if stored is not None and stored.sha256 == sha256:
             return stored
         return await self._store.by_checksum(gun, role, sha256)
+
+    async def _list(self, files: _Files) -> Mapping[str, str]:
+        (by,) = files.stored
+        listed = await self._in_thread(lambda: _checksums(by))
+        self._listed.put(by.sha256, listed)
+        return listed
+
+    async def _date(self, files: _Files) -> datetime:
+        timestamp, snapshot = files.stored
+        return await self._in_thread(lambda: refresh.good_until(timestamp, snapshot))
 
     def _signed_by_server(
         self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName
@@ -183,10 +212,10 @@ class Repository:
         pair = (timestamp.sha256, snapshot.sha256)
         until = self._good_until.get(pair)
         if until is None:
-            until = await self._in_thread(lambda: refresh.good_until(timestamp, snapshot))
+            until = await self._dating(_Files(f"{pair}", (timestamp, snapshot)))
             self._good_until.put(pair, until)
         if until <= self._now():
-            if await self._renew(gun):
+            if await self._renewing(gun):
                 found = await self._store.current(gun, _SIGNED_BY_SERVER)
                 timestamp = _present(found, TIMESTAMP)
             else:
@@ -225,50 +254,80 @@ class Repository:
         snapshot = None
         if renewal.snapshot is not None:
             try:
-                snapshot = await sign_draft(self._signing, renewal.snapshot)
+                snapshot = await self._signed(renewal.snapshot)
             except InvalidUpdate:
                 self._log.warn("the snapshot of {gun} has expired; its publisher must sign a new one", gun=gun)
             else:
                 updates.append(Update(SNAPSHOT, renewal.snapshot.version, snapshot))
         if snapshot is not None or renewal.timestamp_due:
-            updates.append(await self._signed_timestamp(renewal.timestamp(snapshot)))
+            updates.append(await self._signed_timestamp(await self._in_thread(lambda: renewal.timestamp(snapshot))))
         return updates
 
     async def _signed_timestamp(self, draft: publish.Draft) -> Update:
-        return Update(TIMESTAMP, draft.version, await sign_draft(self._signing, draft))
+        return Update(TIMESTAMP, draft.version, await self._signed(draft))
+
+    async def _signed(self, draft: publish.Draft) -> bytes:
+        # More keys than a few make it a matter of verifying, however little is signed.
+        place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL + 1)
+        return await sign_draft(self._signing, draft, place)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
-    async def publish(self, gun: Gun, files: Sequence[tuple[str, bytes]]) -> Update:
+    async def publish(self, gun: Gun, files: Sequence[tuple[str, bytes]], validator: Validator) -> Update:
         """Validate uploaded files (names of roles, contents), complete them with what the server signs, store it all.
 
+        ``validator`` says where, if that is too much work for the reactor's thread; once the upload is known to be
+        valid, it is stored whatever becomes of its client.
+
         Returns the new timestamp. Raises NoFilename, InvalidRole, MalformedJSON, InvalidUpdate, OldVersion and
-        InvalidGun; SigningFailed and StorageFailed when these services are down.
+        InvalidGun; Overloaded and ClientGone, as :class:`Validator` does; SigningFailed and StorageFailed when these
+        services are down.
         """
-        size = sum([len(data) for _, data in files])
-        run = execute if size <= SMALL else self._in_thread
-        if size < LARGE:
-            uploads = await run(lambda: publish.read(files))
-            current = await self._loaded(gun, [upload.role for upload in uploads], run)
-            sound = self._is_sound(gun, current)
-            plan = await run(lambda: publish.validate(gun, current, uploads, self._now(), sound=sound))
-        else:
-            current = await self._loaded(gun, publish.named(files), run)
-            held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
-            sound = self._is_sound(gun, current)
-            plan = await self._offload(publish.judge, gun, held, files, self._now(), sound=sound)
+        plan, current = await self._validated(gun, files, validator)
         if plan.sound is not None and len(plan.sound) <= SMALL:
             self._sound.put(_root(gun, plan.sound), True)
         updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
-            snapshot = await sign_draft(self._signing, plan.snapshot)
+            snapshot = await self._signed(plan.snapshot)
             updates.append(Update(SNAPSHOT, plan.snapshot.version, snapshot))
         # Last, because the timestamp holds the snapshot's checksum.
-        timestamp = await self._signed_timestamp(plan.timestamp(snapshot))
+        size = sum([len(update.data) for update in updates if update.role == SNAPSHOT])
+        draft = await self._place(size)(lambda: plan.timestamp(snapshot))
+        timestamp = await self._signed_timestamp(draft)
         previous = current.get(TIMESTAMP)
         await self._store.publish(gun, [*updates, timestamp], None if previous is None else previous.sha256)
         return timestamp
+
+    async def _validated(
+        self, gun: Gun, files: Sequence[tuple[str, bytes]], validator: Validator
+    ) -> tuple[Plan, Mapping[RoleName, Stored]]:
+        """What an upload leads to, and what it was judged against."""
+        size = sum([len(data) for _, data in files])
+        if size < LARGE:
+            run = execute if size <= SMALL else validator.in_thread
+            uploads = await run(lambda: publish.read(files))
+            current = await self._loaded(gun, [upload.role for upload in uploads], run)
+            sound = self._is_sound(gun, current)
+
+            def validate(most: int) -> Plan | None:
+                if publish.work_in(current, uploads, sound=sound, most=most) > most:
+                    return None
+                return publish.validate(gun, current, uploads, self._now(), sound=sound)
+
+            plan = validate(LITTLE_MICROSECONDS) or await validator.in_thread(lambda: validate(MUCH_MICROSECONDS))
+            if plan is not None:
+                return plan, current
+            del uploads
+        else:
+            current = await self._loaded(gun, publish.named(files), self._in_thread)
+            sound = self._is_sound(gun, current)
+        held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
+        return await validator.in_process(publish.judge, gun, held, files, self._now(), sound=sound), current
+
+    def _place(self, size: int) -> InThread:
+        """Where work on ``size`` bytes is done that is not an upload's validation."""
+        return execute if size <= SMALL else self._in_thread
 
     async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
         needed = await run(lambda: publish.needed(roles))
@@ -287,10 +346,10 @@ class Repository:
         """
         found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
-            root = Root.parse(publish.stored_envelope(ROOT, found[ROOT].data))
-            for key in root.roles[role].keys.values():
+            data = found[ROOT].data
+            for key_id in await self._place(len(data))(lambda: _ids(data, role)):
                 try:
-                    return await self._signing.get_key(key.canonical_id)
+                    return await self._signing.get_key(key_id)
                 except KeyNotFound:
                     continue
         return await self._signing.create_key(gun, role)
@@ -309,6 +368,12 @@ class Repository:
     async def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Sequence[Change]:
         """See MetadataStore.changes."""
         return await self._store.changes(gun, change_id, records)
+
+
+def _ids(root: bytes, role: RoleName) -> list[str]:
+    """The canonical ids of the keys that a stored root names for ``role``: as many as the server would sign with."""
+    named = Root.parse(publish.stored_envelope(ROOT, root)).roles[role].keys.values()
+    return [key.canonical_id for key in islice(named, MAX_SIGNATURES)]
 
 
 def _root(gun: Gun, data: bytes) -> _Root:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from notary.errors import KeyNotFound, SigningFailed
 from notary.net.grpc import Channel, RpcError, Status
 from notary.proto import health_pb2, signer_pb2
+from notary.server.validators import InThread
 from notary.tuf import private
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
@@ -193,8 +194,10 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
 
 
-async def sign_draft(service: SigningService, draft: Draft) -> bytes:
+async def sign_draft(service: SigningService, draft: Draft, place: InThread) -> bytes:
     """Sign ``draft`` with every key of its role that the service holds; the bytes of the finished file.
+
+    ``place`` is where the signatures are verified and the file is put together.
 
     Raises what ``draft.assemble`` raises when these are fewer than the role's threshold, and SigningFailed.
     """
@@ -205,4 +208,4 @@ async def sign_draft(service: SigningService, draft: Draft) -> bytes:
         except KeyNotFound:
             continue
         signatures.append(Signature(key_id=key.key_id, method=method, sig=sig))
-    return draft.assemble(signatures)
+    return await place(lambda: draft.assemble(signatures))

@@ -37,10 +37,14 @@ from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner, RemoteSigner, SigningService
+from notary.server.validators import Turns, Validators
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.dialect import Usage
 from notary.storage.migrate import SERVER
 from notary.storage.sql import migrate_database, open_metadata_store, pool_of
+
+READERS = 2
+"""Threads for what readers wait for, and for everything else that is short: validation never uses them."""
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
@@ -69,7 +73,7 @@ class Server(Assembly):
         tells: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
     ) -> None:
-        super().__init__(reactor, VALIDATORS, sockets)
+        super().__init__(reactor, READERS, sockets)
         self._tells = tells
         self._worker = worker
         self._config = config
@@ -107,9 +111,12 @@ class Server(Assembly):
         await self.run(health)
         offload = Offload(self.reactor, VALIDATING_PROCESSES)
         self.at_end(offload.close)
-        repository = Repository(
-            store, self._signing, self.in_thread, offload.run, utc_now, metrics.refreshed, metrics.expired_root
+        validators = Validators(
+            self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)
         )
+        self.at_end(validators.close)
+        metrics.watch("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
+        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
         max_age = config.caching.max_age
         api = Api(
             repository,
@@ -117,6 +124,7 @@ class Server(Assembly):
             health,
             metrics,
             self.in_thread,
+            validators,
             utc_now,
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),

@@ -36,7 +36,7 @@ _LARGEST: Final = 4
 """A file larger than this part (a fourth) of the whole memory is not kept: it would push out too many others."""
 
 _HASHED: Final = 1 << 18
-"""Bytes: a file that is published and larger is kept when it is first read, and hashed by a thread of the store."""
+"""Bytes of a publish that are hashed here: files beyond are kept when they are first read, hashed by the store."""
 
 _MANY: Final = 4
 """How many must be likely to share a question that waits for them."""
@@ -161,8 +161,10 @@ class CachedMetadataStore:
         return self._store.publish(gun, updates, after).addCallback(self._published, gun, updates)
 
     def _published(self, modified: datetime, gun: Gun, updates: Sequence[Update]) -> datetime:
+        room = _HASHED
         for update in updates:
-            if len(update.data) <= _HASHED:
+            room -= len(update.data)
+            if room >= 0:
                 sha256 = hashlib.sha256(update.data).hexdigest()
                 self._keep(Stored(update.role, update.version, update.data, sha256, modified), gun)
         return modified

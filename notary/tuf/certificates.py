@@ -103,7 +103,7 @@ class _Certificate:
     begins: datetime
     ends: datetime
     sha1: bool
-    rsa_bits: int | None
+    rsa_fault: str | None
     key_type: str | None
 
     @classmethod
@@ -111,11 +111,11 @@ class _Certificate:
         """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
         try:
             public = certificate.public_key()
-            key_type, rsa_bits = None, None
+            key_type, rsa_fault = None, None
             if isinstance(public, ec.EllipticCurvePublicKey):
                 key_type = "ecdsa-x509"
             elif isinstance(public, rsa.RSAPublicKey):
-                key_type, rsa_bits = "rsa-x509", public.key_size
+                key_type, rsa_fault = "rsa-x509", keys.rsa_fault(public)
             names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
             authorities = [
                 extension.value.ca
@@ -129,7 +129,7 @@ class _Certificate:
                 begins=certificate.not_valid_before_utc,
                 ends=certificate.not_valid_after_utc,
                 sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
-                rsa_bits=rsa_bits,
+                rsa_fault=rsa_fault,
                 key_type=key_type,
             )
         except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
@@ -145,8 +145,8 @@ class _Certificate:
             return "the certificate ends before it begins"
         if self.sha1:
             return "the certificate is signed with SHA-1"
-        if self.rsa_bits is not None and self.rsa_bits < keys.MIN_RSA_BITS:
-            return f"the certificate's RSA key has {self.rsa_bits} bits; at least {keys.MIN_RSA_BITS} needed"
+        if self.rsa_fault is not None:
+            return f"the certificate's {self.rsa_fault}"
         if now is not None and (now > self.ends or now + _NOT_BEFORE_LEEWAY < self.begins):
             return f"the certificate is valid only from {self.begins.isoformat()} to {self.ends.isoformat()}"
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
@@ -26,6 +27,9 @@ from notary.tuf import canonical
 from notary.tuf.canonical import Json, Members, quote
 
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+RSA_EXPONENTS: Final = range(3, 2**31)
+"""The public exponents of RSA keys. Verifying takes as long as the exponent is: 65537 is what everybody uses."""
 CURVES: Final = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 """The elliptic curves that Go clients know."""
 
@@ -144,9 +148,16 @@ class Signed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How signatures fared: the ids whose signatures are valid, and whether they meet the threshold."""
+    """How signatures fared.
+
+    ``valid_key_ids`` are the ids whose signatures were seen to be valid, ``signers`` is how many different keys made
+    them, and ``ok`` says whether those meet the threshold. Nothing is verified that cannot change ``ok``: signatures by
+    ``untried`` other ids were not looked at.
+    """
 
     valid_key_ids: frozenset[str]
+    signers: int
+    untried: int
     ok: bool
 
 
@@ -155,30 +166,50 @@ def verify(key: PublicKey, signature: Signature, payload: bytes) -> bool:
     return _identity(key, signature, _Message(payload), _recall) is not None
 
 
-def meets_threshold(envelope: Signed, role: RoleKeys) -> Result:
-    """Check the signatures of ``envelope`` against the keys of ``role``.
+def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], None] = lambda _cost: None) -> Result:
+    """Check the signatures of ``envelope`` against the keys of ``role``, until they suffice or cannot suffice any more.
 
-    Signatures by other keys do not count, and one public key counts once, under however many ids or certificates it
-    appears. Raises InvalidMetadata if there are no signatures at all, or if one names a key whose id is not that of
-    its content.
+    Signatures by other keys do not count and cost nothing, and one public key counts once, under however many ids or
+    certificates it appears. ``spend`` hears the :func:`cost` of each signature before it is verified; what it raises
+    ends the check. Raises InvalidMetadata if there are no signatures at all, or if one names a key whose id is not that
+    of its content.
 
     What many signatures share is done once, however large it is: hashing the payload (Ed25519 excepted, which has no
     digest to share) and reading a key. :data:`notary.tuf.model.MAX_SIGNATURES` bounds the rest.
     """
     if not envelope.signatures:
         raise InvalidMetadata("no signatures")
+    untried = [one for one in dict.fromkeys(envelope.signatures) if one.key_id in role.keys]
+    left = Counter(signature.key_id for signature in untried)
+    for key_id in left:
+        if role.keys[key_id].key_id != key_id:
+            raise InvalidMetadata(f"key id {quote(key_id)} does not match the content of its key")
     message, load = _Message(envelope.payload), cache(_recall)
     valid: dict[str, bytes] = {}
-    for signature in dict.fromkeys(envelope.signatures):
-        key = role.keys.get(signature.key_id)
-        if key is None or signature.key_id in valid:
+    signers: set[bytes] = set()  # the public keys of ``valid``
+    for signature in untried:
+        if len(signers) >= role.threshold or len(signers) + len(left) < role.threshold:
+            break
+        if signature.key_id in valid:
             continue
-        if key.key_id != signature.key_id:
-            raise InvalidMetadata(f"key id {quote(signature.key_id)} does not match the content of its key")
-        identity = _identity(key, signature, message, load)
+        spend(cost(signature, len(message.data)))
+        identity = _identity(role.keys[signature.key_id], signature, message, load)
+        left[signature.key_id] -= 1
         if identity is not None:
             valid[signature.key_id] = identity
-    return Result(frozenset(valid), len(set(valid.values())) >= role.threshold)
+            signers.add(identity)
+        if identity is not None or not left[signature.key_id]:
+            del left[signature.key_id]
+    return Result(frozenset(valid), len(signers), len(left), len(signers) >= role.threshold)
+
+
+def cost(signature: Signature, payload_bytes: int) -> int:
+    """The most that verifying ``signature`` over a payload of this size takes, in microseconds.
+
+    Only the signature is looked at: one whose length does not fit its key is refused without arithmetic.
+    """
+    priced = _COSTS.get(signature.method)
+    return 0 if priced is None else _LOADING_MICROSECONDS + priced(len(signature.sig), payload_bytes)
 
 
 # -- algorithms -------------------------------------------------------------------------------------------------------
@@ -265,9 +296,25 @@ def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
     key.verify(encode_dss_signature(r, s), message.sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
+def rsa_is_costly(key: rsa.RSAPublicKey) -> bool:
+    """Whether verifying with this key takes longer than anybody needs."""
+    return key.key_size > MAX_RSA_BITS or key.public_numbers().e not in RSA_EXPONENTS
+
+
+def rsa_fault(key: rsa.RSAPublicKey) -> str | None:
+    """What makes an RSA key unfit, if anything. A key beyond the bounds takes its owner's readers too long."""
+    if key.key_size < MIN_RSA_BITS:
+        return f"RSA key has {key.key_size} bits; at least {MIN_RSA_BITS} needed"
+    if key.key_size > MAX_RSA_BITS:
+        return f"RSA key has {key.key_size} bits; at most {MAX_RSA_BITS} allowed"
+    if key.public_numbers().e not in RSA_EXPONENTS:
+        return f"RSA key has a public exponent that is not {RSA_EXPONENTS.start} to 2^31 - 1; 65537 is usual"
+    return None
+
+
 def _rsa(key: _Key) -> rsa.RSAPublicKey:
-    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < MIN_RSA_BITS:
-        raise ValueError("not an RSA key of sufficient size")
+    if not isinstance(key, rsa.RSAPublicKey) or rsa_fault(key) is not None:
+        raise ValueError("not an RSA key that can be used")
     return key
 
 
@@ -300,3 +347,36 @@ _ALGORITHMS: Final[Mapping[tuple[str, str], tuple[_Loader, _Check]]] = MappingPr
         ("eddsa", "ed25519"): (nacl.signing.VerifyKey, _eddsa),
     }
 )
+
+# How long verifying takes, in microseconds, on the machine of docs/benchmarks.md, by the length of the signature in
+# bytes (which tells the curve or the modulus) and of the payload. An RSA exponent may have up to 31 bits.
+_Cost: TypeAlias = Callable[[int, int], int]
+
+_LOADING_MICROSECONDS: Final = 30
+_ECDSA_MICROSECONDS: Final[Mapping[int, int]] = MappingProxyType({56: 160, 64: 100, 96: 750, 132: 950})
+_PAYLOAD_BYTES_A_MICROSECOND: Final = 300  # of SHA-512, which Ed25519 does for each signature anew
+
+
+def _cost_of_ecdsa(signature_bytes: int, _payload_bytes: int) -> int:
+    return _ECDSA_MICROSECONDS.get(signature_bytes, 0)
+
+
+def _cost_of_rsa(signature_bytes: int, _payload_bytes: int) -> int:
+    return 0 if signature_bytes * 8 > MAX_RSA_BITS else 600 * signature_bytes**2 // 1024**2
+
+
+def _cost_of_eddsa(signature_bytes: int, payload_bytes: int) -> int:
+    return 70 + payload_bytes // _PAYLOAD_BYTES_A_MICROSECOND if signature_bytes == _EDDSA_BYTES else 0
+
+
+_EDDSA_BYTES: Final = 64
+_COSTS: Final[Mapping[str, _Cost]] = MappingProxyType(
+    {
+        "ecdsa": _cost_of_ecdsa,
+        "rsapss": _cost_of_rsa,
+        "rsapkcs1v15": _cost_of_rsa,
+        "pycrypto-pkcs#1 pss": _cost_of_rsa,
+        "eddsa": _cost_of_eddsa,
+    }
+)
+"""What each method of :data:`_ALGORITHMS` costs."""

@@ -35,6 +35,7 @@ from tests.support.author import (
     setting,
 )
 from tests.support.exchange import BAD_TARGETS, MALFORMED_JSON, exchange
+from tests.support.oddrsa import EXPONENT_32, EXPONENT_63, EXPONENT_64, LARGEST_EXPONENT, OddKey
 from tests.support.sides import Answer, Case, Collection, Table, clone, make_collection
 
 BAD_SNAPSHOT = "400 INVALID_UPDATE ErrBadSnapshot"
@@ -49,6 +50,7 @@ BOUNDED = (
     "docs/adr/0004: integers that a reader with 64-bit floats would change, nesting beyond a bound: MALFORMED_JSON"
 )
 RFC_3339 = "section 2: expires RFC 3339 (fractions and offsets occur); Go 1.19 reads more than that"
+RSA_BOUNDS = "RSA keys of 2,048 to 8,192 bits whose public exponent is 3 to 2^31 - 1"
 FOREIGN_KEYS = "no snapshot key: ErrBadHierarchy; foreign timestamp key: ErrBadRoot; missing parent: ErrBadTargets"
 STRICTER = {"own": MALFORMED_JSON, "row": STRICT_JSON}
 BEYOND = {"own": MALFORMED_JSON, "row": BOUNDED}
@@ -325,6 +327,28 @@ fresh(
     targets_by(lambda: make_key("ed25519"), "eddsa", lambda k, p: raw_signature(k, p) + b"\0"),
     BAD_TARGETS,
 )
+
+
+def odd_rsa(odd: OddKey) -> Callable[[], Key]:
+    """A key with this public part, and a private part that is not used: ``odd`` signs."""
+    return lambda: Key("rsa", odd.public, make_private("rsa"))
+
+
+for _name, _odd, _reference in (
+    ("exponent of 31 bits", OddKey(exponent=LARGEST_EXPONENT), "200"),
+    ("exponent of 32 bits", OddKey(exponent=EXPONENT_32), "200"),
+    ("exponent of 63 bits", OddKey(exponent=EXPONENT_63), "200"),
+    ("exponent of 64 bits", OddKey(exponent=EXPONENT_64), BAD_TARGETS),
+    ("some 8,192 bits", OddKey(primes=8), "200"),
+    ("some 9,216 bits", OddKey(primes=9), "200"),
+):
+    _stricter = _reference == "200" and (_odd.primes > 8 or _odd.exponent > LARGEST_EXPONENT)
+    fresh(
+        f"method rsapkcs1v15, {_name}",
+        targets_by(odd_rsa(_odd), "rsapkcs1v15", lambda _private, payload, odd=_odd: odd.sign(payload)),
+        _reference,
+        **({"own": BAD_TARGETS, "row": RSA_BOUNDS} if _stricter else {}),
+    )
 for _curve in (ec.SECP224R1, ec.SECP384R1, ec.SECP521R1, ec.SECP256K1):
 
     def _on_curve(curve: Any = _curve) -> Key:

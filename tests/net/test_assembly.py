@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as installed
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs
 
@@ -134,3 +135,20 @@ async def test_a_stop_ends_the_waiting() -> None:
     await service.stopService()
     assert service.reactor.getDelayedCalls() == []
     assert service.closed == ["port"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_threads_of_ones_own_keep_nobody_else_waiting_and_end_with_the_service() -> None:
+    service = Service(None)
+    await service.startService()
+    own = service.own_threads(2)
+    let_go = threading.Event()
+    busy = [own(let_go.wait) for _ in range(3)]
+    assert await service.in_thread(lambda: "done") == "done"
+    assert not any(one.called for one in busy)
+    let_go.set()
+    assert await gatherResults(busy) == [True] * 3
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("PoolThread")}
+    await service.stopService()
+    ended = [thread for thread in before if not thread.is_alive()]
+    assert len(ended) == 1 + 2

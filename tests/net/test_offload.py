@@ -96,7 +96,7 @@ async def test_a_large_upload_is_judged_as_a_small_one(offload):
         calls.append(work)
         return offload.run(work, *args, **options)
 
-    server.repository._offload = counted
+    server.validators.in_process = counted
     author = await new_author(server)
     for number in range(12_000):
         author.add(f"{number:040}", b"")

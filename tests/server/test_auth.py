@@ -13,13 +13,24 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL._util import lib as openssl
 
 from notary.errors import ConfigError, Unauthorized
-from notary.server.auth import LEEWAY, MAX_CHAIN, MAX_TOKEN, AccessController, NoAuth, TokenAuth, load_bundle
+from notary.server import auth
+from notary.server.auth import (
+    LEEWAY,
+    MAX_CHAIN,
+    MAX_STRUCTURE,
+    MAX_TOKEN,
+    AccessController,
+    NoAuth,
+    TokenAuth,
+    load_bundle,
+)
+from tests.support.oddrsa import EXPONENT_32, OddKey
 from tests.support.tokens import (
     ACCEPTED,
     CASES,
@@ -266,6 +277,37 @@ def test_tokens_up_to_the_limit_are_read_and_longer_ones_are_not(world, access):
     assert "too long" in str(refused(access, "Bearer " + "." * 10_000_000))
 
 
+@pytest.mark.parametrize("filler", ["null", "{}"])
+def test_a_token_holds_a_bounded_number_of_things_and_none_is_looked_at_before_its_signature(
+    world, access, monkeypatch, filler
+):
+    looked_at = []
+    real = auth.Members
+
+    def members(value, known, where, **options):
+        looked_at.append(where)
+        return real(value, known, where, **options)
+
+    monkeypatch.setattr(auth, "Members", members)
+
+    def signed(count, key):
+        claims = json.dumps(world.claims() | {"access": []})
+        filled = claims.replace('"access": []', f'"access": [{",".join([filler] * count)}]')
+        return "Bearer " + token({"alg": "ES256", "kid": fingerprint(world.ec.key)}, filled.encode(), key)
+
+    half = MAX_STRUCTURE // 2 - 20
+    for key, said, grants in (
+        (world.foreign.key, "signature is wrong", 0),
+        (world.ec.key, "does not give the rights", half),
+    ):
+        looked_at.clear()
+        assert said in str(refused(access, signed(half, key)))
+        assert looked_at.count("its access") == grants
+    looked_at.clear()
+    assert "its body holds too much" in str(refused(access, signed(MAX_STRUCTURE + 1, world.ec.key)))
+    assert len(looked_at) <= 1
+
+
 def test_chains_up_to_the_limit_are_followed_and_longer_ones_are_not(world, access):
     more = [world.foreign.certificate] * (MAX_CHAIN - 1)
     assert authorize(access, world.headed(world.under_root, x5c=x5c(world.under_root.certificate, *more))) == "alice"
@@ -339,6 +381,16 @@ def test_a_folder_is_no_bundle(tmp_path: Path):
         load_bundle(tmp_path)
 
 
+class OddPrivate:
+    """As much of a private key as it takes to get a certificate from somebody else."""
+
+    def __init__(self, odd: OddKey) -> None:
+        self._odd = odd
+
+    def public_key(self):
+        return load_der_public_key(self._odd.public)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -346,6 +398,8 @@ def test_a_folder_is_no_bundle(tmp_path: Path):
         pytest.param(lambda: ec.generate_private_key(ec.SECP224R1()), id="P-224"),
         pytest.param(lambda: dsa.generate_private_key(1024), id="DSA"),
         pytest.param(ed448.Ed448PrivateKey.generate, id="Ed448"),
+        pytest.param(lambda: OddPrivate(OddKey(primes=9)), id="RSA-9216"),
+        pytest.param(lambda: OddPrivate(OddKey(exponent=EXPONENT_32)), id="RSA-exponent-of-32-bits"),
     ],
 )
 def test_keys_that_sign_no_tokens_are_refused_in_bundle_and_token(world, access, tmp_path: Path, make):

@@ -100,9 +100,9 @@ async def test_a_publish_costs_no_more_calls_than_it_did():
 async def test_a_stored_root_is_verified_once(monkeypatch):
     verified = []
 
-    def stored_root(gun, data):
+    def stored_root(gun, data, spend):
         verified.append(data)
-        return real(gun, data)
+        return real(gun, data, spend)
 
     real = publish.stored_root
     monkeypatch.setattr(publish, "stored_root", stored_root)

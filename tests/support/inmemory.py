@@ -25,6 +25,7 @@ from notary.server.health import Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
 from notary.server.signing import LocalSigner
+from notary.server.validators import Turns, Validators
 
 BOUNDARY = "-----------the-boundary"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -80,11 +81,11 @@ class Server:
         self.signing = signing or LocalSigner()
         self.checks = {}
         self.health = Health(self.checks, self.clock, self.metrics.set_health)
+        self.validators = Validators(maybe_now, Turns(2), maybeDeferred, Turns(1))
         self.repository = Repository(
             store,
             self.signing,
             maybe_now,
-            maybeDeferred,
             lambda: self.now,
             self.metrics.refreshed,
             self.metrics.expired_root,
@@ -95,6 +96,7 @@ class Server:
             self.health,
             self.metrics,
             maybe_now,
+            self.validators,
             lambda: self.now,
             tuple(prefixes),
             current=CachePolicy(max_age[0], must_revalidate=True),

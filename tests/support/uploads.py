@@ -7,11 +7,13 @@ role comes twice). All but the last must be accepted; the last gets ``expected``
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.support.author import Author
+from tests.support.author import Author, Key, canonical
 
 Upload = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 Steps = Callable[[Author], Iterator[Upload]]
@@ -64,3 +66,13 @@ class Table(list[Case]):
             return steps
 
         return add
+
+
+def bogus(data: bytes, key: Key, count: int, size: int = 64, last: Sequence[dict] = ()) -> bytes:
+    """``data`` with ``count`` different signatures by ``key`` that are none, and then ``last``."""
+    signed = json.loads(data)["signed"]
+    signatures = []
+    for number in range(count):
+        sig = b"\1" + number.to_bytes(2, "big") + b"\1" * (size - 3)
+        signatures.append({"keyid": key.key_id, "method": key.method, "sig": base64.b64encode(sig).decode()})
+    return b'{"signed":' + canonical(signed) + b',"signatures":' + canonical([*signatures, *last]) + b"}"

@@ -21,6 +21,7 @@ from notary.errors import InvalidMetadata, MalformedJSON
 from notary.tuf import keys, private
 from notary.tuf.keys import PublicKey, RoleKeys, Signature, meets_threshold, verify
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Envelope, RoleName, Root, Targets
+from tests.support.oddrsa import EXPONENT_32, EXPONENT_64, LARGEST_EXPONENT, OddKey
 
 GOLDEN = Path(__file__).parent / "data"
 RELEASES = RoleName("targets/releases")
@@ -47,12 +48,12 @@ def pem(key):
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def certificate(secret, name="x"):
-    """A certificate as short as it can be, in PEM."""
+def certificate(secret, name="x", public=None):
+    """A certificate as short as it can be, in PEM: of ``public``, if that is not the key of ``secret``."""
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     start = datetime(2024, 1, 1, tzinfo=UTC)
     builder = (
-        x509.CertificateBuilder(subject, subject, secret.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, public or secret.public_key(), x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(start.replace(year=2034))
     )
@@ -113,11 +114,11 @@ def test_the_golden_keys_cover_every_method():
 )
 def test_golden_signatures(name, role, signers):
     envelope, keys = golden(name), golden_roles()[role]
-    result = meets_threshold(envelope, keys)
+    assert meets_threshold(envelope, keys).ok
+    result = meets_threshold(envelope, RoleKeys(keys.keys, signers))
     assert result.ok
     assert result.valid_key_ids == {signature.key_id for signature in envelope.signatures} == set(keys.keys)
     assert len(result.valid_key_ids) == signers
-    assert meets_threshold(envelope, RoleKeys(keys.keys, signers)).ok
     assert not meets_threshold(envelope, RoleKeys(keys.keys, signers + 1)).ok
     others = golden_roles()[TIMESTAMP if role != TIMESTAMP else SNAPSHOT]
     assert not meets_threshold(envelope, others).ok
@@ -326,6 +327,31 @@ def test_what_is_not_verified(key_type, public, method, sig):
     assert verify(PublicKey(key_type, public), Signature("", method, sig), MESSAGE) is False
 
 
+@pytest.mark.parametrize(
+    ("odd", "good"),
+    [
+        pytest.param(OddKey(), True, id="exponent-of-17-bits"),
+        pytest.param(OddKey(exponent=LARGEST_EXPONENT), True, id="exponent-of-31-bits"),
+        pytest.param(OddKey(primes=8), True, id="8192-bits"),
+        pytest.param(OddKey(exponent=EXPONENT_32), False, id="exponent-of-32-bits"),
+        pytest.param(OddKey(exponent=EXPONENT_64), False, id="exponent-of-64-bits"),
+        pytest.param(OddKey(exponent=65537**100), False, id="exponent-of-1601-bits"),
+        pytest.param(OddKey(primes=9), False, id="9216-bits"),
+    ],
+)
+@pytest.mark.parametrize("key_type", ["rsa", "rsa-x509"])
+def test_rsa_keys_have_bounds(odd, good, key_type):
+    public = odd.public
+    if key_type == "rsa-x509":
+        public = certificate(P256, public=serialization.load_der_public_key(public))
+    assert verify(PublicKey(key_type, public), Signature("", "rsapkcs1v15", odd.sign(MESSAGE)), MESSAGE) is good
+
+
+def test_an_exponent_of_1_signs_nothing():
+    odd = OddKey(exponent=1)
+    assert not verify(PublicKey("rsa", odd.public), Signature("", "rsapkcs1v15", odd.sign(MESSAGE)), MESSAGE)
+
+
 def test_the_material_of_the_bad_table_is_good_but_for_its_fault():
     assert serialization.load_der_public_key(SPKI_COMPRESSED).public_numbers() == P256.public_key().public_numbers()
     SMALL.public_key().verify(
@@ -400,17 +426,20 @@ def role_of(threshold, *keys):
 
 
 A, B = private.generate("ed25519"), private.generate("ecdsa")
+BAD = Signature(B.public.key_id, "ecdsa", bytes(range(64)))
 
 
 @pytest.mark.parametrize(
     ("signatures", "threshold", "valid", "ok"),
     [
         pytest.param(signed_by(A), 1, {A}, True, id="one-of-one"),
-        pytest.param(signed_by(A, B), 1, {A, B}, True, id="two-of-one"),
+        pytest.param(signed_by(A, B), 1, {A}, True, id="two-of-one"),
         pytest.param(signed_by(A, B), 2, {A, B}, True, id="two-of-two"),
-        pytest.param(signed_by(A), 2, {A}, False, id="one-of-two"),
-        pytest.param(signed_by(A, A), 2, {A}, False, id="one-key-twice"),
-        pytest.param(signed_by(B, B), 2, {B}, False, id="one-key-twice-with-different-signatures"),
+        pytest.param(signed_by(A), 2, set(), False, id="one-of-two"),
+        pytest.param(signed_by(A, A), 2, set(), False, id="one-key-twice"),
+        pytest.param(signed_by(B, B), 2, set(), False, id="one-key-twice-with-different-signatures"),
+        pytest.param([*signed_by(A), BAD], 2, {A}, False, id="one-good-one-bad-of-two"),
+        pytest.param([BAD, *signed_by(A)], 2, set(), False, id="one-bad-one-good-of-two"),
         pytest.param([Signature(A.public.key_id, "eddsa", bytes(64)), *signed_by(A)], 1, {A}, True, id="bad-then-good"),
         pytest.param([Signature(A.public.key_id, "eddsa", bytes(64))], 1, set(), False, id="bad"),
         pytest.param(
@@ -430,27 +459,70 @@ def test_thresholds(signatures, threshold, valid, ok):
     assert result.ok is ok
 
 
-class Tried(bytes):
-    """The bytes of a signature, which note on a list that they were looked at."""
-
-    def __new__(cls, sig, seen):
-        self = super().__new__(cls, sig)
-        self.seen = seen
-        return self
-
-    def __len__(self):
-        self.seen.append(self)
-        return super().__len__()
+def tried(signatures, role):
+    """The result, and how many signatures were verified for it."""
+    costs = []
+    return meets_threshold(Signed(*signatures), role, costs.append), len(costs)
 
 
-def test_after_a_valid_signature_no_other_by_its_key_is_tried():
-    seen = []
-    (good,) = signed_by(B)
-    bad = [Signature(good.key_id, "ecdsa", Tried(bytes([number]) * 64, seen)) for number in range(2)]
-    assert meets_threshold(Signed(good, *bad), role_of(1, B.public)).ok
-    assert not seen
-    assert meets_threshold(Signed(*bad, good), role_of(1, B.public)).ok
-    assert len(seen) == len(bad)
+def bad_by(signer, count):
+    return [Signature(signer.public.key_id, signer.method, bytes([number]) * 64) for number in range(1, count + 1)]
+
+
+C = private.generate("ed25519")
+
+
+@pytest.mark.parametrize(
+    ("signatures", "threshold", "ok", "verified"),
+    [
+        pytest.param([*signed_by(A), *bad_by(A, 90)], 1, True, 1, id="met-at-once"),
+        pytest.param([*bad_by(A, 2), *signed_by(A)], 1, True, 3, id="met-in-the-end"),
+        pytest.param([*signed_by(A, B), *bad_by(C, 90)], 2, True, 2, id="met-by-two"),
+        pytest.param([*signed_by(A), *bad_by(A, 40), *signed_by(B)], 2, True, 2, id="met-past-others-by-the-first"),
+        pytest.param(bad_by(A, 90), 2, False, 0, id="one-key-is-not-two"),
+        pytest.param(bad_by(private.generate("ed25519"), 90), 1, False, 0, id="strangers"),
+        pytest.param([*bad_by(A, 1), *bad_by(B, 90)], 2, False, 1, id="out-of-reach-after-the-first"),
+        pytest.param([*bad_by(A, 3), *bad_by(B, 4)], 1, False, 7, id="all-of-them"),
+        pytest.param(bad_by(A, 1) * 90, 1, False, 1, id="the-same-again"),
+    ],
+)
+def test_nothing_is_verified_that_cannot_matter(signatures, threshold, ok, verified):
+    result, count = tried(signatures, role_of(threshold, A.public, B.public, C.public))
+    assert (result.ok, count) == (ok, verified)
+
+
+def test_what_spends_ends_the_check():
+    def spend(cost):
+        assert cost > 0
+        raise Exhausted
+
+    class Exhausted(Exception):
+        pass
+
+    with pytest.raises(Exhausted):
+        meets_threshold(Signed(*signed_by(A)), role_of(1, A.public), spend)
+
+
+def test_every_method_has_its_price():
+    assert set(keys._COSTS) == {method for method, _ in keys._ALGORITHMS}
+
+
+@pytest.mark.parametrize(
+    ("method", "cheaper", "dearer"),
+    [
+        ("ecdsa", (64, 0), (96, 0)),
+        ("rsapss", (256, 0), (1024, 0)),
+        ("rsapkcs1v15", (256, 0), (1024, 0)),
+        ("pycrypto-pkcs#1 pss", (256, 0), (1024, 0)),
+        ("eddsa", (64, 1_000), (64, 1_000_000)),
+    ],
+)
+def test_what_takes_longer_costs_more(method, cheaper, dearer):
+    def cost(size, payload_bytes):
+        return keys.cost(Signature("", method, bytes(size)), payload_bytes)
+
+    assert cost(7, 0) < cost(*cheaper) < cost(*dearer)
+    assert keys.cost(Signature("", "x", bytes(64)), 1_000_000) == 0
 
 
 @pytest.mark.parametrize(
@@ -515,9 +587,10 @@ def test_one_key_in_many_guises_counts_once(secret, count):
     guises = list(aliases(secret))
     keys = [key for key, _ in guises]
     envelope = Signed(*[Signature(key.key_id, method, sig) for key, method in guises])
-    once, twice = meets_threshold(envelope, role_of(1, *keys)), meets_threshold(envelope, role_of(2, *keys))
-    assert len(once.valid_key_ids) == count
-    assert once.ok
+    for key, signature in zip(keys, envelope.signatures, strict=True):
+        assert meets_threshold(Signed(signature), role_of(1, key)).ok
+    twice = meets_threshold(envelope, role_of(2, *keys))
+    assert (len(twice.valid_key_ids), twice.signers, twice.untried) == (count, 1, 0)
     assert not twice.ok
     with_another = Signed(*envelope.signatures, *signed_by(A))
     assert meets_threshold(with_another, role_of(2, A.public, *keys)).ok

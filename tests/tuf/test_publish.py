@@ -559,7 +559,7 @@ def test_of_many_keys_that_could_have_signed_the_first_are_named() -> None:
         ),
         pytest.param(
             lambda a: a.roles.update(targets=Role([make_key()], 2)),
-            r"^targets: it has 1 valid signature\(s\) by the keys that root names for it; 2 needed$",
+            r"^targets: it has at most 1 valid signature\(s\) by the keys that root names for it; 2 needed$",
             id="threshold",
         ),
     ],

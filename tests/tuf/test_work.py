@@ -1,0 +1,117 @@
+"""How much work an upload makes: what is estimated before it is judged, and what is spent while it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from notary.errors import Fault, InvalidUpdate
+from notary.server.repository import LITTLE_MICROSECONDS
+from notary.tuf import keys, publish, work
+from notary.tuf.keys import Signature
+from notary.tuf.model import Gun, RoleName
+from tests.support.author import Author, Key, canonical, make_key, public_bytes
+from tests.support.collection import GUN, NOW, Held
+from tests.support.uploads import bogus
+
+
+def estimated(files, current=(), *, sound=False) -> int:
+    held = {RoleName(role): Held(1, data) for role, data in dict(current).items()}
+    return publish.work_in(held, publish.read(files.items()), sound=sound)
+
+
+def author() -> Author:
+    return Author(GUN, timestamp=make_key("ed25519"), snapshot=make_key("ed25519"))
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot"])
+def test_an_ordinary_upload_is_little_work_and_each_signature_counts(role):
+    files = author().first()
+    ordinary = estimated(files)
+    assert ordinary < LITTLE_MICROSECONDS
+    more = dict(files, **{role: bogus(files[role], make_key(), 30)})
+    assert estimated(more) - ordinary > 30 * 64
+
+
+def test_dearer_keys_make_more_work_of_as_many_bytes():
+    files = author().first()
+    key = make_key()
+    p256 = estimated({"targets": bogus(files["targets"], key, 30, 64)})
+    p384 = estimated({"targets": bogus(files["targets"], key, 20, 96)})
+    assert p384 > 3 * p256
+    assert p384 > LITTLE_MICROSECONDS
+
+
+def test_what_is_stored_counts_as_far_as_it_is_read():
+    files = author().first()
+    upload = {"targets": files["targets"]}
+    stored = {"root": files["root"], "snapshot": files["snapshot"]}
+    large = {"root": files["root"], "snapshot": files["snapshot"] + b" " * 100_000}
+    assert estimated(upload) < estimated(upload, stored, sound=True) < estimated(upload, stored)
+    assert estimated(upload, stored) < LITTLE_MICROSECONDS < estimated(upload, large)
+    assert estimated(upload, {**stored, "timestamp": b" " * 100_000}) == estimated(upload, stored)
+    disguised = files["root"].replace(b'"sig"', b'"\\u0073ig"')
+    assert estimated(upload, {"root": disguised}) >= estimated(upload, {"root": files["root"]})
+
+
+def validated(files) -> publish.Plan:
+    return publish.judge(Gun(GUN), {}, list(files.items()), NOW)
+
+
+def heavy(files, good: Key, bad: Key, count: int) -> dict[str, bytes]:
+    """Every delegation with ``count`` bogus signatures by ``bad`` before the one by ``good`` that makes it valid."""
+    return {
+        role: bogus(data, bad, count, 96, last=[good.sign(canonical(json.loads(data)["signed"]))])
+        if "/" in role
+        else data
+        for role, data in files.items()
+    }
+
+
+def test_all_files_of_an_upload_share_one_budget(monkeypatch):
+    private = ec.generate_private_key(ec.SECP384R1())
+    good, bad = make_key(), Key("ecdsa", public_bytes(private), private)
+    made = author()
+    for number in range(30):
+        made.delegate(f"targets/a{number}", good, bad)
+    files = made.first()
+    del files["snapshot"]
+    verified = []
+    real = keys._identity
+
+    def identity(*arguments):
+        verified.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(keys, "_identity", identity)
+    validated(heavy(files, good, bad, 1))
+    assert len(verified) == 2 + 30 * 2
+    verified.clear()
+    monkeypatch.setattr(work, "MAX_VERIFYING_MICROSECONDS", 100_000)
+    with pytest.raises(InvalidUpdate, match="take too long to verify: remove those") as refused:
+        validated(heavy(files, good, bad, 20))
+    assert refused.value.fault is Fault.VALIDATION
+    assert 100 < len(verified) < 100_000 / 700
+
+
+def test_signatures_that_no_role_asks_for_cost_nothing(monkeypatch):
+    stranger, files = make_key(), author().first()
+    spent = []
+    monkeypatch.setattr(work.Budget, "spend", lambda _self, cost: spent.append(cost))
+    del files["snapshot"]
+    validated(files)
+    ordinary = sum(spent)
+    spent.clear()
+    signatures = json.loads(files["targets"])["signatures"]
+    validated({"root": files["root"], "targets": bogus(files["targets"], stranger, 99, last=signatures)})
+    assert sum(spent) == ordinary
+
+
+def test_the_budget_is_enough_for_the_largest_honest_upload():
+    """As many files as there may be, each signed by six keys on P-384."""
+    each = keys.cost(Signature("", "ecdsa", bytes(96)), 10_000)
+    budget = work.Budget(work.MAX_VERIFYING_MICROSECONDS)
+    for _ in range(publish.MAX_FILES * 6):
+        budget.spend(each)
