@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import Json, Members, quote
+from notary.tuf.canonical import Budget, Json, Members, quote
 from notary.tuf.keys import PublicKey, RoleKeys, Signature
 
 __all__ = [
@@ -127,14 +127,14 @@ class Envelope:
     _payload: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, data: bytes) -> Envelope:
-        """Read a file.
+    def parse(cls, data: bytes, budget: Budget | None = None) -> Envelope:
+        """Read a file; ``budget`` is what several files may hold together.
 
         Raises MalformedJSON, also for unknown members outside ``signed``, which nobody signed, and for more than
         MAX_SIGNATURES signatures.
         """
         try:
-            members = Members(canonical.parse(data), _ENVELOPE, "metadata", closed=True)
+            members = Members(canonical.parse(data, budget), _ENVELOPE, "metadata", closed=True)
             listed = members.sequence("signatures")
             if len(listed) > MAX_SIGNATURES:
                 raise MalformedJSON(f"{len(listed)} signatures: a file holds at most {MAX_SIGNATURES}")
@@ -157,12 +157,12 @@ class Envelope:
         return payload
 
 
-def peek(data: bytes) -> tuple[Envelope, int]:
+def peek(data: bytes, budget: Budget | None = None) -> tuple[Envelope, int]:
     """Read a file as far as it can be read without knowing its role: the envelope and its version (0 if it has none).
 
     Raises MalformedJSON, also where ``_type``, ``expires`` and ``version`` are not of their types.
     """
-    envelope = Envelope.parse(data)
+    envelope = Envelope.parse(data, budget)
     try:
         _, version, _ = _common(Members(envelope.signed, _COMMON, "signed"))
     except InvalidMetadata as error:
