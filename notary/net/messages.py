@@ -43,7 +43,19 @@ class Call:
     remote: str = ""
     secure: bool = False
     body: bytes = b""
+    taken: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+
+    def take_body(self) -> bytes:
+        """The body, which the call does not hold from then on: a handler that has split it needs it no more."""
+        body, self.body = self.body, b""
+        self.taken += len(body)
+        return body
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes the body has, taken or not."""
+        return self.taken + len(self.body)
 
 
 class Response:

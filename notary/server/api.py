@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -82,6 +82,7 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
+    errors.TooDemanding: TOO_LARGE,
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
@@ -254,7 +255,7 @@ class Api:
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
         operation = call.notes.get("operation", "Malformed")
-        self._metrics.observe_request(operation, call.method, status, seconds, len(call.body), sent)
+        self._metrics.observe_request(operation, call.method, status, seconds, call.body_bytes, sent)
         if not self._tells():
             return
         self._log.info(
@@ -300,12 +301,15 @@ class Api:
                 call.notes["user"] = user
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
+        # What Twisted throws into a coroutine refers to itself by its traceback, and so to a whole upload, until the
+        # garbage collector comes by.
+        error.__traceback__ = None
         fault = FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         report = self._log.error if server_error else self._log.info
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
-            self._metrics.uploaded(fault.code, len(call.body))
+            self._metrics.uploaded(fault.code, call.body_bytes)
         self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
@@ -324,9 +328,10 @@ class Api:
         """Publish the uploaded files."""
         gun = found.collection()
         run = execute if len(call.body) <= SMALL else self._in_thread
-        files = await run(lambda: read_files(call.headers.get("content-type", ""), call.body))
+        # Its files are copies of its parts: from here on, the body is held no more.
+        files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
         timestamp = await self._repository.publish(gun, files)
-        self._metrics.uploaded(ACCEPTED, len(call.body))
+        self._metrics.uploaded(ACCEPTED, call.body_bytes)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
