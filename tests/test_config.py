@@ -113,6 +113,7 @@ def test_every_key_of_the_server() -> None:
             "repositories": {"gun_prefixes": ["docker.io/", "my-own-registry.com/team/"]},
             "limits": {
                 "upload_bytes": 1,
+                "answer_bytes": 6,
                 "header_bytes": 2,
                 "header_timeout": 3,
                 "body_timeout": 4.5,
@@ -154,7 +155,14 @@ def test_every_key_of_the_server() -> None:
         ),
         caching=config.Caching(max_age=config.MaxAge(current_metadata=0, consistent_metadata=31536000)),
         repositories=config.Repositories(gun_prefixes=("docker.io/", "my-own-registry.com/team/")),
-        limits=config.Limits(upload_bytes=1, header_bytes=2, header_timeout=3.0, body_timeout=4.5, idle_timeout=5.0),
+        limits=config.Limits(
+            upload_bytes=1,
+            answer_bytes=6,
+            header_bytes=2,
+            header_timeout=3.0,
+            body_timeout=4.5,
+            idle_timeout=5.0,
+        ),
         debug=Address("localhost", 8080),
     )
 

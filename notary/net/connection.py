@@ -137,6 +137,7 @@ class Request(http.Request):
             self.answer(elsewhere)
             return
         call.body = self.content.getvalue()
+        call.size = len(call.body)
         self.content = BytesIO()
         self._called = True
         result = self.site.handle(call)
@@ -199,6 +200,11 @@ class Request(http.Request):
             self.site.log(self)
             return
         body = b"" if call.method == "HEAD" else response.body
+        if len(body) > _PIECE and self.site.answers.take(body):
+            self._rest = body
+        elif len(body) > _PIECE:
+            self.response = response = self.site.refused(503, "too many large answers are being sent, try again later")
+            body = response.body
         channel = self.channel
         if self.site.stopping:
             channel.persistent = False
@@ -269,9 +275,14 @@ class Request(http.Request):
             self.call.body = b""
         self.call = self.response = None
         self.content = BytesIO()
-        self._rest = b""
+        self._let_go()
         self.site.give_back(self._reserved)
         self._reserved = 0
+
+    def _let_go(self) -> None:
+        rest, self._rest = self._rest, b""
+        if len(rest) > _PIECE:
+            self.site.answers.give_back(rest)
 
 
 class _Plain(Request):
@@ -305,7 +316,7 @@ class _Plain(Request):
     def release(self) -> None:
         """See Request: there was no body."""
         self.call = self.response = None
-        self._rest = b""
+        self._let_go()
 
 
 @implementer(IHalfCloseableProtocol)

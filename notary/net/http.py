@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.web import http
 
+from notary.net.answers import AnswerBudget
 from notary.net.connection import Connection, Request
 from notary.net.messages import Admit, Call, EdgeError, Handler, Limits, OnError, OnFinish, Response, host_and_port
 from notary.net.multipart import Part, parse_multipart
@@ -71,6 +72,7 @@ class Site(http.HTTPFactory):
         self._on_finish = on_finish
         self._admit = admit
         self._room = max(limits.bodies, limits.body, limits.other_body)  # bytes of bodies that may still come
+        self.answers = AnswerBudget(limits.answers)
         self.working: set[Request] = set()  # handlers that run, though their clients may be gone
         self._connections: set[Connection] = set()
         self._sweeper: IDelayedCall | None = None

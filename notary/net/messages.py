@@ -32,7 +32,8 @@ class Call:
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
     the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
-    ``body`` is emptied after that.
+    ``body`` is emptied after that; a handler may take it before (``take_body``), so that it is not held twice once it
+    has been split. ``size`` is how many bytes it had.
     """
 
     method: str
@@ -43,30 +44,25 @@ class Call:
     remote: str = ""
     secure: bool = False
     body: bytes = b""
-    taken: int = 0
     notes: dict[str, str] = field(default_factory=dict)
+    size: int = 0
 
     def take_body(self) -> bytes:
-        """The body, which the call does not hold from then on: a handler that has split it needs it no more."""
+        """Return the body, and hold it no longer."""
         body, self.body = self.body, b""
-        self.taken += len(body)
         return body
-
-    @property
-    def body_bytes(self) -> int:
-        """How many bytes the body has, taken or not."""
-        return self.taken + len(self.body)
 
 
 class Response:
     """An answer. It is immutable, may be cached and sent any number of times, and is encoded once.
 
     ``etag`` is the bare entity tag, without quotes: with it, a GET or HEAD that already has the body is answered 304.
-    Content-Length, Date, ETag and Connection are added here and may not be among ``headers``. Raises ValueError if a
-    status, a header or the etag cannot be sent.
+    Content-Length, Date, ETag and Connection are added here and may not be among ``headers``. ``keeps`` is an object
+    that lives for as long as the answer is being sent. Raises ValueError if a status, a header or the etag cannot be
+    sent.
     """
 
-    __slots__ = ("_not_modified", "body", "etag", "head", "headers", "status")
+    __slots__ = ("_not_modified", "body", "etag", "head", "headers", "keeps", "status")
 
     def __init__(
         self,
@@ -74,6 +70,7 @@ class Response:
         body: bytes = b"",
         headers: tuple[tuple[str, str], ...] = (),
         etag: str | None = None,
+        keeps: object = None,
     ) -> None:
         if not 200 <= status <= 999:  # noqa: PLR2004 - three digits, and final
             raise ValueError(f"{status} is not the status of an answer")
@@ -92,6 +89,7 @@ class Response:
         self.body = body if status not in _BODILESS else b""
         self.headers = headers
         self.etag = etag
+        self.keeps = keeps
         self.head = "".join(lines).encode("latin-1")
         self._not_modified: Response | None = None
 
@@ -132,12 +130,14 @@ class Limits:
     ``head_seconds`` of its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a
     connection may wait for its next request; ``body_seconds`` how long the next kilobyte of a body may take;
     ``write_seconds`` how long a client may take nothing of an answer; ``linger_seconds`` how long, after a refusal,
-    input is read and dropped so that the client can see the answer before the connection is closed.
+    input is read and dropped so that the client can see the answer before the connection is closed. ``answers`` bounds
+    the bytes of large answers that clients are still taking, each body once; one has room when there is no other.
     """
 
     body: int = 100 * 1024 * 1024
     other_body: int = 64 * 1024
     bodies: int = 400 * 1024 * 1024
+    answers: int = 256 * 1024 * 1024
     request_line: int = 8 * 1024
     head: int = 32 * 1024
     fields: int = 100

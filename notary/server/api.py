@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -39,6 +39,7 @@ from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, InThread, Repository
 from notary.storage import Change, Stored
+from notary.storage.cache import SHARED
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
@@ -51,6 +52,12 @@ DEFAULT_RECORDS = 100
 
 MAX_RECORDS = 10_000
 """How many changes an answer holds at the most: a client that wants more asks again with the last id."""
+
+PAGES = 4
+"""How many pages of the changefeed are made at the same time: the largest takes several megabytes while it is."""
+
+BUSY = 503
+RETRY_SECONDS = "5"
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
@@ -106,7 +113,8 @@ def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, s
 
 def edge_response(status: int, message: str) -> Response:
     """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
-    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)
+    fault = TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message)
+    return fault_response(fault, message, (("Retry-After", RETRY_SECONDS),) if status == BUSY else ())
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -212,6 +220,7 @@ class Api:
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
         self._tells = tells
+        self._pages = DeferredSemaphore(PAGES)
         self._log = Logger(namespace="notary.server.api")
 
     def admit(self, call: Call) -> Response | None:
@@ -255,7 +264,7 @@ class Api:
     def finished(self, call: Call, status: int, sent: int, seconds: float) -> None:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
         operation = call.notes.get("operation", "Malformed")
-        self._metrics.observe_request(operation, call.method, status, seconds, call.body_bytes, sent)
+        self._metrics.observe_request(operation, call.method, status, seconds, call.size, sent)
         if not self._tells():
             return
         self._log.info(
@@ -309,7 +318,7 @@ class Api:
         report = self._log.error if server_error else self._log.info
         report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
-            self._metrics.uploaded(fault.code, call.body_bytes)
+            self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
         headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
         return fault_response(fault, None if server_error else _detail(error), headers)
@@ -327,11 +336,11 @@ class Api:
     async def update(self, call: Call, found: Found) -> Response:
         """Publish the uploaded files."""
         gun = found.collection()
-        run = execute if len(call.body) <= SMALL else self._in_thread
+        run = execute if call.size <= SMALL else self._in_thread
         # Its files are copies of its parts: from here on, the body is held no more.
         files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
         timestamp = await self._repository.publish(gun, files)
-        self._metrics.uploaded(ACCEPTED, call.body_bytes)
+        self._metrics.uploaded(ACCEPTED, call.size)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
@@ -373,9 +382,12 @@ class Api:
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        changes = await self._repository.changes(found.gun, change_id, page)
-        body = await self._in_thread(lambda: _changes(changes))
+        body = await self._pages.run(self._page, found.gun, change_id, page)
         return Response(200, body, (("Content-Type", JSON),))
+
+    async def _page(self, gun: Gun | None, change_id: int | None, records: int) -> bytes:
+        changes = await self._repository.changes(gun, change_id, records)
+        return await self._in_thread(lambda: _changes(changes))
 
     async def health(self, _call: Call, _found: Found) -> Response:
         """Whether the services behind this one work."""
@@ -507,6 +519,8 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
+        if len(stored.data) > SHARED:  # remembered, it would keep the file that keeps it
+            return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response
 

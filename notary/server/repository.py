@@ -17,7 +17,7 @@ from typing import Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
+from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed, TooDemanding
 from notary.server.signing import SigningService, sign_draft
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.tuf import publish, refresh
@@ -46,6 +46,12 @@ which no other thread goes on, so that every read would wait."""
 SMALL = 8_192
 """Bytes of an upload up to which it is validated on the reactor's thread: that takes a millisecond or two, at most five
 if it holds as many signatures as can be, and a thread would only add its own cost to it."""
+
+STORED_BYTES = 256 << 20
+"""How much of the store an upload may be judged against: a small one can hang on any number of large parents."""
+
+STORED_AT_ONCE = 8
+"""How many stored files are loaded before their sizes are known."""
 
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
@@ -271,8 +277,21 @@ class Repository:
         return timestamp
 
     async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
-        needed = await run(lambda: publish.needed(roles))
-        return await self._store.current(gun, needed)
+        """The stored files that an upload of ``roles`` is judged against. Raises TooDemanding if they are too large.
+
+        What is loaded in several steps may be of several moments; then the store refuses what follows from it.
+        """
+        # What every upload needs comes first, in one step with what most need besides.
+        needed = sorted(await run(lambda: publish.needed(roles)), key=lambda role: (role.depth, role))
+        found: dict[RoleName, Stored] = {}
+        for start in range(0, len(needed), STORED_AT_ONCE):
+            found |= await self._store.current(gun, needed[start : start + STORED_AT_ONCE])
+            if sum([len(stored.data) for stored in found.values()]) > STORED_BYTES:
+                raise TooDemanding(
+                    f"what is stored of these roles and their parents is larger than {STORED_BYTES} bytes together: "
+                    "publish the files in several uploads"
+                )
+        return found
 
     def _is_sound(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
         root = current.get(ROOT)

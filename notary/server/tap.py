@@ -198,6 +198,7 @@ class Server(Assembly):
         limits = self._config.limits
         return Limits(
             body=limits.upload_bytes,
+            answers=limits.answer_bytes,
             head=limits.header_bytes,
             head_seconds=limits.header_timeout,
             body_seconds=limits.body_timeout,
