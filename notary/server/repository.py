@@ -22,7 +22,7 @@ from notary.server.signing import SigningService, sign_draft
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.model import MAX_NAME, ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +35,9 @@ _Root: TypeAlias = tuple[Gun, bytes]
 
 KEPT = 1_000
 """How many timestamps and snapshots are not parsed again for a reader."""
+
+KEPT_NAMES = 100_000
+"""How many names these may list together: 500 bytes each at the most."""
 
 KEPT_ROOTS = 10_000
 """Of how many roots it is known that they are sound: 300 bytes each, and a third of validating a small upload."""
@@ -52,6 +55,8 @@ STORED_BYTES = 256 << 20
 
 STORED_AT_ONCE = 8
 """How many stored files are loaded before their sizes are known."""
+
+SHA256_BYTES = 32
 
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
@@ -74,10 +79,17 @@ class InProcess(Protocol):
 
 
 class Recent(Generic[K, V]):
-    """What was found out about the ``size`` files asked for last. It follows from their checksums, so it never lies."""
+    """What was found out about the files asked for last. It follows from their checksums, so it never lies.
 
-    def __init__(self, size: int) -> None:
+    At most ``size`` facts are kept, which weigh at most ``weight`` together by ``weigh``; one that weighs more than a
+    fourth of that is not kept.
+    """
+
+    def __init__(self, size: int, weigh: Callable[[V], int] = lambda _: 0, weight: int = 0) -> None:
         self._size = size
+        self._weigh = weigh
+        self._most = weight
+        self._room = weight
         self._kept: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K) -> V | None:
@@ -89,10 +101,15 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep ``value``, in place of what was asked for longest ago."""
+        if key in self._kept:
+            self._room += self._weigh(self._kept.pop(key))
+        weight = self._weigh(value)
+        if weight * 4 > self._most:
+            return
         self._kept[key] = value
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        self._room -= weight
+        while len(self._kept) > self._size or self._room < 0:
+            self._room += self._weigh(self._kept.popitem(last=False)[1])
 
 
 class Repository:
@@ -119,7 +136,7 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT)
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, len, KEPT_NAMES)
         self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
         self._sound: Recent[_Root, bool] = Recent(KEPT_ROOTS)
         self._log = Logger(namespace="notary.server.repository")
@@ -335,10 +352,14 @@ def _root(gun: Gun, data: bytes) -> _Root:
 
 
 def _checksums(stored: Stored) -> Mapping[str, str]:
-    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex."""
+    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex. Other names may be anything."""
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
     meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
-    return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
+    return {
+        name: listed.hashes["sha256"].hex()
+        for name, listed in meta.items()
+        if len(name) <= MAX_NAME and len(listed.hashes.get("sha256", b"")) == SHA256_BYTES
+    }
 
 
 def _lists(listed: Mapping[str, str] | None, role: RoleName, stored: Stored) -> bool:

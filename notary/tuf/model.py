@@ -24,6 +24,7 @@ from notary.tuf.keys import PublicKey, RoleKeys, Signature
 
 __all__ = [
     "BASE_ROLES",
+    "MAX_NAME",
     "MAX_SIGNATURES",
     "MAX_VERSION",
     "ROOT",
@@ -47,7 +48,9 @@ __all__ = [
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-_MAX_NAME: Final = 255
+MAX_NAME: Final = 255
+"""How many characters the name of a collection or of a role may have."""
+
 _DELEGATION = re.compile(r"targets(?:/[-a-z0-9_]+)+")
 
 
@@ -64,8 +67,8 @@ class Gun(str):
         """Check the name."""
         if not name:
             raise InvalidGun("a collection needs a name")
-        if len(name) > _MAX_NAME:
-            raise InvalidGun(f"the name of a collection has at most {_MAX_NAME} characters")
+        if len(name) > MAX_NAME:
+            raise InvalidGun(f"the name of a collection has at most {MAX_NAME} characters")
         if name != name.strip():
             raise InvalidGun("the name of a collection must not begin or end with white space")
         for character in name:
@@ -84,7 +87,7 @@ class RoleName(str):
 
     def __new__(cls, name: str) -> Self:
         """Check the name."""
-        if name not in _BASE_NAMES and (len(name) > _MAX_NAME or not _DELEGATION.fullmatch(name)):
+        if name not in _BASE_NAMES and (len(name) > MAX_NAME or not _DELEGATION.fullmatch(name)):
             raise InvalidRole(f"{quote(name)} is not the name of a role")
         return super().__new__(cls, name)
 
