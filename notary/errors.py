@@ -24,6 +24,10 @@ class MalformedUpload(NotaryError):
     """The body of an upload is not the multipart form that the protocol asks for."""
 
 
+class TooDemanding(NotaryError):
+    """A request asks for more work, or for more memory, than one request may."""
+
+
 class NoFilename(NotaryError):
     """A part of an upload names no role."""
 

@@ -68,6 +68,11 @@ def test_credentials_are_what_variables_name(name: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("name", DAEMONS)
+def test_a_daemon_outlives_a_process_of_its_own_that_lacks_memory(name: str) -> None:
+    assert "\nOOMPolicy=continue\n" in (FOLDER / f"{name}.service").read_text()
+
+
+@pytest.mark.parametrize("name", DAEMONS)
 def test_systemd_reads_its_users(name: str) -> None:
     assert re.search(rf'^u {name} - ".+" /var/lib/{name}$', (FOLDER / "notary.sysusers").read_text(), re.MULTILINE)
     service = (FOLDER / f"{name}.service").read_text()

@@ -313,6 +313,12 @@ class Limits:
     """The section ``limits``: sizes in bytes, times in seconds."""
 
     upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; beyond it 413.", default=100 << 20)
+    answer_bytes: int = key(
+        BYTES,
+        "Bytes of large answers that clients have not taken yet, all together, a file that goes to several of them "
+        "counted once; beyond it 503. One answer always has room.",
+        default=256 << 20,
+    )
     header_bytes: int = key(
         BYTES, "The largest headers of a request, all together, in bytes; beyond it 431.", default=64 << 10
     )

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.web import http
 
+from notary.net.answers import AnswerBudget
 from notary.net.bodies import BodyBudget
 from notary.net.connection import Connection
 from notary.net.messages import (
@@ -88,6 +89,7 @@ class Site(http.HTTPFactory):
         self._admit = admit
         self.takes_body = takes_body
         self.bodies = BodyBudget(max(limits.bodies, limits.body), max(limits.peer_bodies, limits.body))
+        self.answers = AnswerBudget(limits.answers)
         self.working: set[Request] = set()  # handlers that run, though their clients may be gone
         self._connections: set[Connection] = set()
         self._sweeper: IDelayedCall | None = None

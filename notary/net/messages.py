@@ -68,11 +68,12 @@ class Response:
     """An answer. It is immutable, may be cached and sent any number of times, and is encoded once.
 
     ``etag`` is the bare entity tag, without quotes: with it, a GET or HEAD that already has the body is answered 304.
-    Content-Length, Date, ETag and Connection are added here and may not be among ``headers``. Raises ValueError if a
-    status, a header or the etag cannot be sent.
+    Content-Length, Date, ETag and Connection are added here and may not be among ``headers``. ``keeps`` is an object
+    that lives for as long as the answer is being sent. Raises ValueError if a status, a header or the etag cannot be
+    sent.
     """
 
-    __slots__ = ("_not_modified", "body", "etag", "head", "headers", "status")
+    __slots__ = ("_not_modified", "body", "etag", "head", "headers", "keeps", "status")
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Response:
         body: bytes = b"",
         headers: tuple[tuple[str, str], ...] = (),
         etag: str | None = None,
+        keeps: object = None,
     ) -> None:
         if not 200 <= status <= 999:  # noqa: PLR2004 - three digits, and final
             raise ValueError(f"{status} is not the status of an answer")
@@ -98,6 +100,7 @@ class Response:
         self.body = body if status not in _BODILESS else b""
         self.headers = headers
         self.etag = etag
+        self.keeps = keeps
         self.head = "".join(lines).encode("latin-1")
         self._not_modified: Response | None = None
 
@@ -139,13 +142,16 @@ class Limits:
     for its next request; ``body_seconds`` how long a body may stand still, and ``body_rate`` how many bytes of it must
     come a second in the long run; ``write_seconds`` how long a client may take nothing of an answer;
     ``linger_seconds`` how long, after a refusal, input is read and dropped so that the client can see the answer before
-    the connection is closed.
+    the connection is closed. ``answers``
+    bounds the bytes of large answers that clients are still taking, each body once; one answer has room when there is
+    no other.
     """
 
     body: int = 100 * 1024 * 1024
     other_body: int = 4 * 1024
     bodies: int = 400 * 1024 * 1024
     peer_bodies: int = 100 * 1024 * 1024
+    answers: int = 256 * 1024 * 1024
     request_line: int = 8 * 1024
     head: int = 32 * 1024
     fields: int = 100

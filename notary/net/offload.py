@@ -4,6 +4,10 @@ Rules of this module: a thread is no help where single calls into C (reading or 
 other threads waiting. One process does one piece of work: it gets it on standard input, answers on standard output and
 ends, so there is nothing to keep in step, to time out or to restart; it costs a fifth of a second, which is why only
 large work is done so. It gets nothing of our environment, where secrets may be, and ends with us, since its pipes do.
+
+What a stranger has sent is never held twice here: large values go into the pipe piece by piece from where they are, and
+an answer that holds one of them names it instead of bringing it back. The process itself has :class:`Bounds`, beyond
+which its work fails as TooDemanding and nothing else does.
 """
 
 from __future__ import annotations
@@ -11,53 +15,93 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from struct import Struct
 from types import MappingProxyType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 from twisted.internet.error import ProcessDone
-from twisted.internet.interfaces import IReactorProcess
+from twisted.internet.interfaces import IPullProducer, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from notary.errors import NotaryError, TooDemanding
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHILD: Final = ("-c", "from notary.net.offload import main; main()")
 _ENDED: Final = "a process that was to do a part of the work ended before it was done"
+_TOO_DEMANDING: Final = "the work on this request takes too much {}: send less at once"
+
+_PIECE_BYTES: Final = 1 << 16
+"""What goes into a pipe at a time: as much as a pipe holds."""
+
+_LARGE_BYTES: Final = 1 << 12
+"""Values of more bytes are sent from where they are, and named in the answer."""
+
+_HEAD: Final = Struct("<QQQQ")
+"""What a call begins with: both bounds, the length of the pickled call, and how many large values follow it."""
+
+_LENGTH: Final = Struct("<Q")
 
 
-class OffloadFailed(Exception):
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one process may take.
+
+    Its address space may be ``memory_bytes``, and ``memory_factor`` times the bytes of its call; its processor time
+    ``cpu_seconds``; its answer may have ``answer_bytes`` more than its call. The largest upload that a publisher may
+    need, 140,000 targets in 34 MiB, takes 293 MiB and 2 seconds; 479 MiB if a name holds a character beyond the basic
+    plane, for which Python keeps four bytes for every character of the file.
+    """
+
+    memory_bytes: int = 512 << 20
+    memory_factor: int = 6
+    cpu_seconds: int = 30
+    answer_bytes: int = 16 << 20
+
+
+class OffloadFailed(NotaryError):
     """The process ended without an answer: it was killed, there was no memory for it, or it could not start."""
 
 
 class Offload:
     """Runs functions in processes, at most ``at_once`` at a time; further ones wait for their turn."""
 
-    def __init__(self, reactor: IReactorProcess, at_once: int) -> None:
+    def __init__(self, reactor: IReactorProcess, at_once: int, bounds: Bounds = Bounds()) -> None:
         self._reactor = reactor
         self._turns = DeferredSemaphore(at_once)
+        self._bounds = bounds
         self._running: set[_Job] = set()
         self._closed = False
 
     def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call ``work``, a function of a module, with values that can be pickled; so must its result and errors be.
 
-        Fails with what ``work`` raises, or with OffloadFailed.
+        Fails with what ``work`` raises, with TooDemanding, or with OffloadFailed.
         """
         return cast("Deferred[T]", self._turns.run(self._start, (work, args, kwargs)))
 
     def _start(self, call: tuple[Any, ...]) -> Deferred[Any]:
         if self._closed:
             return fail(OffloadFailed("the service is stopping"))
-        job = _Job(pickle.dumps(call, pickle.HIGHEST_PROTOCOL))
+        job = _Job(call, self._bounds)
         environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._reactor.spawnProcess(
-            job, sys.executable, (sys.executable, *_CHILD), env=environment, childFDs={0: "w", 1: "r", 2: 2}
-        )
+        command = (sys.executable, *_CHILD)
+        try:
+            self._reactor.spawnProcess(job, command[0], command, env=environment, childFDs={0: "w", 1: "r", 2: 2})
+        except OSError as error:
+            return fail(OffloadFailed(f"a process that was to do a part of the work cannot be started: {error}"))
         self._running.add(job)
 
         def ended(result: object) -> object:
@@ -73,35 +117,99 @@ class Offload:
             await job.kill()
 
 
+class _Pickler(pickle.Pickler):
+    """Writes a value, and numbers in place of those large values for which ``number`` has one."""
+
+    def __init__(self, file: BinaryIO, number: Callable[[bytes], int | None]) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._number = number
+
+    def persistent_id(self, obj: Any) -> int | None:
+        """What pickle calls for every object."""
+        return self._number(obj) if type(obj) is bytes and len(obj) > _LARGE_BYTES else None
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what a _Pickler wrote; ``large`` are the values that its numbers stand for."""
+
+    def __init__(self, file: BinaryIO, large: Sequence[bytes]) -> None:
+        super().__init__(file)
+        self._large = large
+
+    def persistent_load(self, pid: Any) -> bytes:
+        """What pickle calls for every number."""
+        value: bytes = self._large[pid]
+        return value
+
+
+@implementer(IPullProducer)
 class _Job(ProcessProtocol):
     """One process: ``done`` fires with its result when it has ended."""
 
     transport: Any
 
-    def __init__(self, call: bytes) -> None:
+    def __init__(self, call: tuple[Any, ...], bounds: Bounds) -> None:
         self.done: Deferred[Any] = Deferred()
-        self._call = call
+        self._large: list[bytes] = []
+        self._numbers: dict[int, int] = {}  # by identity: what comes twice is sent once
+        written = BytesIO()
+        _Pickler(written, self._number).dump(call)
+        pickled = written.getvalue()
+        size = len(pickled) + sum(map(len, self._large))
+        memory = bounds.memory_bytes + bounds.memory_factor * size
+        head = _HEAD.pack(memory, bounds.cpu_seconds, len(pickled), len(self._large))
+        self._most = size + bounds.answer_bytes
+        self._pieces = _pieces([head, *[_LENGTH.pack(len(value)) for value in self._large], pickled, *self._large])
         self._answer: list[bytes] = []
+        self._size = 0
         self._gone: list[Deferred[None]] = []
 
+    def _number(self, value: bytes) -> int:
+        number = self._numbers.setdefault(id(value), len(self._large))
+        if number == len(self._large):
+            self._large.append(value)
+        return number
+
     def connectionMade(self) -> None:
-        """Hand over the work."""
-        self.transport.write(self._call)
-        self.transport.closeStdin()
-        self._call = b""
+        """Begin to hand over the work."""
+        self.transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        """Hand over the next piece; the process has taken those before it."""
+        piece = next(self._pieces, None)
+        if piece is not None:
+            self.transport.write(piece)
+        else:
+            self.transport.unregisterProducer()
+            self.transport.closeStdin()
+
+    def stopProducing(self) -> None:
+        """The process reads no more."""
+        self._pieces = iter(())
 
     def outReceived(self, data: bytes) -> None:
         """Collect the answer."""
-        self._answer.append(data)
+        self._size += len(data)
+        if self._size <= self._most:
+            self._answer.append(data)
+        else:
+            self._answer.clear()
+            self.transport.signalProcess("KILL")
 
     def processEnded(self, reason: Failure) -> None:
         """Tell the result."""
         answer, self._answer = b"".join(self._answer), []
-        if reason.check(ProcessDone) is None:
-            result: Any = Failure(OffloadFailed(f"{_ENDED}: {reason.value}"))
-        else:
-            ok, value = pickle.loads(answer)  # noqa: S301 - written by `main`, below
+        large, self._large, self._pieces = self._large, [], iter(())
+        result: Any
+        if self._size > self._most:
+            result = Failure(OffloadFailed(f"{_ENDED}: its answer was larger than {self._most} bytes"))
+        elif reason.check(ProcessDone) is not None:
+            ok, value = _Unpickler(BytesIO(answer), large).load()
             result = value if ok else Failure(value)
+        elif getattr(reason.value, "signal", None) == signal.SIGXCPU:
+            result = Failure(TooDemanding(_TOO_DEMANDING.format("time")))
+        else:
+            result = Failure(OffloadFailed(f"{_ENDED}: {reason.value}"))
         self.done.callback(result)
         for gone in self._gone:
             gone.callback(None)
@@ -114,8 +222,33 @@ class _Job(ProcessProtocol):
         return gone
 
 
+def _pieces(values: Sequence[bytes]) -> Iterator[bytes]:
+    for value in values:
+        view = memoryview(value)
+        for start in range(0, len(view), _PIECE_BYTES):
+            yield bytes(view[start : start + _PIECE_BYTES])
+
+
+# -- in the process ---------------------------------------------------------------------------------------------------
+
+
 def _pickle_mapping(mapping: MappingProxyType[Any, Any]) -> tuple[Any, ...]:
     return MappingProxyType, (dict(mapping),)
+
+
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most if kind != resource.RLIMIT_CPU else hard))
+
+
+def _be_modest(memory_bytes: int, cpu_seconds: int) -> None:
+    """Take the bounds; and where the machine itself has too little memory, end before the service does."""
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CPU, cpu_seconds)
+    _limit(resource.RLIMIT_CORE, 0)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def main() -> None:
@@ -124,10 +257,27 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     copyreg.pickle(MappingProxyType, _pickle_mapping)
-    work, args, kwargs = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by `_start`, above
+    source = sys.stdin.buffer
+    memory, seconds, size, count = _HEAD.unpack(source.read(_HEAD.size))
+    _be_modest(memory, seconds)
     try:
-        answer: tuple[bool, Any] = (True, work(*args, **kwargs))
-    except Exception as error:  # noqa: BLE001 - it is the other side's to handle
-        answer = (False, error.with_traceback(None))
+        answer, large = _called(source, size, count)
+    except MemoryError:
+        answer, large = (False, TooDemanding(_TOO_DEMANDING.format("memory"))), []
+    numbers = {id(value): number for number, value in enumerate(large)}
     with answers:
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        _Pickler(answers, lambda value: numbers.get(id(value))).dump(answer)
+
+
+def _called(source: BinaryIO, size: int, count: int) -> tuple[tuple[bool, Any], Sequence[bytes]]:
+    """The result of a call, and its large values, which may be in the result."""
+    lengths = [_LENGTH.unpack(source.read(_LENGTH.size))[0] for _ in range(count)]
+    pickled = source.read(size)
+    large = [source.read(length) for length in lengths]
+    work, args, kwargs = _Unpickler(BytesIO(pickled), large).load()
+    try:
+        return (True, work(*args, **kwargs)), large
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is the other side's to handle
+        return (False, error.with_traceback(None)), large

@@ -191,6 +191,11 @@ class Request(http.Request):
             self.site.log(self)
             return
         body = b"" if call.method == "HEAD" else response.body
+        if len(body) > PIECE and self.site.answers.take(body):
+            self._rest = body
+        elif len(body) > PIECE:
+            self.response = response = self.site.refused(503, "too many large answers are being sent, try again later")
+            body = response.body
         channel = self.channel
         if self.site.stopping:
             channel.persistent = False
@@ -271,9 +276,14 @@ class Request(http.Request):
             self.call.body = ()
         self.call = self.response = None
         self._body = Received()
-        self._rest = b""
+        self._let_go()
         self.site.bodies.give_back(self._peer, self._held)
         self._held = 0
+
+    def _let_go(self) -> None:
+        rest, self._rest = self._rest, b""
+        if len(rest) > PIECE:
+            self.site.answers.give_back(rest)
 
 
 class PlainRequest(Request):
@@ -306,4 +316,4 @@ class PlainRequest(Request):
     def release(self) -> None:
         """See Request: there was no body."""
         self.call = self.response = None
-        self._rest = b""
+        self._let_go()

@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,6 +41,7 @@ from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, Repository
 from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
+from notary.storage.cache import SHARED
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
@@ -53,6 +54,12 @@ DEFAULT_RECORDS = 100
 
 MAX_RECORDS = 10_000
 """How many changes an answer holds at the most: a client that wants more asks again with the last id."""
+
+PAGES = 4
+"""How many pages of the changefeed are made at the same time: the largest takes several megabytes while it is."""
+
+BUSY = 503
+RETRY_SECONDS = "5"
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
@@ -87,6 +94,7 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
     errors.Overloaded: Fault(503, "UNAVAILABLE", "The server has too much to do at present; try again later."),
+    errors.TooDemanding: TOO_LARGE,
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
@@ -110,7 +118,8 @@ def fault_response(fault: Fault, detail: Any = None, headers: tuple[tuple[str, s
 
 def edge_response(status: int, message: str) -> Response:
     """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
-    return fault_response(TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message), message)
+    fault = TOO_LARGE if status == TOO_LARGE.status else Fault(status, "UNKNOWN", message)
+    return fault_response(fault, message, (("Retry-After", RETRY_SECONDS),) if status == BUSY else ())
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -220,6 +229,7 @@ class Api:
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
         self._tells = tells
+        self._pages = DeferredSemaphore(PAGES)
         self._log = Logger(namespace="notary.server.api")
 
     def takes_body(self, call: Call) -> bool:
@@ -313,6 +323,9 @@ class Api:
                 call.notes["user"] = user
 
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
+        # What Twisted throws into a coroutine refers to itself by its traceback, and so to a whole upload, until the
+        # garbage collector comes by.
+        error.__traceback__ = None
         fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         ours = server_error and not isinstance(error, errors.Overloaded)
@@ -387,9 +400,12 @@ class Api:
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        changes = await self._repository.changes(found.gun, change_id, page)
-        body = await self._in_thread(lambda: _changes(changes))
+        body = await self._pages.run(self._page, found.gun, change_id, page)
         return Response(200, body, (("Content-Type", JSON),))
+
+    async def _page(self, gun: Gun | None, change_id: int | None, records: int) -> bytes:
+        changes = await self._repository.changes(gun, change_id, records)
+        return await self._in_thread(lambda: _changes(changes))
 
     async def health(self, _call: Call, _found: Found) -> Response:
         """Whether the services behind this one work."""
@@ -521,6 +537,8 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
+        if len(stored.data) > SHARED:  # remembered, it would keep the file that keeps it
+            return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response
 

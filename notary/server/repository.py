@@ -19,14 +19,25 @@ from typing import Generic, TypeAlias, TypeVar
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed
+from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed, TooDemanding
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import InThread, Validator
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.storage.shared import Shared
 from notary.tuf import publish, refresh
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import MAX_SIGNATURES, ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Root, Snapshot, Timestamp
+from notary.tuf.model import (
+    MAX_NAME,
+    MAX_SIGNATURES,
+    ROOT,
+    SNAPSHOT,
+    TIMESTAMP,
+    Gun,
+    RoleName,
+    Root,
+    Snapshot,
+    Timestamp,
+)
 from notary.tuf.publish import Plan
 
 K = TypeVar("K")
@@ -37,10 +48,10 @@ _Root: TypeAlias = tuple[Gun, bytes]
 """A collection and the SHA-256 of its root."""
 
 KEPT = 1_000
-"""How many timestamps and snapshots are not parsed again for a reader. One that lists many roles counts as several."""
+"""How many timestamps and snapshots are not parsed again for a reader."""
 
-LISTED = 100
-"""How many roles a timestamp or snapshot may list to count as one."""
+KEPT_NAMES = 100_000
+"""How many names these may list together: 500 bytes each at the most."""
 
 KEPT_ROOTS = 10_000
 """Of how many roots it is known that they are sound: 300 bytes each, and a third of validating a small upload."""
@@ -63,20 +74,30 @@ taking the interpreter lock from the reactor's."""
 FEW_KEYS = 10
 """By how many keys a small file of the server may be signed, and each signature verified, on the reactor's thread."""
 
+STORED_BYTES = 256 << 20
+"""How much of the store an upload may be judged against: a small one can hang on any number of large parents."""
+
+STORED_AT_ONCE = 8
+"""How many stored files are loaded before their sizes are known."""
+
+SHA256_BYTES = 32
+
 RETRY = timedelta(minutes=1)
 """How long expired metadata that could not be renewed is served before the next try."""
 
 
 class Recent(Generic[K, V]):
-    """What was found out about the ``size`` files asked for last. It follows from their checksums, so it never lies.
+    """What was found out about the files asked for last. It follows from their checksums, so it never lies.
 
-    What is large counts as several, by ``weigh``, but never as more than a quarter of all.
+    At most ``size`` facts are kept, which weigh at most ``weight`` together by ``weigh``; one that weighs more than a
+    fourth of that is not kept.
     """
 
-    def __init__(self, size: int, weigh: Callable[[V], int] = lambda _value: 1) -> None:
-        self._room = size
-        self._most = max(size // 4, 1)
+    def __init__(self, size: int, weigh: Callable[[V], int] = lambda _: 0, weight: int = 0) -> None:
+        self._size = size
         self._weigh = weigh
+        self._most = weight
+        self._room = weight
         self._kept: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K) -> V | None:
@@ -89,14 +110,14 @@ class Recent(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Keep ``value``, in place of what was asked for longest ago."""
         if key in self._kept:
-            self._room += self._weight(self._kept.pop(key))
+            self._room += self._weigh(self._kept.pop(key))
+        weight = self._weigh(value)
+        if weight * 4 > self._most:
+            return
         self._kept[key] = value
-        self._room -= self._weight(value)
-        while self._room < 0:
-            self._room += self._weight(self._kept.popitem(last=False)[1])
-
-    def _weight(self, value: V) -> int:
-        return min(self._weigh(value), self._most)
+        self._room -= weight
+        while len(self._kept) > self._size or self._room < 0:
+            self._room += self._weigh(self._kept.popitem(last=False)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +150,7 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, lambda listed: 1 + len(listed) // LISTED)
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, len, KEPT_NAMES)
         self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
         self._sound: Recent[_Root, bool] = Recent(KEPT_ROOTS)
         # However many readers come at once, one thread looks into a file or renews a collection for all of them.
@@ -330,8 +351,21 @@ class Repository:
         return execute if size <= SMALL else self._in_thread
 
     async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
-        needed = await run(lambda: publish.needed(roles))
-        return await self._store.current(gun, needed)
+        """The stored files that an upload of ``roles`` is judged against. Raises TooDemanding if they are too large.
+
+        What is loaded in several steps may be of several moments; then the store refuses what follows from it.
+        """
+        # What every upload needs comes first, in one step with what most need besides.
+        needed = sorted(await run(lambda: publish.needed(roles)), key=lambda role: (role.depth, role))
+        found: dict[RoleName, Stored] = {}
+        for start in range(0, len(needed), STORED_AT_ONCE):
+            found |= await self._store.current(gun, needed[start : start + STORED_AT_ONCE])
+            if sum([len(stored.data) for stored in found.values()]) > STORED_BYTES:
+                raise TooDemanding(
+                    f"what is stored of these roles and their parents is larger than {STORED_BYTES} bytes together: "
+                    "publish the files in several uploads"
+                )
+        return found
 
     def _is_sound(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
         root = current.get(ROOT)
@@ -381,10 +415,14 @@ def _root(gun: Gun, data: bytes) -> _Root:
 
 
 def _checksums(stored: Stored) -> Mapping[str, str]:
-    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex."""
+    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex. Other names may be anything."""
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
     meta = kind.parse(publish.stored_envelope(stored.role, stored.data)).meta
-    return {role: listed.hashes["sha256"].hex() for role, listed in meta.items() if "sha256" in listed.hashes}
+    return {
+        name: listed.hashes["sha256"].hex()
+        for name, listed in meta.items()
+        if len(name) <= MAX_NAME and len(listed.hashes.get("sha256", b"")) == SHA256_BYTES
+    }
 
 
 def _lists(listed: Mapping[str, str] | None, role: RoleName, stored: Stored) -> bool:

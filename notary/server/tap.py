@@ -210,6 +210,7 @@ class Server(Assembly):
             body=limits.upload_bytes,
             bodies=limits.bodies_bytes,
             peer_bodies=limits.peer_bodies_bytes,
+            answers=limits.answer_bytes,
             head=limits.header_bytes,
             head_seconds=limits.header_timeout,
             body_seconds=limits.body_timeout,

@@ -4,6 +4,9 @@ Rules of this module: a file is served from memory only after the store has said
 file (its version and its checksum) stands where the request looks. So nothing older than what was committed when a
 request came is ever answered, whoever wrote or deleted it, by whichever instance (docs/adr/0010-fresh-reads.md).
 
+No file is in memory twice: what is too large to be kept is still found for as long as somebody is sending it, and who
+asks for a file that is being loaded waits for that load.
+
 What makes it cheap: that question is a look at an index, without the file, and there is never more than one under way.
 Whoever comes meanwhile waits for the next one, which asks for all of them at once; and where many come, the next one
 waits a moment for those who were just answered, because they come again.
@@ -16,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -31,6 +35,9 @@ MOST_PLACES: Final = 100
 
 OVERHEAD: Final = 2048
 """Bytes that a kept file takes beside its content, with what is remembered in its ``notes``; rather more than less."""
+
+SHARED: Final = 1 << 16
+"""Bytes: a file that is larger is sent piece by piece, and is shared by all who send it although it is not kept."""
 
 _LARGEST: Final = 4
 """A file larger than this part (a fourth) of the whole memory is not kept: it would push out too many others."""
@@ -57,6 +64,8 @@ class CachedMetadataStore:
         self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)), clock)
         self._loads: Shared[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
         self._loads = Shared(self._load)
+        self._checksums: Shared[_Name, Stored] = Shared(self._by_checksum)
+        self._versions: Shared[tuple[Place, Identity], Stored] = Shared(self._by_version)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -88,9 +97,7 @@ class CachedMetadataStore:
     async def _load(self, wanted: tuple[Gun, tuple[Place, ...], tuple[Identity, ...]]) -> Mapping[RoleName, Stored]:
         gun, places, _ = wanted
         loaded = await self._store.current(gun, [role for _, role, _ in places])
-        for stored in loaded.values():
-            self._files.put((gun, stored.role, stored.sha256), stored)
-        return loaded
+        return {role: self._keep(stored, gun) for role, stored in loaded.items()}
 
     def _completed(
         self,
@@ -110,10 +117,27 @@ class CachedMetadataStore:
 
     def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
         """See the port."""
-        stored = self._files.get((gun, role, sha256))
-        if stored is None:
-            return self._store.by_checksum(gun, role, sha256).addCallback(self._keep, gun)
-        place = (gun, role, stored.version)
+        name = (gun, role, sha256)
+        stored = self._files.get(name)
+        if stored is not None:
+            return self._confirm(stored, gun)
+        if name in self._checksums:
+            return Deferred.fromCoroutine(self._joined(name))
+        return self._checksums(name)
+
+    async def _by_checksum(self, name: _Name) -> Stored:
+        return self._keep(await self._store.by_checksum(*name), name[0])
+
+    async def _joined(self, name: _Name) -> Stored:
+        """The outcome of a load that began before the request came, if it still holds."""
+        try:
+            stored = await self._checksums(name)
+        except NotFound:  # it may have come since
+            return await self._store.by_checksum(*name)
+        return await self._confirm(stored, name[0])
+
+    def _confirm(self, stored: Stored, gun: Gun) -> Deferred[Stored]:
+        place = (gun, stored.role, stored.version)
         return self._rounds.ask((place,)).addCallback(self._confirmed, place, stored)
 
     def _confirmed(self, answer: _Answer, place: Place, stored: Stored) -> Stored | Deferred[Stored]:
@@ -136,11 +160,20 @@ class CachedMetadataStore:
         stored = self._files.get((gun, role, identity[1]))
         if stored is not None and stored.version == version:
             return stored
-        return self._store.by_version(gun, role, version).addCallback(self._keep, gun)
+        return self._versions((place, identity)).addCallback(self._identical, place, identity)
+
+    async def _by_version(self, wanted: tuple[Place, Identity]) -> Stored:
+        (gun, role, _), (version, _) = wanted
+        return self._keep(await self._store.by_version(gun, role, version), gun)
+
+    def _identical(self, stored: Stored, place: Place, identity: Identity) -> Stored | Deferred[Stored]:
+        if (stored.version, stored.sha256) == identity:
+            return stored
+        return self._store.by_version(place[0], place[1], identity[0])
 
     def _keep(self, stored: Stored, gun: Gun) -> Stored:
-        self._files.put((gun, stored.role, stored.sha256), stored)
-        return stored
+        """Keep a file; the one that is in memory already, if there is one."""
+        return self._files.put((gun, stored.role, stored.sha256), stored)
 
     def identify(
         self,
@@ -256,34 +289,48 @@ class _Rounds:
 
 
 class _Files:
-    """Files, those asked for last, of at most ``size`` bytes together."""
+    """Files, those asked for last, of at most ``size`` bytes together; and others while somebody else holds them."""
 
     def __init__(self, size: int) -> None:
         self._room = size
         self._largest = size // _LARGEST
         self._kept: OrderedDict[_Name, Stored] = OrderedDict()
+        self._held: WeakValueDictionary[_Name, Stored] = WeakValueDictionary()
         self._newest: dict[tuple[Gun, RoleName], Stored] = {}  # of those that are kept
 
     def get(self, name: _Name) -> Stored | None:
         stored = self._kept.get(name)
-        if stored is not None:
-            self._kept.move_to_end(name)
+        if stored is None:
+            return self._held.get(name)
+        self._kept.move_to_end(name)
         return stored
 
-    def put(self, name: _Name, stored: Stored) -> None:
+    def put(self, name: _Name, stored: Stored) -> Stored:
+        """Keep ``stored`` if there is room for it. Returns the same file, as it is in memory from then on."""
+        held = self._held.get(name)
+        if held is not None and (held.version, held.modified) == (stored.version, stored.modified):
+            stored = held
         self.drop(name)
         size = len(stored.data) + OVERHEAD
+        if len(stored.data) > SHARED:
+            self._held[name] = stored
         if size > self._largest:
-            return
+            return stored
         self._kept[name] = stored
         self._room -= size
         newest = self._newest.get(name[:2])
         if newest is None or newest.version < stored.version:
             self._newest[name[:2]] = stored
         while self._room < 0:
-            self.drop(next(iter(self._kept)))
+            self._let_go(next(iter(self._kept)))
+        return stored
 
     def drop(self, name: _Name) -> None:
+        """Forget a file, although somebody may hold it."""
+        self._held.pop(name, None)
+        self._let_go(name)
+
+    def _let_go(self, name: _Name) -> None:
         stored = self._kept.pop(name, None)
         if stored is not None:
             self._room += len(stored.data) + OVERHEAD

@@ -43,6 +43,10 @@ class Shared(Generic[K, T]):
         Deferred.fromCoroutine(self._work(name)).addBoth(self._land, name, flight)
         return asked
 
+    def __contains__(self, name: K) -> bool:
+        """Whether work on ``name`` is under way, which who asks now would share."""
+        return name in self._flights
+
     def forget(self, name: K) -> None:
         """Let what is under way end for those who wait, and for nobody else."""
         self._flights.pop(name, None)

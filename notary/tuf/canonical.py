@@ -32,6 +32,9 @@ MAX_CONTAINERS: Final = 300_000
 MAX_COMMAS: Final = 500_000
 """How many commas a document may hold: more than 140,000 targets need, at three each (section 9)."""
 
+MAX_DOCUMENTS: Final = 2
+"""How many documents of the largest structure the files of one upload may make up together (section 9)."""
+
 _DIGITS: Final = len(str(MAX_INTEGER))
 _SHOWN: Final = 64
 _FRACTION = re.compile(r"\.[0-9]+(?:[]},]|$)")
@@ -46,14 +49,37 @@ class _Whole(int):
     __slots__ = ()
 
 
-def parse(data: bytes) -> Json:
-    """Read one JSON value.
+class Budget:
+    """The structure that several documents may hold together; :func:`parse` spends it before it reads a document.
+
+    Structure is what costs: a character of it takes up to a hundred times its size in memory.
+    """
+
+    __slots__ = ("_commas", "_containers")
+
+    def __init__(self) -> None:
+        self._containers = MAX_DOCUMENTS * MAX_CONTAINERS
+        self._commas = MAX_DOCUMENTS * MAX_COMMAS
+
+    def spend(self, containers: int, commas: int) -> None:
+        """Take the structure of one more document. Raises MalformedJSON if there is not so much left."""
+        self._containers -= containers
+        self._commas -= commas
+        if self._containers < 0 or self._commas < 0:
+            raise MalformedJSON(
+                f"too much structure: all files together may hold at most {MAX_DOCUMENTS * MAX_CONTAINERS} characters "
+                f"'[' and '{{', and {MAX_DOCUMENTS * MAX_COMMAS} commas; publish them in several uploads"
+            )
+
+
+def parse(data: bytes, budget: Budget | None = None) -> Json:
+    """Read one JSON value; its structure is taken from ``budget``.
 
     Refused, with MalformedJSON: anything but UTF-8 (a byte order mark included), members given twice, NaN and
     infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, more
-    structure than MAX_CONTAINERS and MAX_COMMAS, and anything after the value.
+    structure than MAX_CONTAINERS and MAX_COMMAS or than the budget has left, and anything after the value.
     """
-    containers = _limit_structure(data)
+    containers = _limit_structure(data, budget)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -198,15 +224,18 @@ class Members:
         return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
 
 
-def _limit_structure(data: bytes) -> int:
+def _limit_structure(data: bytes, budget: Budget | None) -> int:
     # Decoding a document, and sorting its members to encode it, holds the interpreter for as long as its structure is
     # large, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are counted too,
     # since telling them apart would cost what this saves.
     containers = data.count(b"[") + data.count(b"{")
     if containers > MAX_CONTAINERS:
         raise MalformedJSON(f"too much structure: at most {MAX_CONTAINERS} characters may be '[' or '{{'")
-    if data.count(b",") > MAX_COMMAS:
+    commas = data.count(b",")
+    if commas > MAX_COMMAS:
         raise MalformedJSON(f"too much structure: at most {MAX_COMMAS} characters may be ','")
+    if budget is not None:
+        budget.spend(containers, commas)
     return containers
 
 

@@ -19,11 +19,12 @@ from typing import Any, Final, Self
 
 from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import Json, Members, quote
+from notary.tuf.canonical import Budget, Json, Members, quote
 from notary.tuf.keys import PublicKey, RoleKeys, Signature
 
 __all__ = [
     "BASE_ROLES",
+    "MAX_NAME",
     "MAX_SIGNATURES",
     "MAX_VERSION",
     "ROOT",
@@ -47,7 +48,9 @@ __all__ = [
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
-_MAX_NAME: Final = 255
+MAX_NAME: Final = 255
+"""How many characters the name of a collection or of a role may have."""
+
 _DELEGATION = re.compile(r"targets(?:/[-a-z0-9_]+)+")
 
 
@@ -64,8 +67,8 @@ class Gun(str):
         """Check the name."""
         if not name:
             raise InvalidGun("a collection needs a name")
-        if len(name) > _MAX_NAME:
-            raise InvalidGun(f"the name of a collection has at most {_MAX_NAME} characters")
+        if len(name) > MAX_NAME:
+            raise InvalidGun(f"the name of a collection has at most {MAX_NAME} characters")
         if name != name.strip():
             raise InvalidGun("the name of a collection must not begin or end with white space")
         for character in name:
@@ -84,7 +87,7 @@ class RoleName(str):
 
     def __new__(cls, name: str) -> Self:
         """Check the name."""
-        if name not in _BASE_NAMES and (len(name) > _MAX_NAME or not _DELEGATION.fullmatch(name)):
+        if name not in _BASE_NAMES and (len(name) > MAX_NAME or not _DELEGATION.fullmatch(name)):
             raise InvalidRole(f"{quote(name)} is not the name of a role")
         return super().__new__(cls, name)
 
@@ -127,14 +130,14 @@ class Envelope:
     _payload: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, data: bytes) -> Envelope:
-        """Read a file.
+    def parse(cls, data: bytes, budget: Budget | None = None) -> Envelope:
+        """Read a file; ``budget`` is what several files may hold together.
 
         Raises MalformedJSON, also for unknown members outside ``signed``, which nobody signed, and for more than
         MAX_SIGNATURES signatures.
         """
         try:
-            members = Members(canonical.parse(data), _ENVELOPE, "metadata", closed=True)
+            members = Members(canonical.parse(data, budget), _ENVELOPE, "metadata", closed=True)
             listed = members.sequence("signatures")
             if len(listed) > MAX_SIGNATURES:
                 raise MalformedJSON(f"{len(listed)} signatures: a file holds at most {MAX_SIGNATURES}")
@@ -157,12 +160,12 @@ class Envelope:
         return payload
 
 
-def peek(data: bytes) -> tuple[Envelope, int]:
+def peek(data: bytes, budget: Budget | None = None) -> tuple[Envelope, int]:
     """Read a file as far as it can be read without knowing its role: the envelope and its version (0 if it has none).
 
     Raises MalformedJSON, also where ``_type``, ``expires`` and ``version`` are not of their types.
     """
-    envelope = Envelope.parse(data)
+    envelope = Envelope.parse(data, budget)
     try:
         _, version, _ = _common(Members(envelope.signed, _COMMON, "signed"))
     except InvalidMetadata as error:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Protocol
@@ -84,16 +84,18 @@ class Held(Protocol):
 class Upload:
     """One uploaded file. Building it is the check that precedes validation: raises MalformedJSON.
 
-    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``.
+    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``; ``budget`` is what all files
+    of an upload may hold together.
     """
 
     role: RoleName
     data: bytes
+    budget: InitVar[canonical.Budget | None] = None
     envelope: Envelope = field(init=False, repr=False, compare=False)
     version: int = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        envelope, version = peek(self.data)
+    def __post_init__(self, budget: canonical.Budget | None) -> None:
+        envelope, version = peek(self.data, budget)
         object.__setattr__(self, "envelope", envelope)
         object.__setattr__(self, "version", version)
 
@@ -175,7 +177,7 @@ class Plan:
     updates: tuple[Update, ...]
     snapshot: Draft | None
     sound: bytes | None
-    _root: Root
+    _signers: RoleKeys
     _timestamp_version: int
     _now: datetime
 
@@ -186,12 +188,13 @@ class Plan:
         """
         if snapshot is None:
             snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
-        return next_timestamp(self._root, self._timestamp_version, snapshot, self._now)
+        return _timestamp(self._signers, self._timestamp_version, snapshot, self._now)
 
 
 def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
     """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
-    return [Upload(_role(name), data) for name, data in files]
+    budget = canonical.Budget()
+    return [Upload(_role(name), data, budget) for name, data in files]
 
 
 def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
@@ -217,8 +220,20 @@ def judge(
     *,
     sound: bool = False,
 ) -> Plan:
-    """:func:`read`, then :func:`validate`; ``current`` has what is needed for the roles that :func:`named` finds."""
-    return validate(gun, current, read(files), now, sound=sound)
+    """Read and :func:`validate` the files of a large upload, none before the root is known to be good.
+
+    ``current`` has what is needed for the roles that :func:`named` finds. What is wrong with the root is told even if
+    another file could not be read at all, which :func:`read` would tell first (docs/protocol.md, section 9).
+    """
+    budget = canonical.Budget()
+    others = [(_role(name), data) for name, data in files]
+    roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
+    root = Upload(*others.pop(roots[-1]), budget) if roots else None
+    validation = _Validation(gun, current, {} if root is None else {ROOT: root}, now, sound=sound)
+    validation.root  # noqa: B018 - before anything else is read
+    uploads = [Upload(role, data, budget) for role, data in others]
+    validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots the later has been judged
+    return validation.run()
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
@@ -288,7 +303,7 @@ def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, b
     for role, data in loaded.items():
         meta[role] = _file_meta(data)
     version = 1 if previous is None else previous.version + 1
-    return _draft(root, SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
+    return _draft(root.roles[SNAPSHOT], SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
 
 
 def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
@@ -296,8 +311,7 @@ def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: date
 
     Raises InvalidUpdate as :func:`next_snapshot` does.
     """
-    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
-    return _draft(root, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+    return _timestamp(root.roles[TIMESTAMP], previous_version, snapshot, now)
 
 
 def stored_envelope(role: RoleName, data: bytes) -> Envelope:
@@ -332,7 +346,10 @@ def require_succession(
 
 
 class _Validation:
-    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones."""
+    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones.
+
+    ``root`` needs no upload but that of the root; ``add`` may bring the others after it.
+    """
 
     def __init__(
         self,
@@ -345,15 +362,21 @@ class _Validation:
     ) -> None:
         self._gun = gun
         self._current = current
-        self._uploads = {role: upload for role, upload in uploads.items() if role != TIMESTAMP}
+        self._uploads: dict[RoleName, Upload] = {}
         self._now = now
         self._sound = sound
         self._spend = work.Budget(work.MAX_VERIFYING_MICROSECONDS).spend
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
+        self._stored_budget = canonical.Budget()
+        self.add(uploads.values())
+
+    def add(self, uploads: Iterable[Upload]) -> None:
+        """Take more files of the upload. A timestamp is none."""
+        self._uploads |= {upload.role: upload for upload in uploads if upload.role != TIMESTAMP}
 
     def run(self) -> Plan:
-        root = self._establish_root()
+        root = self.root
         roles = sorted(
             (role for role in self._uploads if role == TARGETS or role.is_delegation),
             key=lambda role: (role.depth, role),
@@ -374,11 +397,14 @@ class _Validation:
         )
         timestamp = self._current.get(TIMESTAMP)
         sound = self._loaded[ROOT] if self._sound else None
-        return Plan(updates, draft, sound, root, 0 if timestamp is None else timestamp.version, self._now)
+        signers = root.roles[TIMESTAMP]
+        return Plan(updates, draft, sound, signers, 0 if timestamp is None else timestamp.version, self._now)
 
     # -- root ---------------------------------------------------------------------------------------------------------
 
-    def _establish_root(self) -> Root:
+    @cached_property
+    def root(self) -> Root:
+        """The root that counts from now on. Raises what is wrong with it."""
         held = self._current.get(ROOT)
         if held is None:
             stored = None
@@ -435,7 +461,7 @@ class _Validation:
                 Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
             )
         try:
-            targets = self._verified(root, role, Envelope.parse(held.data))
+            targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
             raise InvalidUpdate(
                 Fault.TARGETS,
@@ -562,7 +588,14 @@ def require_signatures(
 # -- drafts -----------------------------------------------------------------------------------------------------------
 
 
-def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime) -> Draft:
+def _timestamp(signers: RoleKeys, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+    meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
+    return _draft(signers, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+
+
+def _draft(
+    signers: RoleKeys, role: RoleName, version: int, meta: Mapping[str, canonical.Json], expires: datetime
+) -> Draft:
     if version > MAX_VERSION:
         raise InvalidUpdate(
             Fault.VALIDATION, f"{role}: version {version - 1} is stored, after which no other fits into the database"
@@ -576,15 +609,14 @@ def _draft(root: Root, role: RoleName, version: int, meta: Mapping[str, canonica
             "version": version,
         }
     )
-    named = root.roles[role]
     try:
-        for key in named.keys.values():
+        for key in signers.keys.values():
             key.canonical_id  # noqa: B018 - the signing service will be asked by it
     except InvalidMetadata as error:
         raise InvalidUpdate(Fault.VALIDATION, f"{role}: {error}") from error
     # A key under a name that is not its id could sign, but no client would find it by that signature.
-    able = tuple(key for key_id, key in named.keys.items() if key.key_id == key_id)
-    return Draft(role, version, payload, able, named.threshold)
+    able = tuple(key for key_id, key in signers.keys.items() if key.key_id == key_id)
+    return Draft(role, version, payload, able, signers.threshold)
 
 
 def _file_meta(data: bytes) -> dict[str, canonical.Json]:

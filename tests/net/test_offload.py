@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import resource
 import signal
 import sys
+import tracemalloc
+from pathlib import Path
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
-from notary.errors import Fault, InvalidUpdate
-from notary.net.offload import Offload, OffloadFailed
+from notary.errors import Fault, InvalidUpdate, TooDemanding
+from notary.net.offload import Bounds, Offload, OffloadFailed
 from notary.server.repository import LARGE
 from notary.tuf.model import TARGETS, Gun
 from tests.support.api import GUN, new_author, new_store
@@ -45,6 +49,23 @@ def die() -> None:
 
 def wait() -> None:
     signal.pause()
+
+
+def bounds(_ballast: bytes = b"") -> tuple[list[tuple[int, int]], str]:
+    kinds = resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_CORE
+    return [resource.getrlimit(kind) for kind in kinds], Path("/proc/self/oom_score_adj").read_text()
+
+
+def compute_for_ever() -> None:
+    while True:
+        pass
+
+
+def keep(*values: bytes) -> tuple[bytes, ...]:
+    return *values, b"x" * MIB
+
+
+MIB = 1 << 20
 
 
 @pytest_twisted.ensureDeferred
@@ -85,6 +106,87 @@ async def test_closing_ends_what_runs_and_what_waits():
         await running
     with pytest.raises(OffloadFailed, match="stopping"):
         await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_process_may_take_follows_from_its_call(offload):
+    (memory, seconds, core), first_to_go = await offload.run(bounds)
+    assert seconds[0] == Bounds().cpu_seconds
+    assert core == (0, 0)
+    assert int(first_to_go) == 1000
+    (larger, _, _), _ = await offload.run(bounds, bytes(10 * MIB))
+    assert memory[0] == memory[1] >= Bounds().memory_bytes
+    assert larger[0] >= memory[0] + Bounds().memory_factor * 10 * MIB
+
+
+async def of_bounds(limits: Bounds, error: type[Exception], message: str, work, *args) -> None:
+    """See that ``work`` fails, and that the next one does not."""
+    offload = Offload(reactor, 1, limits)
+    with pytest.raises(error, match=message):
+        await offload.run(work, *args)
+    assert await offload.run(len, b"abc") == 3
+    await offload.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_takes_too_much_memory_fails_alone():
+    await of_bounds(Bounds(), TooDemanding, "too much memory", bytes, 1 << 40)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_call_that_takes_too_much_memory_fails_alone():
+    limits = Bounds(memory_bytes=96 * MIB, memory_factor=1)
+    await of_bounds(limits, TooDemanding, "too much memory", bytes.upper, bytes(200 * MIB))
+
+
+@pytest_twisted.ensureDeferred
+async def test_work_that_takes_too_much_time_fails_alone():
+    await of_bounds(Bounds(cpu_seconds=1), TooDemanding, "too much time", compute_for_ever)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_that_is_too_large_fails_alone():
+    await of_bounds(Bounds(answer_bytes=MIB), OffloadFailed, "larger than", bytes.ljust, b"", 64 * MIB)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_call_brings_is_never_held_twice(offload):
+    data = os.urandom(32 * MIB)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        *kept, made = await offload.run(keep, data, data, b"small")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept[0] is kept[1] is data
+    assert (kept[2], len(made)) == (b"small", MIB)
+    assert peak - before < 8 * MIB
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_beyond_the_bounds_is_answered_413_and_is_let_go_at_once():
+    offload = Offload(reactor, 1, Bounds(memory_bytes=96 * MIB, memory_factor=2))
+    server = Server(new_store())
+    server.validators.in_process = offload.run
+    author = await new_author(server)
+    wide = ("\U0001f600" + "a" * 24 * MIB).encode()  # of which Python makes four times as much
+    files = {**author.first(), "targets": b'{"signed":{"x":"' + wide + b'"},"signatures":[]}'}
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        answer = await server.upload(GUN, files)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert (answer.status, answer.code) == (413, "TOO_LARGE")
+    assert "too much memory" in answer.detail
+    assert after - before < 4 * MIB
+    assert (await server.upload(GUN, author.first())).status == 200
+    await offload.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON, SigningFailed
 from notary.tuf import publish
 from notary.tuf.keys import PublicKey
-from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
+from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
     HARMLESS,
@@ -243,6 +243,63 @@ def test_a_leap_is_told_with_both_numbers() -> None:
 def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
     with pytest.raises(MalformedJSON):
         publish.Upload(TARGETS, b"[]")
+
+
+def test_the_files_of_an_upload_share_a_budget_of_structure() -> None:
+    half = b'{"signed":{"x":[' + b",".join([b"{}"] * 150_000) + b']},"signatures":[]}'
+    assert len(publish.read([("targets", half), ("targets/a", half), ("targets/b", half)])) == 3
+    with pytest.raises(MalformedJSON, match="all files together"):
+        publish.read([("targets", half), ("targets/a", half), ("targets/b", half), ("targets/c", half)])
+
+
+def test_stored_parents_share_a_budget_of_structure() -> None:
+    collection = Collection()
+    author = collection.author()
+    names = [f"targets/{letter}" for letter in "abc"]
+    for name in names:
+        author.delegate(name)
+        author.contents[name]["custom"] = {"hashes": {}, "length": 0, "custom": [[]] * 250_000}
+        author.delegate(f"{name}/x")
+    collection.publish(author.files("root", "targets"))
+    for name in names:
+        collection.publish(author.files(name))
+    with pytest.raises(InvalidUpdate, match="too much structure: all files together"):
+        collection.validate(author.files(*[f"{name}/x" for name in names]))
+
+
+LARGE = b'{"signed":{"x":[' + b",".join([b"{}"] * 250_000) + b']},"signatures":[]}'
+
+
+@pytest.mark.parametrize(
+    ("stored", "uploaded", "fault"),
+    [
+        pytest.param(False, {}, Fault.VALIDATION, id="no-root"),
+        pytest.param(False, {"root": b'{"signed":{},"signatures":[]}'}, Fault.ROOT, id="bad-root"),
+        pytest.param(True, {"root": b'{"signed":{},"signatures":[]}'}, Fault.ROOT, id="bad-root-beside-a-stored-one"),
+    ],
+)
+def test_a_large_upload_is_read_only_under_a_good_root(stored, uploaded, fault) -> None:
+    collection = Collection()
+    if stored:
+        collection.publish(collection.author().first())
+    bomb = [("targets", LARGE), ("targets/a", LARGE), ("targets/b", LARGE), ("targets/c", b"no JSON at all")]
+    for files in ([*bomb, *uploaded.items()], [*uploaded.items(), *bomb]):
+        with pytest.raises(InvalidUpdate) as caught:
+            publish.judge(Gun(GUN), collection.current, files, NOW)
+        assert caught.value.fault == fault
+
+
+def test_a_large_upload_under_a_good_root_is_read_whole() -> None:
+    author = Collection().author()
+    files = [*author.first().items()]
+    for unread in (b"no JSON at all", LARGE + LARGE):
+        for role in ("targets/a", "timestamp", "root"):
+            with pytest.raises(MalformedJSON):
+                publish.judge(Gun(GUN), {}, [(role, unread), *files], NOW)
+    first = {"root": author.root(), "targets": author.targets()}
+    author.bump("root")
+    plan = publish.judge(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
+    assert [update.data for update in plan.updates] == [*first.values()]
 
 
 def test_the_version_of_an_upload() -> None:
