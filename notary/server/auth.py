@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -28,7 +27,8 @@ from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 from jwcrypto.jws import JWS  # type: ignore[import-untyped]
 from OpenSSL import crypto
 
-from notary.errors import ConfigError, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
+from notary import certs
+from notary.errors import ConfigError, InvalidCertificate, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
 from notary.tuf.canonical import Members, parse
 
 Access: TypeAlias = tuple[str, str, str]
@@ -51,7 +51,6 @@ MAX_CHAIN: Final = 8
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
 _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
-_UNUSABLE: Final = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
 _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -200,8 +199,9 @@ class TokenAuth:
         try:
             certificates = [_certificate(encoded) for encoded in chain]
             key = _key_of(certificates[0])
-            leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
-        except (*_UNUSABLE, crypto.Error):
+            with certs.reading():
+                leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
+        except InvalidCertificate:
             raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
@@ -212,7 +212,7 @@ class TokenAuth:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
             # OpenSSL leaves this to its caller. The last certificate is ours: nobody's signature on it matters.
             weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
-        except (crypto.X509StoreContextError, UnsupportedAlgorithm):
+        except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
         finally:
             _clear_openssl_errors()
@@ -248,15 +248,18 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds no certificate; {expected}')
     try:
-        certificates = tuple(x509.load_pem_x509_certificates(data))
-    except _UNUSABLE:
+        certificates = certs.all_in_pem(data)
+        with certs.reading():
+            for certificate in certificates:
+                crypto.X509.from_cryptography(certificate)
+    except InvalidCertificate:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds a damaged certificate; {expected}') from None
     for certificate in certificates:
         try:
             _key_of(certificate)
-        except _UNUSABLE:
+        except InvalidCertificate:
             raise ConfigError(
-                f'{_BUNDLE}: "{path}" holds a certificate, "{certificate.subject.rfc4514_string()}", whose key signs no'
+                f'{_BUNDLE}: "{path}" holds a certificate, "{certs.subject_of(certificate)}", whose key signs no'
                 " tokens; expected RSA, Ed25519, or ECDSA on P-256, P-384 or P-521"
             ) from None
     return certificates
@@ -299,24 +302,26 @@ def _verify(token: str, key: JWK) -> None:
 
 
 def _certificate(encoded: str) -> x509.Certificate:
-    """A certificate in base64. Raises one of _UNUSABLE. Line breaks are skipped, as the reference does."""
-    data = encoded.replace("\r", "").replace("\n", "")
-    return x509.load_der_x509_certificate(base64.b64decode(data, validate=True))
+    """A certificate in base64. Raises InvalidCertificate. Line breaks are skipped, as the reference does."""
+    with certs.reading():
+        return certs.from_der(base64.b64decode(encoded.replace("\r", "").replace("\n", ""), validate=True))
 
 
 def _key_of(certificate: x509.Certificate) -> JWK:
-    """The public key of ``certificate``. Raises one of _UNUSABLE if it can sign no token."""
-    key = certificate.public_key()
-    if isinstance(key, (RSAPublicKey, Ed25519PublicKey)) or (
-        isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
-    ):
-        return JWK.from_pyca(key)
-    raise ValueError("no algorithm of tokens uses a key of this type")
+    """The public key of ``certificate``. Raises InvalidCertificate if it can sign no token."""
+    with certs.reading():
+        key = certificate.public_key()
+        if isinstance(key, (RSAPublicKey, Ed25519PublicKey)) or (
+            isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES
+        ):
+            return JWK.from_pyca(key)
+    raise InvalidCertificate("no algorithm of tokens uses a key of this type")
 
 
 def _is_weakly_signed(certificate: x509.Certificate) -> bool:
-    """Whether the signature on ``certificate`` is over a broken hash. Raises UnsupportedAlgorithm."""
-    algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
+    """Whether the signature on ``certificate`` is over a broken hash. Raises InvalidCertificate."""
+    with certs.reading():
+        algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
     return algorithm is not None and algorithm.name in _WEAK_HASHES
 
 
