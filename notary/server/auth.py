@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -87,11 +88,26 @@ class _TokenError(NotaryError):
     """A token is not accepted; the message says why and repeats nothing of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Trusted:
+    """A key of the bundle, and when (from, to; aware) the certificates are valid in which it stands."""
+
+    key: JWK
+    times: list[tuple[datetime, datetime]] = field(default_factory=list)
+
+    def at(self, now: datetime) -> JWK:
+        """The key. Raises _TokenError unless one of its certificates is valid now: exactly as in a chain, no leeway."""
+        if not any(begins <= now <= ends for begins, ends in self.times):
+            raise _TokenError("the certificate of its key has expired, or is not valid yet")
+        return self.key
+
+
 class TokenAuth:
     """Accepts the tokens of one issuer that are meant for this service.
 
     ``realm`` is where clients get them, ``service`` the audience that they must have. ``certificates`` (see
-    :func:`load_bundle`) are trusted as they are, each a key that signs tokens or an authority of such keys. With
+    :func:`load_bundle`) are trusted as they are, each a key that signs tokens or an authority of such keys, from the
+    beginning of its validity to the end. With
     ``autoredirect`` clients are sent to ``https://<the host they asked>/auth/token`` instead of ``realm``.
     """
 
@@ -112,11 +128,14 @@ class TokenAuth:
     def trust(self, certificates: Sequence[x509.Certificate]) -> None:
         """Trust these certificates, and no other, from now on."""
         self._anchors = [crypto.X509.from_cryptography(certificate) for certificate in certificates]
-        keys = [_key_of(certificate) for certificate in certificates]
-        self._by_fingerprint = {
-            _fingerprint(certificate): key for certificate, key in zip(certificates, keys, strict=True)
-        }
-        self._by_members = {_members(key.export_public(as_dict=True)): key for key in keys}
+        self._by_fingerprint: dict[str, _Trusted] = {}
+        self._by_members: dict[tuple[str, ...], _Trusted] = {}
+        for certificate in certificates:
+            name, key = _fingerprint(certificate), _key_of(certificate)
+            # A certificate that was renewed for the same key stands beside its old one for a while.
+            trusted = self._by_fingerprint.setdefault(name, _Trusted(key))
+            trusted.times.append((certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+            self._by_members[_members(key.export_public(as_dict=True))] = trusted
 
     def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:
         """Check the bearer token of a request: see AccessController.
@@ -182,11 +201,11 @@ class TokenAuth:
                 return key
             if wanted not in self._by_members:
                 raise _TokenError("its jwk is not trusted")
-            return self._by_members[wanted]
+            return self._by_members[wanted].at(now)
         key_id = header.text("kid")
         if key_id not in self._by_fingerprint:
             raise _TokenError("it names no key that is trusted")
-        return self._by_fingerprint[key_id]
+        return self._by_fingerprint[key_id].at(now)
 
     def _leaf_key(self, chain: Sequence[str], now: datetime) -> JWK:
         """The key of the first certificate of ``chain``, once the rest leads from it to one of ours.
