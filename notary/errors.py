@@ -106,6 +106,10 @@ class InvalidMetadata(NotaryError):
     """One metadata file, by itself, is not valid: its structure, signatures, version or expiry."""
 
 
+class InvalidCertificate(NotaryError):
+    """Bytes are not an X.509 certificate that can be read, or something inside of it cannot be."""
+
+
 # -- storage and signing ----------------------------------------------------------------------------------------------
 
 

@@ -14,17 +14,20 @@ import notary
 
 ROOT = Path(__file__).parent.parent
 
+BELOW = ("errors", "certs", "config", "tuf", "storage", "net", "proto")
+
 LAYERS = {
     "notary": set(),
     "notary.errors": set(),
+    "notary.certs": {"notary.errors"},
     "notary.config": {"notary.errors"},
-    "notary.tuf": {"notary.errors"},
-    "notary.storage": {"notary.errors", "notary.config", "notary.tuf"},
-    "notary.net": {"notary.errors", "notary.proto"},
+    "notary.tuf": {"notary.errors", "notary.certs"},
+    "notary.storage": {"notary.errors", "notary.certs", "notary.config", "notary.tuf"},
+    "notary.net": {"notary.errors", "notary.certs", "notary.proto"},
     "notary.proto": set(),
-    "notary.server": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.signer": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
-    "notary.admin": {"notary.errors", "notary.config", "notary.tuf", "notary.storage", "notary.net", "notary.proto"},
+    "notary.server": {f"notary.{layer}" for layer in BELOW},
+    "notary.signer": {f"notary.{layer}" for layer in BELOW},
+    "notary.admin": {f"notary.{layer}" for layer in BELOW},
     "notary.server.tap": {"notary.server"},
     "notary.signer.tap": {"notary.signer"},
     "twisted.plugins": set(),
@@ -36,7 +39,7 @@ The most specific name counts. A ``tap`` may import what its daemon may, and tha
 for daemon in ("server", "signer"):
     LAYERS[f"notary.{daemon}.tap"] |= LAYERS[f"notary.{daemon}"]
 
-WITHOUT_TWISTED = {"notary", "notary.errors", "notary.config", "notary.tuf"}
+WITHOUT_TWISTED = {"notary", "notary.errors", "notary.certs", "notary.config", "notary.tuf"}
 
 
 def layer_of(module: str) -> str:
@@ -180,6 +183,11 @@ def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
 def test_a_module_outside_the_layers_is_caught() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"notary\.helpers is in no layer"):
         violations("notary.helpers", "")
+
+
+def test_certificates_are_loaded_in_one_place() -> None:
+    found = {path.name for path in python_files("notary") if re.search(r"\bload_(pem|der)_x509", read(path))}
+    assert found == {"certs.py"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
+from notary import certs
 from notary.config import ServerConfig, SignerConfig
 from notary.config.table import Key, keys
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidCertificate
 
 _PRIVATE = ("tls_key_file", "tls_client_key")
 
@@ -50,12 +49,14 @@ def certificate_files(config: ServerConfig | SignerConfig) -> Iterator[tuple[str
 def read(key: str, path: Path) -> list[Certificate]:
     """The certificates in a file, in order. Raises ConfigError."""
     try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f'{key}: "{path}" cannot be read ({error.strerror}); expected certificates as PEM') from None
-    except ValueError:
+    try:
+        with certs.reading():
+            return [
+                Certificate(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
+                for each in certs.all_in_pem(data)
+            ]
+    except InvalidCertificate:
         raise ConfigError(f'{key}: "{path}" holds no certificate, or a damaged one; expected PEM') from None
-    return [
-        Certificate(key, path, each.subject.rfc4514_string(), each.not_valid_before_utc, each.not_valid_after_utc)
-        for each in found
-    ]

@@ -16,10 +16,11 @@ from typing import Final
 from cryptography import x509
 from twisted.internet.threads import deferToThread
 
+from notary import certs
 from notary.admin.command import Status, command
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidCertificate
 from notary.net import tls
 from notary.net.grpc import Channel, RpcError
 from notary.proto import health_pb2
@@ -88,8 +89,10 @@ async def _ask_signer(config: SignerConfig, session: Session) -> str:
 def _name(certificate: Path) -> str:
     """A name that the certificate in this file carries. Raises ConfigError."""
     try:
-        leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return names.get_values_for_type(x509.DNSName)[0]
-    except (OSError, ValueError, IndexError, x509.ExtensionNotFound) as error:
+        data = certificate.read_bytes()
+        with certs.reading():
+            leaf = certs.first_in_pem(data)
+            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            return names.get_values_for_type(x509.DNSName)[0]
+    except (OSError, InvalidCertificate) as error:
         raise ConfigError(f"server.tls_cert_file: no name of this certificate can be read: {error}") from None

@@ -151,8 +151,8 @@ class _Tree:
 
 
 def _key(key_id: str, key: Any) -> str:
-    certificates = key.certificates if key.key_type.endswith("-x509") else ()
-    return f"{key_id} {key.key_type}" + (f" ({leaf_of(certificates)})" if certificates else "")
+    leaf = leaf_of(key) if key.key_type.endswith("-x509") else None
+    return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.ends:%Y-%m-%d})" if leaf else "")
 
 
 # -- delete -----------------------------------------------------------------------------------------------------------

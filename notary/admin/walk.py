@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
-from cryptography import x509
-
+from notary import certs
 from notary.admin.session import Session
-from notary.errors import InvalidMetadata, InvalidRole, NotaryError, NotFound
+from notary.errors import InvalidCertificate, InvalidMetadata, InvalidRole, NotaryError, NotFound
 from notary.storage import Inventory, StoredCollection
 from notary.storage.inventory import open_inventory
 from notary.tuf.collection import Collection, File, Metadata, current, newest, parse
+from notary.tuf.keys import PublicKey
 from notary.tuf.model import ROOT, Root
 
 PAGE: Final = 500
@@ -102,11 +102,8 @@ def summarise(collection: Collection) -> Summary:
             continue
         items[role] = Item(file, metadata.expires)
         if isinstance(metadata, Root):
-            certificates = {
-                leaf.subject.rfc4514_string(): leaf.not_valid_after_utc
-                for key in metadata.roles[ROOT].keys.values()
-                for leaf in key.certificates[:1]
-            }
+            leaves = [leaf_of(key) for key in metadata.roles[ROOT].keys.values()]
+            certificates = {leaf.subject: leaf.ends for leaf in leaves if leaf is not None}
     size = sum(file.size for file in collection.files)
     return Summary(items, certificates, len(collection.files), size, problem)
 
@@ -119,7 +116,20 @@ def read(collection: Collection, file: File) -> Metadata:
         raise InvalidMetadata(str(error)) from None
 
 
-def leaf_of(certificates: tuple[x509.Certificate, ...]) -> str:
-    """A certificate for people: whose it is, and until when."""
-    leaf = certificates[0]
-    return f"{leaf.subject.rfc4514_string()}, valid to {leaf.not_valid_after_utc:%Y-%m-%d}"
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The certificate that a key stands in: whose it is, and when it ends (aware, UTC)."""
+
+    subject: str
+    ends: datetime
+
+
+def leaf_of(key: PublicKey) -> Leaf | None:
+    """The first certificate of a key; None if the key has none, or one in which these cannot be read."""
+    try:
+        with certs.reading():
+            for certificate in key.certificates[:1]:
+                return Leaf(certs.subject_of(certificate), certificate.not_valid_after_utc)
+    except InvalidCertificate:
+        return None
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -19,6 +20,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from notary import certs
+from notary.errors import InvalidCertificate
 
 INTERVAL: Final = 60.0
 """Seconds between two readings of the files."""
@@ -48,18 +52,20 @@ def certificates_in_use(files: Mapping[str, Path | None]) -> Expiries:
         if path is None:
             continue
         try:
-            certificates = x509.load_pem_x509_certificates(path.read_bytes())
-        except (OSError, ValueError):
+            data = path.read_bytes()
+            with certs.reading():
+                for each in certs.all_in_pem(data):
+                    found[key, _subject(each), f"{each.serial_number:x}"] = each.not_valid_after_utc.timestamp()
+        except (OSError, InvalidCertificate):
             found[key, "", ""] = 0.0
-            continue
-        for each in certificates:
-            found[key, _subject(each), f"{each.serial_number:x}"] = each.not_valid_after_utc.timestamp()
     return found
 
 
 def _subject(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+    with suppress(InvalidCertificate), certs.reading():
+        for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+            return str(name.value)
+    return certs.subject_of(certificate)
 
 
 class Certificates(Service):

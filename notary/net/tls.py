@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreFlags
+from OpenSSL.crypto import Error as CryptoError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from service_identity.exceptions import CertificateError, VerificationError
 from twisted.internet import unix
@@ -42,7 +43,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notary.errors import ConfigError
+from notary import certs
+from notary.errors import ConfigError, InvalidCertificate
 from notary.net.handshake import Cause, HandshakeFailed, OnRefused, judge, judge_name
 from notary.net.transport import PlainServer, PlainUnixServer, SecureServer, SecureUnixServer, no_delay
 
@@ -233,7 +235,7 @@ def _use_certificate(context: SSL.Context, cert_name: str, cert_file: Path, key_
     certificates = _certificates(cert_name, cert_file)
     leaf = certificates[0]
     key = _private_key(key_name, key_file)
-    if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
+    if _public_of(leaf, cert_name, cert_file) != _public_bytes(key.public_key()):
         raise ConfigError(
             f'{key_name}: "{key_file}" is not the key of the first certificate in "{cert_file}"; '
             f"expected a pair, and the leaf before the intermediates"
@@ -243,7 +245,7 @@ def _use_certificate(context: SSL.Context, cert_name: str, cert_file: Path, key_
         context.use_privatekey(key)
         for intermediate in certificates[1:]:
             context.add_extra_chain_cert(intermediate)
-    except SSL.Error as error:
+    except (SSL.Error, CryptoError) as error:
         raise ConfigError(f'{cert_name}: "{cert_file}" is refused by OpenSSL ({_reason(error)})') from None
     _warn_of_dates(cert_name, cert_file, certificates)
 
@@ -253,8 +255,12 @@ def _trust(context: SSL.Context, name: str, path: Path) -> None:
     certificates = _certificates(name, path)
     store = context.get_cert_store()
     assert store is not None  # noqa: S101 - a context that was just made has one
-    for certificate in certificates:
-        store.add_cert(X509.from_cryptography(certificate))
+    try:
+        with certs.reading():
+            for certificate in certificates:
+                store.add_cert(X509.from_cryptography(certificate))
+    except InvalidCertificate:
+        raise ConfigError(f'{name}: "{path}" holds a malformed certificate; expected certificates as PEM') from None
     store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     _warn_of_dates(name, path, certificates)
 
@@ -270,8 +276,8 @@ def _certificates(name: str, path: Path) -> list[x509.Certificate]:
     expected = "a file of certificates as PEM"
     data = _read(name, path, expected)
     try:
-        return x509.load_pem_x509_certificates(data)
-    except ValueError:
+        return list(certs.all_in_pem(data))
+    except InvalidCertificate:
         cause = "holds a malformed certificate" if b"-----BEGIN CERTIFICATE-----" in data else "holds no certificate"
         raise ConfigError(f'{name}: "{path}" {cause}; expected {expected}') from None
 
@@ -290,6 +296,16 @@ def _private_key(name: str, path: Path) -> _Key:
     return key
 
 
+def _public_of(leaf: x509.Certificate, name: str, path: Path) -> bytes:
+    try:
+        with certs.reading():
+            return _public_bytes(leaf.public_key())
+    except InvalidCertificate:
+        raise ConfigError(
+            f'{name}: "{path}" begins with a certificate whose key cannot be read; expected RSA, ECDSA or Ed25519'
+        ) from None
+
+
 def _public_bytes(key: Any) -> bytes:
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return encoded
@@ -298,7 +314,7 @@ def _public_bytes(key: Any) -> bytes:
 def _warn_of_dates(name: str, path: Path, certificates: Sequence[x509.Certificate]) -> None:
     now = datetime.now(UTC)
     for certificate in certificates:
-        subject = certificate.subject.rfc4514_string()
+        subject = certs.subject_of(certificate)
         if certificate.not_valid_after_utc <= now:
             when = certificate.not_valid_after_utc.isoformat()
             _log.warn(
@@ -319,7 +335,7 @@ def _warn_of_dates(name: str, path: Path, certificates: Sequence[x509.Certificat
             )
 
 
-def _reason(error: SSL.Error) -> str:
+def _reason(error: SSL.Error | CryptoError) -> str:
     reasons = [entry[2] for entry in error.args[0] if entry[2]] if error.args else []
     return "; ".join(reasons) or "unknown cause"
 

@@ -13,12 +13,12 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -28,7 +28,8 @@ from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 from jwcrypto.jws import JWS  # type: ignore[import-untyped]
 from OpenSSL import crypto
 
-from notary.errors import ConfigError, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
+from notary import certs
+from notary.errors import ConfigError, InvalidCertificate, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
 from notary.tuf.canonical import Members, parse
 from notary.tuf.keys import rsa_is_costly
 
@@ -56,7 +57,6 @@ MAX_CHAIN: Final = 8
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
 _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
-_UNUSABLE: Final = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
 _WEAK_HASHES: Final = frozenset({"md5", "sha1"})
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -93,11 +93,26 @@ class _TokenError(NotaryError):
     """A token is not accepted; the message says why and repeats nothing of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Trusted:
+    """A key of the bundle, and when (from, to; aware) the certificates are valid in which it stands."""
+
+    key: JWK
+    times: list[tuple[datetime, datetime]] = field(default_factory=list)
+
+    def at(self, now: datetime) -> JWK:
+        """The key. Raises _TokenError unless one of its certificates is valid now: exactly as in a chain, no leeway."""
+        if not any(begins <= now <= ends for begins, ends in self.times):
+            raise _TokenError("the certificate of its key has expired, or is not valid yet")
+        return self.key
+
+
 class TokenAuth:
     """Accepts the tokens of one issuer that are meant for this service.
 
     ``realm`` is where clients get them, ``service`` the audience that they must have. ``certificates`` (see
-    :func:`load_bundle`) are trusted as they are, each a key that signs tokens or an authority of such keys. With
+    :func:`load_bundle`) are trusted as they are, each a key that signs tokens or an authority of such keys, from the
+    beginning of its validity to the end. With
     ``autoredirect`` clients are sent to ``https://<the host they asked>/auth/token`` instead of ``realm``.
     """
 
@@ -118,11 +133,14 @@ class TokenAuth:
     def trust(self, certificates: Sequence[x509.Certificate]) -> None:
         """Trust these certificates, and no other, from now on."""
         self._anchors = [crypto.X509.from_cryptography(certificate) for certificate in certificates]
-        keys = [_key_of(certificate) for certificate in certificates]
-        self._by_fingerprint = {
-            _fingerprint(certificate): key for certificate, key in zip(certificates, keys, strict=True)
-        }
-        self._by_members = {_members(key.export_public(as_dict=True)): key for key in keys}
+        self._by_fingerprint: dict[str, _Trusted] = {}
+        self._by_members: dict[tuple[str, ...], _Trusted] = {}
+        for certificate in certificates:
+            name, key = _fingerprint(certificate), _key_of(certificate)
+            # A certificate that was renewed for the same key stands beside its old one for a while.
+            trusted = self._by_fingerprint.setdefault(name, _Trusted(key))
+            trusted.times.append((certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+            self._by_members[_members(key.export_public(as_dict=True))] = trusted
 
     def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:
         """Check the bearer token of a request: see AccessController.
@@ -187,11 +205,11 @@ class TokenAuth:
                 return key
             if wanted not in self._by_members:
                 raise _TokenError("its jwk is not trusted")
-            return self._by_members[wanted]
+            return self._by_members[wanted].at(now)
         key_id = header.text("kid")
         if key_id not in self._by_fingerprint:
             raise _TokenError("it names no key that is trusted")
-        return self._by_fingerprint[key_id]
+        return self._by_fingerprint[key_id].at(now)
 
     def _leaf_key(self, chain: Sequence[str], now: datetime) -> JWK:
         """The key of the first certificate of ``chain``, once the rest leads from it to one of ours.
@@ -204,8 +222,9 @@ class TokenAuth:
         try:
             certificates = [_certificate(encoded) for encoded in chain]
             key = _key_of(certificates[0])
-            leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
-        except (*_UNUSABLE, crypto.Error):
+            with certs.reading():
+                leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
+        except InvalidCertificate:
             raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
@@ -216,7 +235,7 @@ class TokenAuth:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
             # OpenSSL leaves this to its caller. The last certificate is ours: nobody's signature on it matters.
             weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
-        except (crypto.X509StoreContextError, UnsupportedAlgorithm):
+        except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
         finally:
             _clear_openssl_errors()
@@ -252,17 +271,20 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
     if b"-----BEGIN CERTIFICATE-----" not in data:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds no certificate; {expected}')
     try:
-        certificates = tuple(x509.load_pem_x509_certificates(data))
-    except _UNUSABLE:
+        certificates = certs.all_in_pem(data)
+        with certs.reading():
+            for certificate in certificates:
+                crypto.X509.from_cryptography(certificate)
+    except InvalidCertificate:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds a damaged certificate; {expected}') from None
     for certificate in certificates:
         try:
             _key_of(certificate)
-        except _UNUSABLE:
+        except InvalidCertificate:
             raise ConfigError(
-                f'{_BUNDLE}: "{path}" holds a certificate, "{certificate.subject.rfc4514_string()}", whose key signs no'
-                " tokens; expected RSA (up to 8,192 bits, exponent below 2^31), Ed25519, or ECDSA on P-256, P-384 or"
-                " P-521"
+                f'{_BUNDLE}: "{path}" holds a certificate, "{certs.subject_of(certificate)}", whose key signs no'
+                " tokens; expected RSA (up to 8,192 bits, exponent below 2^31), Ed25519, or ECDSA"
+                " on P-256, P-384 or P-521"
             ) from None
     return certificates
 
@@ -306,26 +328,28 @@ def _verify(token: str, key: JWK) -> None:
 
 
 def _certificate(encoded: str) -> x509.Certificate:
-    """A certificate in base64. Raises one of _UNUSABLE. Line breaks are skipped, as the reference does."""
-    data = encoded.replace("\r", "").replace("\n", "")
-    return x509.load_der_x509_certificate(base64.b64decode(data, validate=True))
+    """A certificate in base64. Raises InvalidCertificate. Line breaks are skipped, as the reference does."""
+    with certs.reading():
+        return certs.from_der(base64.b64decode(encoded.replace("\r", "").replace("\n", ""), validate=True))
 
 
 def _key_of(certificate: x509.Certificate) -> JWK:
-    """The public key of ``certificate``. Raises one of _UNUSABLE if it can sign no token."""
-    key = certificate.public_key()
-    if (
-        isinstance(key, Ed25519PublicKey)
-        or (isinstance(key, RSAPublicKey) and not rsa_is_costly(key))
-        or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES)
-    ):
-        return JWK.from_pyca(key)
-    raise ValueError("no algorithm of tokens uses a key of this type")
+    """The public key of ``certificate``. Raises InvalidCertificate if it can sign no token."""
+    with certs.reading():
+        key = certificate.public_key()
+        if (
+            isinstance(key, Ed25519PublicKey)
+            or (isinstance(key, RSAPublicKey) and not rsa_is_costly(key))
+            or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES)
+        ):
+            return JWK.from_pyca(key)
+    raise InvalidCertificate("no algorithm of tokens uses a key of this type")
 
 
 def _is_weakly_signed(certificate: x509.Certificate) -> bool:
-    """Whether the signature on ``certificate`` is over a broken hash. Raises UnsupportedAlgorithm."""
-    algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
+    """Whether the signature on ``certificate`` is over a broken hash. Raises InvalidCertificate."""
+    with certs.reading():
+        algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
     return algorithm is not None and algorithm.name in _WEAK_HASHES
 
 

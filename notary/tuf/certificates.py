@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from notary.errors import InvalidMetadata
+from notary import certs
+from notary.errors import InvalidCertificate, InvalidMetadata
 from notary.tuf import keys
 from notary.tuf.canonical import quote
 from notary.tuf.keys import PublicKey
@@ -85,8 +86,8 @@ def _certified_key(key: PublicKey, gun: Gun, now: datetime | None) -> PublicKey:
 def check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
     """A delegation's certificate must be sound; its expiry does not count, that of the metadata does."""
     try:
-        certificate = x509.load_pem_x509_certificate(key.public)
-    except ValueError:
+        certificate = certs.first_in_pem(key.public)
+    except InvalidCertificate:
         return  # Not a certificate: a bare key, or one that can verify nothing.
     fault = _Certificate.read(certificate).fault(None)
     if fault is not None:
@@ -110,30 +111,35 @@ class _Certificate:
     def read(cls, certificate: x509.Certificate) -> _Certificate:
         """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
         try:
-            public = certificate.public_key()
-            key_type, rsa_fault = None, None
-            if isinstance(public, ec.EllipticCurvePublicKey):
-                key_type = "ecdsa-x509"
-            elif isinstance(public, rsa.RSAPublicKey):
-                key_type, rsa_fault = "rsa-x509", keys.rsa_fault(public)
-            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            authorities = [
-                extension.value.ca
-                for extension in certificate.extensions
-                if isinstance(extension.value, x509.BasicConstraints)
-            ]
-            return cls(
-                pem=certificate.public_bytes(Encoding.PEM),
-                name=str(names[-1].value) if names else "",
-                authority=any(authorities),
-                begins=certificate.not_valid_before_utc,
-                ends=certificate.not_valid_after_utc,
-                sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
-                rsa_fault=rsa_fault,
-                key_type=key_type,
-            )
-        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
-            raise InvalidMetadata("the certificate cannot be read") from None
+            with certs.reading():
+                return cls._read(certificate)
+        except InvalidCertificate as error:
+            raise InvalidMetadata(str(error)) from None
+
+    @classmethod
+    def _read(cls, certificate: x509.Certificate) -> _Certificate:
+        public = certificate.public_key()
+        key_type, rsa_fault = None, None
+        if isinstance(public, ec.EllipticCurvePublicKey):
+            key_type = "ecdsa-x509"
+        elif isinstance(public, rsa.RSAPublicKey):
+            key_type, rsa_fault = "rsa-x509", keys.rsa_fault(public)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        authorities = [
+            extension.value.ca
+            for extension in certificate.extensions
+            if isinstance(extension.value, x509.BasicConstraints)
+        ]
+        return cls(
+            pem=certificate.public_bytes(Encoding.PEM),
+            name=str(names[-1].value) if names else "",
+            authority=any(authorities),
+            begins=certificate.not_valid_before_utc,
+            ends=certificate.not_valid_after_utc,
+            sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
+            rsa_fault=rsa_fault,
+            key_type=key_type,
+        )
 
     def covers(self, gun: Gun) -> bool:
         """Whether the common name is ``gun``, or a prefix of it followed by ``*``."""

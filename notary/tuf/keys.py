@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
+from notary import certs
 from notary.errors import InvalidMetadata
 from notary.tuf import canonical
 from notary.tuf.canonical import Json, Members, quote
@@ -101,7 +102,7 @@ class PublicKey:
         between the blocks, other line lengths) could never be verified by them, and counts as no chain at all.
         """
         try:
-            chain = tuple(x509.load_pem_x509_certificates(self.public))
+            chain = certs.all_in_pem(self.public)
             spelled = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
         except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
             return ()
@@ -283,7 +284,7 @@ def _pem(public: bytes) -> _Key:
 
 
 def _certificate(public: bytes) -> _Key:
-    return x509.load_pem_x509_certificate(public).public_key()
+    return certs.first_in_pem(public).public_key()
 
 
 def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:

@@ -223,6 +223,21 @@ class FileMeta:
             hmac.compare_digest(_DIGESTS[name](data).digest(), self.hashes[name]) for name in known
         )
 
+    def leads_to(self, data: bytes) -> bool:
+        """Whether clients can fetch ``data``, which matches: they ask by SHA-256, for as many bytes as are listed here.
+
+        A length of -1 means to them that there is no limit.
+        """
+        return "sha256" in self.hashes and (self.length == -1 or self.length >= len(data))
+
+    def repeats(self, earlier: FileMeta) -> bool:
+        """Whether clients that can fetch a file by ``earlier`` can fetch the same one by this."""
+        return self == earlier or (
+            "sha256" in self.hashes.keys() & earlier.hashes.keys()
+            and all(self.hashes[name] == earlier.hashes[name] for name in self.hashes.keys() & earlier.hashes.keys())
+            and (self.length == -1 or self.length >= earlier.length)
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionedMetadata:
@@ -399,9 +414,12 @@ def _delegations(members: Members, parent: RoleName) -> dict[RoleName, Delegatio
             raise InvalidMetadata(f"{parent}: {error}") from None
         if name.parent != parent:
             raise InvalidMetadata(f"{parent}: cannot delegate to {quote(name)}, which is not its direct child")
-        delegation = Delegation(name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths"))
-        # The Go client looks a name up from the front, so the first of two counts.
-        delegations.setdefault(name, delegation)
+        if name in delegations:
+            # The Go client would fetch its file twice, and give up on the whole collection at the second time.
+            raise InvalidMetadata(f"{parent}: it delegates to {name} twice")
+        delegations[name] = Delegation(
+            name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths")
+        )
     return delegations
 
 

@@ -5,7 +5,13 @@ signed here. The caller loads what :func:`needed` names, once; :func:`validate` 
 a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one transaction.
 
 The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
-shallow to deep, the snapshot, and last the one rule that is ours alone (a version may not leap; section 9).
+shallow to deep, the snapshot, and last the rules that are ours alone (section 9): clients must be able to read what the
+upload leaves behind, and a version may not leap.
+
+A new client reads a collection whole, or not at all: the timestamp, the snapshot, root, targets, and every delegation
+that targets lead to and the snapshot lists. An upload may not break that. It need not mend what was broken before it:
+what stays as it was is not judged again, nor is the expiry of what is stored. One thing may be left broken on purpose:
+a delegation whose keys its parent has changed, which clients pass over with a warning.
 
 Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
 
@@ -26,9 +32,11 @@ from typing import Protocol
 
 from notary.errors import Fault, InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, NoFilename, SigningFailed
 from notary.tuf import canonical, keys, work
+from notary.tuf.canonical import quote
 from notary.tuf.certificates import certified_keys, check_delegation_certificate, some
 from notary.tuf.keys import PublicKey
 from notary.tuf.model import (
+    BASE_ROLES,
     MAX_VERSION,
     ROOT,
     SNAPSHOT,
@@ -238,7 +246,7 @@ def judge(
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
     """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
-    wanted = {ROOT, SNAPSHOT, TIMESTAMP}
+    wanted = set(BASE_ROLES)
     for role in roles:
         # What is wanted already has its ancestors there: each name is looked at once.
         above: RoleName | None = role
@@ -290,20 +298,19 @@ def validate(
     return _Validation(gun, current, {upload.role: upload for upload in uploads}, now, sound=sound).run()
 
 
-def next_snapshot(root: Root, previous: Held | None, loaded: Mapping[RoleName, bytes], now: datetime) -> Draft:
-    """The snapshot that follows ``previous`` (None: the first one), with ``loaded`` in place of what it listed.
+def next_snapshot(
+    root: Root, previous: Snapshot | None, previous_version: int, loaded: Mapping[RoleName, bytes], now: datetime
+) -> Draft:
+    """The snapshot that follows ``previous``, with ``loaded`` in place of what it listed.
 
-    Roles that ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidMetadata if ``previous`` is not a
-    snapshot; InvalidUpdate if no later version fits into the database, or if root names a key that cannot be read.
+    ``previous_version`` is that under which ``previous`` is stored; 0, and None, for the first snapshot. Roles that
+    ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidUpdate if no later version fits into the
+    database, or if root names a key that cannot be read.
     """
-    meta: dict[str, canonical.Json] = {}
-    if previous is not None:
-        snapshot = Snapshot.parse(stored_envelope(SNAPSHOT, previous.data))
-        meta.update(snapshot.envelope.signed["meta"])
+    meta: dict[str, canonical.Json] = {} if previous is None else dict(previous.envelope.signed["meta"])
     for role, data in loaded.items():
         meta[role] = _file_meta(data)
-    version = 1 if previous is None else previous.version + 1
-    return _draft(root.roles[SNAPSHOT], SNAPSHOT, version, meta, now + SNAPSHOT_LIFETIME)
+    return _draft(root.roles[SNAPSHOT], SNAPSHOT, previous_version + 1, meta, now + SNAPSHOT_LIFETIME)
 
 
 def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
@@ -366,6 +373,7 @@ class _Validation:
         self._now = now
         self._sound = sound
         self._spend = work.Budget(work.MAX_VERIFYING_MICROSECONDS).spend
+        self._stored_root: Root | None = None
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
         self._stored_budget = canonical.Budget()
@@ -383,12 +391,18 @@ class _Validation:
         )
         for role in roles:
             self._accept_targets(root, role)
+        if TARGETS not in self._loaded and self._names_other_signers(root):
+            self._keep_targets(root)
         if SNAPSHOT in self._uploads:
             with _blame(Fault.SNAPSHOT, SNAPSHOT):
-                self._accept_snapshot(root)
+                listed: Collection[str] = self._accept_snapshot(root)
             draft = None
         else:
             draft = self._draft_snapshot(root)
+            listed = self._listed
+        for role in roles:
+            with _blame(Fault.TARGETS, role):
+                self._require_readable_delegations(role, listed)
         self._forbid_leaps()
         updates = tuple(
             Update(role, self._uploads[role].version, self._uploads[role].data)
@@ -412,6 +426,7 @@ class _Validation:
             stored = Root.parse(stored_envelope(ROOT, held.data))
         else:
             stored = stored_root(self._gun, held.data, self._spend)
+        self._stored_root = stored
         upload = self._uploads.get(ROOT)
         if upload is not None:
             with _blame(Fault.ROOT, ROOT):
@@ -460,24 +475,42 @@ class _Validation:
             raise InvalidUpdate(
                 Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
             )
+        self._load_stored(root, role, held, f"{descendant}: its parent {role}")
+
+    def _load_stored(self, root: Root, role: RoleName, held: Held, title: str) -> None:
+        """Take ``role``, which a message calls ``title``, from the store: it must be valid beside what is uploaded."""
         try:
             targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
             raise InvalidUpdate(
-                Fault.TARGETS,
-                f"{descendant}: its parent {role}, as stored, is not valid any more; upload it too ({error})",
+                Fault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
             ) from error
         self._targets[role] = targets
         self._loaded[role] = held.data
 
+    def _names_other_signers(self, root: Root) -> bool:
+        """Whether ``root`` wants other signatures on targets than the stored root does."""
+        return self._stored_root is None or self._stored_root.roles[TARGETS] != root.roles[TARGETS]
+
+    def _keep_targets(self, root: Root) -> None:
+        """See that the stored targets are valid under a root that came without new ones."""
+        held = self._current.get(TARGETS)
+        if held is not None:
+            self._load_stored(root, TARGETS, held, "the targets file")
+
     def _is_listed(self, role: RoleName) -> bool:
         """Whether the stored snapshot lists ``role``: a publisher removes a delegation by leaving it out there."""
-        return self._listed is None or role in self._listed
+        return SNAPSHOT not in self._current or role in self._listed
+
+    @property
+    def _listed(self) -> Mapping[str, FileMeta]:
+        """What the stored snapshot lists. Raises InvalidMetadata if that is not a snapshot."""
+        return {} if self._snapshot is None else self._snapshot.meta
 
     @cached_property
-    def _listed(self) -> Collection[str] | None:
+    def _snapshot(self) -> Snapshot | None:
         held = self._current.get(SNAPSHOT)
-        return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data)).meta
+        return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data))
 
     def _verified(self, root: Root, role: RoleName, envelope: Envelope) -> Targets:
         """``envelope`` as the file of ``role``, signed as root or the parent (verified before) asks."""
@@ -494,9 +527,26 @@ class _Validation:
         self._forbid_unreadable_leap(role)
         return Targets.parse(envelope, role)
 
+    def _require_readable_delegations(self, role: RoleName, listed: Collection[str]) -> None:
+        """See that clients can get past the stored files of delegations whose keys an upload of ``role`` may change.
+
+        A file that lacks signatures is passed over, so it does not matter here; but on a certificate that is not sound
+        and on a signature by a key whose id is false, clients give up. ``listed`` has the roles whose files they fetch.
+        """
+        for name, delegation in self._targets[role].delegations.items():
+            if name not in listed or name in self._uploads:
+                continue
+            for key_id, key in delegation.role.keys.items():
+                check_delegation_certificate(name, key)
+                if key.key_id != key_id:
+                    raise InvalidMetadata(
+                        f"{role}: delegation {name}: key id {quote(key_id)} does not match the content of its key"
+                    )
+
     # -- snapshot -----------------------------------------------------------------------------------------------------
 
-    def _accept_snapshot(self, root: Root) -> None:
+    def _accept_snapshot(self, root: Root) -> Collection[str]:
+        """Judge the uploaded snapshot; the roles that it lists."""
         envelope = self._uploads[SNAPSHOT].envelope
         signers = root.roles[SNAPSHOT]
         require_signatures(SNAPSHOT, envelope, signers, "the keys that root names for it", self._spend)
@@ -512,15 +562,49 @@ class _Validation:
                     f"snapshot: its hashes for {role} are not those of version {self._version_of(role)}, "
                     f"which is {'in this upload' if role in self._uploads else 'stored'}"
                 )
+            if not meta.leads_to(data):
+                raise InvalidMetadata(
+                    f"snapshot: clients cannot fetch {role} by what it lists: "
+                    f"its SHA-256 and its length, {len(data)}, are needed"
+                )
+        held = self._current.get(SNAPSHOT)
+        if held is None or snapshot.version > held.version:  # else nothing will be stored
+            for name, meta in snapshot.meta.items():
+                if name not in self._loaded and not self._is_stored(name, meta):
+                    raise InvalidMetadata(
+                        f"snapshot: its hashes for {name} are neither those of a file in this upload nor those that "
+                        f"were listed before; fetch the collection again, or upload {name} too"
+                    )
+        return snapshot.meta
+
+    def _is_stored(self, name: str, meta: FileMeta) -> bool:
+        """Whether clients find what an uploaded snapshot says of a file that is not uploaded.
+
+        Publishers go on listing what the stored snapshot lists: that is not judged again. If it cannot be read, the
+        uploaded one mends the collection, and is taken at its word.
+        """
+        try:
+            role = RoleName(name)
+        except InvalidRole:
+            return True  # Nobody looks for it.
+        if role != TARGETS and not role.is_delegation:
+            return True
+        held = self._current.get(role)
+        if held is not None and meta.matches(held.data) and meta.leads_to(held.data):
+            return True
+        try:
+            return role in self._listed and meta.repeats(self._listed[role])
+        except InvalidMetadata:
+            return True
 
     def _version_of(self, role: RoleName) -> int:
         return self._uploads[role].version if role in self._uploads else self._current[role].version
 
     def _draft_snapshot(self, root: Root) -> Draft:
-        previous = self._current.get(SNAPSHOT)
-        if previous is None and TARGETS not in self._loaded:
+        if SNAPSHOT not in self._current and TARGETS not in self._loaded:
             raise InvalidUpdate(Fault.VALIDATION, "the first upload to a collection must hold targets")
-        return next_snapshot(root, previous, self._loaded, self._now)
+        version = self._current[SNAPSHOT].version if SNAPSHOT in self._current else 0
+        return next_snapshot(root, self._snapshot, version, self._loaded, self._now)
 
     # -- what every file must satisfy ---------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def stale(current: Mapping[RoleName, Held], now: datetime) -> Refresh | None:
     if not keys.meets_threshold(snapshot.envelope, root.roles[SNAPSHOT]).ok:
         raise InvalidMetadata("the stored snapshot is not signed by the keys that root names for it")
     return Refresh(
-        snapshot=_renewed(root, held_root, held_snapshot, now) if snapshot_due else None,
+        snapshot=_renewed(root, held_root, snapshot, held_snapshot.version, now) if snapshot_due else None,
         timestamp_due=timestamp_due,
         root_expired=root.expires < now,
         _root=root,
@@ -76,9 +76,9 @@ def stale(current: Mapping[RoleName, Held], now: datetime) -> Refresh | None:
     )
 
 
-def _renewed(root: Root, held_root: Held, held_snapshot: Held, now: datetime) -> Draft | None:
+def _renewed(root: Root, held_root: Held, snapshot: Snapshot, version: int, now: datetime) -> Draft | None:
     try:
-        return next_snapshot(root, held_snapshot, {ROOT: held_root.data}, now)
+        return next_snapshot(root, snapshot, version, {ROOT: held_root.data}, now)
     except InvalidUpdate:
         return None
 

@@ -17,8 +17,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from tests.support.newcomer import verify_collection
 from tests.support.peers import OUR_SERVER, Daemon, daemon
-from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection, verify_collection
+from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection
 
 PUBLISHERS = 4
 

@@ -51,6 +51,7 @@ BOUNDED = (
 )
 RFC_3339 = "section 2: expires RFC 3339 (fractions and offsets occur); Go 1.19 reads more than that"
 RSA_BOUNDS = "RSA keys of 2,048 to 8,192 bits whose public exponent is 3 to 2^31 - 1"
+READABLE = "an upload after which a new client could not read the collection: ErrBadTargets or ErrBadSnapshot"
 FOREIGN_KEYS = "no snapshot key: ErrBadHierarchy; foreign timestamp key: ErrBadRoot; missing parent: ErrBadTargets"
 STRICTER = {"own": MALFORMED_JSON, "row": STRICT_JSON}
 BEYOND = {"own": MALFORMED_JSON, "row": BOUNDED}
@@ -86,13 +87,25 @@ RESERIALISED = {
 """Files that are not what the Go server would write, though it takes them."""
 
 INCOHERENT = {
-    "snapshot: lists a role that does not exist": "the role cannot be read",
-    "snapshot over targets that are not the stored ones": "only files of this upload are checked",
-    "a delegation by its former key": "the step before leaves it with a signature of the former key",
+    **dict.fromkeys(
+        (
+            case.name
+            for case in [*upload_files.CASES, *upload_histories.CASES]
+            if case.reference == uploads.OK and case.expected == uploads.SNAPSHOT
+        ),
+        "a snapshot promises what is not there",
+    ),
+    "rotate targets, root alone": "targets are signed by the former key",
+    "rotate targets, root alone, snapshot by the client": "targets are signed by the former key",
+    "two targets signatures needed from now on, root alone": "targets have one signature",
+    "targets: a delegation twice": "clients fetch its file twice, and give up",
+    "a delegation gets a SHA-1 certificate beside its key": "clients give up on such a certificate",
+    "a delegation gets a SHA-1 certificate, snapshot by the client": "clients give up on such a certificate",
+    "a delegation's key stands under a wrong id": "clients give up on such an id",
     "root names the server's snapshot key under a wrong id": "nobody can check the signature",
     "root names the server's timestamp key under a wrong id": "nobody can check the signature",
 }
-"""Accepted by both, though clients cannot follow."""
+"""Accepted by the reference, though clients cannot follow."""
 
 
 def shared(case: uploads.Case) -> Case:
@@ -115,7 +128,7 @@ def shared(case: uploads.Case) -> Case:
         recipe,
         reference,
         own="" if own == reference else own,
-        row="" if own == reference else ROWS[case.expected],
+        row="" if own == reference else READABLE if case.name in INCOHERENT else ROWS[case.expected],
         published=False,
         server_snapshot=case.snapshot == "server",
         incoherent=case.name in INCOHERENT,

@@ -25,8 +25,9 @@ from twisted.internet.threads import deferToThread
 from notary.storage.migrate import SERVER, SIGNER
 from notary.storage.sql import migrate_database
 from tests.support.databases import SERVER_RIGHTS, SIGNER_RIGHTS, DatabaseServer, MariaDB, PostgreSQL
+from tests.support.newcomer import verify_collection
 from tests.support.peers import OUR_SERVER, Certificates, Daemon, daemon, remote_signer
-from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection, verify_collection
+from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection
 from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
 
 PUBLISHERS = 4

@@ -158,13 +158,21 @@ def test_the_zone_of_now_does_not_matter(world, access):
         pytest.param(timedelta(days=2, seconds=1), id="after the certificate"),
     ],
 )
-def test_certificates_are_checked_at_now(world, access, moment):
+@pytest.mark.parametrize("way", ["x5c", "kid", "jwk"])
+def test_certificates_are_checked_at_now(world, access, moment, way):
+    """Without leeway, whichever way the token names its key."""
     inside = moment - timedelta(seconds=2) if moment > timedelta() else moment + timedelta(seconds=2)
-    header = {"alg": "ES256", "x5c": x5c(world.under_root.certificate)}
+    holder = world.under_root if way == "x5c" else world.ec
+    header = {
+        "x5c": {"x5c": x5c(holder.certificate)},
+        "kid": {"kid": fingerprint(holder.key)},
+        "jwk": {"jwk": public_jwk(holder.key)},
+    }[way]
     claims = world.claims(exp=world.seconds(10**7), nbf=0)
-    authorization = f"Bearer {token(header, claims, world.under_root.key)}"
+    authorization = f"Bearer {token({'alg': 'ES256'} | header, claims, holder.key)}"
     assert authorize(access, authorization, now=NOW + inside) == "alice"
-    assert "does not lead" in str(refused(access, authorization, now=NOW + moment))
+    message = "does not lead" if way == "x5c" else "the certificate of its key has expired, or is not valid yet"
+    assert message in str(refused(access, authorization, now=NOW + moment))
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -17,12 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
@@ -38,11 +31,11 @@ from twisted.web.client import (
     ResponseFailed,
 )
 
-from tests.support.author import Author, Damage, Edit, Key, canonical, make_key, server_key_from
+from tests.support.author import Author, Damage, Edit, Key, make_key, server_key_from
+from tests.support.newcomer import BASE_ROLES, verify_collection
 from tests.support.peers import Daemon
 from tests.support.uploads import Upload
 
-BASE_ROLES = ("root", "targets", "snapshot", "timestamp")
 BOUNDARY = "----interop-boundary"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
 REQUEST_SECONDS = 30
@@ -378,7 +371,8 @@ class Collection:
         for role, data in self.author.stored.items():
             assert served[role] == data or role == "snapshot", f"{self.side.name}: {role} is not what was uploaded"
         verify_collection(served)
-        for role, meta in json.loads(served["snapshot"])["signed"]["meta"].items():
+        for role in served.keys() & json.loads(served["snapshot"])["signed"]["meta"].keys():
+            meta = json.loads(served["snapshot"])["signed"]["meta"][role]
             digest = base64.b64decode(meta["hashes"]["sha256"]).hex()
             answer = await self.side.get(self.path(f"{role}.{digest}.json"))
             assert answer.body == served[role], f"{self.side.name}: {role} by its hash: {answer}"
@@ -407,83 +401,6 @@ async def make_collection(
         answer = await collection.upload(author.first(), author)
         assert answer.status == 200, f"{side.name}: first publish of {gun}: {answer}\n{side.daemon.output()[-2000:]}"
     return collection
-
-
-# -- verification -----------------------------------------------------------------------------------------------------
-
-
-def _public_key(key: Mapping[str, Any]) -> Any:
-    """The public key of a key as metadata holds it."""
-    public = base64.b64decode(key["keyval"]["public"])
-    if key["keytype"].endswith("-x509"):
-        return x509.load_pem_x509_certificates(public)[0].public_key()
-    if key["keytype"] == "ed25519":
-        return ed25519.Ed25519PublicKey.from_public_bytes(public)
-    return load_pem_public_key(public) if public.startswith(b"-----") else load_der_public_key(public)
-
-
-def _is_signed(payload: bytes, signature: Mapping[str, str], key: Mapping[str, Any]) -> bool:
-    """Whether a signature is good. Knows each algorithm by its textbook, nothing of Notary's rules."""
-    public, data = _public_key(key), base64.b64decode(signature["sig"])
-    try:
-        if isinstance(public, ed25519.Ed25519PublicKey):
-            public.verify(data, payload)
-        elif isinstance(public, rsa.RSAPublicKey):
-            plain = signature["method"].lower() == "rsapkcs1v15"
-            scheme = padding.PKCS1v15() if plain else padding.PSS(padding.MGF1(hashes.SHA256()), 32)
-            public.verify(data, payload, scheme, hashes.SHA256())
-        else:
-            half = len(data) // 2
-            r, s = (int.from_bytes(one, "big") for one in (data[:half], data[half:]))
-            public.verify(encode_dss_signature(r, s), payload, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _signed_bytes(value: Any) -> bytes:
-    """Canonical JSON in full: whole numbers written otherwise, and control characters as they are."""
-    if isinstance(value, dict):
-        members = (_signed_bytes(name) + b":" + _signed_bytes(value[name]) for name in sorted(value, key=str.encode))
-        return b"{" + b",".join(members) + b"}"
-    if isinstance(value, list):
-        return b"[" + b",".join(map(_signed_bytes, value)) + b"]"
-    if isinstance(value, str):
-        return b'"' + value.replace("\\", "\\\\").replace('"', '\\"').encode() + b'"'
-    return canonical(int(value) if isinstance(value, float) else value)
-
-
-def _check_signatures(role: str, file: Mapping[str, Any], keys: Mapping[str, Any], named: Mapping[str, Any]) -> None:
-    payload = _signed_bytes(file["signed"])
-    good = {
-        one["keyid"]
-        for one in file["signatures"]
-        if one["keyid"] in named["keyids"] and _is_signed(payload, one, keys[one["keyid"]])
-    }
-    assert len(good) >= named["threshold"], f"{role}: {len(good)} good signatures of {named['threshold']}"
-
-
-def _check_meta(role: str, data: bytes, meta: Mapping[str, Any]) -> None:
-    assert meta["length"] == len(data), f"{role}: length {meta['length']}, in truth {len(data)}"
-    for name, digest in meta["hashes"].items():
-        assert base64.b64decode(digest) == hashlib.new(name, data).digest(), f"{role}: wrong {name}"
-
-
-def verify_collection(served: Mapping[str, bytes]) -> None:
-    """Check files as a client does: hashes from timestamp down, signatures from root down."""
-    files = {role: json.loads(data) for role, data in served.items()}
-    _check_meta("snapshot", served["snapshot"], files["timestamp"]["signed"]["meta"]["snapshot"])
-    for role, meta in files["snapshot"]["signed"]["meta"].items():
-        assert role in served, f"{role} is listed and cannot be read"
-        _check_meta(role, served[role], meta)
-    root = files["root"]["signed"]
-    for role in BASE_ROLES:
-        _check_signatures(role, files[role], root["keys"], root["roles"][role])
-    for data in [file for role, file in files.items() if role.startswith("targets")]:
-        delegations = data["signed"].get("delegations") or {}
-        for one in delegations.get("roles") or []:
-            if one["name"] in files:
-                _check_signatures(one["name"], files[one["name"]], delegations["keys"], one)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ class World:
         self.anchor = self.hidden_root.issue("anchor", _p256(), now, ca=True)
         self.under_anchor = self.anchor.issue("under anchor", _p256(), now)
         self.old = self_signed("old signer", _p256(), now, end=timedelta(hours=-1))
+        self.early = self_signed("early signer", _p256(), now, start=timedelta(hours=1))
+        self.renewed = self_signed("renewed signer", _p256(), now, end=timedelta(hours=-1))
         self.old_root = self_signed("old root", _p256(), now, ca=True, end=timedelta(hours=-1))
         self.foreign_root = self_signed("foreign root", _p256(), now, ca=True)
         self.foreign = self.foreign_root.issue("foreign", _p256(), now)
@@ -200,6 +202,10 @@ class World:
             self.p521,
             self.anchor,
             self.old,
+            self.early,
+            self.renewed,
+            self_signed("renewed signer", self.renewed.key, now),
+            self_signed("renewed signer", self.renewed.key, now, start=timedelta(hours=1)),
             self.old_root,
         )
 
@@ -408,7 +414,12 @@ CASES = (
     Case("kid, ES384", ACCEPTED, lambda world: world.by_kid(world.p384, "ES384")),
     Case("kid, ES512", ACCEPTED, lambda world: world.by_kid(world.p521, "ES512")),
     Case("kid of an authority", ACCEPTED, lambda world: world.by_kid(world.root, "RS256")),
-    Case("kid of an expired bundle certificate", ACCEPTED, lambda world: world.by_kid(world.old, "ES256")),
+    Case("kid of a bundle certificate that was renewed", ACCEPTED, lambda world: world.by_kid(world.renewed, "ES256")),
+    Case(
+        "jwk of a bundle certificate that was renewed",
+        ACCEPTED,
+        lambda world: world.headed(world.renewed, jwk=public_jwk(world.renewed.key)),
+    ),
     Case("lower-case scheme", ACCEPTED, lambda world: world.good().replace("Bearer", "bearer")),
     Case("upper-case scheme", ACCEPTED, lambda world: world.good().replace("Bearer", "BEARER")),
     Case("jwk, EC", ACCEPTED, lambda world: world.headed(world.ec, jwk=public_jwk(world.ec.key))),
@@ -596,6 +607,21 @@ CASES = (
     Case("x5c, expired leaf", INVALID, lambda world: _leaf(world, end=timedelta(hours=-1))),
     Case("x5c, leaf from the future", INVALID, lambda world: _leaf(world, start=timedelta(hours=1))),
     Case("x5c, expired certificate of the bundle", INVALID, lambda world: world.chained(world.old)),
+    Case("x5c, certificate of the bundle from the future", INVALID, lambda world: world.chained(world.early)),
+    *(
+        Case(
+            f"{way} of {what} bundle certificate",
+            INVALID,
+            lambda world, holder=holder, way=way: (
+                world.by_kid(getattr(world, holder), "ES256")
+                if way == "kid"
+                else world.headed(getattr(world, holder), jwk=public_jwk(getattr(world, holder).key))
+            ),
+            at_reference=ACCEPTED,
+        )
+        for way in ("kid", "jwk")
+        for what, holder in (("an expired", "old"), ("a future", "early"))
+    ),
     Case(
         "x5c, under an expired authority",
         INVALID,

@@ -423,6 +423,25 @@ for _name, _expected, _edit in (
     ("no meta", SNAPSHOT, dropping("meta")),
     ("meta is a list", SNAPSHOT, setting("meta", to=[])),
     ("a delegation's hashes are empty", SNAPSHOT, setting("meta", "targets/a", "hashes", to={})),
-    ("lists a role that does not exist", OK, setting("meta", "targets/y", to=file_meta(b""))),
+    ("lists what is no role", OK, setting("meta", "mirrors", to=file_meta(b""))),
+    ("length of a delegation without a limit", OK, setting("meta", "targets/a", "length", to=-1)),
+    ("length of targets beyond their end", OK, setting("meta", "targets", "length", to=10**9)),
 ):
     case(f"snapshot: {_name}", _expected, snapshot="client")(_edited("snapshot", _edit))
+
+# The reference takes these, and then no client can read the collection, or none that knew it before.
+for _name, _edit in {
+    "lists a role that does not exist": setting("meta", "targets/y", to=file_meta(b"")),
+    "no sha256 of a delegation": dropping("meta", "targets/a", "hashes", "sha256"),
+    "length of root below its own": setting("meta", "root", "length", to=1),
+    "length of targets below their own": setting("meta", "targets", "length", to=0),
+    "length of a delegation below its own": setting("meta", "targets/a", "length", to=-2),
+}.items():
+    case(f"snapshot: {_name}", SNAPSHOT, snapshot="client", reference=OK)(_edited("snapshot", _edit))
+
+
+def _delegated_twice(signed: Signed) -> None:
+    signed["delegations"]["roles"] *= 2
+
+
+case("targets: a delegation twice", TARGETS, reference=OK)(_edited("targets", _delegated_twice))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.support.author import Author, Key, Role, make_key, make_root_key, sign
+from tests.support.author import Author, Key, Role, Signed, make_key, make_root_key, sign
 from tests.support.uploads import HIERARCHY, OK, ROOT, SNAPSHOT, TARGETS, VALIDATION, VERSION, Steps, Table, Upload
 
 CASES = Table()
@@ -320,6 +320,30 @@ def _(author: Author) -> Iterator[Upload]:
     yield {"root": author.root(), "targets": author.targets(signers=old)}
 
 
+# The reference takes these, and then no client can read the collection.
+@case("rotate targets, root alone", TARGETS, reference=OK)
+@case("rotate targets, root alone, snapshot by the client", TARGETS, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    yield author.first()
+    author.rotate("targets", make_key())
+    yield author.publish("root")
+
+
+@case("two targets signatures needed from now on, root alone", TARGETS, reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    yield author.first()
+    author.roles["targets"] = Role([*author.roles["targets"].keys, make_key()], 2)
+    yield author.publish("root")
+
+
+@case("a second targets key, root alone", OK)
+@case("a second targets key, root alone, snapshot by the client", OK, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    yield author.first()
+    author.roles["targets"].keys.append(make_key())
+    yield author.publish("root")
+
+
 @case("rotate targets, then a delegation without them", TARGETS, reference="")
 def _(author: Author) -> Iterator[Upload]:
     author.delegate("targets/a")
@@ -470,6 +494,68 @@ def _(author: Author) -> Iterator[Upload]:
     yield author.publish("targets", "targets/a/b")
 
 
+# Clients pass over a delegation that lacks signatures, and publishers take keys from one on purpose.
+@case("the keys of a delegation change, and nothing in it", OK)
+@case("the keys of a delegation change, and nothing in it, snapshot by the client", OK, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    author.delegate("targets/a/b")
+    yield author.first()
+    author.delegate("targets/a", make_key())
+    yield author.publish("targets")
+    author.delegations["targets/a"].keys.clear()
+    yield author.publish("targets")
+
+
+@case("a delegation needs more signatures from now on", OK)
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    yield author.first()
+    author.delegations["targets/a"].threshold = 2
+    yield author.publish("targets")
+
+
+@case("a delegation is removed, and comes back with its file", OK)
+@case("a delegation is removed, and comes back with its file, snapshot by the client", OK, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    yield author.first()
+    role = author.delegations.pop("targets/a")
+    yield author.publish("targets")
+    author.delegations["targets/a"] = role
+    yield author.publish("targets")
+
+
+# The reference takes these, and then no client can read the collection.
+@case("a delegation gets a SHA-1 certificate beside its key", TARGETS, reference=OK)
+@case("a delegation gets a SHA-1 certificate, snapshot by the client", TARGETS, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    yield author.first()
+    author.delegations["targets/a"].keys.append(make_root_key("x", "rsa", sha1=True))
+    yield author.publish("targets")
+
+
+@case("a delegation without a file gets a SHA-1 certificate", OK)
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a", make_root_key("x", "rsa", sha1=True))
+    yield author.publish("root", "targets")
+
+
+@case("a delegation's key stands under a wrong id", TARGETS, reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    yield author.first()
+    (key,) = author.delegations["targets/a"].keys
+    other = make_key()
+
+    def edit(signed: Signed) -> None:
+        signed["delegations"]["keys"][key.key_id] = other.to_json()
+
+    author.bump("targets")
+    yield {"targets": author.targets(edit=edit)}
+
+
 @case("one of two needed delegation keys signs", TARGETS)
 def _(author: Author) -> Iterator[Upload]:
     author.delegate("targets/a", make_key(), make_key(), threshold=2)
@@ -494,11 +580,84 @@ def _(author: Author) -> Iterator[Upload]:
     yield author.publish("targets/a")
 
 
-@case("snapshot over targets that are not the stored ones", OK, snapshot="client")
+@case("snapshot over targets that are not the stored ones", SNAPSHOT, snapshot="client", reference=OK)
 def _(author: Author) -> Iterator[Upload]:
     yield author.first()
     author.stored["targets"] = b"other targets"
     yield author.publish("root")
+
+
+@case("snapshot over targets of an older version", SNAPSHOT, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    old = author.first()
+    yield old
+    yield author.publish("targets")
+    author.stored["targets"] = old["targets"]
+    yield author.publish("root")
+
+
+@case("snapshot over a delegation of an older version", SNAPSHOT, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    old = author.first()
+    yield old
+    yield author.publish("targets/a")
+    author.stored["targets/a"] = old["targets/a"]
+    yield author.publish("targets")
+
+
+@case("snapshot over a delegation that was never stored", SNAPSHOT, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    yield author.first()
+    author.delegate("targets/a")
+    author.stored["targets/a"] = author.targets("targets/a")
+    yield author.publish("targets")
+
+
+@case("snapshot over targets that somebody else has replaced", VERSION, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    stale = author.first()
+    yield stale
+    versions = dict(author.versions)
+    yield author.publish("targets")
+    author.stored, author.versions = dict(stale), versions
+    yield author.publish("root")
+
+
+@case("first root and a snapshot over targets that are not there", SNAPSHOT, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    files = author.first()
+    yield {role: files[role] for role in ("root", "snapshot")}
+
+
+@case("a snapshot tells more of a delegation than the one before", OK, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    def less(signed: Signed) -> None:
+        signed["meta"]["targets/a"]["length"] = -1
+        del signed["meta"]["targets/a"]["hashes"]["sha512"]
+
+    author.delegate("targets/a")
+    files = author.first()
+    yield {**files, "snapshot": author.snapshot(files, edit=less)}
+    yield author.publish("targets")
+
+
+@case("a snapshot tells another length of a delegation than the one before", SNAPSHOT, snapshot="client", reference=OK)
+def _(author: Author) -> Iterator[Upload]:
+    def less(signed: Signed) -> None:
+        signed["meta"]["targets/a"]["length"] -= 1
+
+    author.delegate("targets/a")
+    yield author.first()
+    author.bump("snapshot")
+    yield {"snapshot": author.snapshot(author.stored, edit=less)}
+
+
+@case("a snapshot alone", OK, snapshot="client")
+def _(author: Author) -> Iterator[Upload]:
+    author.delegate("targets/a")
+    yield author.first()
+    yield author.publish()
 
 
 @case("a snapshot that the server should have made", SNAPSHOT)

@@ -282,14 +282,11 @@ def test_a_delegation_delegates_to_its_own_children():
         Targets.parse(envelope(signed), RoleName("targets/b"))
 
 
-def test_of_two_delegations_of_one_name_the_first_counts_and_both_are_checked():
+def test_no_role_is_delegated_to_twice():
     signed = copy.deepcopy(SIGNED["targets"])
     roles = signed["delegations"]["roles"]
     roles.append({**roles[0], "threshold": 2, "paths": []})
-    delegation = Targets.parse(envelope(signed), TARGETS).delegations[RoleName("targets/a")]
-    assert (delegation.role.threshold, delegation.paths) == (1, ("", "b/"))
-    roles[1]["threshold"] = 0
-    with pytest.raises(InvalidMetadata, match="invalid threshold 0"):
+    with pytest.raises(InvalidMetadata, match="it delegates to targets/a twice"):
         Targets.parse(envelope(signed), TARGETS)
 
 
@@ -582,6 +579,45 @@ SHA512 = hashlib.sha512(b"x").digest()
 )
 def test_matching(hashes, matches):
     assert FileMeta(1, hashes).matches(b"x") is matches
+
+
+_BOTH = FileMeta.of(b"xy").hashes
+_SHA256, _SHA512 = {"sha256": _BOTH["sha256"]}, {"sha512": _BOTH["sha512"]}
+_OTHER = FileMeta.of(b"other").hashes
+
+
+@pytest.mark.parametrize(
+    ("length", "hashes", "leads"),
+    [
+        pytest.param(2, _BOTH, True, id="as it is"),
+        pytest.param(3, _SHA256, True, id="more bytes"),
+        pytest.param(-1, _SHA256, True, id="no limit"),
+        pytest.param(1, _BOTH, False, id="fewer bytes"),
+        pytest.param(-2, _BOTH, False, id="a length that is none"),
+        pytest.param(2, _SHA512, False, id="no SHA-256"),
+    ],
+)
+def test_what_clients_can_fetch_a_file_by(length, hashes, leads):
+    assert FileMeta(length, hashes).leads_to(b"xy") is leads
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "repeats"),
+    [
+        pytest.param((0, {}), (0, {}), True, id="useless as before"),
+        pytest.param((2, _BOTH), (2, _SHA256), True, id="one digest less"),
+        pytest.param((2, _SHA256), (2, _BOTH), True, id="one digest more"),
+        pytest.param((-1, _BOTH), (2, _BOTH), True, id="a limit where was none"),
+        pytest.param((2, _BOTH), (-1, _BOTH), True, id="no limit any more"),
+        pytest.param((2, _BOTH), (1, _BOTH), False, id="fewer bytes"),
+        pytest.param((2, _BOTH), (2, _SHA512), False, id="no SHA-256 any more"),
+        pytest.param((2, _SHA512), (2, _BOTH), False, id="a SHA-256 where was none"),
+        pytest.param((2, _BOTH), (2, {**_BOTH, "sha512": _OTHER["sha512"]}), False, id="another SHA-512"),
+        pytest.param((2, _BOTH), (2, _OTHER), False, id="another file"),
+    ],
+)
+def test_what_tells_of_the_same_file_as_before(earlier, later, repeats):
+    assert FileMeta(*later).repeats(FileMeta(*earlier)) is repeats
 
 
 def test_a_file_of_twenty_megabytes():
