@@ -251,6 +251,8 @@ class Request(http.Request):
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
         self.producer = None  # it was the request itself
+        if self.call is not None:
+            self.call.gone = True
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None

@@ -32,7 +32,9 @@ class Call:
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
     the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
-    ``body`` is emptied after that.
+    ``body`` is emptied after that. ``gone`` turns True, once, when the connection is lost before its answer is sent:
+    work for this call that has not begun need not begin then. It may be read in any thread. A client that only closes
+    its sending half is not gone.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Call:
     secure: bool = False
     body: bytes = b""
     notes: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
 
 
 class Response:
@@ -139,7 +142,8 @@ class Limits:
 Handler: TypeAlias = Callable[[Call], Response | Coroutine[Any, Any, Response] | Deferred[Response]]
 """Answers a call: at once (the fast way, for what is cached) or by a coroutine or a Deferred.
 
-A handler is never cancelled when its client goes away: a write runs to its end, only the answer is dropped.
+A handler is never cancelled when its client goes away: a write that has begun runs to its end, and only the answer is
+dropped. It may ask ``Call.gone`` before it begins something that is work.
 """
 Admit: TypeAlias = Callable[[Call], Response | None]
 EdgeError: TypeAlias = Callable[[int, str], Response]

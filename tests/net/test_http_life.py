@@ -321,6 +321,56 @@ def test_a_handler_runs_on_when_its_client_is_gone(server: Server) -> None:
     assert server.events == [("GET", "/", 200, 0, 2.0)]
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param([get()], id="fast-path"),
+        pytest.param([get()[:9], get()[9:]], id="full-path"),
+        pytest.param([post(b"abc")], id="with-a-body"),
+    ],
+)
+def test_a_handler_can_see_that_its_client_is_gone(server: Server, raw: list[bytes]) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+
+    def handler(call: Call) -> Deferred[Response]:
+        calls.append(call)
+        return waiting
+
+    server.handler = handler
+    peer = server.connect(tcp=True)
+    for each in raw:
+        peer.send(each)
+    (call,) = calls
+    peer.end()
+    assert not call.gone  # it may still read
+    peer.transport.loseConnection()
+    assert call.gone
+    waiting.callback(Response(200))
+
+
+def test_a_client_that_was_answered_is_never_gone(server: Server) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: calls.append(call) or waiting
+    peer = server.connect().send(get())
+    waiting.callback(Response(200))
+    peer.transport.loseConnection()
+    assert [call.gone for call in calls] == [False]
+
+
+def test_a_client_that_is_given_up_is_gone(server: Server) -> None:
+    calls: list[Call] = []
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: calls.append(call) or waiting
+    server.connect().send(get())
+    stop(server, 3)
+    assert not calls[0].gone
+    server.clock.advance(3)
+    assert calls[0].gone
+    waiting.callback(Response(200))
+
+
 def test_a_client_that_leaves_in_a_body_is_logged(server: Server) -> None:
     server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
     assert server.events == [("POST", "/", 499, 0, 0.0)]
