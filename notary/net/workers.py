@@ -12,6 +12,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -38,7 +39,7 @@ from twisted.python.failure import Failure
 from notary.errors import NotaryError
 from notary.net import tls
 from notary.net.daemon import Options
-from notary.net.debug import MAX_SECONDS, DebugServer, Page
+from notary.net.debug import MAX_SECONDS, DebugServer, Page, until_gone
 from notary.net.grpc import Backoff
 from notary.net.messages import Call, Response
 from notary.net.metrics import CONTENT_TYPE, Figures
@@ -87,6 +88,7 @@ class Worker:
 
     def __init__(self, reactor: Any, reading: int, writing: int) -> None:
         self._answers: dict[str, Answer] = {}
+        self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
         self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
         cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
         self.notifier: Notifier = _Told(partial(self._talk.tell, "notify"))
@@ -97,8 +99,25 @@ class Worker:
         self._answers["metrics"] = lambda _: figures.render()[1]
         self._answers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
-            self._answers["debug"] = lambda asked: _encoded(debug.answer(_call(asked)))
+            self._answers["debug"] = partial(self._debug, debug)
+            self._answers["gone"] = self._gone
         figures.together = lambda: self._talk.ask("metrics")
+
+    async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
+        number, method, path, query = json.loads(asked)
+        call = Call(method, path, query={name: tuple(values) for name, values in query.items()})
+        self._calls[number] = call
+        try:
+            return await _encoded(server.answer(call))
+        finally:
+            del self._calls[number]
+
+    def _gone(self, number: bytes) -> bytes:
+        """The client of a call of the debug server has left the parent."""
+        call = self._calls.get(number.decode())
+        if call is not None:
+            call.gone = True
+        return b""
 
     async def farewell(self, figures: Figures) -> None:
         """Leave the last figures to the parent."""
@@ -114,11 +133,6 @@ def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
     os.environ.pop(_PIPES, None)
     reading, writing = pipes.split(",")
     return Worker(reactor, int(reading), int(writing))
-
-
-def _call(asked: bytes) -> Call:
-    method, path, query = json.loads(asked)
-    return Call(method, path, query={name: tuple(values) for name, values in query.items()})
 
 
 async def _encoded(answer: Any) -> bytes:
@@ -306,6 +320,7 @@ class Workers(Service):
         self._log = Logger(namespace="notary.net.workers")
         self._processes: set[_Process] = set()
         self._totals = Totals()
+        self._calls = itertools.count(1)  # of the debug server that are passed on
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
@@ -509,8 +524,16 @@ class Workers(Service):
         process = next((one for one in self._serving() if str(one.number) == parts[1]), None)
         if process is None:
             return None
-        target = json.dumps([call.method, f"/{parts[2]}", dict(call.query)])
-        return process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(_decoded)
+        number = str(next(self._calls))
+        target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
+        asked = process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(_decoded)
+        end_watch = until_gone(self.reactor, call, lambda: process.talk.tell("gone", number.encode()))
+
+        def answered(result: Any) -> Any:
+            end_watch()
+            return result
+
+        return asked.addBoth(answered)
 
 
 def _when(event: Deferred[None]) -> Deferred[None]:
