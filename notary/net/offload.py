@@ -14,6 +14,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
@@ -26,8 +27,21 @@ from twisted.python.failure import Failure
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHILD: Final = ("-c", "from notary.net.offload import main; main()")
+_CHILD: Final = "from notary.net.offload import main; main()"
 _ENDED: Final = "a process that was to do a part of the work ended before it was done"
+
+
+def python_command(code: str) -> list[str]:
+    """What runs ``code`` in an interpreter of its own, as ours, which imports nothing from the current directory.
+
+    Others may be able to write there. The interpreter needs ``python_environment``.
+    """
+    return [sys.executable, "-P", "-c", code]
+
+
+def python_environment() -> dict[str, str]:
+    """The variables by which another interpreter finds the modules that ours finds."""
+    return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute())}
 
 
 class OffloadFailed(Exception):
@@ -54,9 +68,8 @@ class Offload:
         if self._closed:
             return fail(OffloadFailed("the service is stopping"))
         job = _Job(pickle.dumps(call, pickle.HIGHEST_PROTOCOL))
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._reactor.spawnProcess(
-            job, sys.executable, (sys.executable, *_CHILD), env=environment, childFDs={0: "w", 1: "r", 2: 2}
+            job, sys.executable, python_command(_CHILD), env=python_environment(), childFDs={0: "w", 1: "r", 2: 2}
         )
         self._running.add(job)
 

@@ -186,6 +186,32 @@ def test_a_clients_life_and_what_is_shown_of_all_workers(world: World) -> None:
         connection.close()
 
 
+def shown_environment(pid: int) -> dict[str, str]:
+    """The variables of a process that ``/proc`` shows to this one; none if it hides them."""
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError:
+        return {}
+    return dict(entry.decode().partition("=")[::2] for entry in data.split(b"\0") if entry)
+
+
+def test_workers_have_no_secrets_in_their_environment_and_import_nothing_from_where_they_start(world: World) -> None:
+    for name in ("notary", "twisted", "json"):
+        (world.folder / f"{name}.py").write_text(f"open({str(world.folder / 'imported')!r}, 'w').close()")
+    world.server.environment["NOTARY_SERVER_LOGGING_LEVEL"] = "debug"
+    world.start()
+    for parent in (world.signer, world.server):
+        workers = children(parent.pid)
+        assert len(workers) == WORKERS
+        for worker in workers:
+            assert Path(f"/proc/{worker}/cwd").readlink() == world.folder
+            own = {name for name in shown_environment(worker) if name.startswith("NOTARY_")}
+            assert own <= {"NOTARY_SUPERVISOR"}
+    assert PASSPHRASE["NOTARY_SIGNER_ALIAS_ONE"] not in shown_environment(world.signer.pid).values()
+    assert not (world.folder / "imported").exists()
+    assert any(line["level"] == "debug" for line in lines_of(world.server))
+
+
 def debug_page(port: int, path: str, host: str = "localhost") -> tuple[int, bytes]:
     """The status and the body of a page of the debug server."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
