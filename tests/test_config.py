@@ -15,7 +15,7 @@ from notary.config.__main__ import reference
 from notary.errors import ConfigError
 
 DIRECTORY = "/etc/notary"
-HIDDEN = "hunter2"
+HIDDEN = "hunter2-hunter3-hunter4"
 
 
 def server(path: str = "", value: Any = None, **sections: Any) -> dict[str, Any]:
@@ -569,12 +569,12 @@ def test_signer_passphrases() -> None:
     tree = signer(storage={**SIGNER_STORAGE, "default_alias": "passwordalias.2"}, logging={"level": "info"})
     loaded = read_signer(
         tree,
-        NOTARY_SIGNER_PASSWORDALIAS1="old",
+        NOTARY_SIGNER_PASSWORDALIAS1="old-horse-old-battery",
         NOTARY_SIGNER_PASSWORDALIAS_2=HIDDEN,
         NOTARY_SIGNER_LOGGING_LEVEL="debug",
         NOTARY_SERVER_OTHER="other",
     )
-    assert loaded.passphrase("PasswordAlias1") == "old"
+    assert loaded.passphrase("PasswordAlias1") == "old-horse-old-battery"
     assert loaded.passphrase("passwordalias.2") == HIDDEN
     assert loaded.passphrase("passwordalias3") is None
     assert len(loaded.passphrases) == 2
@@ -619,6 +619,27 @@ def test_bad_signer_configurations(path: str, value: Any, environ: dict[str, str
     with pytest.raises(ConfigError) as caught:
         read_signer(signer(path, value), **environ)
     assert_one_line(str(caught.value), name, [])
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "weak"),
+    [
+        ("x" * 64, True),
+        ("0123456789abcde", True),
+        ("0123456789abcdef", False),
+        ("\u00e9\u00e8" * 4, False),  # 16 bytes
+        ("\u00e9\u00e8" * 3, True),
+        ("a", True),
+        ("correct-horse-battery-staple", False),
+        ("", False),  # there is none
+    ],
+)
+def test_a_weak_passphrase_is_warned_about_and_not_shown(passphrase: str, weak: bool) -> None:
+    loaded = read_signer(signer(), NOTARY_SIGNER_B=passphrase)
+    lines = [line for line in loaded.warnings if line.startswith("NOTARY_SIGNER_B:")]
+    assert [("weak" in line, "openssl rand" in line) for line in lines] == ([(True, True)] if weak else [])
+    if len(passphrase) > 1:
+        assert passphrase not in str(loaded.warnings)
 
 
 def test_a_passphrase_that_looks_like_a_key_is_warned_about() -> None:

@@ -520,7 +520,9 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
     reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
     passphrases = _passphrases(reader.other_variables, Path(directory))
-    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=tuple(reader.warnings))
+    weak = [_weakness(alias) for alias, passphrase in passphrases.items() if _is_weak(passphrase)]
+    warnings = (*reader.warnings, *weak)
+    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=warnings)
     _check_workers(config)
     alias = config.storage.default_alias
     if config.storage.backend in SQL_BACKENDS and config.passphrase(alias) is None:
@@ -544,6 +546,23 @@ def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Sec
             raise ConfigError(f"{plain}, {name}: both are given; expected the passphrase, or the file that holds it")
         found[alias] = Secret(value if plain == name else secrets.read(name, directory / value))
     return found
+
+
+_LEAST_PASSPHRASE_BYTES = 16
+
+
+def _is_weak(passphrase: str) -> bool:
+    """Whether a passphrase can be guessed by a holder of a copy of the wrapped keys."""
+    size = len(passphrase.encode("utf-8", "surrogateescape"))
+    return 0 < size < _LEAST_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
+
+
+def _weakness(alias: str) -> str:
+    return (
+        f"{SIGNER_PREFIX}{alias}: this passphrase is weak (fewer than {_LEAST_PASSPHRASE_BYTES} bytes, or one "
+        "character repeated): it can be guessed from a copy of the database; make a random one "
+        "(openssl rand -base64 32) under another alias, and move the keys to it (notary-admin keys reencrypt)"
+    )
 
 
 _TELLTALES = (("http_addr", SERVER_PREFIX, load_server), ("grpc_addr", SIGNER_PREFIX, load_signer))

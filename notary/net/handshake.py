@@ -11,7 +11,6 @@ short.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 from typing import Protocol as Port
@@ -25,6 +24,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+
+from notary.net import repeats
+from notary.net.repeats import Repeats
 
 _NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
 _RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
@@ -318,47 +320,31 @@ class HandshakeFactory(TLSMemoryBIOFactory):
 # -- the log ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Line:
-    until: float  # when the next one may be written
-    more: int = 0  # refusals since the last one
-
-
 class Refusals:
-    """Logs refusals: of each kind and each host one line in ``SECONDS``, which counts those that came since the last.
+    """Logs refusals: of each kind and each host one line a minute, which counts those that came since the last.
 
     Hosts beyond ``HOSTS`` at a time share their lines, so that neither the log nor this table can be flooded.
     """
 
-    SECONDS: Final = 60.0
+    SECONDS: Final = repeats.SECONDS
     HOSTS: Final = 100
 
     def __init__(self, log: Logger, level: Any, seconds: Callable[[], float]) -> None:
         self.log = log
         self._level = level
-        self._seconds = seconds
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._repeats = Repeats(self.HOSTS, seconds)
 
     def __call__(self, peer: str, why: str, message: str) -> None:
         """Log a refusal, or count it."""
-        now = self._seconds()
-        key = (why, peer.rpartition(":")[0])
-        if key not in self._lines and len(self._lines) >= self.HOSTS:
-            self._lines = {each: line for each, line in self._lines.items() if line.until > now}
-            if len(self._lines) >= self.HOSTS:
-                key = (why, "")
-        line = self._lines.get(key)
-        if line is not None and line.until > now:
-            line.more += 1
+        line = self._repeats.happened((why, peer.rpartition(":")[0]), (why, ""))
+        if line is None:
             return
-        more = line.more if line is not None else 0
-        self._lines[key] = _Line(now + self.SECONDS)
         self.log.emit(
             self._level,
             "connection from {peer} refused: {reason}{counted}",
             peer=peer,
             reason=message,
-            counted=f" (and {more} more like it since the last such line)" if more else "",
+            counted=f" (and {line.more} more like it since the last such line)" if line.more else "",
         )
 
 

@@ -11,6 +11,8 @@ Rules of this module:
 - Every failure that is logged gets an id, ``error_id``, unless whoever logs it has given one out already: the client's
   answer, the line and a report to others (``on_failure``) name it the same. Whoever must not log an error's text logs
   the failure as ``log_incident`` instead: it is reported, and the line says what its own fields say.
+- Of failures of one class at one place one is written in full; those that follow are counted, by one line a minute.
+  Neither hostile input nor a fault that it finds fills a disk. What a line says of a failure is bounded too.
 - What Twisted itself tells (factories, ports, reactors) and what libraries print to standard output is ``debug``.
 - Logging never raises: a stream that is closed or broken loses lines and nothing else.
 """
@@ -25,13 +27,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from threading import RLock
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
+
+from notary.net.repeats import Line, Repeats
 
 LEVELS = ("panic", "fatal", "error", "warning", "info", "debug")
 """The names of the levels, least verbose first."""
@@ -51,6 +56,11 @@ _NOT_FIELDS = frozenset(
     {"failure", "format", "isError", "logLevel", "message", "system", "time", "why"},
 )
 _OWN_FIELDS = ("level", "msg", "time")
+
+_MOST_FAILURES: Final = 200  # kinds that are told apart, by class and place
+_MOST_PLACES: Final = 32  # calls of a traceback that are shown, from either end
+_MOST_CHARACTERS: Final = 2000  # of the text of an error
+_MOST_CAUSES: Final = 10
 
 OnFailure = Callable[[str, Failure, str], None]
 """Hears of each failure that is logged: its id, the failure, and what was being done."""
@@ -80,10 +90,16 @@ class LineObserver:
         layout: "json" or "logfmt".
         level: One of LEVELS; "info" is the level of the reference until its configuration has been read.
         clock: The time of lines that are no events, in seconds since 1970.
+        seconds: The time since any moment, by which failures that repeat themselves are counted.
     """
 
     def __init__(
-        self, stream: Stream, layout: Layout = "json", level: str = "info", clock: Callable[[], float] = time.time
+        self,
+        stream: Stream,
+        layout: Layout = "json",
+        level: str = "info",
+        clock: Callable[[], float] = time.time,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
         self._render = _json_line if layout == "json" else _logfmt_line
@@ -91,6 +107,7 @@ class LineObserver:
         self.on_failure: OnFailure = lambda _error_id, _failure, _operation: None
         # Reentrant, because Twisted's handlers of signals log, and a signal may come in the middle of a line.
         self._lock = RLock()
+        self._repeats = Repeats(_MOST_FAILURES, seconds)
         self.level = level
 
     @property
@@ -138,12 +155,29 @@ class LineObserver:
         fields = {
             name: value for name, value in event.items() if not name.startswith("log_") and name not in _NOT_FIELDS
         }
-        msg = formatEvent(event)
+        line = Line(0, first=True)
+        if incident is not None:
+            happened = self._happened(incident, event.get("why") or event.get("log_format"))
+            if happened is None:
+                return
+            line = happened
         if failure is not None:
-            if "log_failure" not in event:
-                msg = safe_str(event.get("why") or "Unhandled Error")
             fields |= failure_fields(failure)
+        if not line.first:
+            fields.pop("traceback", None)
+            fields["repeated"] = line.more + 1
+        msg = formatEvent(event)
+        if failure is not None and "log_failure" not in event:
+            msg = safe_str(event.get("why") or "Unhandled Error")
         self._write(level, msg, event.get("log_time") or self._clock(), fields)
+
+    def _happened(self, failure: Failure, doing: object) -> Line | None:
+        """How a failure in the midst of ``doing`` is written; None if it is one of many and only counted."""
+        place = None
+        for frame, number in traceback.walk_tb(failure.getTracebackObject()):
+            place = frame.f_code, number
+        with self._lock:
+            return self._repeats.happened((failure.type, place, safe_str(doing)), None)
 
     def _write(self, level: str, msg: str, seconds: float, fields: dict[str, Any]) -> None:
         stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -165,10 +199,16 @@ class LineObserver:
 
 def failure_fields(failure: Failure) -> dict[str, str]:
     """Describe a failure in two fields: ``error``, with its causes, and ``traceback``: places only, no source lines."""
-    places = traceback.walk_tb(failure.getTracebackObject())
+    places = [
+        f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(failure.getTracebackObject())
+    ]
+    if len(places) > 2 * _MOST_PLACES:
+        left_out = f"({len(places) - 2 * _MOST_PLACES} more)"
+        places = [*places[:_MOST_PLACES], left_out, *places[-_MOST_PLACES:]]
     return {
-        "error": ", because ".join(_errors(failure.value)),
-        "traceback": "; ".join(f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in places),
+        "error": ", because ".join(islice(_errors(failure.value), _MOST_CAUSES)),
+        "traceback": "; ".join(places),
     }
 
 
@@ -176,7 +216,10 @@ def _errors(error: BaseException | None) -> Iterator[str]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        yield f"{type(error).__name__}: {safe_str(error)}"
+        text = safe_str(error)
+        if len(text) > _MOST_CHARACTERS:
+            text = f"{text[:_MOST_CHARACTERS]} ({len(text) - _MOST_CHARACTERS} more characters)"
+        yield f"{type(error).__name__}: {text}"
         error = error.__cause__
 
 

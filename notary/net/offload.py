@@ -39,7 +39,7 @@ from notary.errors import NotaryError, TooDemanding
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHILD: Final = ("-c", "from notary.net.offload import main; main()")
+_CHILD: Final = "from notary.net.offload import main; main()"
 _ENDED: Final = "a process that was to do a part of the work ended before it was done"
 _TOO_DEMANDING: Final = "the work on this request takes too much {}: send less at once"
 
@@ -71,6 +71,19 @@ class Bounds:
     answer_bytes: int = 16 << 20
 
 
+def python_command(code: str) -> list[str]:
+    """What runs ``code`` in an interpreter of its own, as ours, which imports nothing from the current directory.
+
+    Others may be able to write there. The interpreter needs ``python_environment``.
+    """
+    return [sys.executable, "-P", "-c", code]
+
+
+def python_environment() -> dict[str, str]:
+    """The variables by which another interpreter finds the modules that ours finds."""
+    return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute())}
+
+
 class OffloadFailed(NotaryError):
     """The process ended without an answer: it was killed, there was no memory for it, or it could not start."""
 
@@ -96,10 +109,11 @@ class Offload:
         if self._closed:
             return fail(OffloadFailed("the service is stopping"))
         job = _Job(call, self._bounds)
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = (sys.executable, *_CHILD)
+        command = python_command(_CHILD)
         try:
-            self._reactor.spawnProcess(job, command[0], command, env=environment, childFDs={0: "w", 1: "r", 2: 2})
+            self._reactor.spawnProcess(
+                job, command[0], command, env=python_environment(), childFDs={0: "w", 1: "r", 2: 2}
+            )
         except OSError as error:
             return fail(OffloadFailed(f"a process that was to do a part of the work cannot be started: {error}"))
         self._running.add(job)

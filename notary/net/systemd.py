@@ -12,7 +12,6 @@ import socket
 import stat
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from notary.errors import ConfigError
@@ -74,24 +73,10 @@ class Notifier:
             return  # nobody listens, or not fast enough
 
 
-def first_environment() -> Mapping[str, str]:
-    """Return the environment as it was when this process began.
-
-    Twisted takes the variables of passed sockets out of ``os.environ`` when it is imported. Call it before the process
-    protects its memory, which hides this from itself too.
-    """
-    try:
-        data = Path("/proc/self/environ").read_bytes()
-    except OSError:
-        return os.environ
-    pairs = (os.fsdecode(entry).partition("=") for entry in data.split(b"\0") if entry)
-    return {name: value for name, _, value in pairs}
-
-
 def passed_sockets(environ: Mapping[str, str]) -> tuple[socket.socket, ...]:
     """Return the listening sockets that were passed to this process (LISTEN_PID, LISTEN_FDS), in their order.
 
-    ``environ`` is that of ``first_environment``. There are none if they were meant for another process. Raises
+    ``environ`` is that of :mod:`notary.net.environment`. There are none if they were meant for another process. Raises
     ConfigError for a descriptor that is no listening stream socket of TCP or of the Unix domain.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):

@@ -8,6 +8,7 @@ trusted, and a message that makes no sense ends the talk.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
@@ -90,3 +91,31 @@ class Talk(NetstringReceiver):
     def _say(self, word: bytes, number: bytes, name: str, body: bytes) -> None:
         if self.transport is not None:
             self.sendString(b"%b %b %b\n%b" % (word, number, name.encode(), body))
+
+
+def ask_at_once(reading: int, writing: int, name: str) -> bytes:
+    """Ask over two descriptors and wait for the answer, before there is a Talk and an event loop to run it.
+
+    Nothing else may have been said yet. Raises Unanswered if the other side is gone or does not know.
+    """
+    question = b"ask 0 %b\n" % name.encode()
+    os.write(writing, b"%d:%b," % (len(question), question))
+    size = b""
+    while not size.endswith(b":"):
+        size += _read(reading, 1)
+    answer = _read(reading, int(size[:-1]) + 1)[:-1]
+    head, _, body = answer.partition(b"\n")
+    if not head.startswith(b"said "):
+        raise Unanswered(body.decode("utf-8", "replace"))
+    return body
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(descriptor, size)
+        if not part:
+            raise Unanswered("the other process is gone")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

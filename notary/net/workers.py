@@ -6,12 +6,15 @@ Rules of this module:
   know how many there are. All accept from the same sockets, so that one that is slow, or gone, delays nobody.
 - The parent serves nobody. It starts workers, starts them again when they end by themselves, replaces them one by one
   when the configuration is to be read again, passes signals and log lines on, and adds up their figures.
+- A worker's environment, which others may be able to read, has none of the daemon's own variables: passphrases may be
+  among them. The worker asks its parent for these over the pipe between them, once it has protected itself.
 - Nothing is shared but the sockets and the database: what must be known to all workers is in the database.
 - A worker ends when its parent does, whatever the parent died of: the pipe between them says so.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -38,17 +41,21 @@ from twisted.python.failure import Failure
 from notary.errors import NotaryError
 from notary.net import tls
 from notary.net.daemon import Options
-from notary.net.debug import MAX_SECONDS, DebugServer, Page
+from notary.net.debug import MAX_SECONDS, DebugServer, Page, until_gone
 from notary.net.grpc import Backoff
 from notary.net.messages import Call, Response
 from notary.net.metrics import CONTENT_TYPE, Figures
+from notary.net.offload import python_command, python_environment
 from notary.net.readiness import ALIVE, Readiness
 from notary.net.sums import Totals
 from notary.net.systemd import Notifier
-from notary.net.talk import Answer, Talk, Unanswered
+from notary.net.talk import Answer, Talk, Unanswered, ask_at_once
 
 _PIPES: Final = "NOTARY_SUPERVISOR"
 """The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
+
+_OURS: Final = "NOTARY_"
+"""What the names of the daemon's own variables begin with."""
 
 _FOR_THE_PARENT: Final = frozenset(
     {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -83,22 +90,43 @@ class _Told(Notifier):
 
 
 class Worker:
-    """The side of a process that a parent has started: see `join`."""
+    """The side of a process that a parent has started: see `join`. ``environ`` is what the parent said of it."""
 
-    def __init__(self, reactor: Any, reading: int, writing: int) -> None:
+    def __init__(self, reactor: Any, reading: int, writing: int, environ: Mapping[str, str]) -> None:
         self._answers: dict[str, Answer] = {}
+        self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
         self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
         cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
-        self.notifier: Notifier = _Told(partial(self._talk.tell, "notify"))
-        """What the daemon tells its service manager by."""
+        self.surroundings: dict[str, Any] = {
+            "notifier": _Told(partial(self._talk.tell, "notify")),
+            "environ": {**os.environ, **environ},
+        }
+        """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
 
     def show(self, figures: Figures, ready: Callable[[], Any], debug: DebugServer | None) -> None:
         """Answer the parent's questions, and show the figures of all workers in place of this one's alone."""
         self._answers["metrics"] = lambda _: figures.render()[1]
         self._answers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
-            self._answers["debug"] = lambda asked: _encoded(debug.answer(_call(asked)))
+            self._answers["debug"] = partial(self._debug, debug)
+            self._answers["gone"] = self._gone
         figures.together = lambda: self._talk.ask("metrics")
+
+    async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
+        number, method, path, query = json.loads(asked)
+        call = Call(method, path, query={name: tuple(values) for name, values in query.items()})
+        self._calls[number] = call
+        try:
+            return await _encoded(server.answer(call))
+        finally:
+            del self._calls[number]
+
+    def _gone(self, number: bytes) -> bytes:
+        """The client of a call of the debug server has left the parent."""
+        call = self._calls.get(number.decode())
+        if call is not None:
+            call.gone = True
+        return b""
 
     async def farewell(self, figures: Figures) -> None:
         """Leave the last figures to the parent."""
@@ -107,18 +135,20 @@ class Worker:
 
 
 def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
-    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment."""
+    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
+
+    Blocks until the parent has told the daemon's own variables, which is before the event loop runs.
+    """
     pipes = environ.get(_PIPES)
     if pipes is None:
         return None
     os.environ.pop(_PIPES, None)
-    reading, writing = pipes.split(",")
-    return Worker(reactor, int(reading), int(writing))
-
-
-def _call(asked: bytes) -> Call:
-    method, path, query = json.loads(asked)
-    return Call(method, path, query={name: tuple(values) for name, values in query.items()})
+    reading, writing = (int(number) for number in pipes.split(","))
+    try:
+        own = json.loads(ask_at_once(reading, writing, "environment"))
+    except Unanswered as error:
+        sys.exit(str(error))
+    return Worker(reactor, reading, writing, own)
 
 
 async def _encoded(answer: Any) -> bytes:
@@ -178,7 +208,12 @@ class Plan:
         options = self.options
         flags = [f"-config={Path(options['config']).absolute()}", f"-logf={options['logf']}"]
         code = f"from {self.program} import main; main()"
-        return [sys.executable, "-c", code, *flags, *(["-debug"] if options["debug"] else [])]
+        return [*python_command(code), *flags, *(["-debug"] if options["debug"] else [])]
+
+    def variables(self) -> Mapping[str, str]:
+        """The daemon's own variables, for a worker."""
+        own = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+        return own | {self.alone: "1"}
 
 
 class _Process(ProcessProtocol):
@@ -198,6 +233,7 @@ class _Process(ProcessProtocol):
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
         answers: dict[str, Answer] = {
+            "environment": lambda _: json.dumps(owner.plan.variables()).encode(),
             "notify": self._notified,
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),
@@ -306,6 +342,7 @@ class Workers(Service):
         self._log = Logger(namespace="notary.net.workers")
         self._processes: set[_Process] = set()
         self._totals = Totals()
+        self._calls = itertools.count(1)  # of the debug server that are passed on
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
@@ -396,13 +433,12 @@ class Workers(Service):
         plan, sockets = self.plan, self._descriptors
         reading, writing = _FIRST + len(sockets), _FIRST + len(sockets) + 1
         process = _Process(self, number, reading, writing)
-        environ = {name: value for name, value in os.environ.items() if name not in _FOR_THE_PARENT}
-        environ |= {
-            plan.alone: "1",
-            "LISTEN_FDS": str(len(sockets)),
-            _PIPES: f"{reading},{writing}",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _FOR_THE_PARENT and not name.startswith(_OURS)
         }
+        environ |= {"LISTEN_FDS": str(len(sockets)), _PIPES: f"{reading},{writing}", **python_environment()}
         # LISTEN_PID must be the worker's own, which nobody knows before it is there.
         shell = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
         with Path(os.devnull).open("rb") as nothing:
@@ -509,8 +545,16 @@ class Workers(Service):
         process = next((one for one in self._serving() if str(one.number) == parts[1]), None)
         if process is None:
             return None
-        target = json.dumps([call.method, f"/{parts[2]}", dict(call.query)])
-        return process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(_decoded)
+        number = str(next(self._calls))
+        target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
+        asked = process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(_decoded)
+        end_watch = until_gone(self.reactor, call, lambda: process.talk.tell("gone", number.encode()))
+
+        def answered(result: Any) -> Any:
+            end_watch()
+            return result
+
+        return asked.addBoth(answered)
 
 
 def _when(event: Deferred[None]) -> Deferred[None]:

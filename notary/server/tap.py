@@ -21,6 +21,7 @@ from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, difference
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
+from notary.net.environment import first_environment
 from notary.net.grpc import Channel
 from notary.net.http import Limits, Response, Site
 from notary.net.measured import measured
@@ -28,7 +29,7 @@ from notary.net.metrics import Figures
 from notary.net.offload import Offload
 from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
-from notary.net.systemd import first_environment, passed_sockets
+from notary.net.systemd import passed_sockets
 from notary.net.watching import make_manhole, watch
 from notary.net.workers import Plan, Worker, Workers, join
 from notary.server.api import Api, CachePolicy, edge_response
@@ -276,7 +277,7 @@ def makeService(options: Options) -> daemon.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return daemon.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
 
 
 def main() -> None:

@@ -6,16 +6,13 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-import ctypes
-import os
-import resource
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.logger import Logger
@@ -25,15 +22,17 @@ from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, difference
 from notary.errors import KeyNotFound
 from notary.net import daemon, tls
 from notary.net.assembly import Assembly, Bootstrap, utc_now
+from notary.net.environment import first_environment
 from notary.net.grpc import GrpcFactory
 from notary.net.http import Response
 from notary.net.measured import measured
 from notary.net.metrics import Figures
 from notary.net.readiness import STARTING
 from notary.net.reload import Part, part, restart_lines
-from notary.net.systemd import first_environment, passed_sockets
+from notary.net.systemd import passed_sockets
 from notary.net.watching import make_manhole, watch
 from notary.net.workers import Plan, Worker, Workers, join
+from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
@@ -44,8 +43,6 @@ from notary.storage.sql import migrate_database, open_key_store, pool_of
 
 THREADS = 2
 """Threads that wrap, unwrap and make keys."""
-
-_PR_SET_DUMPABLE = 4
 
 
 class Signer(Assembly):
@@ -135,18 +132,6 @@ class Signer(Assembly):
         return lambda _alias: passphrase
 
 
-def protect() -> None:
-    """Keep this process's memory from other processes of its user, and out of core files, for good (Linux).
-
-    Raises OSError if that is not possible.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"the memory of this process cannot be protected: {os.strerror(number)}")
-
-
 class Options(daemon.Options):
     """The flags of notary-signer."""
 
@@ -158,7 +143,7 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
     """The parent of several processes, each of which is a Signer."""
     keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
     plan = Plan(
-        program=__name__,
+        program="notary.signer.start",
         options=options,
         alone=SIGNER_PREFIX + "SERVER_WORKERS",
         count=config.server.workers,
@@ -171,17 +156,16 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
     return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
 
 
-def makeService(options: Options) -> daemon.Daemon:
-    """The body of the twistd plugin."""
+def makeService(options: Options, first: Mapping[str, str] | None = None) -> daemon.Daemon:
+    """The body of the twistd plugin. ``first`` is the environment that the process was started with."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    first = first_environment()
+    first = first_environment() if first is None else first
     worker = join(first, reactor)
 
     def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
-        if not options["debug"]:
-            protect()
+        (memory.show if options["debug"] else memory.protect)()
         config = load_signer(text, environ, directory)
         return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
 
@@ -195,9 +179,9 @@ def makeService(options: Options) -> daemon.Daemon:
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)
 
-    return daemon.make_daemon(options, load, build, reactor, notifier=None if worker is None else worker.notifier)
+    return daemon.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
 
 
-def main() -> None:
-    """The console script: the daemon in the foreground."""
-    daemon.run(Options, makeService)
+def main(first: Mapping[str, str] | None = None) -> NoReturn:
+    """The console script: the daemon in the foreground. ``first`` is that of ``makeService``."""
+    daemon.run(Options, partial(makeService, first=first))

@@ -274,7 +274,7 @@ _UNITS: Final[Mapping[str, Fraction]] = MappingProxyType(
 )
 """Seconds, by the name that Go gives a unit (two signs are in use for micro)."""
 
-_DURATION: Final = rf"([0-9]+\.?[0-9]*|\.[0-9]+)({'|'.join(_UNITS)})"
+_DURATION: Final = rf"(?<![0-9.])([0-9]++\.?+[0-9]*+|\.[0-9]++)({'|'.join(_UNITS)})"
 _LONGEST: Final = 31_536_000
 """Seconds that a time-out may last: a year."""
 
@@ -485,6 +485,7 @@ def _url_pairs(db_url: str, start: int) -> Iterator[tuple[str, _Value]]:
 _KEYWORD: Final = re.compile(r"([^\s=]+)\s*=\s*")
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _BARE: Final = re.compile(r"((?:[^\s\\]|\\.)*)", re.DOTALL)
+_BLANKS: Final = re.compile(r"\s*+")
 
 
 def _keyword_pairs(db_url: str) -> Iterator[tuple[str, _Value]]:
@@ -499,8 +500,8 @@ def _keyword_pairs(db_url: str) -> Iterator[tuple[str, _Value]]:
         if not value:
             raise _wrong(keyword.end(), "expected a ' that ends this value")
         yield keyword[1], _Value(index, re.sub(r"\\(.)", r"\1", value[1], flags=re.DOTALL))
-        index = value.end()
-        index += len(db_url) - index - len(db_url[index:].lstrip())
+        blanks = _BLANKS.match(db_url, value.end())
+        index = blanks.end() if blanks else value.end()
 
 
 class _Rule(NamedTuple):

@@ -112,7 +112,7 @@ def _files(dialect: Dialect, service: Service) -> Iterable[Traversable]:
 
 def _statements(text: str) -> Sequence[str]:
     """The statements of a file. One ends with ``;`` at the end of a line."""
-    plain = re.sub(r"(?m)^\s*--.*\n", "", text)
+    plain = re.sub(r"(?m)^[ \t]*+--.*\n", "", text)
     return [statement.strip() for statement in re.split(r";\s*(?:\n|\Z)", plain) if statement.strip()]
 
 

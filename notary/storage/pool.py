@@ -86,7 +86,7 @@ def _translated_exactly(sql: str, placeholder: str, exactly: str) -> tuple[str, 
         places.extend([number] * text.count(placeholder))
         return text
 
-    return re.sub(r"(?:(\w+) == )?\?", place, sql), places
+    return re.sub(r"(?:\b(\w++) == )?\?", place, sql), places
 
 
 class Cursor:

@@ -648,9 +648,9 @@ def _ancestors(role: RoleName) -> list[RoleName]:
     """The parents of a delegation, the outermost (targets) first; none for every other role."""
     chain: list[RoleName] = []
     while (parent := role.parent) is not None:
-        chain.insert(0, parent)
+        chain.append(parent)
         role = parent
-    return chain
+    return chain[::-1]
 
 
 def require_signatures(

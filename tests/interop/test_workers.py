@@ -186,6 +186,58 @@ def test_a_clients_life_and_what_is_shown_of_all_workers(world: World) -> None:
         connection.close()
 
 
+def shown_environment(pid: int) -> dict[str, str]:
+    """The variables of a process that ``/proc`` shows to this one; none if it hides them."""
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError:
+        return {}
+    return dict(entry.decode().partition("=")[::2] for entry in data.split(b"\0") if entry)
+
+
+def test_workers_have_no_secrets_in_their_environment_and_import_nothing_from_where_they_start(world: World) -> None:
+    for name in ("notary", "twisted", "json"):
+        (world.folder / f"{name}.py").write_text(f"open({str(world.folder / 'imported')!r}, 'w').close()")
+    world.server.environment["NOTARY_SERVER_LOGGING_LEVEL"] = "debug"
+    world.start()
+    for parent in (world.signer, world.server):
+        workers = children(parent.pid)
+        assert len(workers) == WORKERS
+        for worker in workers:
+            assert Path(f"/proc/{worker}/cwd").readlink() == world.folder
+            own = {name for name in shown_environment(worker) if name.startswith("NOTARY_")}
+            assert own <= {"NOTARY_SUPERVISOR"}
+    assert PASSPHRASE["NOTARY_SIGNER_ALIAS_ONE"] not in shown_environment(world.signer.pid).values()
+    assert not (world.folder / "imported").exists()
+    assert any(line["level"] == "debug" for line in lines_of(world.server))
+
+
+def debug_page(port: int, path: str, host: str = "localhost") -> tuple[int, bytes]:
+    """The status and the body of a page of the debug server."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path, headers={"Host": host})
+    answer = connection.getresponse()
+    status, body = answer.status, answer.read()
+    connection.close()
+    return status, body
+
+
+def test_a_profile_of_a_worker_ends_with_its_client(world: World) -> None:
+    world.start()
+    port, path = world.debug["server"], "/workers/1/debug/pprof/"
+
+    def is_taken() -> bool:
+        return b"cpu_profile" in debug_page(port, f"{path}threads?debug=1")[1]
+
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(f"GET {path}profile?seconds=600 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        until(is_taken, "the profile is being taken")
+        assert debug_page(port, f"{path}heap?seconds=0.01")[0] == 409
+    until(lambda: not is_taken(), "it has ended with its client")
+    until(lambda: debug_page(port, f"{path}heap?seconds=0.01")[0] == 200, "the next one can be taken")
+    assert debug_page(port, f"{path}threads", "rebind.example")[0] == 403
+
+
 @pytest_twisted.ensureDeferred
 async def test_workers_are_replaced_under_load_without_a_failed_request(reactor: Any, world: World) -> None:
     world.start()

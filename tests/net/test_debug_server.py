@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 
 import pytest
 import pytest_twisted
@@ -11,11 +12,13 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.web.client import Agent
 
 from notary.net.debug import DebugServer
+from notary.net.debug.guard import refusal
 from notary.net.http import Response
 from notary.net.readiness import ALIVE
 from tests.support.pprof import Read
@@ -36,8 +39,9 @@ class Running:
     def __init__(self) -> None:
         self.server = DebugServer(reactor, "localhost", 0, PAGES, lambda: {"sheep_total": 3.0})
 
-    async def get(self, path: str, method: str = "GET"):
-        answer = await treq.request(method, f"http://127.0.0.1:{self.server.port}{path}", agent=Agent(reactor))
+    async def get(self, path: str, method: str = "GET", headers=None):
+        url = f"http://127.0.0.1:{self.server.port}{path}"
+        answer = await treq.request(method, url, agent=Agent(reactor), headers=headers)
         body = await answer.content()
         return answer.code, {name.lower(): value for name, (value, *_) in answer.headers.getAllRawHeaders()}, body
 
@@ -139,6 +143,90 @@ async def test_times_that_are_no_time(running, seconds):
     status, headers, body = await running.get(f"/debug/pprof/profile?seconds={seconds}")
     assert (status, headers[b"x-go-pprof"]) == (400, b"1")
     assert body == b"seconds must be a number above 0, at most 600\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_allocations_are_not_watched_for_long(running):
+    status, _, body = await running.get("/debug/pprof/heap?seconds=60.5")
+    assert (status, body) == (400, b"seconds must be a number above 0, at most 60\n")
+
+
+def hosts(port: int, name: str) -> list[str]:
+    return [name, f"{name}:{port}", f"{name.upper()}:1"]
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "127.0.0.2"])
+@pytest_twisted.ensureDeferred
+async def test_names_of_loopback_are_answered(running, name):
+    for host in hosts(running.server.port, name):
+        assert (await running.get("/debug/vars", headers={"Host": host}))[0] == 200
+
+
+FOREIGN = {
+    *("rebind.example", "localhost.example", "127.0.0.1.example", "example:8080", "192.0.2.1", "[2001:db8::1]"),
+    *("", ":80", "localhost:80:80", "[::1", "::1", "[localhost", "[127.0.0.1]x", "localhost."),
+}
+
+
+@pytest.mark.parametrize("host", sorted(FOREIGN))
+@pytest.mark.parametrize("path", ["/debug/vars", "/metrics", "/livez", "/debug/pprof/heap?seconds=60", "/nothing", "/"])
+@pytest_twisted.ensureDeferred
+async def test_no_other_name_is(running, host, path):
+    status, headers, body = await running.get(path, headers={"Host": host})
+    assert (status, headers[b"x-go-pprof"]) in [(403, b"1"), (400, b"1")]
+    assert b"localhost" in body or status == 400  # no Host at all
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": ["none", "cross-site"]}, 403),
+        ({"Origin": "http://pages.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "https://{host}"}, 403),
+        ({"Origin": "http://{host}"}, 200),
+        ({"Referer": "http://pages.example/x"}, 403),
+        ({"Referer": "http://{host}.pages.example/"}, 403),
+        ({"Referer": "http://{host}/debug/pprof/"}, 200),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_no_page_of_another_site_causes_a_request(running, headers, status):
+    host = f"127.0.0.1:{running.server.port}"
+    given = {
+        name: [each.format(host=host) for each in ([value] if isinstance(value, str) else value)]
+        for name, value in headers.items()
+    }
+    seen, _, body = await running.get("/debug/pprof/profile?seconds=0.01", headers=given)
+    assert seen == status
+    assert status == 200 or body.startswith(b"requests that a web page")
+
+
+def test_where_the_names_are_not_known_every_host_counts():
+    assert refusal({"host": "notary-server:8080"}, local=False) is None
+    assert refusal({"host": "notary-server:8080", "sec-fetch-site": "cross-site"}, local=False) is not None
+    assert refusal({"host": "a", "origin": "http://b"}, local=False) is not None
+
+
+@pytest.mark.parametrize("abrupt", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_profile_ends_with_its_client(running, abrupt):
+    connected = ClientCreator(reactor, Protocol).connectTCP("127.0.0.1", running.server.port)
+    client = await connected
+    client.transport.write(b"GET /debug/pprof/heap?seconds=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    while running.server._until is None:
+        await deferLater(reactor, 0)
+    assert (await running.get("/debug/pprof/profile?seconds=0.01"))[0] == 409
+    (client.transport.abortConnection if abrupt else client.transport.loseConnection)()
+    while running.server._until is not None:
+        await deferLater(reactor, 0)
+    assert not tracemalloc.is_tracing()
+    assert (await running.get("/debug/pprof/heap?seconds=0.01"))[0] == 200
 
 
 @pytest_twisted.ensureDeferred

@@ -359,3 +359,97 @@ def test_a_handler_of_signals_may_log() -> None:
     stream.observer = LineObserver(stream)
     stream.observer.announce("info", "x")
     assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["Received SIGTERM", "x"]
+
+
+# -- many -------------------------------------------------------------------------------------------------------------
+
+
+class Ticking:
+    """A log whose time the test says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.stream = io.StringIO()
+        self.observer = LineObserver(self.stream, clock=lambda: NOON, seconds=lambda: self.now)
+        self.log = Logger(namespace="notary.net", observer=LogPublisher(self.observer))
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+def stumble(error: Exception) -> None:
+    raise error
+
+
+def fall(error: Exception) -> None:
+    raise error
+
+
+def test_a_failure_that_repeats_itself_is_one_traceback_and_a_line_a_minute() -> None:
+    log = Ticking()
+
+    def fail(function: Any, error: Exception) -> None:
+        try:
+            function(error)
+        except (KeyError, ValueError):
+            log.log.failure("it broke")
+
+    for number in range(1000):
+        fail(stumble, ValueError(f"hostile {number}"))
+    (line,) = log.lines()
+    assert (line["error"], line["traceback"].endswith(" stumble")) == ("ValueError: hostile 0", True)
+    log.now += 61
+    fail(stumble, ValueError("again"))
+    last = log.lines()[-1]
+    assert (len(log.lines()), last["repeated"], last["error"]) == (2, 1000, "ValueError: again")
+    assert "traceback" not in last
+    assert len(last["error_id"]) == 12
+    for function, kind in ((fall, ValueError), (stumble, KeyError)):  # another place, another class
+        fail(function, kind("x"))
+        assert "traceback" in log.lines()[-1]
+    assert len(log.lines()) == 4
+
+
+def test_an_incident_that_repeats_itself_is_counted_too() -> None:
+    log = Ticking()
+    for _ in range(5):
+        log.log.error("{method} broke", method="Sign", traceback="here", log_incident=Failure(ValueError("secret")))
+    log.now += 61
+    log.log.error("{method} broke", method="Sign", traceback="here", log_incident=Failure(ValueError("secret")))
+    first, last = log.lines()
+    assert (first["traceback"], "repeated" in first) == ("here", False)
+    assert ("traceback" in last, last["repeated"]) == (False, 5)
+
+
+def test_failures_from_many_places_are_bounded_too() -> None:
+    log = Ticking()
+    for number in range(2000):
+        try:
+            exec(compile("\n" * number + "raise ValueError", "hostile", "exec"))
+        except ValueError:
+            log.log.failure("it broke")
+    assert len(log.lines()) <= 201
+
+
+def test_what_a_line_says_of_a_failure_is_bounded() -> None:
+    log = Ticking()
+    error = ValueError("x" * 1_000_000)
+    for _ in range(50):
+        outer = ValueError("y" * 1_000_000)
+        outer.__cause__ = error
+        error = outer
+
+    def deep(left: int) -> None:
+        if left:
+            deep(left - 1)
+        raise error
+
+    try:
+        deep(500)
+    except ValueError:
+        log.log.failure("it broke")
+    assert len(log.stream.getvalue()) < 40_000
+    (line,) = log.lines()
+    assert "(998000 more characters)" in line["error"]
+    assert line["traceback"].count("; ") == 64
+    assert "more); " in line["traceback"]

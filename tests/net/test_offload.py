@@ -77,6 +77,16 @@ async def test_it_runs_elsewhere_and_without_our_environment(offload, monkeypatc
 
 
 @pytest_twisted.ensureDeferred
+async def test_nothing_is_imported_from_where_it_was_started(offload, monkeypatch, tmp_path):
+    for name in ("notary", "pickle", "tests"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", ".", "here", *sys.path])
+    await offload.run(environment)
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest_twisted.ensureDeferred
 async def test_errors_come_back_whole(offload):
     with pytest.raises(InvalidUpdate, match="no") as caught:
         await offload.run(refuse)

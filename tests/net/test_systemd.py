@@ -90,7 +90,8 @@ def test_the_watchdog(changes: dict[str, str], seconds: float | None) -> None:
 SHOW = """
 import twisted.internet.endpoints
 from notary.errors import ConfigError
-from notary.net.systemd import first_environment, passed_sockets
+from notary.net.environment import first_environment
+from notary.net.systemd import passed_sockets
 try:
     print([each.getsockname() for each in passed_sockets(first_environment())])
 except ConfigError as error:

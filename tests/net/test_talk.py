@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from threading import Thread
+
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from notary.net.talk import Talk, Unanswered
+from notary.net.talk import Talk, Unanswered, ask_at_once
 
 
 class Pair:
@@ -113,3 +117,43 @@ def test_the_other_side_is_gone() -> None:
     assert "gone" in asked.result
     assert pair.lost == ["a"]
     assert pair.clock.getDelayedCalls() == []
+
+
+def answered(answers: dict) -> tuple[int, int, Thread]:
+    """Descriptors of a side that answers one question, given in pieces, and then is gone."""
+    (reading, to_us), (from_us, writing) = os.pipe(), os.pipe()
+
+    def answer() -> None:
+        other = Talk(Clock(), answers, lambda: None)
+        transport = StringTransport()
+        other.makeConnection(transport)
+        while not transport.value() and (data := os.read(from_us, 3)):
+            other.dataReceived(data)
+        for byte in transport.value():
+            os.write(to_us, bytes([byte]))
+        os.close(to_us)
+        os.close(from_us)
+
+    thread = Thread(target=answer)
+    thread.start()
+    return reading, writing, thread
+
+
+def test_one_may_ask_before_there_is_an_event_loop() -> None:
+    secret = {"NOTARY_SIGNER_A": "p\udcff,:\n" * 100}
+    reading, writing, thread = answered({"environment": lambda _: json.dumps(secret).encode()})
+    assert json.loads(ask_at_once(reading, writing, "environment")) == secret
+    with pytest.raises(Unanswered, match="gone"):
+        os.read(reading, 1) or ask_at_once(reading, os.open(os.devnull, os.O_WRONLY), "environment")
+    thread.join()
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_what_the_other_side_does_not_know_is_no_answer() -> None:
+    reading, writing, thread = answered({})
+    with pytest.raises(Unanswered):
+        ask_at_once(reading, writing, "environment")
+    thread.join()
+    for descriptor in (reading, writing):
+        os.close(descriptor)

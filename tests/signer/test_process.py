@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from tests.support.signer import (
     signer_daemon,
 )
 from tests.support.waiting import until
+from twisted.plugins import notary_plugins as plugin
 
 GUN = "example.com/app"
 MEMORY = {"backend": "memory"}
@@ -238,6 +240,55 @@ def test_the_memory_is_closed_to_others_unless_debugging(pair, tmp_path, storage
         check=True,
     )
     assert f"dumpable {dumpable}" in ended.stdout
+
+
+SHOW_BEGIN = """
+import importlib, sys
+from pathlib import Path
+seen = []
+def look(event, arguments):  # at each import from here on
+    if event == "import" and arguments[0].startswith(("twisted", "cryptography", "notary.signer.tap")):
+        import ctypes
+        seen.append((arguments[0], ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), PASSPHRASE in os.fsdecode(block())))
+import ctypes, os
+def block():
+    address = ctypes.CDLL(None).getenv
+    address.restype = ctypes.c_char_p
+    return address(b"NOTARY_SIGNER_ALIAS_ONE")
+PASSPHRASE = sys.argv[1]
+start = importlib.import_module("notary.signer.start")
+sys.addaudithook(look)
+if sys.argv[2] == "main":
+    sys.argv[1:] = ["-version"]
+    try:
+        start.main()
+    except SystemExit:
+        pass
+else:
+    start.Options, start.makeService
+assert os.environ["NOTARY_SIGNER_ALIAS_ONE"] == PASSPHRASE
+print(len(seen), {each[1:] for each in seen})
+"""
+
+
+@pytest.mark.parametrize("how", ["main", "twistd"])
+def test_the_environment_is_hidden_and_scrubbed_before_anything_slow_is_loaded(how):
+    ended = subprocess.run(
+        [sys.executable, "-c", SHOW_BEGIN, PASSPHRASE, how],
+        env=clean_environment({"NOTARY_SIGNER_ALIAS_ONE": PASSPHRASE}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, seen = ended.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(count) > 50
+    assert seen == "{(0, False)}"
+
+
+def test_what_starts_a_signer_is_the_module_that_hides():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["notary-signer"] == "notary.signer.start:main"
+    assert plugin.notary_signer.module == "notary.signer.start"
 
 
 def test_with_debug_core_files_are_left_to_the_system(pair, tmp_path, storage):

@@ -11,7 +11,7 @@ notary_server = ServiceMaker(
 
 notary_signer = ServiceMaker(
     "Notary signer",
-    "notary.signer.tap",
+    "notary.signer.start",
     "The Notary signer: keeps private keys and signs with them over gRPC",
     "notary-signer",
 )

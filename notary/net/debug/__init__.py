@@ -1,9 +1,11 @@
 """The debug server: profiles that ``go tool pprof`` reads, variables, figures and health, for one operator at a time.
 
-Rules of this package: it serves whoever reaches its port, so the port is on loopback unless its configuration says
-twice that it is not. It changes nothing, and costs nothing while nobody asks. What takes time runs in threads of its
-own. Profiles name functions and places; no value of the program is ever shown. Paths are those of Go's
-``net/http/pprof`` and ``expvar``, so that what people know works: docs/debugging.md.
+Rules of this package: every process that reaches the port is served, so the port is on loopback unless its
+configuration says twice that it is not. A web page in the operator's browser reaches the port too, which is why
+:mod:`notary.net.debug.guard` looks at each request. The server changes nothing, and costs nothing while nobody asks.
+What takes time runs in threads of its own, and ends when its client has gone. Profiles name functions and places; no
+value of the program is ever shown. Paths are those of Go's ``net/http/pprof`` and ``expvar``, so that what people know
+works: docs/debugging.md.
 """
 
 from __future__ import annotations
@@ -24,20 +26,28 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net import tls
 from notary.net.assembly import Assembly
+from notary.net.connection import Connection
 from notary.net.debug.cpu import cpu_profile
+from notary.net.debug.guard import refusal
 from notary.net.debug.heap import heap_profile, object_profile
 from notary.net.debug.profile import Profile
 from notary.net.debug.tasks import task_profile, thread_profile
 from notary.net.http import Call, Limits, Response, Site
+from notary.net.messages import host_and_port
 
 MAX_SECONDS: Final = 600.0
-"""The longest that a profile may take."""
+"""The longest that a profile of processor time may take."""
+
+MAX_HEAP_SECONDS: Final = 60.0
+"""The longest that allocations may be watched: each of them is slower meanwhile."""
 
 PROFILE_SECONDS: Final = 30.0
 """How long processor time is watched if the request does not say; Go's default."""
@@ -51,6 +61,7 @@ Page: TypeAlias = Callable[[], Response | Awaitable[Response]]
 _TEXT: Final = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
 _JSON: Final = (("Content-Type", "application/json; charset=utf-8"),)
 _STOP_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.25  # between two looks whether the client of a profile is still there
 _PROFILES: Final = {
     "profile": "processor time by function; `seconds=` says how long to watch, 30 by default",
     "heap": "memory that is allocated within `seconds=` (10 by default) and still in use at their end",
@@ -62,12 +73,45 @@ _PROFILES: Final = {
 }
 
 
+def until_gone(clock: Any, call: Call, leave: Callable[[], object]) -> Callable[[], None]:
+    """Call ``leave`` once when the client of ``call`` has gone; return what ends the watch."""
+
+    def look() -> None:
+        if call.gone:
+            looking.stop()
+            leave()
+
+    def end() -> None:
+        if looking.running:
+            looking.stop()
+
+    looking = LoopingCall(look)
+    looking.clock = clock
+    looking.start(_LOOK_SECONDS)
+    return end
+
+
+class _Connection(Connection):
+    """A client of the debug server."""
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more: it has gone, for nothing else tells a client that has closed its connection."""
+        self.transport.loseConnection()
+
+
+class _Site(Site):
+    def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
+        connection = _Connection(self, host_and_port(addr))
+        connection.factory = self
+        return connection
+
+
 class DebugServer(Assembly):
     """Serves the debug pages on one address.
 
     ``pages`` are further paths (``/metrics``, ``/readyz``) with what answers them; ``counters`` gives what
     ``/debug/vars`` shows of the daemon's own figures; ``elsewhere`` may answer paths that are not known here. Without a
-    ``host`` it listens nowhere, for whoever calls ``answer``. Starting fails with CannotListenError.
+    ``host`` it listens nowhere, and is there for calls of ``answer``. Starting fails with CannotListenError.
     """
 
     def __init__(
@@ -84,7 +128,8 @@ class DebugServer(Assembly):
         self._elsewhere = elsewhere
         self._counters = counters
         self._log = Logger(namespace="notary.net.debug")
-        self._ending = threading.Event()
+        self._stop_profile = threading.Event()  # of the profile that is being taken
+        self._local = True
         self._until: float | None = None
         self.port = 0
         in_main = partial(blockingCallFromThread, reactor)
@@ -93,8 +138,8 @@ class DebugServer(Assembly):
             "/debug/pprof": lambda _: Response(301, b"", (("Location", "/debug/pprof/"),)),
             "/debug/pprof/": lambda _: _index([*pages, "/debug/vars"]),
             "/debug/pprof/cmdline": lambda _: Response(200, "\0".join(sys.argv).encode("utf-8", "replace"), _TEXT),
-            "/debug/pprof/profile": partial(self._watch, partial(cpu_profile, in_main), PROFILE_SECONDS),
-            "/debug/pprof/heap": partial(self._watch, heap_profile, HEAP_SECONDS),
+            "/debug/pprof/profile": partial(self._watch, partial(cpu_profile, in_main), PROFILE_SECONDS, MAX_SECONDS),
+            "/debug/pprof/heap": partial(self._watch, heap_profile, HEAP_SECONDS, MAX_HEAP_SECONDS),
             "/debug/pprof/objects": partial(self._look, object_profile),
             "/debug/pprof/tasks": partial(self._look, partial(task_profile, self._forget)),
             "/debug/pprof/goroutine": partial(self._look, partial(task_profile, self._forget)),
@@ -108,11 +153,11 @@ class DebugServer(Assembly):
         """Listen, if it is to."""
         if self._host is not None:
             await self._listen(self._host)
-        self.at_end(self._ending.set)
+        self.at_end(self._end_profile)
 
     async def _listen(self, host: str) -> None:
-        site = Site(
-            self.answer,
+        site = _Site(
+            self._serve,
             self.reactor,
             edge_error=_refusal,
             on_error=self._failed,
@@ -124,11 +169,16 @@ class DebugServer(Assembly):
         self.at_end(listening.stopListening)
         bound = cast("IPv4Address | IPv6Address", listening.getHost())
         self.port = bound.port
-        say = self._log.info if ip_address(bound.host).is_loopback else self._log.warn
+        self._local = ip_address(bound.host).is_loopback
+        say = self._log.info if self._local else self._log.warn
         say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
 
+    async def _serve(self, call: Call) -> Response:
+        why = refusal(call.headers, local=self._local)
+        return await self.answer(call) if why is None else _refusal(403, why)
+
     async def answer(self, call: Call) -> Response:
-        """What the server answers to a request."""
+        """What the server answers to a request that may be answered."""
         page = self._pages.get(call.path)
         if call.method not in ("GET", "HEAD"):
             return _refusal(405, "only GET is understood here")
@@ -146,19 +196,29 @@ class DebugServer(Assembly):
 
     # -- profiles -----------------------------------------------------------------------------------------------------
 
-    async def _watch(self, take: Callable[[float, threading.Event], Profile], default: float, call: Call) -> Response:
+    async def _watch(
+        self, take: Callable[[float, threading.Event], Profile], default: float, most: float, call: Call
+    ) -> Response:
         """A profile that takes its time. One at a time: two would measure each other."""
-        seconds = _seconds(call, default)
+        seconds = _seconds(call, default, most)
         if seconds is None:
-            return _refusal(400, f"seconds must be a number above 0, at most {MAX_SECONDS:.0f}")
+            return _refusal(400, f"seconds must be a number above 0, at most {most:.0f}")
         if self._until is not None:
             until = datetime.fromtimestamp(math.ceil(self._until), UTC).isoformat()
             return _refusal(409, f"another profile is being taken until {until}; ask again after that")
+        if not self.running:
+            return _refusal(503, "the daemon is stopping")
         self._until = time.time() + seconds
+        self._stop_profile = stop = threading.Event()
+        end_watch = until_gone(self.reactor, call, stop.set)
         try:
-            return await self.in_thread(lambda: _shown(take(seconds, self._ending), call))
+            return await self.in_thread(lambda: _shown(take(seconds, stop), call))
         finally:
+            end_watch()
             self._until = None
+
+    def _end_profile(self) -> None:
+        self._stop_profile.set()
 
     async def _look(self, take: Callable[[], Profile], call: Call) -> Response:
         return await self.in_thread(lambda: _shown(take(), call))
@@ -196,13 +256,13 @@ def _memory() -> tuple[int, int]:
     return int(resident) * page, int(virtual) * page
 
 
-def _seconds(call: Call, default: float) -> float | None:
+def _seconds(call: Call, default: float, most: float) -> float | None:
     text = call.query.get("seconds", ("",))[0]
     try:
         seconds = float(text) if text else default
     except ValueError:
         return None
-    return seconds if 0 < seconds <= MAX_SECONDS else None
+    return seconds if 0 < seconds <= most else None
 
 
 def _shown(profile: Profile, call: Call) -> Response:

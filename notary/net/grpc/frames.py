@@ -225,7 +225,7 @@ class Scanner:
         self._in_block = False
         self._missing = _PREFACE if preface else 0  # bytes of the current frame that have not arrived
         self._held = b""  # the beginning of a frame's head
-        self._goaway: bytes | None = None  # the payload of the GOAWAY that is arriving
+        self._goaway: list[bytes] | None = None  # parts of the payload of the GOAWAY that is arriving
 
     @property
     def between(self) -> bool:
@@ -239,19 +239,19 @@ class Scanner:
             self._held = b""
         position = 0
         size = len(data)
-        passed = b""
+        passed: list[bytes] = []
         begin = 0  # of what is to be passed, behind ``passed``
         while True:
             step = min(self._missing, size - position)
             self._missing -= step
             if self._goaway is not None:
-                self._goaway += data[position : position + step]
+                self._goaway.append(data[position : position + step])
                 begin = position + step
             position += step
             if self._missing:
                 break
             if self._goaway is not None:
-                self._end_goaway(self._goaway)
+                self._end_goaway(b"".join(self._goaway))
             if size - position < _FRAME_HEAD:
                 self._held = data[position:]
                 break
@@ -259,12 +259,12 @@ class Scanner:
             kind = data[position + 3]
             self._look(kind, data[position + 4], self._missing)
             if kind == _GOAWAY and not self._in_block:
-                self._goaway = b""
-                passed += data[begin:position]
+                self._goaway = []
+                passed.append(data[begin:position])
                 begin = position + _FRAME_HEAD
             position += _FRAME_HEAD
         end = size - len(self._held)
-        return data if begin == 0 and end == size else passed + data[begin:end]
+        return data if begin == 0 and end == size else b"".join((*passed, data[begin:end]))
 
     def _look(self, kind: int, flags: int, length: int) -> None:
         if length > LARGEST_FRAME:
