@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest bench fixtures docs docs-config capacity diagrams man proto clean runtime dev packages
+.PHONY: help up test test-docker lint pytest news bench fixtures docs docs-config capacity diagrams man proto clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages
 
 help: ## list the targets
@@ -29,6 +29,9 @@ lint: dev ## ruff and mypy only
 
 pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+news: dev ## show what changelog.d/ will add to CHANGELOG.md
+	$(BIN)/towncrier build --draft --version unreleased
 
 bench: packages dev bench-packages ## ours beside the Go original, in numbers: docs/benchmarks.md; QUICK=1 only prints
 	$(BIN)/python -m tests.bench
