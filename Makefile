@@ -11,7 +11,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest audit lock news bench fixtures docs docs-config capacity diagrams man proto
+.PHONY: help up test test-docker lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages
 
@@ -33,6 +33,10 @@ lint: dev ## ruff and mypy only
 
 pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+fuzz: dev ## feed every parser by a fuzzer: FUZZ_SECONDS=30 each, FUZZ="json http" for some only
+	@etc/venv.sh dev fuzz
+	$(BIN)/python -m tests.fuzz
 
 audit: dev ## look up known holes of what we depend on; status 2 if the advisories cannot be reached
 	@etc/venv.sh dev audit
