@@ -15,8 +15,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import psycopg
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hpack import Decoder, HPACKError
 from OpenSSL import crypto
 from OpenSSL._util import lib as openssl
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from twisted.internet.task import Clock
 
 from notary.errors import (
     ConfigError,
@@ -38,6 +39,7 @@ from notary.errors import (
     Unauthorized,
 )
 from notary.net import plain, target
+from notary.net.grpc import Context, Peer
 from notary.net.grpc.frames import (
     Malformed,
     Message,
@@ -55,7 +57,7 @@ from notary.net.grpc.status import RpcError
 from notary.net.handshake import judge
 from notary.net.multipart import Part, parse_multipart
 from notary.server.auth import TokenAuth
-from notary.signer.clients import names_of
+from notary.signer.clients import Clients
 from notary.storage import dsn
 from notary.storage.wrapped import unwrap
 from notary.tuf import canonical, keys
@@ -261,8 +263,13 @@ def _shown_in_a_handshake(der: bytes) -> None:
         return
     for number in (9, 10, 18, 22, 1000):
         assert judge(shown, number, 0, "server.client_ca_file").why
-    with suppress(ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm):
-        names_of(shown.to_cryptography())
+    try:
+        certificate = shown.to_cryptography()
+    except Exception:  # noqa: BLE001 - the library's affair: what we make of it is asked above
+        return
+    context = Context("/method", Peer("192.0.2.1:5", certificate), Clock(), None)
+    with suppress(RpcError):
+        Clients({"notary-server"}).guard({"/method": lambda _request, _context: b""})["/method"](b"", context)
 
 
 @cache
@@ -328,11 +335,18 @@ def mysql_url(data: bytes) -> None:
 
 
 def postgres_url(data: bytes) -> None:
-    """A ``db_url`` of PostgreSQL, in either form: libpq agrees on what is read."""
+    """A ``db_url`` of PostgreSQL, in either form: what libpq reads too, it reads as we do."""
     arguments = _url(data, dsn.postgres)
-    if arguments is not None:
-        with suppress(KeyError):
-            psycopg.conninfo.make_conninfo(**{name: arguments[name] for name in ("host", "port", "user", "dbname")})
+    if arguments is None:
+        return
+    try:
+        theirs = conninfo_to_dict(data.decode())
+    except ProgrammingError:
+        return  # among other things, settings of the session, which libpq does not know
+    if not (theirs.get("service") or theirs.get("hostaddr") or theirs.get("host")):
+        theirs["host"] = "localhost"
+    for name in ("host", "hostaddr", "port", "user", "password", "dbname", "service"):
+        assert arguments.get(name) == (theirs.get(name) or None), name
 
 
 def _url(data: bytes, parse: Any) -> Any:
