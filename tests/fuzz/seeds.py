@@ -256,6 +256,24 @@ def _grpc() -> Seeds:
         yield name, b"\xff\xfe".join(told(["echo", "echo", name, "grpcio"]))
 
 
+def _answers() -> Seeds:
+    status, good = [(":status", "200"), ("content-type", "application/grpc")], [("grpc-status", "0")]
+    head, end = frame(1, 4, 1, Encoder().encode(status)), frame(1, 5, 1, Encoder().encode(good))
+    body = frame(0, 0, 1, packed(b"answer"))
+    yield "whole", head + body + end
+    yield "parted", head + b"\xff\xfe" + body[:11] + b"\xff\xfe" + body[11:] + end
+    yield "reset", head + frame(3, 0, 1, (8).to_bytes(4, "big"))
+    yield "goaway", frame(7, 0, 0, bytes(8) + b"why") + head + body + end
+    yield "no-message", head + end
+    yield "settings", frame(4, 0, 0, b"\0\3\0\0\0\1\0\4\0\0\0\1") + frame(6, 0, 0, b"pingpong") + head
+    for name, fields in {
+        "refused": [*status, ("grpc-status", "5"), ("grpc-message", "no%20key")],
+        "http": [(":status", "503")],
+        "long-status": [(":status", "5" * 4000), ("grpc-status", "1" * 4000)],
+    }.items():
+        yield name, frame(1, 5, 1, Encoder().encode(fields))
+
+
 def _rpc() -> Seeds:
     key_id = world().row.key_id
     messages = (
@@ -304,6 +322,7 @@ MAKERS = {
     "hpack": _hpack,
     "frames": _frames,
     "grpc": _grpc,
+    "answers": _answers,
     "rpc": _rpc,
     "tls": _tls,
 }

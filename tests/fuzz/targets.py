@@ -60,6 +60,7 @@ TARGETS = (
     Target("hpack", parsers.header_blocks, most=1024),
     Target("frames", parsers.frames, most=2048),
     Target("grpc", wires.grpc, most=2048, words=(b"\xff\xfe",)),
+    Target("answers", wires.answers, most=8192, words=(b"\xff\xfe",)),
     Target("rpc", wires.rpc, most=1024, words=(b"ecdsa", b"ed25519", b"snapshot")),
     Target("tls", wires.tls, most=2048, words=(b"\x16\x03\x01", b"\x17\x03\x03", b"\x15\x03\x03", b"\x14\x03\x03")),
 )

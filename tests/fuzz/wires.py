@@ -24,7 +24,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from notary.net.grpc import Context, Peer, RpcError
+from notary.net.grpc import Channel, Context, Peer, RpcError
 from notary.net.http import Response
 from notary.net.tls import ServerOptions, server_context
 from notary.net.transport import SecureUnixServer
@@ -39,6 +39,7 @@ from tests.fuzz.parsers import split
 from tests.net.test_grpc_shortcuts import outcome
 from tests.support import inmemory, rawhttp
 from tests.support.collection import GUN
+from tests.support.rawgrpc import SETTINGS, Memory, frame
 
 
 @contextmanager
@@ -164,6 +165,43 @@ def grpc(data: bytes) -> None:
     # Of calls that come in one piece with what ends the connection, h2 may answer fewer.
     assert quick == slow or not quick["connected"]
     assert outcome(pieces, shortcut=True, step=1) == outcome(pieces, shortcut=False, step=1)
+
+
+class _Teller(Protocol):
+    """A signer that says what it is told, whatever it is asked."""
+
+    def __init__(self, said: list[bytes]) -> None:
+        self._said = said
+
+    def connectionMade(self) -> None:
+        self.transport.write(SETTINGS + frame(4, 1, 0))
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._said:
+            self.transport.write(self._said.pop(0))
+
+
+def answers(data: bytes) -> None:
+    """What a signer says to a server that calls it: each call has an outcome, and nothing is left when it is over.
+
+    0xFF 0xFE parts what is said at a time.
+    """
+    clock = Clock()
+    pieces = data.split(b"\xff\xfe")[:12]
+    memory = Memory(clock, lambda: _Teller(pieces))
+    channel = Channel(memory, clock, name="signer:7899", chance=lambda: 0.5)
+    outcomes: list[Any] = []
+    with quiet():
+        for _ in range(2):
+            channel.call("/proto.Signer/Sign", b"request", 3).addBoth(outcomes.append)
+            memory.settle(1)
+        memory.settle(5)
+        closed = channel.close()
+        memory.settle(20)
+        assert closed.called
+    assert len(outcomes) == 2
+    assert all(isinstance(each, bytes) or each.check(RpcError) for each in outcomes), outcomes
+    assert clock.getDelayedCalls() == []
 
 
 @cache
