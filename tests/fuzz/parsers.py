@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -65,7 +65,10 @@ from notary.tuf.certificates import certified_keys, check_delegation_certificate
 from notary.tuf.keys import PublicKey, RoleKeys, Signature
 from notary.tuf.model import (
     ROOT,
+    SNAPSHOT,
     TARGETS,
+    TIMESTAMP,
+    Delegation,
     Envelope,
     Gun,
     RoleName,
@@ -182,6 +185,7 @@ def publish(data: bytes) -> None:
     except (InvalidUpdate, OldVersion):
         return
     collection.check()
+    _walk({role: held.data for role, held in collection.current.items()})
     # The server can go on from what it now holds.
     again = world().collection()
     again.current = collection.current
@@ -189,6 +193,32 @@ def publish(data: bytes) -> None:
     targets["version"] += 1
     with suppress(InvalidUpdate):  # another root may have taken the keys away
         again.publish({"targets": _signed("targets", written(targets))})
+
+
+def _walk(stored: Mapping[RoleName, bytes]) -> None:
+    """What a client without a past does, which is that of Notary 0.7: from root to whatever targets delegates to.
+
+    It passes over a delegation that the snapshot does not list, or whose signatures fall short: that is how it is
+    between a change of a delegation's keys and its next publish. Everything else makes it refuse the collection.
+    """
+    root = Root.parse(Envelope.parse(stored[ROOT]))
+    for role in (ROOT, TIMESTAMP, SNAPSHOT, TARGETS):
+        signers = certified_keys(root, Gun(GUN), NOW) if role == ROOT else root.roles[role]
+        assert keys.meets_threshold(Envelope.parse(stored[role]), signers).ok, (
+            f"{role}: a client refuses its signatures"
+        )
+    listed = Snapshot.parse(Envelope.parse(stored[SNAPSHOT])).meta
+    waiting = [TARGETS]
+    while waiting:
+        role = waiting.pop()
+        assert role in stored, f"{role} is listed, and was never stored"
+        assert listed[role].matches(stored[role]), f"the snapshot lists another {role}"
+        children = Targets.parse(Envelope.parse(stored[role]), role).delegations.values()
+        waiting += [child.name for child in children if child.name in listed and _counts(stored, child)]
+
+
+def _counts(stored: Mapping[RoleName, bytes], child: Delegation) -> bool:
+    return child.name not in stored or keys.meets_threshold(Envelope.parse(stored[child.name]), child.role).ok
 
 
 def _signed(name: str, payload: bytes) -> bytes:
