@@ -90,7 +90,9 @@ def make() -> None:
     keys = {name: role.keys[0] for name, role in (author.roles | author.delegations).items()}
     keys |= {"snapshot": collection.snapshot_key, "timestamp": collection.timestamp_key}
     signer = tokens.self_signed("signer of tokens", ec.generate_private_key(ec.SECP256R1()), NOW, end=timedelta(36500))
-    leaf = certs.Authority.root("root of the golden world").leaf("localhost", "notary-server", ends=timedelta(36500))
+    leaf = certs.Authority.root("root of the golden world").leaf(
+        "localhost", "notary-server", starts=timedelta(-3650), ends=timedelta(36500)
+    )
     row = wrap(private.generate("ecdsa"), GUN, "snapshot", ALIAS, lambda _alias: PASSPHRASE)
     value = {
         "stored": {str(role): held.data.decode() for role, held in collection.current.items()},
