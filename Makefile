@@ -6,9 +6,13 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13) python3)
 BIN := .venv/bin
 export PYTHON
+# One lock for all platforms that an image may be built for.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest bench fixtures docs docs-config capacity diagrams man proto clean runtime dev packages
+.PHONY: help up test test-docker lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man proto
+.PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages
 
 help: ## list the targets
@@ -29,6 +33,22 @@ lint: dev ## ruff and mypy only
 
 pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+fuzz: dev ## feed every parser by a fuzzer: FUZZ_SECONDS=30 each, FUZZ="json http" for some only
+	@etc/venv.sh dev fuzz
+	$(BIN)/python -m tests.fuzz
+
+audit: dev ## look up known holes of what we depend on; status 2 if the advisories cannot be reached
+	@etc/venv.sh dev audit
+	$(BIN)/python etc/audit.py
+
+lock: dev ## write docker/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
+	@etc/venv.sh dev lock
+	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
+	$(LOCK) --output-file docker/build.lock docker/build.in
+
+news: dev ## show what changelog.d/ will add to CHANGELOG.md
+	$(BIN)/towncrier build --draft --version unreleased
 
 bench: packages dev bench-packages ## ours beside the Go original, in numbers: docs/benchmarks.md; QUICK=1 only prints
 	$(BIN)/python -m tests.bench
@@ -55,7 +75,7 @@ proto: dev ## write the Python modules in notary/proto/ from the .proto files th
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/signer.proto notary/proto/health.proto notary/proto/profile.proto
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
-	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis _trial_temp twisted/plugins/dropin.cache
+	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis _trial_temp twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what those need ----------------------------------------------------------------------------------------------------

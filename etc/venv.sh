@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Bring .venv up to date: etc/venv.sh runtime|dev
+# Bring .venv up to date: etc/venv.sh runtime|dev [EXTRA]
 #
 # .venv/stamp says what was installed, for which interpreter and place. It is removed before anything changes and
 # written last, so an interrupted run is begun again from nothing, and a second run does nothing and needs no network.
-# "dev" holds all that "runtime" does.
+# "dev" holds all that "runtime" does. EXTRA names more of pyproject.toml's extras to have beside it, for one make target;
+# .venv/stamp-EXTRA does for it what .venv/stamp does for the rest.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 kind=${1:?runtime or dev}
+extra=${2-}
 python=${PYTHON:-python3}
 venv=.venv
 stamp=$venv/stamp
@@ -30,16 +32,22 @@ have=() # kind, base, wanted
 
 # Never take away what the other command installed.
 [ "${have[0]-}" = dev ] && kind=dev
-[ "${have[*]-}" = "$kind $base $wanted" ] && exit 0
-
-rm -f $stamp
-if [ "${have[1]-}" != "$base" ]; then
-    echo "Creating $venv with $("$python" -V)"
-    rm -rf $venv
-    "$python" -m venv $venv
+if [ "${have[*]-}" != "$kind $base $wanted" ]; then
+    rm -f $stamp
+    if [ "${have[1]-}" != "$base" ]; then
+        echo "Creating $venv with $("$python" -V)"
+        rm -rf $venv
+        "$python" -m venv $venv
+    fi
+    requirement=.
+    [ "$kind" = dev ] && requirement='.[dev]'
+    echo "Installing Python packages into $venv"
+    $venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable "$requirement"
+    printf '%s\n' "$kind" "$base" "$wanted" >$stamp
 fi
-requirement=.
-[ "$kind" = dev ] && requirement='.[dev]'
-echo "Installing Python packages into $venv"
-$venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable "$requirement"
-printf '%s\n' "$kind" "$base" "$wanted" >$stamp
+
+[ -n "$extra" ] || exit 0
+[ -f "$stamp-$extra" ] && [ "$(cat "$stamp-$extra")" = "$wanted" ] && exit 0
+echo "Installing what make $extra needs into $venv"
+$venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet --editable ".[$extra]"
+printf '%s\n' "$wanted" >"$stamp-$extra"

@@ -482,15 +482,17 @@ def _url_pairs(db_url: str, start: int) -> Iterator[tuple[str, _Value]]:
         index += len(piece) + 1
 
 
-_KEYWORD: Final = re.compile(r"([^\s=]+)\s*=\s*")
+_BLANKS: Final = " \t\n\v\f\r"
+"""What libpq takes for white space. To Python there is more of it, which may as well be a part of a password."""
+_KEYWORD: Final = re.compile(rf"([^{_BLANKS}=]+)[{_BLANKS}]*=[{_BLANKS}]*")
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
-_BARE: Final = re.compile(r"((?:[^\s\\]|\\.)*)", re.DOTALL)
-_BLANKS: Final = re.compile(r"\s*+")
+_BARE: Final = re.compile(rf"((?:[^{_BLANKS}\\]|\\.)*)", re.DOTALL)
+_GAP: Final = re.compile(rf"[{_BLANKS}]*+")
 
 
 def _keyword_pairs(db_url: str) -> Iterator[tuple[str, _Value]]:
     """The pairs of ``keyword = value keyword = 'value'``, where a backslash takes the next character as it is."""
-    index = len(db_url) - len(db_url.lstrip())
+    index = len(db_url) - len(db_url.lstrip(_BLANKS))
     while index < len(db_url):
         keyword = _KEYWORD.match(db_url, index)
         if not keyword:
@@ -500,8 +502,8 @@ def _keyword_pairs(db_url: str) -> Iterator[tuple[str, _Value]]:
         if not value:
             raise _wrong(keyword.end(), "expected a ' that ends this value")
         yield keyword[1], _Value(index, re.sub(r"\\(.)", r"\1", value[1], flags=re.DOTALL))
-        blanks = _BLANKS.match(db_url, value.end())
-        index = blanks.end() if blanks else value.end()
+        gap = _GAP.match(db_url, value.end())
+        index = gap.end() if gap else value.end()
 
 
 class _Rule(NamedTuple):

@@ -217,6 +217,8 @@ OK = trailers(("grpc-status", "0"))
         pytest.param([head(*HEAD, end=True)], Status.UNKNOWN, "not gRPC", id="no-status"),
         pytest.param([head(*HEAD), trailers(("grpc-status", "x"))], Status.UNKNOWN, "", id="odd-status"),
         pytest.param([head((":status", "503"))], Status.UNAVAILABLE, "HTTP status 503", id="503"),
+        pytest.param([head((":status", "5" * 5000))], Status.UNKNOWN, "HTTP status 555", id="5,000-digits"),
+        pytest.param([head(*HEAD), trailers(("grpc-status", "5" * 5000))], Status.UNKNOWN, "", id="long-status"),
         pytest.param([head((":status", "404"), end=True)], Status.UNIMPLEMENTED, "HTTP status 404", id="404"),
         pytest.param(
             [head((":status", "200"), ("content-type", "text/html")), data(b"<html>", end=True)],

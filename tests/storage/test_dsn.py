@@ -237,6 +237,10 @@ POSTGRES = {
         {"host": "h", "password": r"it's a \ secret", **REQUIRE},
     ),
     "backslash without quotes": (r"host=h password=a\ b\'c", {"host": "h", "password": "a b'c", **REQUIRE}),
+    "characters that are blank to Python only": (
+        "host=h\v password=a\x1cb\x85c\xa0d\u2003e\fuser=u",
+        {"host": "h", "password": "a\x1cb\x85c\xa0d\u2003e", "user": "u", **REQUIRE},
+    ),
     "encoded password": ("postgres://u:p%40%3A%2F%25@h", {"host": "h", "user": "u", "password": "p@:/%", **REQUIRE}),
     "password of raw characters": (
         "postgres://u:p?#&=:@h",
@@ -505,6 +509,13 @@ def test_any_password_reaches_mysql(password):
 def test_libpq_reads_what_we_read(password):
     text = make_conninfo(host="h", password=password, application_name=password)
     assert postgres(text) == {**conninfo_to_dict(text), **REQUIRE}
+
+
+@pytest.mark.parametrize("blank", [chr(code) for code in range(1, 0x3001) if chr(code).isspace()])
+def test_libpq_ends_a_value_where_we_do(blank):
+    text = f"host=h{blank}user=u{blank}password=p{blank}"
+    theirs = conninfo_to_dict(text)
+    assert {name: value for name, value in postgres(text).items() if name in theirs} == theirs
 
 
 # -- certificate authorities -------------------------------------------------------------------------------------------

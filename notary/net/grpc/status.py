@@ -73,20 +73,20 @@ def decode_status(value: bytes) -> Status:
 
 
 _OF_HTTP: Final = {
-    400: Status.INTERNAL,
-    401: Status.UNAUTHENTICATED,
-    403: Status.PERMISSION_DENIED,
-    404: Status.UNIMPLEMENTED,
-    429: Status.UNAVAILABLE,
-    502: Status.UNAVAILABLE,
-    503: Status.UNAVAILABLE,
-    504: Status.UNAVAILABLE,
+    b"400": Status.INTERNAL,
+    b"401": Status.UNAUTHENTICATED,
+    b"403": Status.PERMISSION_DENIED,
+    b"404": Status.UNIMPLEMENTED,
+    b"429": Status.UNAVAILABLE,
+    b"502": Status.UNAVAILABLE,
+    b"503": Status.UNAVAILABLE,
+    b"504": Status.UNAVAILABLE,
 }
 
 
 def of_http(code: bytes) -> Status:
     """Return what an HTTP status means for a call when the answer has no grpc-status."""
-    return _OF_HTTP.get(int(code), Status.UNKNOWN) if code.isdigit() else Status.UNKNOWN
+    return _OF_HTTP.get(code, Status.UNKNOWN)
 
 
 _OF_RESET: Final = {
