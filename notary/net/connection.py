@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IPushProducer,
     ITCPTransport,
 )
@@ -45,7 +46,7 @@ _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of 
 _CLOSE: Final = b"Connection: close\r\n"
 _PROGRESS: Final = 1024  # bytes of a body that must arrive within Limits.body_seconds
 _LOGGED_TARGET: Final = 1024  # bytes of a refused request's target that reach the log
-_FIRST_SECONDS: Final = 1.0  # how long a new connection may wait for its first request once the site stops
+_FIRST_SECONDS: Final = 5.0  # that a new connection has for its handshake, then for a request, once the site stops
 _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before its request was complete
 
 
@@ -308,7 +309,7 @@ class _Plain(Request):
         self._rest = b""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Connection(http.HTTPChannel):
     """One client: twisted.web's parser, with our limits, deadlines and answers to what is no request."""
 
@@ -360,6 +361,11 @@ class Connection(http.HTTPChannel):
         self._await(_Phase.HEAD, self.site.limits.head_seconds)  # which covers the TLS handshake
         self.site.opened(self)
         self.retire()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up. If the site stops, the request that is on its way has as long again as the handshake had."""
+        if self.site.stopping and self.deadline is not None:
+            self.deadline = self.site.seconds() + _FIRST_SECONDS
 
     def getHost(self) -> Any:
         """The local address, asked for once: every Request wants it, and each time is a system call."""
