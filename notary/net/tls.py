@@ -348,7 +348,8 @@ class _AcceptsAll(Port):
         return Deferred.fromCoroutine(self._accept_and_close())
 
     async def _accept_and_close(self) -> None:
-        readers: list[Any] = self.reactor.getReaders()
+        clock: Any = self.reactor
+        readers: list[Any] = clock.getReaders()
         if self in readers:
             self.stopReading()
             for _ in range(_BACKLOG // _ACCEPTS_A_TURN):
@@ -356,7 +357,7 @@ class _AcceptsAll(Port):
                 super().doRead()
                 if self.numberAccepts <= _ACCEPTS_A_TURN:  # doRead raises it if there were as many
                     break
-                await deferLater(self.reactor, 0)
+                await deferLater(clock, 0)
         await maybeDeferred(self.loseConnection)
 
 
