@@ -77,9 +77,9 @@ class ServerOptions:
         """Make connections with this context from now on."""
         self._context = context
 
-    def connection(self, over: socket.socket, cause: Cause) -> SSL.Connection:
+    def connection(self, cause: Cause) -> SSL.Connection:
         """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
-        connection = SSL.Connection(self._context, over)
+        connection = SSL.Connection(self._context)
         connection.set_app_data(cause)
         connection.set_accept_state()
         return connection
@@ -423,6 +423,7 @@ def adopt(
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     no_delay(listening)
+    listening.setblocking(False)  # of several that share it and are told of a connection, one gets it
     port.startListening()
     return cast("IListeningPort", port)
 
