@@ -11,12 +11,14 @@ import random
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -264,7 +266,8 @@ class Bootstrap(Service):
     async def _run(self) -> None:
         await self._migrate(report=lambda line: self._log.info("{line}", line=line))
         self._log.info("The {backend} backend is set up", backend=self._backend)
-        self._reactor.stop()
+        with suppress(ReactorNotRunning):  # a signal has come at the same time
+            self._reactor.stop()
 
 
 def _name(passed: socket.socket) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
+    IHandshakeListener,
     ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
@@ -39,7 +40,7 @@ P = ParamSpec("P")
 
 _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of digits
 _LOGGED_TARGET: Final = 1024  # bytes of a refused request's target that reach the log
-_FIRST_SECONDS: Final = 1.0  # how long a new connection may wait for its first request once the site stops
+_FIRST_SECONDS: Final = 5.0  # that a new connection has for its handshake, then for a request, once the site stops
 _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before its request was complete
 
 
@@ -69,7 +70,7 @@ def _contained(
     return cast("Callable[Concatenate[Connection, P], None]", contained)
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Connection(http.HTTPChannel):
     """One client: twisted.web's parser, with our limits, deadlines and answers to what is no request."""
 
@@ -122,6 +123,11 @@ class Connection(http.HTTPChannel):
         self._await(_Phase.HEAD, self.site.limits.head_seconds)  # which covers the TLS handshake
         self.site.opened(self)
         self.retire()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up. If the site stops, the request that is on its way has as long again as the handshake had."""
+        if self.site.stopping and self.deadline is not None:
+            self.deadline = self.site.seconds() + _FIRST_SECONDS
 
     def getHost(self) -> Any:
         """The local address, asked for once: every Request wants it, and each time is a system call."""

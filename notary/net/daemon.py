@@ -253,6 +253,7 @@ class Daemon(Service):
         self._watchdog = LoopingCall(notifier.alive)
         self._watchdog.clock = reactor
         self._handlers: dict[signal.Signals, Any] = {}
+        self._ending = False
 
     def setServiceParent(self, parent: Any) -> None:
         """Become a part of an application, and its log observer: this is how ``twistd`` gets ours."""
@@ -270,7 +271,7 @@ class Daemon(Service):
         }
         for number, act in acts.items():
             self._handle(number, act)
-        self._reactor.callWhenRunning(self._take_over)
+        self._handle_ends()
         if self._notifier.watchdog is not None:
             self._watchdog.start(self._notifier.watchdog / 2)
         if isinstance(self._service, Managed):
@@ -288,8 +289,9 @@ class Daemon(Service):
         return stopped.addBoth(self._stopped)
 
     def _stopped(self, result: object) -> Deferred[object]:
-        # Not earlier: a signal that comes while the service drains must not end the process.
-        while self._handlers:
+        # Not earlier: a signal that comes while the service drains must not end the process. Nor while the process
+        # ends: the handlers of before would end it another way, or stop a reactor that has stopped.
+        while self._handlers and not self._ending:
             signal.signal(*self._handlers.popitem())
         if self._watchdog.running:
             self._watchdog.stop()
@@ -300,11 +302,14 @@ class Daemon(Service):
         before = signal.signal(number, lambda _number, _frame: self._reactor.callFromThread(act))
         self._handlers.setdefault(number, before)
 
-    def _take_over(self) -> None:
+    def _handle_ends(self) -> None:
         """Handle the signals that end the process, in place of Twisted, which logs a traceback if two come."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if self.running and signal.getsignal(number) is not signal.SIG_IGN:
-                self._handle(number, partial(self._end, number))
+        for number, name in ((signal.SIGTERM, "sigTerm"), (signal.SIGINT, "sigInt")):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            self._handle(number, partial(self._end, number))
+            # A reactor that begins to run installs this method as the handler of SIGTERM, whatever there was.
+            setattr(self._reactor, name, signal.getsignal(number))
 
     def _end(self, number: signal.Signals) -> None:
         if getattr(self._reactor, "_exitSignal", None) is None:
@@ -353,6 +358,7 @@ class Daemon(Service):
         self._reactor.callWhenRunning(self._stop_reactor)
 
     def _stop_reactor(self) -> None:
+        self._ending = True
         with suppress(ReactorNotRunning):  # somebody sent SIGTERM at the same time
             self._reactor.stop()
 

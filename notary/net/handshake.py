@@ -190,6 +190,11 @@ def _name(name: x509.Name) -> str:
     return _short(name.rfc4514_string()) or "no name"
 
 
+def is_tls(said: bytes) -> bool:
+    """Whether what a peer said first is the beginning of a record of TLS."""
+    return said[0] in _RECORDS
+
+
 def _short(text: str) -> str:
     return text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
 
@@ -231,7 +236,7 @@ class Cause:
         """Return what ended TLS, where ``ours`` is what we showed; None if the peer just closed the connection."""
         if self.verdict is not None:
             return self.verdict
-        if self.first and self.first[0] not in _RECORDS:
+        if self.first and not is_tls(self.first):
             said = f"its first byte is {self.first[0]:#04x}"
             return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
         if (

@@ -37,6 +37,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
 )
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.task import deferLater
 from twisted.internet.tcp import Port, Server
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -59,6 +60,7 @@ _SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_PO
 """Of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
 _DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _BACKLOG: Final = 1024
+_ACCEPTS_A_TURN: Final = 16  # connections that a port which stops accepts in a turn of the reactor
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -77,9 +79,9 @@ class ServerOptions:
         """Make connections with this context from now on."""
         self._context = context
 
-    def connection(self, over: socket.socket, cause: Cause) -> SSL.Connection:
+    def connection(self, cause: Cause) -> SSL.Connection:
         """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
-        connection = SSL.Connection(self._context, over)
+        connection = SSL.Connection(self._context)
         connection.set_app_data(cause)
         connection.set_accept_state()
         return connection
@@ -351,7 +353,31 @@ def _is_address(host: str) -> bool:
 # -- listening --------------------------------------------------------------------------------------------------------
 
 
-class _Port(Port):
+class _AcceptsAll(Port):
+    """A port that accepts the connections in its queue before it closes: closed with the socket, they would be reset.
+
+    A port that does not read (the parent of workers has one) leaves the queue to the others that share the socket.
+    """
+
+    def stopListening(self) -> Deferred[None]:  # type: ignore[override]
+        """Accept what waits, a few connections in a turn of the reactor, then close."""
+        return Deferred.fromCoroutine(self._accept_and_close())
+
+    async def _accept_and_close(self) -> None:
+        clock: Any = self.reactor
+        readers: list[Any] = clock.getReaders()
+        if self in readers:
+            self.stopReading()
+            for _ in range(_BACKLOG // _ACCEPTS_A_TURN):
+                self.numberAccepts = _ACCEPTS_A_TURN
+                super().doRead()
+                if self.numberAccepts <= _ACCEPTS_A_TURN:  # doRead raises it if there were as many
+                    break
+                await deferLater(clock, 0)
+        await maybeDeferred(self.loseConnection)
+
+
+class _Port(_AcceptsAll):
     """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
 
     def createInternetSocket(self) -> socket.socket:
@@ -368,7 +394,7 @@ class _Port(Port):
         super().doRead()
 
 
-class _UnixPort(unix.Port):
+class _UnixPort(_AcceptsAll, unix.Port):
     """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
 
     def connectionLost(self, reason: Failure) -> None:
@@ -413,6 +439,7 @@ def adopt(
         port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     no_delay(listening)
+    listening.setblocking(False)  # of several that share it and are told of a connection, one gets it
     port.startListening()
     return cast("IListeningPort", port)
 

@@ -2,9 +2,12 @@
 
 Rules of this module: what is written is sent at once as far as the socket takes it. OpenSSL reads and writes the socket
 itself, a record at a time and never ahead, so what has not been read is still in the socket, where the reactor sees it
-(docs/adr/0015-tls-on-the-socket.md). Neither side's last words are lost: before a connection closes we say goodbye and
-wait for the peer's, for as long as the protocol above lets it; and what has come is read, because a socket that is
-closed with unread input takes back what it has sent.
+(docs/adr/0015-tls-on-the-socket.md); during the handshake this module hands it one record at a time. What a client can
+have OpenSSL do without sending data is counted and bounded (docs/adr/0018-records-without-data.md). OpenSSL's queue of
+errors is emptied before each call, so that no connection is blamed for what another one or another library left there.
+An exception that nobody expected is logged and ends its connection; none reaches the reactor. Neither side's last words
+are lost: before a connection closes we say goodbye and wait for the peer's, for as long as the protocol above lets it;
+and what has come is read, because a socket that is closed with unread input takes back what it has sent.
 """
 
 from __future__ import annotations
@@ -20,13 +23,24 @@ from twisted.internet import unix
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Server
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notary.net.handshake import Cause, OnRefused, ReadListener
+from notary.net.handshake import Cause, HandshakeFailed, OnRefused, ReadListener, Why, is_tls
 from notary.net.messages import host_and_port
 
+_log = Logger()
+
 _RECORD: Final = 1 << 14  # bytes that a record of TLS holds at the most (RFC 8446, section 5.1)
+_HEAD: Final = 5  # bytes of the head of a record
+_SEALED: Final = _RECORD + 2048  # bytes that follow it at the most, encrypted (RFC 5246, section 6.2.3)
+_LEAST: Final = 512  # bytes that a record counts for, at least, when a share of the socket is read
+_GREETING_RECORDS: Final = 64
+"""Records that a client's half of a handshake may take. With a chain of certificates it is a dozen; who sends it a byte
+at a time keeps OpenSSL busy for a third of a second."""
+_QUIET_MESSAGES: Final = 32
+"""Messages (of TLS 1.3: KeyUpdate) that there may be between two records of data, the client's and our answers."""
 
 # OpenSSL as pyOpenSSL calls it, which does so for handshakes and whatever goes wrong. For each record that is read or
 # written it would call five functions more, a tenth of what a small answer costs.
@@ -34,6 +48,9 @@ _lib: Final = Binding.lib
 _ffi: Final = Binding.ffi
 _LATER: Final = frozenset({_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE})
 _room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in the reactor's thread
+_STEP: Final = _lib.SSL_CB_ACCEPT_LOOP
+_DONE: Final = _lib.SSL_CB_ACCEPT_EXIT
+_ANSWER: Final = 1 << 20  # bytes of our half of a handshake that are taken from OpenSSL at a time, more than it has
 
 _Ending: TypeAlias = Any  # an exception, which tells the reactor that the connection is over, or None
 
@@ -52,6 +69,32 @@ class PlainServer(Server):
     """
 
     _waiting = False  # for the reactor to say that the socket is writable: there is something in the queue
+
+    def doRead(self) -> _Ending:
+        """Read what has come."""
+        try:
+            return super().doRead()
+        except Exception:  # noqa: BLE001 - the last line of defence
+            return self._broken()
+
+    def doWrite(self) -> _Ending:
+        """Send what is in the queue."""
+        try:
+            return super().doWrite()
+        except Exception:  # noqa: BLE001 - the last line of defence
+            return self._broken()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the protocol why."""
+        try:
+            super().connectionLost(reason)
+        except Exception:  # noqa: BLE001 - the last line of defence
+            self._broken()
+
+    def _broken(self) -> Exception:
+        """Log an exception that nobody expected; return what ends the connection."""
+        _log.failure("the connection of {peer} fails unexpectedly and is ended", peer=host_and_port(self.getPeer()))
+        return CONNECTION_LOST
 
     def setTcpNoDelay(self, enabled: object) -> None:
         """Do nothing: an answer never waits for the client to acknowledge its first half (see :func:`no_delay`)."""
@@ -88,13 +131,20 @@ class SecureServer(PlainServer):
 
     _up = False  # the handshake is done
     _reading = False
+    _shaken = False  # OpenSSL has what it needs for that; the last of what it says may be unsent
+    _stuck = False  # OpenSSL must write before it can read on
 
-    def __init__(self, options: Any, on_refused: OnRefused | None, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, options: Any, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
         self._on_refused = on_refused
         self._cause = Cause("server.client_ca_file")
-        self._tls: SSL.Connection = options.connection(self.socket, self._cause)
+        self._tls: SSL.Connection = options.connection(self._cause)
         self._ssl: Any = self._tls._ssl  # noqa: SLF001
+        self._heard = b""  # of a record of the handshake that has not come whole
+        self._records = 0  # of the handshake
+        self._unsent = b""  # of our half of the handshake
+        self._quiet = 0  # messages since the last data
+        self._quiet_most = _QUIET_MESSAGES
+        super().__init__(over, *args)
         self._listener = self.protocol if isinstance(self.protocol, ReadListener) else None
 
     # -- what the protocol may ask ------------------------------------------------------------------------------------
@@ -122,37 +172,52 @@ class SecureServer(PlainServer):
 
     def doRead(self) -> _Ending:
         """Go on with the handshake, or read what has come."""
-        if not self._up:
-            return self._shake_hands()
-        listener = self._listener
-        if listener is None:
-            return self._read()
-        listener.reading = True
         try:
-            ending = self._read()
-        finally:
-            listener.reading = False
-        listener.readEnded()
+            if not self._up:
+                return self._shake_hands()
+            listener = self._listener
+            if listener is None:
+                return self._read()
+            listener.reading = True
+            try:
+                ending = self._read()
+            finally:
+                listener.reading = False
+            listener.readEnded()
+        except Exception:  # noqa: BLE001 - the last line of defence
+            return self._broken()
         return ending
 
     def _read(self) -> _Ending:
         """Read a fair share of the records that are there; only who wants to know where they end pays for asking."""
         size = 0
         while True:
+            _lib.ERR_clear_error()
             count = _lib.SSL_read(self._ssl, _room, _RECORD)
             if count <= 0:
                 return self._not_read(count)
+            self._quiet = 0
             if not self.disconnecting:
                 self.protocol.dataReceived(_ffi.buffer(_room, count)[:])
-            size += count
+            size += max(_LEAST, count)
             if not self._reading or size >= self.bufferSize or (self._listener is None and count < _RECORD):
                 return None
 
     def _not_read(self, result: int) -> _Ending:
         # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
         # read.
+        if self._quiet > self._quiet_most:
+            said = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
+            return self._refuse(f"TLS: the peer sends {said}")
         why = _lib.SSL_get_error(self._ssl, result)
-        if why in _LATER:
+        if why == _lib.SSL_ERROR_WANT_READ:
+            return None
+        if why == _lib.SSL_ERROR_WANT_WRITE:
+            # It owes an answer (to a KeyUpdate) that the socket does not take: until it does, the reactor would ask
+            # again and again for what nobody can read.
+            self._stuck = True
+            super().stopReading()
+            super().startWriting()
             return None
         if why == _lib.SSL_ERROR_ZERO_RETURN:
             return self._left()
@@ -166,29 +231,89 @@ class SecureServer(PlainServer):
         """Raise what a result of OpenSSL means that is no success."""
         self._tls._raise_ssl_error(self._ssl, result)  # noqa: SLF001
 
+    # -- the handshake ------------------------------------------------------------------------------------------------
+
     def _shake_hands(self) -> _Ending:
+        """Hand OpenSSL the records that have come, one at a time and none beyond the handshake; send what it says."""
         try:
-            if not self._cause.first:
-                self._cause.first = self.socket.recv(1, socket.MSG_PEEK)
-            result = _lib.SSL_do_handshake(self._ssl)
-            if result <= 0:
-                if _lib.SSL_get_error(self._ssl, result) == _lib.SSL_ERROR_WANT_READ:
-                    return None
-                self._explain(result)
-        except (SSL.WantReadError, BlockingIOError):
-            return None
-        except SSL.WantWriteError:
-            super().startWriting()
+            while self._unsent or not self._shaken:
+                if self._unsent:
+                    self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                    continue
+                piece = self.socket.recv(self._missing())
+                if not piece:
+                    return self._failed(SSL.SysCallError(-1, "Unexpected EOF"))
+                self._cause.first = self._cause.first or piece[:1]
+                self._heard += piece
+                if self._missing():
+                    continue
+                self._records += 1
+                if self._records > _GREETING_RECORDS:
+                    text = f"TLS: the peer cuts its handshake into more than {_GREETING_RECORDS} records"
+                    return self._refuse(text)
+                self._step()
+        except BlockingIOError:
+            if self._unsent:
+                Server.startWriting(self)
             return None
         except (SSL.Error, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.socket.send(self._unsent)  # the alert that says why
             return self._failed(error)
-        self._up = True
-        if self._waiting:
-            super().startWriting()
+        self._begin()
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
         # The first request has often come by now.
         return self.doRead() if self._reading else None
+
+    def _missing(self) -> int:
+        """Bytes that are missing of the record that comes; none of one that OpenSSL will not take."""
+        heard = self._heard
+        if heard and not is_tls(heard):
+            return 0
+        if len(heard) < _HEAD:
+            return _HEAD - len(heard)
+        size = heard[3] << 8 | heard[4]
+        return 0 if size > _SEALED else _HEAD + size - len(heard)
+
+    def _step(self) -> None:
+        """Have OpenSSL take a record of the handshake. Raises SSL.Error."""
+        record, self._heard = self._heard, b""
+        self._tls.bio_write(record)
+        _lib.ERR_clear_error()
+        result = _lib.SSL_do_handshake(self._ssl)
+        why = _lib.SSL_ERROR_NONE if result > 0 else _lib.SSL_get_error(self._ssl, result)
+        try:
+            if why not in (_lib.SSL_ERROR_NONE, _lib.SSL_ERROR_WANT_READ):
+                self._explain(result)
+        finally:
+            with contextlib.suppress(SSL.WantReadError):
+                self._unsent += self._tls.bio_read(_ANSWER)
+        self._shaken = result > 0
+
+    def _begin(self) -> None:
+        """The handshake is done: from now on OpenSSL has the socket, and its messages are counted."""
+        _lib.SSL_set_fd(self._ssl, self.fileno())
+        self._up = True
+        if _lib.SSL_version(self._ssl) < SSL.TLS1_3_VERSION:
+            self._quiet_most = 0  # what may come is renegotiation, which we do not do
+        _by_ssl[self._ssl] = self
+        _lib.SSL_set_info_callback(self._ssl, _on_state)
+        if self._waiting:
+            super().startWriting()
+
+    @property
+    def refuses_messages(self) -> bool:
+        """Whether no message may come: then the first step of one counts, before OpenSSL reads the rest of it."""
+        return not self._quiet_most
+
+    def count_message(self) -> None:
+        """Count a message that is no data. OpenSSL reads on as long as such messages come, if it is not stopped."""
+        self._quiet += 1
+        if self._quiet > self._quiet_most:
+            _lib.SSL_set_shutdown(self._ssl, SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+
+    # -- the end of reading -------------------------------------------------------------------------------------------
 
     def _left(self) -> _Ending:
         """The peer has said goodbye: it hears what is in the queue, and then ours."""
@@ -196,9 +321,15 @@ class SecureServer(PlainServer):
             self.stopReading()
             self.disconnecting = 1
             return None
+        _lib.ERR_clear_error()
         with contextlib.suppress(SSL.Error):
             self._tls.shutdown()
         return CONNECTION_DONE
+
+    def _refuse(self, text: str) -> Exception:
+        """End the connection for a reason of ours."""
+        self._failed(CONNECTION_LOST)
+        return HandshakeFailed(Why.OTHER, text)
 
     def _failed(self, error: Exception) -> Exception:
         with contextlib.suppress(OSError):
@@ -217,15 +348,20 @@ class SecureServer(PlainServer):
     def doWrite(self) -> Any:
         """Go on with the handshake, or send what is in the queue."""
         if self._up:
+            if self._stuck:
+                self._stuck = False
+                if self._reading:
+                    super().startReading()
             return super().doWrite()
         Server.stopWriting(self)
-        return self._shake_hands()
+        return self.doRead()
 
     def writeSomeData(self, data: bytes | memoryview) -> Any:
         """Send as much of ``data`` as the socket takes; return how much, or what ends the connection."""
         sent, size = 0, len(data) if self._up else 0
         while sent < size:
             piece = bytes(data[sent : sent + _RECORD])  # a copy only if it is not all of it
+            _lib.ERR_clear_error()
             count = _lib.SSL_write(self._ssl, piece, len(piece))
             if count <= 0:
                 try:
@@ -253,6 +389,7 @@ class SecureServer(PlainServer):
     def _postLoseConnection(self) -> _Ending:
         """All is sent: say goodbye, once; then the peer's is awaited."""
         if not self._writeDisconnected:
+            _lib.ERR_clear_error()
             try:
                 if self._tls.shutdown():
                     return CONNECTION_DONE
@@ -273,12 +410,26 @@ class SecureServer(PlainServer):
         """Tell the protocol why, and who listens for refusals."""
         if not hasattr(self, "socket"):
             return  # it has been told
-        failed = None if self._up or self._aborting else self._cause.ended(reason)
+        _by_ssl.pop(self._ssl, None)
+        told = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
+        failed = None if told else self._cause.ended(reason)
         peer = host_and_port(self.getPeer())
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
         if failed is not None and self._on_refused is not None:
             self._on_refused(peer, failed.why, str(failed))
+
+
+# OpenSSL says of each message only which connection it came on. (pyOpenSSL would make a function for each connection.)
+_by_ssl: Final[dict[Any, SecureServer]] = {}
+
+
+@_ffi.callback("void (*)(const SSL *, int, int)")  # type: ignore[untyped-decorator]
+def _on_state(ssl: Any, where: int, _: int) -> None:
+    """Note a message that is no data: OpenSSL calls this at each step of a message, and when it is done with it."""
+    connection = _by_ssl.get(ssl)
+    if connection is not None and (where == _DONE or (where == _STEP and connection.refuses_messages)):
+        connection.count_message()
 
 
 class PlainUnixServer(PlainServer, unix.Server):

@@ -29,7 +29,7 @@ from socket import socket
 from typing import Any, Final, Protocol, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults, maybeDeferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol
@@ -346,6 +346,7 @@ class Workers(Service):
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
+        self._closings: list[Callable[[], Any]] = []  # what ends listening
         self._ends: list[Callable[[], Any]] = []
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
@@ -375,11 +376,11 @@ class Workers(Service):
             self._log.info("Starting on {address}", address=str(plan.address))
             port: Any = await tls.listen(self.reactor, plan.address.host, plan.address.port, Factory())
             port.stopReading()  # it is the workers who accept
-            self._ends.append(port.stopListening)
+            self._closings.append(port.stopListening)
             self._descriptors = [port.fileno()]
         else:
             self._descriptors = [passed.fileno() for passed in self._sockets]
-            self._ends += [passed.close for passed in self._sockets]
+            self._closings += [passed.close for passed in self._sockets]
         first = [self._spawn(number) for number in range(1, self.count + 1)]
         try:
             await gatherResults([process.ready for process in first], consumeErrors=True)
@@ -398,14 +399,13 @@ class Workers(Service):
             self._looking.stop()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
+        # First: the workers accept what is in the queue and close the port, and then nobody can connect any more.
+        await _all_of(self._closings)
         ended = [_when(process.ended) for process in self._processes]
         for process in list(self._processes):
             process.end()
         await DeferredList(ended)
-        while self._ends:
-            stopped = self._ends.pop()()
-            if isinstance(stopped, Deferred):
-                await stopped
+        await _all_of(self._ends)
 
     async def reload(self, config: Any) -> Sequence[str]:
         """Replace the workers one after the other; those that are replaced finish what they have begun.
@@ -555,6 +555,12 @@ class Workers(Service):
             return result
 
         return asked.addBoth(answered)
+
+
+async def _all_of(ends: list[Callable[[], Any]]) -> None:
+    """Call what ends something, the last first."""
+    while ends:
+        await maybeDeferred(ends.pop())
 
 
 def _when(event: Deferred[None]) -> Deferred[None]:

@@ -132,6 +132,17 @@ def test_git_commit(tmp_path: Path, files: dict[str, str], expected: str) -> Non
 
 # -- in this process --------------------------------------------------------------------------------------------------
 
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A daemon that ends its process leaves its handlers in place."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 class Threads:
     """Works at once."""
@@ -150,6 +161,7 @@ class Reactor(Clock):
 
     stopped = False
     _exitSignal = None
+    sigTerm = sigInt = None
 
     def getThreadPool(self) -> Threads:
         return Threads()
@@ -383,7 +395,6 @@ async def test_what_a_start_waits_for_is_told() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_signal_ends_it_once_however_often_it_comes() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     running = Running(Service())
     running.daemon.startService()
     running.reactor.advance(0)
@@ -392,9 +403,37 @@ async def test_a_signal_ends_it_once_however_often_it_comes() -> None:
         running.reactor.advance(0)
     assert running.reactor.stopped
     assert running.reactor._exitSignal == signal.SIGTERM
-    assert running.lines == []
     await running.daemon.stopService()
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    # The process still has to clean up: neither its end nor its status is another because of what comes now.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(number)
+        running.reactor.advance(0)
+    assert running.reactor._exitSignal == signal.SIGTERM
+    assert running.lines == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stops_while_its_reactor_goes_on_gives_the_signals_back() -> None:
+    before = [signal.getsignal(number) for number in HANDLED]
+    running = Running(Service())
+    running.daemon.startService()
+    assert [signal.getsignal(number) for number in HANDLED] != before
+    await running.daemon.stopService()
+    assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+def test_signals_that_come_before_the_reactor_runs_and_while_it_takes_over_the_signals_end_it_once() -> None:
+    running = Running(Service())
+    running.daemon.startService()
+    signal.raise_signal(signal.SIGTERM)
+    # What a reactor does that begins to run; in this moment its own handlers would each stop it.
+    signal.signal(signal.SIGTERM, running.reactor.sigTerm)
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, running.reactor.sigInt)
+    signal.raise_signal(signal.SIGINT)
+    running.reactor.advance(0)
+    assert running.reactor.stopped
+    assert running.reactor._exitSignal == signal.SIGTERM
 
 
 @pytest_twisted.ensureDeferred

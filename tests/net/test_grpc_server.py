@@ -503,6 +503,42 @@ def test_a_server_that_stops_lets_calls_end(service: Service) -> None:
     assert service.statuses == [Status.OK]
 
 
+def new_client(service: Service) -> RawClient:
+    """A client that has connected and said nothing yet, as in the middle of TLS's handshake."""
+    return RawClient(service.factory, service.clock)
+
+
+def test_a_server_that_stops_serves_the_first_call_of_a_new_connection(service: Service) -> None:
+    client, together = new_client(service), new_client(service)
+    done = stop(service)
+    client.feed()  # the preface, and no call yet
+    assert client.goaway is None
+    service.clock.advance(1)
+    for each in (client, together):
+        stream = each.request(packed(b"first"))
+        each.take()
+        assert (each.data(stream), each.status(stream)) == (packed(b"first"), Status.OK)
+        assert each.goaway is not None
+        assert (each.goaway.error_code, each.goaway.last_stream_id) == (ErrorCodes.NO_ERROR, stream)
+        assert not each.connected
+    assert done.called
+    assert service.clock.getDelayedCalls() == []
+
+
+def test_a_server_that_stops_waits_for_a_new_connection_a_moment_only(service: Service) -> None:
+    silent, begun = new_client(service), new_client(service)
+    begun.feed()
+    with capturedLogs() as lines:
+        done = stop(service, 60)
+        assert (silent.connected, begun.connected) == (True, False)
+        for _ in range(4):
+            service.clock.advance(1)
+        assert not done.called
+        service.clock.advance(2)
+    assert done.called
+    assert lines == [], "it is the server that left: no client is refused"
+
+
 def test_a_server_that_stops_lets_answers_leave(service: Service) -> None:
     client = service.client({SettingCodes.INITIAL_WINDOW_SIZE: 100})
     stream = client.request(packed(b"5000"), path("Large"))

@@ -505,7 +505,7 @@ def test_stopping_gives_a_new_connection_a_moment_for_its_first_request(server: 
         peer.send(get())
         assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
     assert (done, silent.closed) == ([], False)
-    server.wait(2)
+    server.wait(6)
     assert (done, silent.closed) == (["done"], True)
     assert server.clock.getDelayedCalls() == []
 

@@ -45,6 +45,7 @@ _log = Logger()
 _HEAD: Final = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _OK: Final = [(b"grpc-status", b"0")]
 _SWEEP_SECONDS: Final = 1.0
+_FIRST_SECONDS: Final = 5.0  # that a new connection has to come to its first call once the server stops
 _FAULT: Final = "internal error"
 
 
@@ -128,6 +129,7 @@ class _ServerConnection(Connection):
         self._writing: dict[int, _Stream] = {}  # answered, but not taken by the client
         self._buffered = 0
         self._last: int | None = None  # the last stream that is served, once we go away
+        self._leave_by: float | None = None  # when we go away at the latest, with or without a call
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
@@ -169,6 +171,9 @@ class _ServerConnection(Connection):
         """End what takes too long."""
         self.check_life(now)
         if self.closing is not None:
+            return
+        if self._leave_by is not None and now >= self._leave_by:
+            self._leave()
             return
         limits = self.limits
         if self.spoke and self.asked is None and now - self.heard >= limits.keepalive:
@@ -316,6 +321,8 @@ class _ServerConnection(Connection):
         self._settle(call, self._begin(self.factory.methods[call.path], request, context))
 
     def _begin(self, handler: Handler, request: bytes, context: Context) -> bytes | Deferred[bytes] | Failure:
+        if self._leave_by is not None:
+            self.clock.callLater(0, self._leave)
         try:
             result = handler(request, context)
         except Exception:  # noqa: BLE001 - whatever a handler raises has its answer
@@ -417,10 +424,22 @@ class _ServerConnection(Connection):
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Take no more calls; close when those that run are answered."""
+        """Take no more calls; close when those that run are answered.
+
+        A client that has yet to begin, perhaps in the middle of TLS's handshake, has a moment for its first call: it
+        was accepted, and would take the end of its connection for a failure.
+        """
+        if self.spoke:
+            self._leave()
+        else:
+            self._leave_by = self.clock.seconds() + _FIRST_SECONDS
+
+    def _leave(self) -> None:
+        self._leave_by = None
         if self._last is None and self.closing is None:
             self._last = self._h2.highest_inbound_stream_id
-            self.say_goodbye(self._last)
+            if self.spoke:
+                self.say_goodbye(self._last)
             self._maybe_leave()
 
     def _maybe_leave(self) -> None:
