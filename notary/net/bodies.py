@@ -65,11 +65,12 @@ class Received:
     def write(self, data: bytes) -> None:
         """Add ``data``."""
         self.size += len(data)
-        while len(data) >= (room := BLOCK_BYTES - self._last.tell()):
-            self._last.write(data[:room])
-            data = data[room:]
+        position = 0
+        while (room := BLOCK_BYTES - self._last.tell()) <= len(data) - position:
+            self._last.write(data[position : position + room])
+            position += room
             self._end_block()
-        self._last.write(data)
+        self._last.write(data[position:])
 
     def take(self) -> Sequence[bytes]:
         """Return the blocks, all of BLOCK_BYTES but the last one, and hold them no longer."""
