@@ -23,6 +23,7 @@ or snapshot cannot be used: nothing that this publisher did, so an edge must tre
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import InitVar, dataclass, field
@@ -257,7 +258,7 @@ def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
 
 
 def work_in(
-    current: Mapping[RoleName, Held], uploads: Sequence[Upload], *, sound: bool = False, most: int = MAX_VERSION
+    current: Mapping[RoleName, Held], uploads: Sequence[Upload], *, sound: bool = False, most: int = sys.maxsize
 ) -> int:
     """About how long :func:`validate` takes, in microseconds, rather too much: no key or stored file is looked into.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 
 import pytest
@@ -11,9 +12,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from notary.server.repository import LARGE, SMALL
+from notary.server.repository import LARGE, SMALL, Recent
 from notary.server.validators import WAITING
 from notary.storage.cache import CachedMetadataStore
+from notary.storage.sql import open_metadata_store
 from notary.tuf import canonical, publish
 from notary.tuf.model import FileMeta, Gun, RoleName
 from tests.support.api import GUN, TUF, new_author, new_store, published
@@ -288,3 +290,36 @@ async def test_no_more_keys_are_asked_for_than_the_server_would_sign_with():
     assert (await server.upload(GUN, author.first())).status == 200
     assert (await server.get(f"{TUF}snapshot.key")).status == 200
     assert len(asked) == 1
+
+
+def test_what_is_remembered_is_bounded_by_its_size_too():
+    recent: Recent[int, list] = Recent(100, len)
+    for number in range(10):
+        recent.put(number, [number] * 20)
+    assert [number for number in range(10) if recent.get(number)] == [5, 6, 7, 8, 9]
+    recent.put(9, [9])
+    recent.put(10, [10] * 1000)  # counts as a quarter, so that a large one does not push out all others
+    assert [number for number in range(11) if recent.get(number)] == [6, 7, 8, 9, 10]
+    for number in range(20, 120):
+        recent.put(number, [number])
+    assert [number for number in range(11) if recent.get(number)] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_publish_digests_a_bounded_number_of_bytes_to_remember_its_files(monkeypatch, tmp_path):
+    digested = []
+    real, here = hashlib.sha256, threading.get_ident()
+
+    def sha256(data=b""):
+        if threading.get_ident() == here:
+            digested.append(len(data))
+        return real(data)
+
+    store = CachedMetadataStore(await open_metadata_store("sqlite3", str(tmp_path / "db"), reactor), 1 << 24, reactor)
+    try:
+        monkeypatch.setattr(hashlib, "sha256", sha256)
+        files = [publish.Update(RoleName(f"targets/a{number}"), 1, bytes(100_000)) for number in range(100)]
+        await store.publish(Gun(GUN), files)
+        assert 0 < sum(digested) <= 1 << 18
+    finally:
+        await store.close()
