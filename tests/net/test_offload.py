@@ -200,6 +200,28 @@ async def test_an_upload_beyond_the_bounds_is_answered_413_and_is_let_go_at_once
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_largest_collection_that_is_promised_fits_into_the_bounds(offload):
+    server = Server(new_store())
+    server.repository._offload = offload.run
+    author = await new_author(server)
+    entry = {"hashes": {"sha256": "A" * 43 + "=", "sha512": "A" * 86 + "=="}, "length": 1}
+    author.contents["targets"] = {f"some/name/{number}": entry for number in range(140_000)}
+    author.contents["targets"]["wide \U0001f600"] = entry
+    assert (await server.upload(GUN, author.first())).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_upload_whose_process_is_killed_is_answered_500_and_the_next_is_taken(offload):
+    server = Server(new_store())
+    server.repository._offload = lambda *_, **__: offload.run(die)
+    author = await new_author(server)
+    files = author.first()
+    answer = await server.upload(GUN, {**files, "targets": b" " * LARGE})
+    assert (answer.status, answer.code, answer.detail) == (500, "UPDATING", None)
+    assert (await server.upload(GUN, files)).status == 200
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_large_upload_is_judged_as_a_small_one(offload):
     server = Server(new_store())
     calls = []
