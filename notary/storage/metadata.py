@@ -146,7 +146,11 @@ def lock(cursor: Cursor, gun: str) -> Sequence[Row]:
 def _check_gun(gun: Gun, rows: Sequence[Row]) -> None:
     for row in rows:
         if row[0] != gun:
-            raise InvalidGun(f"{gun}: the database cannot tell this name from that of an existing collection, {row[0]}")
+            # Not from which: who asks for this one need not be allowed to see the other.
+            raise InvalidGun(
+                f"{gun}: the database cannot tell this name from that of an existing collection; "
+                "choose one that differs by more than case and accents"
+            )
 
 
 def _has(cursor: Cursor, gun: Gun) -> bool:

@@ -21,6 +21,7 @@ from notary.storage.migrate import SERVER, SIGNER
 from notary.storage.sql import migrate_database, open_database, open_key_store, open_metadata_store
 from notary.tuf.model import TIMESTAMP, Gun
 from tests.support.databases import MariaDB, PostgreSQL
+from tests.support.migrated import migrated_database
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "databases.md").read_text("utf-8")
 GUN = Gun("example.com/app")
@@ -90,3 +91,26 @@ async def test_the_rights_that_are_documented(request, database):
     with pytest.raises(StorageFailed, match="lacks a right"):
         await database.write(lambda cursor: cursor.run("UPDATE private_keys SET role = 'x'"))
     await database.close()
+
+
+@pytest.fixture
+def server_database(mariadb):
+    return migrated_database(mariadb, "server")
+
+
+@pytest_twisted.ensureDeferred
+async def test_columns_that_tell_all_names_apart(mariadb, server_database):
+    database, url = server_database
+    section = re.search(r"(?ms)^#### Names that look alike\n(.*?)^##", DOCUMENT)
+    for statement in re.findall(r"ALTER TABLE .*?;", section[1]):
+        mariadb.execute(database, statement)
+    store = await open_metadata_store("mysql", url, reactor)
+    try:
+        for name, content in ((GUN, b"one"), (Gun(GUN.upper()), b"two")):
+            await store.publish(name, [Update(TIMESTAMP, 1, content)])
+        assert (await store.by_version(GUN, TIMESTAMP, 1)).data == b"one"
+        assert await store.delete(Gun(GUN.upper())) is True
+        assert await store.has(GUN) is True
+        assert await store.has(Gun(GUN.upper())) is False
+    finally:
+        await store.close()
