@@ -44,6 +44,7 @@ from notary.errors import ConfigError, NotaryError
 from notary.net.logs import LineObserver, Stream, failure_fields
 from notary.net.reporting import Bugsnag, Reporter
 from notary.net.systemd import Notifier
+from notary.net.watchdog import Watchdog
 
 # -- flags ------------------------------------------------------------------------------------------------------------
 
@@ -254,6 +255,7 @@ class Daemon(Service):
         self._watchdog.clock = reactor
         self._handlers: dict[signal.Signals, Any] = {}
         self._ending = False
+        self._held = Watchdog(reactor)
 
     def setServiceParent(self, parent: Any) -> None:
         """Become a part of an application, and its log observer: this is how ``twistd`` gets ours."""
@@ -272,6 +274,7 @@ class Daemon(Service):
         for number, act in acts.items():
             self._handle(number, act)
         self._handle_ends()
+        self._reactor.callWhenRunning(self._held.start)
         if self._notifier.watchdog is not None:
             self._watchdog.start(self._notifier.watchdog / 2)
         if isinstance(self._service, Managed):
@@ -295,6 +298,7 @@ class Daemon(Service):
             signal.signal(*self._handlers.popitem())
         if self._watchdog.running:
             self._watchdog.stop()
+        self._held.stop()
         return succeed(result) if self._reporter is None else self._reporter.stop().addCallback(lambda _: result)
 
     def _handle(self, number: signal.Signals, act: Callable[[], object]) -> None:
