@@ -109,6 +109,25 @@ class SigningFailed(NotaryError):
     """The signing service could not be reached or could not do its work."""
 
 
+class SigningUnavailable(SigningFailed):
+    """The signing service cannot be reached, or makes no more keys for now: asking again later may help.
+
+    ``retry_after`` says in how many seconds.
+    """
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooManyKeys(NotaryError):
+    """A user or an address has asked for more keys than it may in an hour; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class StorageFailed(NotaryError):
     """The store could not be reached or could not do its work."""
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
+from math import ceil
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, execute
@@ -30,7 +31,9 @@ from notary.errors import (
     MalformedUpload,
     NotaryError,
     NotFound,
+    TooManyKeys,
 )
+from notary.net.allowance import Allowance, Seldom, peer_of
 from notary.net.http import Call, Response, parse_multipart
 from notary.net.logs import error_id
 from notary.net.readiness import ALIVE
@@ -83,6 +86,8 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
+    errors.SigningUnavailable: Fault(503, "UNAVAILABLE", "The service is not available at present; try again later."),
+    errors.TooManyKeys: Fault(429, "TOOMANYREQUESTS", "Too many requests; try again later."),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
 
@@ -185,6 +190,7 @@ class Api:
 
     ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
     ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
+    ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
     ``tells`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -199,6 +205,8 @@ class Api:
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
         consistent: CachePolicy,
+        keys: Allowance,
+        seconds: Callable[[], float],
         tells: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
@@ -210,8 +218,11 @@ class Api:
         self._gun_prefixes = gun_prefixes
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
+        self._keys = keys
         self._tells = tells
         self._log = Logger(namespace="notary.server.api")
+        self._many_keys = Seldom(self._no_key, seconds)
+        self._no_signer = Seldom(self._no_key, seconds)
 
     def admit(self, call: Call) -> Response | None:
         """Refuse a call before its body is read, if the body cannot matter."""
@@ -302,12 +313,19 @@ class Api:
     def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
         fault = FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        report = self._log.error if server_error else self._log.info
-        report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
+        if isinstance(error, errors.SigningUnavailable):
+            self._no_signer(str(error))
+        else:
+            report = self._log.error if server_error else self._log.info
+            report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
             self._metrics.uploaded(fault.code, len(call.body))
         self._metrics.refused(fault.code)
-        headers = (("WWW-Authenticate", error.challenge),) if isinstance(error, errors.Unauthorized) else ()
+        headers: tuple[tuple[str, str], ...] = ()
+        if isinstance(error, errors.Unauthorized):
+            headers = (("WWW-Authenticate", error.challenge),)
+        elif isinstance(error, (errors.SigningUnavailable, TooManyKeys)):
+            headers = (("Retry-After", str(ceil(error.retry_after))),)
         return fault_response(fault, None if server_error else _detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
@@ -344,17 +362,29 @@ class Api:
         """The file of a role that counts now."""
         return self._repository.current(*found.gun_and_role()).addCallback(_metadata, self._current_headers)
 
-    async def get_key(self, _call: Call, found: Found) -> Response:
+    async def get_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server signs a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.get_key(gun, role)
+        key = await self._repository.get_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, _call: Call, found: Found) -> Response:
+    async def rotate_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server will sign a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.rotate_key(gun, role)
+        key = await self._repository.rotate_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
+
+    def _no_key(self, why: str) -> None:
+        self._log.error("no key is made: {why}", why=why)
+
+    def _may_ask_for_key(self, call: Call) -> None:
+        """Count a key for its caller. Raises TooManyKeys."""
+        peer = peer_of(call)
+        seconds = self._keys.take(peer)
+        self._metrics.asked_for_key(refused=bool(seconds))
+        if seconds:
+            self._many_keys(f"{peer} has asked for more keys than limits.pending_keys_per_hour allows")
+            raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
     async def delete(self, _call: Call, found: Found) -> Response:
         """Forget a collection."""

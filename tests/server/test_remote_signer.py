@@ -481,7 +481,8 @@ def test_reads_go_on_without_a_signer(scripted: Scripted, server: Waiting, autho
     scripted.crash()
     assert everything(server) == before
     answer = ask(server.get(f"{TUF}timestamp.key"))
-    assert answer.brief == "500 UNKNOWN"
+    assert answer.brief == "503 UNAVAILABLE"
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_what_has_expired_is_served_until_the_signer_is_back(
