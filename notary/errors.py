@@ -51,7 +51,7 @@ class InvalidParameters(NotaryError):
 class Overloaded(NotaryError):
     """There is more to do than can wait for its turn. ``retry_seconds`` is when to try again."""
 
-    def __init__(self, message: str, retry_seconds: int) -> None:
+    def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
         self.retry_seconds = retry_seconds
 
@@ -127,6 +127,25 @@ class UnsupportedAlgorithm(NotaryError):
 
 class SigningFailed(NotaryError):
     """The signing service could not be reached or could not do its work."""
+
+
+class SigningUnavailable(SigningFailed):
+    """The signing service cannot be reached, or makes no more keys for now: asking again later may help.
+
+    ``retry_seconds`` says in how many seconds.
+    """
+
+    def __init__(self, message: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class TooManyKeys(NotaryError):
+    """A user or an address has asked for more keys than it may in an hour; ``retry_seconds`` is in seconds."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class StorageFailed(NotaryError):

@@ -138,6 +138,7 @@ def test_the_configurations_of_make_up_name_files_of_this_folder() -> None:
     assert signer.server.tls_cert_file == FIXTURES / "notary-signer.crt"
     assert signer.server.tls_key_file == FIXTURES / "notary-signer.key"
     assert signer.server.client_ca_file == FIXTURES / "notary-server.crt"
+    assert signer.server.client_names == ("notary-server",)
     for storage in (server.storage, signer.storage):
         assert Path(storage.db_url).parent.resolve() == ROOT / "var"
 

@@ -76,7 +76,7 @@ async def _ask_signer(config: SignerConfig, session: Session) -> str:
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)
-    request = health_pb2.HealthCheckRequest(service="grpc.health.v1.Health.Signer")
+    request = health_pb2.HealthCheckRequest()  # of the signer as a whole, for which client_names does not count
     try:
         answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), SECONDS)
     except RpcError as error:

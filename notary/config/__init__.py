@@ -42,6 +42,7 @@ from notary.config.values import (
     LOG_LEVELS,
     MAX_AGE,
     NAMES,
+    NUMBER_OR_NONE,
     PORT,
     SECONDS,
     TEXT,
@@ -342,6 +343,12 @@ class Limits:
         default=100 << 20,
     )
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+    pending_keys_per_hour: int = key(
+        NUMBER_OR_NONE,
+        "How many new keys one user, or one address where there are no users, may ask for in an hour; beyond it 429. 0 "
+        "means any number. Each worker counts for itself.",
+        default=10_000,
+    )
 
 
 _DEBUG_DOC = (
@@ -435,6 +442,18 @@ class SignerStorage(Storage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignerLimits:
+    """The section ``limits`` of the signer."""
+
+    pending_keys_per_hour: int = key(
+        NUMBER_OR_NONE,
+        "How many keys are made in an hour, for all clients together; beyond it RESOURCE_EXHAUSTED. 0 means any "
+        "number. Each worker counts for itself.",
+        default=50_000,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
     """The configuration of ``notary-signer``; ``passphrases`` are keyed by the variable name after the prefix."""
 
@@ -442,6 +461,7 @@ class SignerConfig:
     storage: SignerStorage
     logging: Logging = field(default_factory=Logging)
     reporting: Reporting = field(default_factory=Reporting)
+    limits: SignerLimits = field(default_factory=SignerLimits)
     debug: Address | None = key(DEBUG, _DEBUG_DOC, default=None)
     manhole: Manhole = field(default_factory=Manhole)
     passphrases: Mapping[str, Secret] = field(default_factory=dict)

@@ -197,6 +197,7 @@ FILE = Kind("the path of a file, relative to the directory of the configuration 
 BOOLEAN = Kind("true or false", _boolean)
 BYTES = Kind("a whole number of bytes of at least 1", _between(1, 1 << 62))
 COUNT = Kind("a whole number between 1 and 10000", _between(1, 10_000))
+NUMBER_OR_NONE = Kind("a whole number, or 0", _between(0, 1 << 31))
 BYTES_OR_NONE = Kind("a whole number of bytes, or 0", _between(0, 1 << 62))
 WORKERS = Kind(f'a whole number between 1 and {_MOST_WORKERS}, or "auto"', _workers)
 SECONDS = Kind(f"a number of seconds above 0, at most {MAX_CACHE_AGE}", _seconds)

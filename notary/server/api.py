@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache, partial
 from http import HTTPStatus
+from math import ceil
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, execute
@@ -30,7 +31,9 @@ from notary.errors import (
     MalformedUpload,
     NotaryError,
     NotFound,
+    TooManyKeys,
 )
+from notary.net.allowance import Allowance, Seldom
 from notary.net.bodies import peer_of
 from notary.net.http import Call, Response, parse_multipart
 from notary.net.logs import error_id
@@ -81,6 +84,7 @@ UNKNOWN = Fault(500, "UNKNOWN", "unknown error")
 TOO_LARGE = Fault(413, "TOO_LARGE", "The request is larger than this server accepts.")
 CLIENT_GONE = Fault(499, "CLIENT_GONE", "The client went away.")
 """For the log and the metrics: nobody is there to see it."""
+UNAVAILABLE = Fault(503, "UNAVAILABLE", "The service is not available at present; try again later.")
 UPDATING = Fault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
 
 FAULTS: Mapping[type[Exception], Fault] = {
@@ -93,9 +97,11 @@ FAULTS: Mapping[type[Exception], Fault] = {
     errors.MalformedUpload: Fault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
     errors.InvalidGun: Fault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: Fault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
-    errors.Overloaded: Fault(503, "UNAVAILABLE", "The server has too much to do at present; try again later."),
+    errors.Overloaded: UNAVAILABLE,
     errors.TooDemanding: TOO_LARGE,
     errors.Unauthorized: Fault(401, "UNAUTHORIZED", "authentication required"),
+    errors.SigningUnavailable: UNAVAILABLE,
+    errors.TooManyKeys: Fault(429, "TOOMANYREQUESTS", "Too many requests; try again later."),
     errors.UnsupportedAlgorithm: Fault(500, "NO_KEYALGORITHM", "The server does not have a key algorithm configured."),
 }
 
@@ -201,6 +207,7 @@ class Api:
 
     ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
     ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
+    ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
     ``tells`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -216,6 +223,8 @@ class Api:
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
         consistent: CachePolicy,
+        keys: Allowance,
+        seconds: Callable[[], float],
         tells: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
@@ -228,9 +237,12 @@ class Api:
         self._gun_prefixes = gun_prefixes
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
+        self._keys = keys
         self._tells = tells
         self._pages = DeferredSemaphore(PAGES)
         self._log = Logger(namespace="notary.server.api")
+        self._many_keys = Seldom(self._no_key, seconds)
+        self._no_signer = Seldom(self._no_key, seconds)
 
     def takes_body(self, call: Call) -> bool:
         """Whether anything is done with the body of a call."""
@@ -328,17 +340,20 @@ class Api:
         error.__traceback__ = None
         fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        ours = server_error and not isinstance(error, errors.Overloaded)
-        report = self._log.error if ours else self._log.info
-        report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
+        if isinstance(error, errors.SigningUnavailable):
+            self._no_signer(str(error))
+        else:
+            ours = server_error and not isinstance(error, errors.Overloaded)
+            report = self._log.error if ours else self._log.info
+            report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
         if route.handler is Api.update:
             self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
         headers: tuple[tuple[str, str], ...] = ()
         if isinstance(error, errors.Unauthorized):
             headers = (("WWW-Authenticate", error.challenge),)
-        elif isinstance(error, errors.Overloaded):
-            headers = (("Retry-After", str(error.retry_seconds)),)
+        elif isinstance(error, (errors.Overloaded, errors.SigningUnavailable, TooManyKeys)):
+            headers = (("Retry-After", str(ceil(error.retry_seconds))),)
         return fault_response(fault, None if server_error else _detail(error), headers)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
@@ -376,17 +391,29 @@ class Api:
         """The file of a role that counts now."""
         return self._repository.current(*found.gun_and_role()).addCallback(_metadata, self._current_headers)
 
-    async def get_key(self, _call: Call, found: Found) -> Response:
+    async def get_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server signs a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.get_key(gun, role)
+        key = await self._repository.get_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, _call: Call, found: Found) -> Response:
+    async def rotate_key(self, call: Call, found: Found) -> Response:
         """The public key with which the server will sign a role."""
         gun, role = found.gun_and_role()
-        key = await self._repository.rotate_key(gun, role)
+        key = await self._repository.rotate_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
+
+    def _no_key(self, why: str) -> None:
+        self._log.error("no key is made: {why}", why=why)
+
+    def _may_ask_for_key(self, call: Call) -> None:
+        """Count a key for its caller. Raises TooManyKeys."""
+        peer = peer_of(call)
+        seconds = self._keys.take(peer)
+        self._metrics.asked_for_key(refused=bool(seconds))
+        if seconds:
+            self._many_keys(f"{peer} has asked for more keys than limits.pending_keys_per_hour allows")
+            raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
     async def delete(self, _call: Call, found: Found) -> Response:
         """Forget a collection."""

@@ -35,6 +35,7 @@ class Metrics(Figures):
         self._expired_roots = 0
         self._errors: Counter[str] = Counter()
         self._signing = Calls()
+        self._asked_keys = Counter({"asked": 0, "refused": 0})
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,10 @@ class Metrics(Figures):
         """Count one call of the signing service; ``operation`` is the name of the port's method."""
         self._signing.observe(operation, seconds, ok=ok)
 
+    def asked_for_key(self, *, refused: bool) -> None:
+        """Count one request for a key that may have to be made; ``refused`` says that its peer has had its share."""
+        self._asked_keys["refused" if refused else "asked"] += 1
+
     def refused(self, code: str) -> None:
         """Count one request that was answered with an error; ``code`` is that of the protocol."""
         self._errors[code] += 1
@@ -96,6 +101,12 @@ class Metrics(Figures):
             "Renewals of metadata under a root that has expired: a publisher must act",
             value=self._expired_roots,
         )
+        keys = CounterMetricFamily(
+            "notary_server_key_requests", "Requests for keys that may have to be made", labels=("result",)
+        )
+        for result, count in self._asked_keys.items():
+            keys.add_metric((result,), count)
+        yield keys
         yield from self._signing.families("notary_server_signing", "the signing service")
 
     def _collect_requests(self) -> Iterable[Metric]:

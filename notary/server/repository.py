@@ -373,10 +373,11 @@ class Repository:
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    async def get_key(self, gun: Gun, role: RoleName) -> PublicKey:
+    async def get_key(self, gun: Gun, role: RoleName, may_create: Callable[[], None] = lambda: None) -> PublicKey:
         """The key that the current root names for ``role`` if the server can sign with it, else a pending key.
 
-        Raises InvalidGun: nobody could publish with it.
+        ``may_create`` is called, and may raise, before a key is asked for that may have to be made. Raises InvalidGun:
+        nobody could publish with it.
         """
         found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
@@ -386,11 +387,16 @@ class Repository:
                     return await self._signing.get_key(key_id)
                 except KeyNotFound:
                     continue
+        may_create()
         return await self._signing.create_key(gun, role)
 
-    async def rotate_key(self, gun: Gun, role: RoleName) -> PublicKey:
-        """A pending key; the server signs with it from when a root that names it is published. Raises InvalidGun."""
+    async def rotate_key(self, gun: Gun, role: RoleName, may_create: Callable[[], None] = lambda: None) -> PublicKey:
+        """A pending key; the server signs with it from when a root that names it is published.
+
+        ``may_create`` is as for ``get_key``. Raises InvalidGun.
+        """
         await self._store.has(gun)
+        may_create()
         return await self._signing.create_key(gun, role)
 
     # -- the rest -----------------------------------------------------------------------------------------------------

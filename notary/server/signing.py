@@ -8,13 +8,13 @@ client that asks twice before it publishes gets one key. Private keys never leav
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, SigningFailed
+from notary.errors import KeyNotFound, SigningFailed, SigningUnavailable
 from notary.net.grpc import Channel, RpcError, Status
 from notary.proto import health_pb2, signer_pb2
 from notary.server.validators import InThread
@@ -30,10 +30,18 @@ SIGNER_SECONDS = 5.0
 """How long the signer may take for one call. A publish needs one or two of them, one after the other."""
 
 
+MAX_CREATIONS = 200
+"""How many keys one server has the signer make at the same time: fewer than ours lets wait, and few enough that calls
+for signatures find room on the connection. A Go signer bounds nothing by itself."""
+
+_UNAVAILABLE = frozenset({Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, Status.DEADLINE_EXCEEDED})
+
+
 class SigningService(Protocol):
     """Holds the timestamp and snapshot keys of collections and signs with them.
 
-    Every method fails with SigningFailed when the service cannot be reached or cannot do its work.
+    Every method fails with SigningFailed when the service cannot be reached or cannot do its work; those about keys
+    with SigningUnavailable if asking again later may help.
     """
 
     def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
@@ -118,11 +126,20 @@ class RemoteSigner:
     def __init__(self, channel: Channel, algorithm: str) -> None:
         self._channel = channel
         self._algorithm = algorithm
+        self._creating = 0
 
     def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
         """See the port."""
+        if self._creating >= MAX_CREATIONS:
+            return fail(SigningUnavailable(f"{MAX_CREATIONS} keys are being made already; try again later"))
         request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
-        return self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
+        self._creating += 1
+        made = self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
+        return made.addBoth(self._created).addErrback(_later)
+
+    def _created(self, result: Any) -> Any:
+        self._creating -= 1
+        return result
 
     def get_key(self, key_id: str) -> Deferred[PublicKey]:
         """See the port."""
@@ -134,7 +151,9 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return key
 
-        return self._call("/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for)
+        return self._call(
+            "/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for
+        ).addErrback(_later)
 
     def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
         """See the port."""
@@ -181,7 +200,18 @@ class RemoteSigner:
             raise SigningFailed(f"the signer at {self._channel.name} sent an answer that makes no sense")
         if error.status is Status.NOT_FOUND:
             raise KeyNotFound(str(error))
-        raise SigningFailed(f"the signer at {self._channel.name}: {error.status.name}: {error.message}")
+        message = f"the signer at {self._channel.name}: {error.status.name}: {error.message}"
+        raise SigningFailed(message) from error
+
+
+def _later(failure: Failure) -> NoReturn:
+    """Tell a signer that may answer later from one that cannot do its work."""
+    error = failure.value
+    if isinstance(error, SigningFailed):
+        cause = error.__cause__
+        if isinstance(cause, RpcError) and cause.status in _UNAVAILABLE:
+            raise SigningUnavailable(str(error))
+    failure.raiseException()
 
 
 class _SenselessAnswer(Exception):

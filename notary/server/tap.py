@@ -20,6 +20,7 @@ from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net import daemon, tls
+from notary.net.allowance import Allowance
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.environment import first_environment
 from notary.net.grpc import Channel
@@ -130,6 +131,8 @@ class Server(Assembly):
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
+            keys=Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds),
+            seconds=self.reactor.seconds,
             tells=self._tells,
         )
         site = Site(

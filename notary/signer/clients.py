@@ -2,11 +2,16 @@
 
 Rules of this module: a client is known by the names in its certificate and by nothing else. The decision is made once a
 connection; the log hears of each refusal, with its reason, and the client is told no more than that it was refused.
+Whether the signer as a whole is healthy is told to everybody whom TLS lets in: health checks of containers and
+balancers do not hold the server's certificate. The health of a named service is what a server asks for to learn whether
+it may call that service, so that answer needs the name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
@@ -14,6 +19,9 @@ from cryptography.x509.oid import NameOID
 from twisted.logger import Logger
 
 from notary.net.grpc import Context, Handler, Peer, RpcError, Status
+
+_OPEN: Final[Mapping[str, bytes]] = MappingProxyType({"/grpc.health.v1.Health/Check": b""})
+"""Requests that every client may make: a HealthCheckRequest that names no service has no bytes."""
 
 
 def names_of(certificate: x509.Certificate) -> frozenset[str]:
@@ -38,11 +46,11 @@ class Clients:
 
     def guard(self, methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
         """The same methods, for these clients only; others get PERMISSION_DENIED."""
-        return {path: self._guarded(handler) for path, handler in methods.items()}
+        return {path: self._guarded(handler, _OPEN.get(path)) for path, handler in methods.items()}
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, handler: Handler, for_all: bytes | None) -> Handler:
         def handle(request: bytes, context: Context) -> object:
-            if not self._may_call(context.peer):
+            if request != for_all and not self._may_call(context.peer):
                 raise RpcError(Status.PERMISSION_DENIED, "the signer does not serve this client; its log says why")
             return handler(request, context)
 

@@ -5,6 +5,9 @@ Rules of this module:
 - Keys are named by their canonical id (docs/protocol.md, section 2) and come out of the store wrapped. Whatever takes
   milliseconds (making, wrapping, unwrapping) runs in a thread, and at most once at a time for one key; those who ask
   meanwhile share the outcome, also if the one who asked first gives up.
+- Of keys to be made, a few are made at a time, in the order in which they were asked for, so that threads and
+  connections are left for signatures. More than ``MAX_WAITING`` do not wait, and what nobody waits for any more is not
+  begun.
 - Unwrapped keys stay in a cache that is bounded in number, new ones from the moment they are stored: their first
   signature needs no unwrapping. A deleted key leaves it; what the deletion overtook does not bring it back.
 - Who asks for a key for the first time gets a new one made at once, and only the transaction that stores it looks
@@ -17,15 +20,15 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
-from notary.errors import InvalidGun, InvalidRole, KeyNotFound
+from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningUnavailable
 from notary.storage import KeyStore, StoredKey, wrapped
 from notary.storage.shared import Shared
 from notary.storage.wrapped import Passphrases, public_half
@@ -36,10 +39,20 @@ from notary.tuf.keys import PublicKey
 CAPACITY: Final = 4096
 """How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
 
+CREATIONS: Final = 2
+"""How many keys are made, and stored, at a time: fewer than the threads that make and unwrap keys."""
+
+MAX_WAITING: Final = 250
+"""How many keys may wait to be made: a second's work, if they are ecdsa, and a fraction of the calls that a connection
+may have open."""
+
 MAX_NAME: Final = 255
 """The longest name of a collection or role, in characters: what the reference's tables hold."""
 
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
+
+_Wanted: TypeAlias = tuple[str, str, str]
+"""What a key is asked for: gun, role and algorithm."""
 
 T = TypeVar("T")
 
@@ -79,6 +92,7 @@ class Keyring:
         in_thread: Runs what takes milliseconds.
         now: The time (aware).
         capacity: How many unwrapped keys to keep, and of how many it is remembered for what they were asked for.
+        allow: Counts a key that is about to be made, and returns 0; or the seconds until another one may be.
     """
 
     def __init__(
@@ -89,6 +103,7 @@ class Keyring:
         in_thread: InThread,
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
+        allow: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store = store
         self._passphrases = passphrases
@@ -96,8 +111,13 @@ class Keyring:
         self._in_thread = in_thread
         self._now = now
         self._capacity = capacity
+        self._allow = allow
+        self._begun = 0  # creations
+        self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
+        self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
+        """How often a key was asked for, by what came of it."""
         self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
-        self._asked_for: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._asked_for: OrderedDict[_Wanted, None] = OrderedDict()
         self.hits = 0
         """How many times a key was in the cache."""
         self.misses = 0
@@ -113,11 +133,16 @@ class Keyring:
         """How many unwrapped keys are kept now."""
         return len(self._unwrapped)
 
+    @property
+    def waiting(self) -> int:
+        """How many keys wait to be made."""
+        return len(self._waiting)
+
     async def create(self, gun: str, role: str, algorithm: str) -> PublicKey:
         """The pending key of this collection, role and algorithm, made now if there is none.
 
         Raises UnsupportedAlgorithm, InvalidGun or InvalidRole (a name too long to be stored), SigningFailed (there is
-        no passphrase to wrap it), StorageFailed.
+        no passphrase to wrap it), SigningUnavailable (too many are being made, or were in this hour), StorageFailed.
         """
         if len(gun) > MAX_NAME:
             raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME} characters")
@@ -158,19 +183,66 @@ class Keyring:
 
     # -- making -------------------------------------------------------------------------------------------------------
 
-    async def _create(self, wanted: tuple[str, str, str]) -> PublicKey:
+    async def _create(self, wanted: _Wanted) -> PublicKey:
+        await self._turn(wanted)
+        try:
+            return await self._create_now(wanted)
+        finally:
+            self._begun -= 1
+            self._begin_next()
+
+    async def _turn(self, wanted: _Wanted) -> None:
+        """Wait until a key may be made. Raises SigningUnavailable, or CancelledError if nobody wants it any more."""
+        if self._begun < CREATIONS:
+            self._begun += 1
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            for each in [each for each in self._waiting if not self._creating.wanted(each)]:
+                self._abandon(each)
+        if len(self._waiting) >= MAX_WAITING:
+            self.creations["busy"] += 1
+            raise SigningUnavailable(f"{MAX_WAITING} keys wait to be made already; try again later")
+        turn = self._waiting[wanted] = Deferred()
+        await turn
+
+    def _begin_next(self) -> None:
+        while self._waiting and self._begun < CREATIONS:
+            wanted = next(iter(self._waiting))
+            if self._creating.wanted(wanted):
+                self._begun += 1
+                self._waiting.pop(wanted).callback(None)
+            else:
+                self._abandon(wanted)
+
+    def _abandon(self, wanted: _Wanted) -> None:
+        self.creations["abandoned"] += 1
+        self._waiting.pop(wanted).errback(CancelledError())
+
+    async def _create_now(self, wanted: _Wanted) -> PublicKey:
         # Those who ask for the first time nearly always need a new key, and the store looks once more in any case.
         kept = await self._store.pending(*wanted) if wanted in self._asked_for else None
         self._asked_for[wanted] = None
         self._asked_for.move_to_end(wanted)
         if len(self._asked_for) > self._capacity:
             self._asked_for.popitem(last=False)
-        if kept is None:
-            key, row = await self._in_thread(lambda: self._make(*wanted))
-            deletions = self._deletions
-            kept = await self._store.add(row)
-            if kept.key_id == row.key_id and deletions == self._deletions:
-                self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
+        if kept is not None:
+            self.creations["found"] += 1
+            return public_half(kept)
+        if not self._creating.wanted(wanted):
+            self.creations["abandoned"] += 1
+            raise CancelledError
+        seconds = self._allow()
+        if seconds:
+            self.creations["limited"] += 1
+            raise SigningUnavailable(
+                "as many keys as limits.pending_keys_per_hour allows were made in this hour; try again later", seconds
+            )
+        key, row = await self._in_thread(lambda: self._make(*wanted))
+        deletions = self._deletions
+        kept = await self._store.add(row)
+        self.creations["made" if kept.key_id == row.key_id else "found"] += 1
+        if kept.key_id == row.key_id and deletions == self._deletions:
+            self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
         return public_half(kept)
 
     def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:

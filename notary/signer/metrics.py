@@ -37,6 +37,14 @@ class Metrics(Figures):
             ("result",),
             counter=True,
         )
+        self.watch(
+            "key_creations",
+            "Requests for new keys, by what came of them",
+            lambda: {(result,): count for result, count in keyring.creations.items()},
+            ("result",),
+            counter=True,
+        )
+        self.watch("keys_waiting", "Keys that wait to be made", lambda: {(): keyring.waiting})
         self.watch("cached_keys", "Unwrapped keys in memory", lambda: {(): keyring.cached})
 
     def observe_call(self, path: str, status: Status, seconds: float, _peer: object) -> None:

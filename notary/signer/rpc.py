@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -22,7 +23,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, NotaryError, StorageFailed
+from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed
+from notary.net.allowance import Seldom
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.net.logs import error_id, failure_fields
 from notary.net.readiness import Readiness
@@ -36,7 +38,8 @@ SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.he
 """The names that a health check may ask for: those of the reference, and the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
-"""All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else."""
+"""All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else; but for
+SigningUnavailable, which is RESOURCE_EXHAUSTED, and of which the log hears once a minute."""
 
 _Request = TypeVar("_Request", bound=Message)
 _Answer: TypeAlias = bytes | Awaitable[Message | bytes]
@@ -46,7 +49,8 @@ class Rpc:
     """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks.
 
     ``tells`` says whether anybody reads log lines of level info: to make one for each signature, only for it to be
-    dropped, costs as much as a sixth of the signature.
+    dropped, costs as much as a sixth of the signature. ``seconds`` is a clock, for lines that are not written too
+    often.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Rpc:
         check: Callable[[], Deferred[None]],
         metrics: Metrics,
         tells: Callable[[], bool] = lambda: True,
+        seconds: Callable[[], float] = monotonic,
     ) -> None:
         self._keyring = keyring
         self._metrics = metrics
@@ -64,6 +69,7 @@ class Rpc:
         self._asking = Shared(self._ask)
         self._healthy = True
         self._log = Logger(namespace="notary.signer.rpc")
+        self._no_key = Seldom(lambda line: self._log.error("no key is made: {why}", why=line), seconds)
 
     def methods(self) -> Mapping[str, Handler]:
         """What to serve: from the path of a method to what turns its request into its answer, or raises RpcError."""
@@ -105,6 +111,9 @@ class Rpc:
         """
         if isinstance(error, RpcError | CancelledError):
             return error
+        if isinstance(error, SigningUnavailable):
+            self._no_key(str(error))
+            return RpcError(Status.RESOURCE_EXHAUSTED, str(error))
         if isinstance(error, NotaryError):
             status = _STATUSES.get(type(error), Status.INTERNAL)
             self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)

@@ -21,6 +21,7 @@ from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
 from notary.errors import KeyNotFound
 from notary.net import daemon, tls
+from notary.net.allowance import Allowance
 from notary.net.assembly import Assembly, Bootstrap, utc_now
 from notary.net.environment import first_environment
 from notary.net.grpc import GrpcFactory
@@ -34,15 +35,15 @@ from notary.net.watching import make_manhole, watch
 from notary.net.workers import Plan, Worker, Workers, join
 from notary.signer import memory
 from notary.signer.clients import Clients
-from notary.signer.keyring import Keyring
+from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 from notary.storage.dialect import Usage
 from notary.storage.migrate import SIGNER
 from notary.storage.sql import migrate_database, open_key_store, pool_of
 
-THREADS = 2
-"""Threads that wrap, unwrap and make keys."""
+THREADS = CREATIONS + 1
+"""Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
 
 
 class Signer(Assembly):
@@ -91,8 +92,11 @@ class Signer(Assembly):
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
         store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.watch(self._parts(self._config))
-        keyring = Keyring(store, self._passphrases(), storage.default_alias, self.in_thread, utc_now)
-        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells)
+        allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
+        keyring = Keyring(
+            store, self._passphrases(), storage.default_alias, self.in_thread, utc_now, allow=allowance.take
+        )
+        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells, self.reactor.seconds)
         methods = rpc.methods()
         metrics.serving(methods, keyring)
         if server.client_names:

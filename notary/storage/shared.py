@@ -51,6 +51,10 @@ class Shared(Generic[K, T]):
         """Let what is under way end for those who wait, and for nobody else."""
         self._flights.pop(name, None)
 
+    def wanted(self, name: K) -> bool:
+        """Whether somebody still waits for the work on ``name`` that is under way."""
+        return any(not asked.called for asked in self._flights.get(name, ()))
+
     def _land(self, result: T | Failure, name: K, flight: list[Deferred[T]]) -> None:
         if self._flights.get(name) is flight:
             del self._flights[name]

@@ -63,11 +63,12 @@ async def test_somebody_else_at_the_address_of_the_server(
     assert "certificate verify failed" in outcome.err
 
 
+@pytest.mark.parametrize("names", [{}, {"client_names": ["notary-server"]}])
 @pytest_twisted.ensureDeferred
-async def test_a_signer(tmp_path: Path) -> None:
+async def test_a_signer(tmp_path: Path, names: dict[str, list[str]]) -> None:
     pair = Pair.mint(tmp_path / "tls")
     memory = {"backend": "memory"}
-    with signer_daemon("signer", OUR_SIGNER, pair, tmp_path, memory) as signer:
+    with signer_daemon("signer", OUR_SIGNER, pair, tmp_path, memory, **names) as signer:
         outcome = await admin("health", "--config", tmp_path / "signer.json")
         assert (outcome.status, outcome.err) == (0, "healthy\n")
         await deferToThread(signer.kill)

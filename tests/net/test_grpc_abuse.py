@@ -187,3 +187,25 @@ def test_no_input_breaks_the_server(frames: Iterable[tuple[int, int, int, bytes]
             client.transport.loseConnection()
     assert [event for event in logs if event["log_level"] >= LogLevel.error] == []
     assert service.clock.getDelayedCalls() == []
+
+
+_NAMES = st.sampled_from(
+    [*(name.encode() for name, _ in HEAD), b"grpc-timeout", b"content-length", b"grpc-encoding", b"x-bin", b""]
+)
+_FIELDS = st.lists(st.tuples(_NAMES | st.binary(max_size=20), st.binary(max_size=60)), max_size=12)
+
+
+@given(_FIELDS, st.binary(max_size=40), st.booleans())
+def test_no_metadata_breaks_the_server(fields: list[tuple[bytes, bytes]], body: bytes, ahead: bool) -> None:
+    service = Service(SMALL)
+    client = RawClient(service.factory, service.clock, mute=True)
+    good = [(name.encode(), value.encode()) for name, value in HEAD]
+    head = Encoder().encode([*fields, *good] if ahead else [*good, *fields])
+    with capturedLogs() as logs:
+        client.protocol.dataReceived(PREFACE + SETTINGS + frame(1, 4, 1, head) + frame(0, 1, 1, packed(body)))
+        service.clock.advance(200)
+        if client.connected:
+            client.transport.loseConnection()
+    assert [event for event in logs if event["log_level"] >= LogLevel.error] == []
+    assert service.errors == []
+    assert service.clock.getDelayedCalls() == []

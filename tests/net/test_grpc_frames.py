@@ -284,7 +284,7 @@ def test_frames_pass_in_pieces_of_any_size_and_goaways_are_taken(cuts: list[int]
     passed = b"".join(scanner.feed(data[a:b]) for a, b in pairwise(edges))
     assert passed == PREFACE + SETTINGS + CALL + frame(3, 0, 1, b"\0\0\0\x08")
     assert scanner.goaways == [(7, 11, b"calm")] * 2
-    assert (scanner.controls, scanner.resets) == (3, 1)
+    assert (scanner.controls, scanner.settings, scanner.resets, scanner.claims) == (2, 1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +298,7 @@ def test_frames_pass_in_pieces_of_any_size_and_goaways_are_taken(cuts: list[int]
         pytest.param(frame(0, 0, 1, b"x"), 1, id="tiny-data"),
         pytest.param(frame(0, 0, 1, bytes(1000)), 0, id="data"),
         pytest.param(frame(0, 1, 1), 0, id="end"),
+        pytest.param(frame(0, 8, 1, b"\xff" + bytes(255)), 1, id="padding-only"),
         pytest.param(frame(1, 0, 1) + frame(9, 0, 1) * 3, 3, id="continuations"),
     ],
 )
@@ -314,6 +315,8 @@ def test_frames_that_carry_nothing_are_counted(data: bytes, controls: int) -> No
         pytest.param(frame(7, 0, 0, length=0xFFFFFF), ErrorCodes.FRAME_SIZE_ERROR, id="large-goaway"),
         pytest.param(frame(7, 0, 0, bytes(7)), ErrorCodes.FRAME_SIZE_ERROR, id="short-goaway"),
         pytest.param(frame(7, 0, 0), ErrorCodes.FRAME_SIZE_ERROR, id="empty-goaway"),
+        pytest.param(frame(4, 0, 0, bytes(6 * 65)), ErrorCodes.ENHANCE_YOUR_CALM, id="many-settings"),
+        pytest.param(frame(5, 4, 1, b"\0\0\0\2"), ErrorCodes.PROTOCOL_ERROR, id="push"),
         pytest.param(frame(1, 4, 1, bytes(1001)), ErrorCodes.ENHANCE_YOUR_CALM, id="large-headers"),
         pytest.param(
             frame(1, 0, 1, bytes(500)) + frame(9, 0, 1, bytes(501)), ErrorCodes.ENHANCE_YOUR_CALM, id="in-two-parts"

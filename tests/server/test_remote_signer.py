@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError as RefusedByPeer
@@ -30,6 +32,7 @@ from notary.tuf.keys import PublicKey
 from notary.tuf.model import Gun, RoleName
 from tests.support.author import Author, Key, make_key, raw_signature, server_key_from
 from tests.support.inmemory import Server
+from tests.support.rawgrpc import Memory
 from tests.support.sides import Answer, parse_response
 
 NAME = "signer.example:7899"
@@ -238,6 +241,21 @@ def test_a_key_other_than_the_one_asked_for_is_a_failure(scripted: Scripted, sig
     scripted.answers[INFO] = answer.SerializeToString()
     with pytest.raises(SigningFailed, match=NAME):
         scripted.result(signer.get_key(KEY_ID))
+
+
+@given(answer=st.binary(max_size=200))
+def test_any_answer_is_a_key_or_a_failure(answer: bytes) -> None:
+    for method, ask_for in CALLS.items():
+        clock = Clock()
+        memory = Memory(clock, GrpcFactory({method: lambda *_: answer}, clock))
+        signer = RemoteSigner(Channel(memory, clock, name=NAME), "ecdsa")
+        found: list[object] = []
+        ask_for(signer).addBoth(found.append)
+        memory.settle()
+        assert isinstance(getattr(found[0], "value", found[0]), (PublicKey, tuple, SigningFailed, type(None)))
+        signer.close()
+        memory.settle(5)
+        assert clock.getDelayedCalls() == []
 
 
 # -- deadlines and connections ----------------------------------------------------------------------------------------
@@ -481,7 +499,8 @@ def test_reads_go_on_without_a_signer(scripted: Scripted, server: Waiting, autho
     scripted.crash()
     assert everything(server) == before
     answer = ask(server.get(f"{TUF}timestamp.key"))
-    assert answer.brief == "500 UNKNOWN"
+    assert answer.brief == "503 UNAVAILABLE"
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_what_has_expired_is_served_until_the_signer_is_back(

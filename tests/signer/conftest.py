@@ -31,8 +31,14 @@ class Bench:
     passphrases: dict[str, str] = field(default_factory=lambda: dict(PASSPHRASES), repr=False)
     threads: int = 0
 
-    def keyring(self, store: KeyStore | None = None, alias: str = ALIAS, capacity: int = 100) -> Keyring:
-        return Keyring(store or self.store, self.passphrases.get, alias, self.in_thread, lambda: NOW, capacity)
+    def keyring(
+        self,
+        store: KeyStore | None = None,
+        alias: str = ALIAS,
+        capacity: int = 100,
+        allow: Callable[[], float] = lambda: 0.0,
+    ) -> Keyring:
+        return Keyring(store or self.store, self.passphrases.get, alias, self.in_thread, lambda: NOW, capacity, allow)
 
     def in_thread(self, work: Callable[[], object]):
         self.threads += 1

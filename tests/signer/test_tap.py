@@ -113,9 +113,9 @@ async def test_large_messages_are_signed_whole(pair, storage):
         assert await call(pair, work)
 
 
-async def refused(call, pair, status, **options):
+async def refused(call, pair, status, *, service="grpc.health.v1.Health.Signer", **options):
     with pytest.raises(grpc.RpcError) as caught:
-        await call(pair, lambda client: client.health(""), **options)
+        await call(pair, lambda client: client.health(service), **options)
     assert caught.value.code() is status
 
 
@@ -143,6 +143,10 @@ async def test_the_list_of_names_decides_whom_of_them(pair, storage):
     with capturedLogs() as events:
         async with serving(configured(pair, storage, client_names=["another-server"])) as call:
             await refused(call, pair, PERMISSION_DENIED)
+            with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+                await call(pair, life)
+            assert await call(pair, lambda client: client.health("")) == 1  # of the whole: to whoever TLS lets in
+            await refused(call, pair, UNAVAILABLE, service="", leaf=None)
         async with serving(configured(pair, storage, client_names=["another-server", "notary-server"])) as call:
             await call(pair, life)
     lines = [formatEvent(event) for event in events]

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
+from notary.net.allowance import Allowance
 from notary.net.http import Limits, Site
 from notary.server.api import Api, CachePolicy, edge_response
 from notary.server.auth import NoAuth
@@ -73,7 +74,17 @@ class _Transport(StringTransportWithDisconnection):
 class Server:
     """``now`` can be moved; ``events`` are the request log: (call, status, bytes)."""
 
-    def __init__(self, store, *, access=None, prefixes=(), max_age=(300, 2592000), limits=None, signing=None) -> None:
+    def __init__(
+        self,
+        store,
+        *,
+        access=None,
+        prefixes=(),
+        max_age=(300, 2592000),
+        limits=None,
+        signing=None,
+        keys_per_hour=0,
+    ) -> None:
         self.now = NOW
         self.clock = Clock()
         self.clock.advance(NOW.timestamp())
@@ -101,6 +112,8 @@ class Server:
             tuple(prefixes),
             current=CachePolicy(max_age[0], must_revalidate=True),
             consistent=CachePolicy(max_age[1], must_revalidate=False),
+            keys=Allowance(keys_per_hour, self.clock.seconds),
+            seconds=self.clock.seconds,
         )
         self.events = []
         self.site = Site(

@@ -145,14 +145,14 @@ class _ClientConnection(Connection):
 
     def going_away(self, last_stream: int, code: int, debug: bytes) -> None:
         """No more calls here; those that the server has not begun go elsewhere."""
-        if code != ErrorCodes.NO_ERROR:
+        if code != ErrorCodes.NO_ERROR and not self.leaving:  # one line, however often it says so
             text = debug.decode("utf-8", "replace")
             _log.warn("{name} sends us away: error {code} {text}", name=self.channel.name, code=code, text=text)
         self.leaving = True
         self.channel.leaving(self)
         for stream in [number for number in self.calls if number > last_stream]:
             call = self.calls.pop(stream, None)
-            self._outgoing.pop(stream, None)
+            self.unsend(stream)
             if call is not None:
                 self.channel.again(call)
         self._maybe_leave()
@@ -260,7 +260,7 @@ class _ClientConnection(Connection):
 
     def _reset_by_server(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self._outgoing.pop(stream, None)
+        self.unsend(stream)
         call = self.calls.get(stream)
         if call is None:
             return

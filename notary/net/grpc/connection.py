@@ -11,17 +11,21 @@ Rules of this module:
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
     RemoteSettingsChanged,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
@@ -33,13 +37,17 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notary.net.grpc.frames import LARGEST_FRAME, Budget, Scanner, Violation
+from notary.net.grpc.frames import LARGEST_FRAME, TINY_FRAME, Budget, Scanner, Violation
+from notary.net.grpc.http2 import Http2
 from notary.net.grpc.shortcuts import Fields, QuickDecoder, Request, answer
 from notary.net.handshake import HandshakeFailed, ReadListener
 
 _WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
 _INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)
 _CONTROLS_A_CALL: Final = 8  # frames that a well-behaved peer may need around one call: PING, WINDOW_UPDATE
+_SLICE: Final = 16_384  # bytes that h2 is given at a time, before what they cost is charged
+_STREAMS_A_CONTROL: Final = 50  # streams that h2 walks over, for one setting, at the cost of one frame for nothing
+_OF_CALLS: Final = frozenset({RequestReceived, ResponseReceived, TrailersReceived, StreamEnded})
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _PING: Final = b"notary.."
@@ -49,16 +57,18 @@ _PING: Final = b"notary.."
 class Limits:
     """What a peer may do. Sizes are in bytes, times in seconds (kept to within one second).
 
-    ``message`` bounds one message, ``buffered`` all incomplete ones of a connection; ``headers`` is the largest header
-    list. ``streams`` is how many calls a connection may have open. ``resets`` and ``controls`` bound the calls that a
-    peer cancels, and the frames that carry nothing, at once; in the long run ``resets_per_second`` and
-    ``controls_per_second``. A connection must speak HTTP/2 within ``handshake`` seconds, a request be complete within
-    ``request``, an answer be taken within ``answer``. After ``keepalive`` seconds of silence a peer is asked for a sign
-    of life and given ``keepalive_answer``; after ``linger`` a connection that we closed is cut off.
+    ``message`` bounds one message, ``buffered`` those of all open calls of a connection, ``all_buffered`` those of all
+    connections of a server; ``headers`` is the largest header list. ``streams`` is how many calls a connection may have
+    open. ``resets`` and ``controls`` bound the calls that a peer cancels, and the frames that carry nothing, at once;
+    in the long run ``resets_per_second`` and ``controls_per_second``. A connection must speak HTTP/2 within
+    ``handshake`` seconds, a request be complete within ``request``, an answer be taken within ``answer``. After
+    ``keepalive`` seconds of silence a peer is asked for a sign of life and given ``keepalive_answer``; after ``linger``
+    a connection that we closed is cut off.
     """
 
     message: int = 4 * 1024 * 1024
     buffered: int = 64 * 1024 * 1024
+    all_buffered: int = 256 * 1024 * 1024
     headers: int = 16 * 1024
     streams: int = 1000
     resets: int = 1000
@@ -108,12 +118,13 @@ class Connection(ReadListener):
         self._resets = Budget(limits.resets, limits.resets_per_second, now)
         self._seen = 0  # bytes of messages that the window of the connection does not yet allow for again
         self._outgoing: dict[int, Outgoing] = {}
+        self._starved: OrderedDict[int, None] = OrderedDict()  # of these, those that wait for the connection's window
         self._written: list[bytes] = []  # frames that are not h2's
         self._flushing: IDelayedCall | None = None
 
-    def _make_h2(self) -> H2Connection:
+    def _make_h2(self) -> Http2:
         limits = self.limits
-        made = H2Connection(
+        made = Http2(
             H2Configuration(
                 client_side=self.client_side,
                 header_encoding=False,
@@ -201,7 +212,12 @@ class Connection(ReadListener):
 
     def receive(self, data: bytes) -> None:
         """Let h2 take what came, and handle what that means. Raises Violation, ProtocolError."""
-        self._dispatch(self._h2.receive_data(self._scan(data)))
+        for begin in range(0, len(data), _SLICE):
+            events = self._h2.receive_data(self._scan(data[begin : begin + _SLICE]))
+            self._charge_for_claims(events)
+            self._dispatch(events)
+            if self.closing is not None:
+                return
 
     def readEnded(self) -> None:
         """All that came in one read is handled."""
@@ -214,14 +230,27 @@ class Connection(ReadListener):
     def _scan(self, data: bytes) -> bytes:
         scanner = self._scanner
         data = scanner.feed(data)
-        if scanner.controls:
-            if not self._controls.spend(scanner.controls, self.heard):
-                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
-            scanner.controls = 0
+        if scanner.controls or scanner.settings:
+            walked = len(self._h2.streams) + scanner.claims
+            self._spend_controls(scanner.controls + scanner.settings * (1 + walked // _STREAMS_A_CONTROL))
+            scanner.controls = scanner.settings = 0
         if scanner.resets:
             self.spend_resets(scanner.resets)
             scanner.resets = 0
         return data
+
+    def _charge_for_claims(self, events: list[Event]) -> None:
+        """Charge for frames that begin or end nothing, because their stream is over or they came before."""
+        claims, self._scanner.claims = self._scanner.claims, 0
+        if claims:
+            wasted = claims - sum([type(event) in _OF_CALLS for event in events])
+            if wasted > 0:
+                self._spend_controls(wasted)
+
+    def _spend_controls(self, count: int) -> None:
+        """Count frames that carry nothing. Raises Violation."""
+        if not self._controls.spend(count, self.heard):
+            raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
     def spend_resets(self, count: int) -> None:
         """Count streams that the peer opened for nothing. Raises Violation."""
@@ -256,6 +285,7 @@ class Connection(ReadListener):
             self.closing = self.clock.seconds()
             self.why = self.why or why
             self._outgoing.clear()
+            self._starved.clear()
             self.ending(self.why)
 
     # -- saying something ---------------------------------------------------------------------------------------------
@@ -335,23 +365,43 @@ class Connection(ReadListener):
             step = min(len(body), h2.local_flow_control_window(stream), h2.max_outbound_frame_size)
             if step <= 0:
                 outgoing.body = body
+                if h2.outbound_flow_control_window <= 0:
+                    self._starved[stream] = None
                 return False
             last = step == len(body) and outgoing.trailers is None
             h2.send_data(stream, body[:step], end_stream=last)
-            self._controls.earn(2)
+            if step >= TINY_FRAME:  # not if the peer asks for a byte at a time
+                self._controls.earn(2)
             body = body[step:]
-        del self._outgoing[stream]
+        self.unsend(stream)
         if outgoing.trailers is not None:
             h2.send_headers(stream, outgoing.trailers, end_stream=True)
         return True
 
     def room(self, event: WindowUpdated | RemoteSettingsChanged) -> None:
-        """The peer gives more room, on one stream or on all."""
-        only = event.stream_id if isinstance(event, WindowUpdated) else 0
-        for stream in [only] if only else list(self._outgoing):
-            outgoing = self._outgoing.get(stream)
-            if outgoing is not None and not self.is_closed(stream) and self._push(stream, outgoing):
-                self.sent(stream)
+        """The peer gives more room: on one stream, on all, or on the connection.
+
+        Only streams that can send something are looked at, so that an update costs no more than what it lets go.
+        """
+        if isinstance(event, RemoteSettingsChanged):
+            if SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
+                for stream in list(self._outgoing):
+                    self._push_on(stream)
+        elif event.stream_id:
+            self._push_on(event.stream_id)
+        else:
+            while self._starved and self._h2.outbound_flow_control_window > 0:
+                self._push_on(self._starved.popitem(last=False)[0])
+
+    def _push_on(self, stream: int) -> None:
+        outgoing = self._outgoing.get(stream)
+        if outgoing is not None and not self.is_closed(stream) and self._push(stream, outgoing):
+            self.sent(stream)
+
+    def unsend(self, stream: int) -> None:
+        """Forget what has not left on a stream."""
+        self._outgoing.pop(stream, None)
+        self._starved.pop(stream, None)
 
     def is_closed(self, stream: int) -> bool:
         """Whether nothing may be said on a stream: a reset may have come that is not yet reported."""
@@ -375,7 +425,7 @@ class Connection(ReadListener):
 
     def reset(self, stream: int, code: ErrorCodes) -> None:
         """End a stream at once, in both directions."""
-        self._outgoing.pop(stream, None)
+        self.unsend(stream)
         if not self.is_closed(stream):
             self._h2.reset_stream(stream, code)
             self.later()

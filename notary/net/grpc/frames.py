@@ -187,10 +187,15 @@ LARGEST_WINDOW: Final = (1 << 31) - 1
 """Bytes: the most that a window of flow control may come to (section 6.9.1)."""
 _FRAME_HEAD: Final = 9
 _PREFACE: Final = 24
-_TINY: Final = 256
-_DATA, _HEADERS, _RST_STREAM, _GOAWAY, _CONTINUATION = 0, 1, 3, 7, 9
+TINY_FRAME: Final = 256
+"""Bytes below which a frame of DATA that does not end its stream is said to carry nothing."""
+_LONGEST_PADDING: Final = 256
+_MOST_SETTINGS: Final = 64  # in one frame; HTTP/2 and its extensions define about ten
+_SETTING_SIZE: Final = 6
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 5, 7, 9
 _END_STREAM: Final = 1
 _END_HEADERS: Final = 4
+_PADDED: Final = 8
 _LAST_STREAM: Final = 0x7FFF_FFFF
 
 
@@ -208,17 +213,21 @@ class Scanner:
     By itself, h2 would
 
     - collect a frame of any size before it refuses it, and decode headers of up to a megabyte;
-    - answer every PING and SETTINGS, however many;
+    - answer every PING and SETTINGS, however many, and take any number of settings in a frame;
+    - answer every frame on a stream that has been reset;
     - take no more frames after a GOAWAY, although streams that are open go on (RFC 9113, section 6.8).
 
     ``preface`` says that a client's connection preface comes first, ``headers`` how many bytes one header block may
-    have. ``controls`` counts frames that cost work and carry nothing, ``resets`` RST_STREAM frames; whoever reads them
-    sets them to zero. ``goaways`` collects (last stream, error code, debug data), to be taken likewise.
+    have. ``controls`` counts frames that cost work and carry nothing, ``settings`` SETTINGS frames and what is in them,
+    ``resets`` RST_STREAM frames, ``claims`` frames that carry something only if they begin or end a call; whoever reads
+    them sets them to zero. ``goaways`` collects (last stream, error code, debug data), to be taken likewise.
     """
 
     def __init__(self, *, preface: bool, headers: int) -> None:
         self.controls = 0
+        self.settings = 0
         self.resets = 0
+        self.claims = 0
         self.goaways: list[tuple[int, int, bytes]] = []
         self._limit = headers
         self._block = 0  # bytes of the header block that is arriving
@@ -270,19 +279,34 @@ class Scanner:
         if length > LARGEST_FRAME:
             raise Violation(ErrorCodes.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
         if kind == _DATA:
-            if length < _TINY and not flags & _END_STREAM:
-                self.controls += 1
+            if length < (TINY_FRAME + _LONGEST_PADDING if flags & _PADDED else TINY_FRAME):
+                if flags & _END_STREAM:
+                    self.claims += 1
+                else:
+                    self.controls += 1
         elif kind in {_HEADERS, _CONTINUATION}:
-            self._block = length if kind == _HEADERS else self._block + length
-            self._in_block = not flags & _END_HEADERS
-            if kind == _CONTINUATION:
-                self.controls += 1
-            if self._block > self._limit:
-                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"a header block of over {self._limit} bytes")
+            self._look_at_block(kind, flags, length)
         elif kind == _RST_STREAM:
             self.resets += 1
+        elif kind == _SETTINGS:
+            if length > _MOST_SETTINGS * _SETTING_SIZE:
+                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"more than {_MOST_SETTINGS} settings in a frame")
+            self.settings += 1 + length // _SETTING_SIZE
+        elif kind == _PUSH_PROMISE:
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a pushed stream, which nobody may send here")
         else:
             self.controls += 1
+
+    def _look_at_block(self, kind: int, flags: int, length: int) -> None:
+        if kind == _HEADERS:
+            self._block = length
+            self.claims += 1
+        else:
+            self._block += length
+            self.controls += 1
+        self._in_block = not flags & _END_HEADERS
+        if self._block > self._limit:
+            raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"a header block of over {self._limit} bytes")
 
     def _end_goaway(self, payload: bytes) -> None:
         self._goaway = None

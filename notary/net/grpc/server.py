@@ -47,6 +47,7 @@ _OK: Final = [(b"grpc-status", b"0")]
 _SWEEP_SECONDS: Final = 1.0
 _FIRST_SECONDS: Final = 5.0  # that a new connection has to come to its first call once the server stops
 _FAULT: Final = "internal error"
+_SHOWN: Final = 100  # characters of a method that we do not know
 
 
 class Peer:
@@ -102,7 +103,7 @@ class _Meaning(NamedTuple):
 class _Stream:
     """One call."""
 
-    __slots__ = ("answered", "complete", "context", "deadline", "id", "message", "path", "result", "since", "timer")
+    __slots__ = ("answered", "complete", "deadline", "held", "id", "message", "path", "result", "since", "timer")
 
     def __init__(self, stream: int, path: str, since: float, limit: int) -> None:
         self.id = stream
@@ -111,6 +112,7 @@ class _Stream:
         self.answered = since  # when the answer began
         self.deadline: float | None = None
         self.message = Message(limit)
+        self.held = 0  # bytes of the message that are counted
         self.complete = False  # the request is
         self.result: Deferred[bytes] | None = None  # what the handler has yet to say
         self.timer: IDelayedCall | None = None
@@ -227,6 +229,7 @@ class _ServerConnection(Connection):
             and h2.outbound_flow_control_window + request.more_room <= LARGEST_WINDOW
             and h2.remote_settings.initial_window_size + request.room <= LARGEST_WINDOW
             and len(request.message) <= self.limits.message
+            and not self._is_full(request.size)
             and len(self.streams) + len(self._writing) < self.limits.streams
             and self._last is None
             and not self._outgoing  # nobody waits for the room that comes with it
@@ -244,11 +247,14 @@ class _ServerConnection(Connection):
                 self.factory.on_finish(path, Status.OK, self.clock.seconds() - now, self.peer)
                 self.earn()
                 return
-        self._h2.receive_data(self._scan(frames))  # what this says is done already
+        # What this says is done already. The scanner has nothing to say against it, and nothing to count: a call that
+        # is whole may bring a WINDOW_UPDATE or two.
+        self._h2.receive_data(frames)
         self.count(request.size)
         call = self.streams[stream] = _Stream(stream, path, now, 0)
         call.deadline = deadline
         call.complete = True
+        self._hold(call, len(request.message))
         self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
@@ -283,7 +289,7 @@ class _ServerConnection(Connection):
             self._error(call, error)
             return
         if path not in self.factory.methods:
-            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path}"))
+            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path[:_SHOWN]}"))
 
     def _data(self, event: DataReceived) -> None:
         self.seen(event)
@@ -291,23 +297,32 @@ class _ServerConnection(Connection):
         if call is None:
             return
         message = call.message
-        before = len(message)
         try:
             message.feed(event.data)
         except RpcError as error:
-            self._buffered -= before
             self._error(call, error)
             return
-        self._buffered += len(message) - before
-        if self._buffered > self.limits.buffered:
+        self._hold(call, len(message))
+        if self._is_full():
             self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, "too many large requests at once"))
+
+    def _is_full(self, more: int = 0) -> bool:
+        """Whether open calls would hold too much with ``more`` bytes."""
+        limits = self.limits
+        return self._buffered + more > limits.buffered or self.factory.buffered + more > limits.all_buffered
+
+    def _hold(self, call: _Stream, size: int) -> None:
+        """Count the bytes of a request, which are held until it is answered."""
+        more = size - call.held
+        call.held = size
+        self._buffered += more
+        self.factory.buffered += more
 
     def _ended(self, event: StreamEnded) -> None:
         call = self.streams.get(event.stream_id)
         if call is None or self.is_closed(event.stream_id):
             return
         call.complete = True
-        self._buffered -= len(call.message)
         try:
             request = call.message.finish()
         except RpcError as error:
@@ -354,7 +369,7 @@ class _ServerConnection(Connection):
 
     def _reset_by_client(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self._outgoing.pop(stream, None)
+        self.unsend(stream)
         call = self.streams.get(stream)
         if call is not None:
             self._drop(call, Status.CANCELLED)
@@ -405,8 +420,7 @@ class _ServerConnection(Connection):
     def _drop(self, call: _Stream, status: Status) -> None:
         """A call is over: stop its handler, tell how it ended."""
         del self.streams[call.id]
-        if not call.complete:
-            self._buffered -= len(call.message)
+        self._hold(call, 0)
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
@@ -492,6 +506,8 @@ class GrpcFactory(_Factory):
         self.on_finish = on_finish
         self.on_error = on_error
         self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
+        self.buffered = 0
+        """Bytes of the messages of all open calls."""
         self._connections: set[_ServerConnection] = set()
         self._sweeping: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
