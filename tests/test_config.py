@@ -621,27 +621,6 @@ def test_bad_signer_configurations(path: str, value: Any, environ: dict[str, str
     assert_one_line(str(caught.value), name, [])
 
 
-@pytest.mark.parametrize(
-    ("passphrase", "weak"),
-    [
-        ("x" * 64, True),
-        ("0123456789abcde", True),
-        ("0123456789abcdef", False),
-        ("\u00e9\u00e8" * 4, False),  # 16 bytes
-        ("\u00e9\u00e8" * 3, True),
-        ("a", True),
-        ("correct-horse-battery-staple", False),
-        ("", False),  # there is none
-    ],
-)
-def test_a_weak_passphrase_is_warned_about_and_not_shown(passphrase: str, weak: bool) -> None:
-    loaded = read_signer(signer(), NOTARY_SIGNER_B=passphrase)
-    lines = [line for line in loaded.warnings if line.startswith("NOTARY_SIGNER_B:")]
-    assert [("weak" in line, "openssl rand" in line) for line in lines] == ([(True, True)] if weak else [])
-    if len(passphrase) > 1:
-        assert passphrase not in str(loaded.warnings)
-
-
 def test_a_passphrase_that_looks_like_a_key_is_warned_about() -> None:
     loaded = read_signer(signer(), NOTARY_SIGNER_LOGGING_LEVLE=HIDDEN)
     assert [warning.split(":")[0] for warning in loaded.warnings] == ["NOTARY_SIGNER_LOGGING_LEVLE"]

@@ -182,3 +182,26 @@ def test_a_passphrase_twice_is_refused(folder: Path) -> None:
 def test_no_passphrase_says_that_a_file_would_do(folder: Path) -> None:
     with pytest.raises(ConfigError, match="NOTARY_SIGNER_KEY1_FILE"):
         signer(folder)
+
+
+@pytest.mark.parametrize(
+    ("passphrase", "weak"),
+    [
+        ("x" * 64, True),
+        ("0123456789abcde", True),
+        ("0123456789abcdef", False),
+        ("\u00e9\u00e8" * 4, False),  # 16 bytes
+        ("\u00e9\u00e8" * 3, True),
+        ("a", True),
+        ("correct-horse-battery-staple", False),
+        ("", False),  # there is none
+    ],
+)
+def test_a_weak_passphrase_is_warned_about_and_not_shown(folder: Path, passphrase: str, weak: bool) -> None:
+    storage = {"backend": "memory"}
+    tree = {"server": {"grpc_addr": ":0", "tls_cert_file": "a", "tls_key_file": "b"}, "storage": storage}
+    warnings = load_signer(json.dumps(tree), {"NOTARY_SIGNER_B": passphrase}, folder).warnings
+    lines = [line for line in warnings if line.startswith("NOTARY_SIGNER_B:")]
+    assert [("weak" in line, "openssl rand" in line) for line in lines] == ([(True, True)] if weak else [])
+    if len(passphrase) > 1:
+        assert passphrase not in str(warnings)

@@ -100,10 +100,10 @@ def ask_at_once(reading: int, writing: int, name: str) -> bytes:
     """
     question = b"ask 0 %b\n" % name.encode()
     os.write(writing, b"%d:%b," % (len(question), question))
-    size = b""
-    while not size.endswith(b":"):
-        size += _read(reading, 1)
-    answer = _read(reading, int(size[:-1]) + 1)[:-1]
+    size = 0
+    while (digit := _read(reading, 1)) != b":":
+        size = size * 10 + int(digit)
+    answer = _read(reading, size + 1)[:-1]
     head, _, body = answer.partition(b"\n")
     if not head.startswith(b"said "):
         raise Unanswered(body.decode("utf-8", "replace"))

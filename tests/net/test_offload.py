@@ -213,7 +213,7 @@ async def test_the_largest_collection_that_is_promised_fits_into_the_bounds(offl
 @pytest_twisted.ensureDeferred
 async def test_an_upload_whose_process_is_killed_is_answered_500_and_the_next_is_taken(offload):
     server = Server(new_store())
-    server.repository._offload = lambda *_, **__: offload.run(die)
+    server.validators.in_process = lambda *_, **__: offload.run(die)
     author = await new_author(server)
     files = author.first()
     answer = await server.upload(GUN, {**files, "targets": b" " * LARGE})

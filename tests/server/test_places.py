@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from notary.server.repository import LARGE, SMALL, Recent
+from notary.server.repository import LARGE, SMALL
 from notary.server.validators import WAITING
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.sql import open_metadata_store
@@ -290,19 +290,6 @@ async def test_no_more_keys_are_asked_for_than_the_server_would_sign_with():
     assert (await server.upload(GUN, author.first())).status == 200
     assert (await server.get(f"{TUF}snapshot.key")).status == 200
     assert len(asked) == 1
-
-
-def test_what_is_remembered_is_bounded_by_its_size_too():
-    recent: Recent[int, list] = Recent(100, len)
-    for number in range(10):
-        recent.put(number, [number] * 20)
-    assert [number for number in range(10) if recent.get(number)] == [5, 6, 7, 8, 9]
-    recent.put(9, [9])
-    recent.put(10, [10] * 1000)  # counts as a quarter, so that a large one does not push out all others
-    assert [number for number in range(11) if recent.get(number)] == [6, 7, 8, 9, 10]
-    for number in range(20, 120):
-        recent.put(number, [number])
-    assert [number for number in range(11) if recent.get(number)] == []
 
 
 @pytest_twisted.ensureDeferred

@@ -250,9 +250,9 @@ def test_names_from_the_environment(pair, storage):
 
 
 def test_the_configuration_of_make_up_can_be_loaded():
-    path = FIXTURES / "signer-config.json"
-    config = load_signer(path.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": "a passphrase long enough"}, path.parent)
+    path, passphrase = FIXTURES / "signer-config.json", "a-passphrase-for-trying-things-out"
+    config = load_signer(path.read_text(), {"NOTARY_SIGNER_PASSPHRASE_1": passphrase}, path.parent)
     assert config.warnings == ()
-    assert config.passphrase(config.storage.default_alias) == "a passphrase"
+    assert config.passphrase(config.storage.default_alias) == passphrase
     assert Path(config.storage.db_url).parent.resolve() == FIXTURES.parent / "var"
     Signer(config, reactor)
