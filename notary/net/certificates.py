@@ -20,6 +20,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from notary.net.handshake import describe
+
 INTERVAL: Final = 60.0
 """Seconds between two readings of the files."""
 
@@ -58,8 +60,11 @@ def certificates_in_use(files: Mapping[str, Path | None]) -> Expiries:
 
 
 def _subject(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+    try:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:  # OpenSSL serves it all the same
+        names = []
+    return str(names[0].value) if names else describe(certificate)
 
 
 class Certificates(Service):
