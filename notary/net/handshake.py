@@ -11,13 +11,15 @@ short.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 from typing import Protocol as Port
 
 from cryptography import x509
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_TEXT, X509, dump_certificate
 from service_identity.exceptions import CertificateError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
@@ -29,6 +31,7 @@ from notary.net import repeats
 from notary.net.repeats import Repeats
 
 _NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
+_UNREADABLE: Final = "a name that cannot be read"
 _RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
 
 
@@ -80,15 +83,14 @@ def judge(certificate: X509, number: int, depth: int, trusted_by: str) -> Handsh
     ``depth`` is 0 for its own, more for those above that; ``trusted_by`` is the key of the
     configuration that names the trusted certificates.
     """
-    found = certificate.to_cryptography()
-    subject, issuer = _name(found.subject), _name(found.issuer)
+    subject, issuer = _names(certificate)
     place = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
     whose = f"{place} ({subject}, issued by {issuer})"
     if number == _EXPIRED:
-        ended = found.not_valid_after_utc.isoformat()
+        ended = _time(certificate.get_notAfter)
         return HandshakeFailed(Why.EXPIRED, f"{whose} expired at {ended}; the peer needs a new one")
     if number == _NOT_YET_VALID:
-        begins = found.not_valid_before_utc.isoformat()
+        begins = _time(certificate.get_notBefore)
         return HandshakeFailed(Why.NOT_YET_VALID, f"{whose} is not valid before {begins}; compare the clocks")
     if number in _UNKNOWN_ISSUER:
         return HandshakeFailed(
@@ -104,10 +106,10 @@ def judge_name(certificate: x509.Certificate, wanted: str, error: Exception) -> 
     if isinstance(error, CertificateError):
         text = f"carries no name that counts (subjectAltName: {error})"
     else:
-        text = f"is for {_alternatives(certificate)}"
+        text = f"is for {_alternatives(lambda: certificate)}"
     return HandshakeFailed(
         Why.WRONG_NAME,
-        f"the peer's certificate ({_name(certificate.subject)}) {text} and not for {wanted}; "
+        f"the peer's certificate ({_name(lambda: certificate.subject)}) {text} and not for {wanted}; "
         f"connect to a name that it carries, or give the peer another one",
     )
 
@@ -174,20 +176,64 @@ def _of_openssl(error: SSL.Error, ours: X509 | None, trusted_by: str) -> Handsha
 def _ours(certificate: X509 | None) -> str:
     if certificate is None:
         return "none"
-    ours = certificate.to_cryptography()
-    return f"{_name(ours.subject)}, for {_alternatives(ours)}, issued by {_name(ours.issuer)}"
+    subject, issuer = _names(certificate)
+    return f"{subject}, for {_alternatives(certificate.to_cryptography)}, issued by {issuer}"
 
 
-def _alternatives(certificate: x509.Certificate) -> str:
+def unreadable(error: Exception) -> HandshakeFailed:
+    """Return what it means that a certificate which OpenSSL has read is refused by our own reader."""
+    return HandshakeFailed(
+        Why.BAD_CERTIFICATE,
+        f"the peer's certificate cannot be read ({_short(str(error))}); the peer needs another one",
+    )
+
+
+# Certificates are strangers' bytes, and what OpenSSL has read may be refused by the stricter reader whose words we use,
+# field by field and with exceptions of several kinds. A line in the log is not worth an exception.
+
+
+def _alternatives(read: Callable[[], x509.Certificate]) -> str:
     try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+        found = read().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return _short(", ".join(str(each.value) for each in found)) or "no name"
+    except x509.ExtensionNotFound:
         return "no name"
-    return _short(", ".join(str(each.value) for each in found)) or "no name"
+    except Exception:  # noqa: BLE001 - see above
+        return _UNREADABLE
 
 
-def _name(name: x509.Name) -> str:
-    return _short(name.rfc4514_string()) or "no name"
+def _names(certificate: X509) -> tuple[str, str]:
+    """Return the names of the subject and the issuer of a certificate."""
+    return (
+        _name(lambda: certificate.to_cryptography().subject, partial(_printed, certificate, b"Subject")),
+        _name(lambda: certificate.to_cryptography().issuer, partial(_printed, certificate, b"Issuer")),
+    )
+
+
+def _name(read: Callable[[], x509.Name], otherwise: Callable[[], str] | None = None) -> str:
+    """Return a name in text, in the words of OpenSSL if our reader refuses it."""
+    try:
+        return _short(read().rfc4514_string()) or "no name"
+    except Exception:  # noqa: BLE001 - see above
+        try:
+            return _UNREADABLE if otherwise is None else _short(otherwise())
+        except Exception:  # noqa: BLE001 - see above
+            return _UNREADABLE
+
+
+def _printed(certificate: X509, field: bytes) -> str:
+    """Return a field as OpenSSL prints it, which escapes what is no text."""
+    lines = dump_certificate(FILETYPE_TEXT, certificate).splitlines()
+    found = next(line for line in lines if line.lstrip().startswith(field + b":"))
+    return found.partition(b":")[2].strip().decode("ascii", "backslashreplace")
+
+
+def _time(read: Callable[[], bytes | None]) -> str:
+    """Return a time of ASN.1 as text."""
+    try:
+        return datetime.strptime((read() or b"").decode(), "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).isoformat()
+    except Exception:  # noqa: BLE001 - see above
+        return "a time that cannot be read"
 
 
 def is_tls(said: bytes) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, cast
 import idna
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
@@ -46,10 +47,11 @@ from zope.interface import implementer
 
 from notary import certs
 from notary.errors import ConfigError, InvalidCertificate
-from notary.net.handshake import Cause, HandshakeFailed, OnRefused, judge, judge_name
+from notary.net.handshake import Cause, HandshakeFailed, OnRefused, judge, judge_name, unreadable
 from notary.net.transport import PlainServer, PlainUnixServer, SecureServer, SecureUnixServer, no_delay
 
 _log = Logger()
+_lib: Final = Binding.lib
 
 HTTP: Final = (b"http/1.1",)
 """The protocols (ALPN) of HTTPS."""
@@ -87,6 +89,30 @@ class ServerOptions:
         return connection
 
 
+class _Connection(SSL.Connection):
+    """One for Twisted's TLS: empties OpenSSL's queue of errors before each call (see :mod:`notary.net.transport`)."""
+
+    def send(self, buf: Any, flags: int = 0) -> int:
+        """Encrypt."""
+        _lib.ERR_clear_error()
+        return super().send(buf, flags)
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """Decrypt."""
+        _lib.ERR_clear_error()
+        return super().recv(bufsiz, flags)
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake."""
+        _lib.ERR_clear_error()
+        super().do_handshake()
+
+    def shutdown(self) -> bool:
+        """Say goodbye."""
+        _lib.ERR_clear_error()
+        return super().shutdown()
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
     """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
@@ -107,25 +133,29 @@ class ClientOptions:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        connection = SSL.Connection(self._context)
+        connection = _Connection(self._context)
         connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
         return connection
 
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+        cause: Cause = connection.get_app_data().cause
         if not trusted:
-            return _refuse(connection.get_app_data().cause, judge(certificate, error, depth, self.trusted_by))
+            return _refuse(cause, judge(certificate, error, depth, self.trusted_by))
         if depth > 0:
             return True
-        leaf = certificate.to_cryptography()
         try:
-            if self._is_address:
-                verify_certificate_ip_address(leaf, self._hostname)
-            else:
-                verify_certificate_hostname(leaf, self._hostname)
-        except (VerificationError, CertificateError) as unlike:
-            return _refuse(connection.get_app_data().cause, judge_name(leaf, self._hostname, unlike))
+            leaf = certificate.to_cryptography()
+            try:
+                if self._is_address:
+                    verify_certificate_ip_address(leaf, self._hostname)
+                else:
+                    verify_certificate_hostname(leaf, self._hostname)
+            except (VerificationError, CertificateError) as unlike:
+                return _refuse(cause, judge_name(leaf, self._hostname, unlike))
+        except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
+            return _refuse(cause, unreadable(strange))
         return True
 
 

@@ -422,7 +422,8 @@ async def test_a_service_that_stops_while_its_reactor_goes_on_gives_the_signals_
     assert [signal.getsignal(number) for number in HANDLED] == before
 
 
-def test_signals_that_come_before_the_reactor_runs_and_while_it_takes_over_the_signals_end_it_once() -> None:
+@pytest_twisted.ensureDeferred
+async def test_signals_that_come_before_the_reactor_runs_and_while_it_takes_over_the_signals_end_it_once() -> None:
     running = Running(Service())
     running.daemon.startService()
     signal.raise_signal(signal.SIGTERM)
@@ -434,6 +435,7 @@ def test_signals_that_come_before_the_reactor_runs_and_while_it_takes_over_the_s
     running.reactor.advance(0)
     assert running.reactor.stopped
     assert running.reactor._exitSignal == signal.SIGTERM
+    await running.daemon.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_ASN1, X509, load_certificate
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -87,6 +88,19 @@ def test_a_name_of_a_stranger_is_cut_short() -> None:
 def test_an_error_of_openssl_that_has_no_words_of_ours_is_named_by_its_number() -> None:
     leaf = Authority.root("root").leaf("client")
     assert "OpenSSL's verification error 43;" in str(judge(X509.from_cryptography(leaf.chain[0]), 43, 0, "here"))
+
+
+def test_a_certificate_that_only_openssl_reads_is_described_all_the_same() -> None:
+    """A T61String in Latin-1, which is no UTF-8, in the places of the names."""
+    leaf = Authority.root("root").leaf("AAAAAAAA")
+    der = leaf.chain[0].public_bytes(Encoding.DER).replace(b"\x0c\x08AAAAAAAA", b"\x14\x08\xe9\n AAAAA")
+    certificate = load_certificate(FILETYPE_ASN1, der)
+    for number, why in ((20, Why.UNKNOWN_ISSUER), (10, Why.EXPIRED), (9, Why.NOT_YET_VALID), (7, Why.BAD_CERTIFICATE)):
+        failed = judge(certificate, number, 0, "server.client_ca_file")
+        assert failed.why is why
+        assert "AAAAA, issued by CN=root)" in str(failed)
+        assert str(failed).isprintable()
+        assert "cannot be read" not in str(failed)
 
 
 # -- over loopback ----------------------------------------------------------------------------------------------------

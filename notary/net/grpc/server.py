@@ -33,7 +33,7 @@ from notary.net.grpc.connection import Connection, Limits
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
 from notary.net.grpc.shortcuts import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.status import RpcError, Status, encode_message
-from notary.net.handshake import OnRefused, Refusals, Why
+from notary.net.handshake import OnRefused, Refusals, Why, unreadable
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -140,7 +140,13 @@ class _ServerConnection(Connection):
         if ISSLTransport.providedBy(self.transport):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
-                self.peer.certificate = certificate.to_cryptography()
+                try:
+                    self.peer.certificate = certificate.to_cryptography()
+                except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
+                    self.why = str(unreadable(strange))
+                    self.factory.on_refused(self.peer.address, Why.BAD_CERTIFICATE, self.why)
+                    self.abort()
+                    return
         cast("Any", self.transport).registerProducer(self, True)
         super().begin()
 
