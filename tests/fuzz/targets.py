@@ -38,7 +38,16 @@ class Target:
 _JSON = (b'"signed"', b'"signatures"', b'"_type"', b'"version"', b'"expires"', b'"keys"', b'"roles"', b'"keyids"')
 _META = (*_JSON, b'"threshold"', b'"meta"', b'"hashes"', b'"sha256"', b'"length"', b'"targets"', b'"delegations"')
 _HTTP = (b"\r\n", b"\r\n\r\n", b"GET ", b"POST ", b" HTTP/1.1", b"Host: a", b"Content-Length: ", b"%2F", b"/../", b"//")
-_CODED = (b"Transfer-Encoding: chunked", b"0\r\n\r\n", b"Expect: 100-continue", b"Connection: close", b"identity")
+_CODED = (
+    b"\x7f",
+    b"\x80",
+    b"?",
+    b"Transfer-Encoding: chunked",
+    b"0\r\n\r\n",
+    b"Expect: 100-continue",
+    b"Connection: close",
+    b"identity",
+)
 
 TARGETS = (
     Target("json", parsers.json_values, words=(b"1e2", b"-0", b"\\ud800", b"\\u0000", b"9007199254740991", b"[[[[")),
