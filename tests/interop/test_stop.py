@@ -7,6 +7,7 @@ queue of its port.
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import ssl
@@ -86,7 +87,13 @@ class Visitor:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Daemon]:
-    with daemon("server", OUR_SERVER, tmp_path, tls=mint_certificates(tmp_path / "tls"), level="info") as server:
+    """A server that waits as long as the tests do: how fast they are decides nothing."""
+    made = daemon("server", OUR_SERVER, tmp_path, tls=mint_certificates(tmp_path / "tls"), level="info")
+    config = tmp_path / "server.json"
+    tree = json.loads(config.read_text())
+    tree["server"]["drain_timeout"] = 2 * PATIENCE_SECONDS
+    config.write_text(json.dumps(tree))
+    with made as server:
         yield server
 
 

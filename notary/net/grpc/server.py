@@ -47,7 +47,6 @@ _log = Logger()
 _HEAD: Final = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _OK: Final = [(b"grpc-status", b"0")]
 _SWEEP_SECONDS: Final = 1.0
-_FIRST_SECONDS: Final = 5.0  # that a new connection has to come to its first call once the server stops
 _FAULT: Final = "internal error"
 _SHOWN: Final = 100  # characters of a method that we do not know
 
@@ -445,16 +444,16 @@ class _ServerConnection(Connection):
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
-    def leave(self) -> None:
+    def leave(self, first_seconds: float) -> None:
         """Take no more calls; close when those that run are answered.
 
-        A client that has yet to begin, perhaps in the middle of TLS's handshake, has a moment for its first call: it
-        was accepted, and would take the end of its connection for a failure.
+        A client that has yet to begin, perhaps in the middle of TLS's handshake, has ``first_seconds`` for its first
+        call: it was accepted, and would take the end of its connection for a failure.
         """
         if self.spoke:
             self._leave()
         else:
-            self._leave_by = self.clock.seconds() + _FIRST_SECONDS
+            self._leave_by = self.clock.seconds() + first_seconds
 
     def _leave(self) -> None:
         self._leave_by = None
@@ -563,7 +562,7 @@ class GrpcFactory(_Factory):
         if not self._connections:
             return
         for connection in list(self._connections):
-            connection.leave()
+            connection.leave(grace_seconds / 2)
         timer = self.clock.callLater(grace_seconds, self._give_up)
         await self._stopped
         if timer.active():

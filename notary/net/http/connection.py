@@ -40,7 +40,6 @@ P = ParamSpec("P")
 
 _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of digits
 _LOGGED_TARGET: Final = 1024  # bytes of a refused request's target that reach the log
-_FIRST_SECONDS: Final = 5.0  # that a new connection has for its handshake, then for a request, once the site stops
 _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before its request was complete
 
 
@@ -127,7 +126,7 @@ class Connection(http.HTTPChannel):
     def handshakeCompleted(self) -> None:
         """TLS is up. If the site stops, the request that is on its way has as long again as the handshake had."""
         if self.site.stopping and self.deadline is not None:
-            self.deadline = self.site.seconds() + _FIRST_SECONDS
+            self.deadline = self.site.seconds() + self.site.first_seconds
 
     def getHost(self) -> Any:
         """The local address, asked for once: every Request wants it, and each time is a system call."""
@@ -443,7 +442,7 @@ class Connection(http.HTTPChannel):
             self._leave(now)
         elif self.phase is _Phase.HEAD and not self._begun and self.deadline is not None:
             # It is new: closed now, its client would see its first request fail.
-            self.deadline = min(self.deadline, now + _FIRST_SECONDS)
+            self.deadline = min(self.deadline, now + self.site.first_seconds)
 
     def _leave(self, now: float) -> None:
         """Close a connection on which nothing is sent: a TLS client that says no goodbye must not delay a stop."""

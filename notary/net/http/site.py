@@ -72,6 +72,8 @@ class Site(http.HTTPFactory):
         self.limits = limits
         self.seconds: Callable[[], float] = clock.seconds
         self.stopping = False
+        self.first_seconds = 0.0
+        """How long a new connection has for its handshake, and again for its first request, once the site stops."""
         self._clock = clock
         self._edge_error = edge_error
         self._on_error = on_error
@@ -107,10 +109,12 @@ class Site(http.HTTPFactory):
     async def stop(self, grace_seconds: float) -> None:
         """Finish what is being received or answered, close what waits, then drop what is left.
 
-        Call it after the listening ports are closed. Returns when no connection is open and no handler runs, or
-        after ``grace_seconds``.
+        A new connection has half of the time for its handshake, and as long again for its first request. Call it after
+        the listening ports are closed. Returns when no connection is open and no handler runs, or after
+        ``grace_seconds``.
         """
         self.stopping = True
+        self.first_seconds = grace_seconds / 2
         for connection in tuple(self._connections):
             connection.retire()
         if not self._connections and not self.working:

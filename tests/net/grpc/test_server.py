@@ -529,7 +529,7 @@ def test_a_server_that_stops_waits_for_a_new_connection_a_moment_only(service: S
     silent, begun = new_client(service), new_client(service)
     begun.feed()
     with capturedLogs() as lines:
-        done = stop(service, 60)
+        done = stop(service, 10)
         assert (silent.connected, begun.connected) == (True, False)
         for _ in range(4):
             service.clock.advance(1)
