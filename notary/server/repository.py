@@ -38,7 +38,7 @@ from notary.tuf.model import (
 )
 from notary.tuf.public import PublicKey
 from notary.tuf.validation import Plan
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -154,9 +154,9 @@ class Repository:
         self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
         self._sound: Recent[_Root, bool] = Recent(KEPT_ROOTS)
         # However many readers come at once, one thread looks into a file or renews a collection for all of them.
-        self._listing = Shared(self._list)
-        self._dating = Shared(self._date)
-        self._renewing = Shared(self._renew)
+        self._listing = SingleFlight(self._list)
+        self._dating = SingleFlight(self._date)
+        self._renewing = SingleFlight(self._renew)
         self._log = Logger(namespace="notary.server.repository")
 
     # -- reading ------------------------------------------------------------------------------------------------------
