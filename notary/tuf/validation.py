@@ -30,7 +30,7 @@ from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from functools import cached_property
 
-from notary.errors import Fault, InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON
+from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, UploadFault
 from notary.tuf import canonical, public, work
 from notary.tuf.canonical import quote
 from notary.tuf.draft import Draft, next_snapshot, timestamp
@@ -217,14 +217,14 @@ class Validation:
         if TARGETS not in self._loaded and self._names_other_signers(root):
             self._keep_targets(root)
         if SNAPSHOT in self._uploads:
-            with _blame(Fault.SNAPSHOT, SNAPSHOT):
+            with _blame(UploadFault.SNAPSHOT, SNAPSHOT):
                 listed: Collection[str] = self._accept_snapshot(root)
             draft = None
         else:
             draft = self._draft_snapshot(root)
             listed = self._listed
         for role in roles:
-            with _blame(Fault.TARGETS, role):
+            with _blame(UploadFault.TARGETS, role):
                 self._require_readable_delegations(role, listed)
         self._forbid_leaps()
         updates = tuple(
@@ -252,12 +252,12 @@ class Validation:
         self._stored_root = stored
         upload = self._uploads.get(ROOT)
         if upload is not None:
-            with _blame(Fault.ROOT, ROOT):
+            with _blame(UploadFault.ROOT, ROOT):
                 root = self._accept_root(stored, upload)
             self._loaded[ROOT] = upload.data
             return root
         if held is None or stored is None:
-            raise InvalidUpdate(Fault.VALIDATION, "this collection has no root yet, and the upload holds none")
+            raise InvalidUpdate(UploadFault.VALIDATION, "this collection has no root yet, and the upload holds none")
         self._loaded[ROOT] = held.data
         self._sound = True
         return stored
@@ -285,7 +285,7 @@ class Validation:
             if ancestor not in self._targets:
                 self._load_ancestor(root, ancestor, role)
         upload = self._uploads[role]
-        with _blame(Fault.TARGETS, role):
+        with _blame(UploadFault.TARGETS, role):
             targets = self._verified(root, role, upload.envelope)
             self._require_unexpired(role, targets.expires)
         self._targets[role] = targets
@@ -296,7 +296,7 @@ class Validation:
         held = self._current.get(role)
         if held is None or not self._is_listed(role):
             raise InvalidUpdate(
-                Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
+                UploadFault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
             )
         self._load_stored(root, role, held, f"{descendant}: its parent {role}")
 
@@ -306,7 +306,7 @@ class Validation:
             targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
             raise InvalidUpdate(
-                Fault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
+                UploadFault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
             ) from error
         self._targets[role] = targets
         self._loaded[role] = held.data
@@ -425,7 +425,7 @@ class Validation:
 
     def _draft_snapshot(self, root: Root) -> Draft:
         if SNAPSHOT not in self._current and TARGETS not in self._loaded:
-            raise InvalidUpdate(Fault.VALIDATION, "the first upload to a collection must hold targets")
+            raise InvalidUpdate(UploadFault.VALIDATION, "the first upload to a collection must hold targets")
         version = self._current[SNAPSHOT].version if SNAPSHOT in self._current else 0
         return next_snapshot(root, self._snapshot, version, self._loaded, self._now)
 
@@ -446,7 +446,7 @@ class Validation:
         version = self._uploads[role].version
         if version > stored + MAX_LEAP:
             raise InvalidUpdate(
-                Fault.VALIDATION,
+                UploadFault.VALIDATION,
                 f"{role}: version {version} is too far above the stored version {stored}; "
                 f"the largest allowed is {stored + MAX_LEAP}",
             )
@@ -458,7 +458,7 @@ class Validation:
 
 
 @contextmanager
-def _blame(fault: Fault, role: RoleName) -> Iterator[None]:
+def _blame(fault: UploadFault, role: RoleName) -> Iterator[None]:
     """What is invalid in here is the upload's ``fault``, and the message names ``role``."""
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from notary.errors import Fault, InvalidUpdate
+from notary.errors import InvalidUpdate, UploadFault
 
 MAX_VERIFYING_MICROSECONDS: Final = 1_000_000
 """What verifying the signatures of one upload may take: some 8,000 on P-256, or 1,200 on P-384 (docs/protocol.md,
@@ -31,7 +31,7 @@ class Budget:
         self._left -= microseconds
         if self._left < 0:
             raise InvalidUpdate(
-                Fault.VALIDATION,
+                UploadFault.VALIDATION,
                 "the signatures of this upload take too long to verify: remove those that no role needs, or publish "
                 "fewer files at once",
             )

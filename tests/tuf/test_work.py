@@ -7,7 +7,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from notary.errors import Fault, InvalidUpdate
+from notary.errors import InvalidUpdate, UploadFault
 from notary.server.repository import LITTLE_MICROSECONDS
 from notary.tuf import public as keys
 from notary.tuf import publish, validation, work
@@ -93,7 +93,7 @@ def test_all_files_of_an_upload_share_one_budget(monkeypatch):
     monkeypatch.setattr(work, "MAX_VERIFYING_MICROSECONDS", 100_000)
     with pytest.raises(InvalidUpdate, match="take too long to verify: remove those") as refused:
         validated(heavy(files, good, bad, 20))
-    assert refused.value.fault is Fault.VALIDATION
+    assert refused.value.fault is UploadFault.VALIDATION
     assert 100 < len(verified) < 100_000 / 700
 
 
