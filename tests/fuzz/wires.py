@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
-from tests.net.test_grpc_shortcuts import outcome
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
@@ -37,6 +36,7 @@ from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
 from notary.tuf.model import Gun
 from tests.fuzz.golden import ALIAS, NOW, PASSPHRASE, world
 from tests.fuzz.parsers import split
+from tests.net.grpc.test_fast import outcome
 from tests.support import inmemory, rawhttp
 from tests.support.collection import GUN
 from tests.support.rawgrpc import SETTINGS, Memory, frame
