@@ -16,7 +16,7 @@ from notary.server.repository import LARGE, SMALL
 from notary.server.validators import WAITING
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_metadata_store
-from notary.tuf import canonical, model, publish
+from notary.tuf import canonical, model, public
 from notary.tuf.model import FileMeta, Gun, RoleName
 from tests.support.api import GUN, TUF, new_author, new_store, published
 from tests.support.author import Key, make_key, make_root_key, public_bytes
@@ -247,7 +247,7 @@ async def test_nothing_large_is_read_written_or_digested_on_the_reactors_thread(
     watched(canonical, "parse", lambda given, _: len(given[0]))
     watched(canonical, "dumps", lambda _, result: len(result))
     watched(FileMeta, "of", lambda given, _: len(given[0]))
-    watched(publish.keys, "_identity", lambda given, _: len(given[2].data))
+    watched(public, "_identity", lambda given, _: len(given[2].data))
     server = Server(CachedMetadataStore(new_store(), 1 << 24, reactor))
     server.repository._in_thread = server.api._in_thread = server.validators.in_thread = deferToThread
     author = await new_author(server)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, UploadFault
-from notary.tuf import model, publish, validation
+from notary.tuf import model, publish
 from notary.tuf.model import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
@@ -238,7 +238,7 @@ def test_a_leap_is_told_with_both_numbers() -> None:
 
 def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
     with pytest.raises(MalformedJSON):
-        validation.Upload(TARGETS, b"[]")
+        model.Upload(TARGETS, b"[]")
 
 
 def test_the_files_of_an_upload_share_a_budget_of_structure() -> None:
@@ -283,7 +283,7 @@ def test_a_large_upload_is_read_only_under_a_good_root(stored, uploaded, fault) 
     bomb = [("targets", LARGE), ("targets/a", LARGE), ("targets/b", LARGE), ("targets/c", b"no JSON at all")]
     for files in ([*bomb, *uploaded.items()], [*uploaded.items(), *bomb]):
         with pytest.raises(InvalidUpdate) as caught:
-            publish.judge(Gun(GUN), collection.current, files, NOW)
+            publish.validate_files(Gun(GUN), collection.current, files, NOW)
         assert caught.value.fault == fault
 
 
@@ -293,17 +293,17 @@ def test_a_large_upload_under_a_good_root_is_read_whole() -> None:
     for unread in (b"no JSON at all", LARGE + LARGE):
         for role in ("targets/a", "timestamp", "root"):
             with pytest.raises(MalformedJSON):
-                publish.judge(Gun(GUN), {}, [(role, unread), *files], NOW)
+                publish.validate_files(Gun(GUN), {}, [(role, unread), *files], NOW)
     first = {"root": author.root(), "targets": author.targets()}
     author.bump("root")
-    plan = publish.judge(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
+    plan = publish.validate_files(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
     assert [update.data for update in plan.updates] == [*first.values()]
 
 
 def test_the_version_of_an_upload() -> None:
     author = Author(GUN)
     author.bump("targets", by=41)
-    assert validation.Upload(TARGETS, author.targets()).version == 42
+    assert model.Upload(TARGETS, author.targets()).version == 42
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -383,17 +383,19 @@ def test_expired_certificate_cannot_vouch_for_its_own_new_root(aged: tuple[Colle
     assert caught.value.fault == UploadFault.ROOT
 
 
-def test_a_root_is_sound_once_it_is_certain_to_be_found_so_for_ever() -> None:
+def test_a_root_is_verified_once_it_is_certain_to_be_found_valid_for_ever() -> None:
     collection = Collection()
     author = collection.author()
     expired = make_root_key(GUN, begins=NOW - timedelta(9), ends=NOW - timedelta(1))
     author.roles["root"] = Role([make_root_key(GUN), expired])
     files = author.first()
-    assert collection.validate(files).sound is None  # its expired certificate counts when the root is a stored one
+    assert (
+        collection.validate(files).verified_root is None
+    )  # its expired certificate counts when the root is a stored one
     collection.publish(files)
-    assert collection.validate(author.publish("targets")).sound == files["root"]
+    assert collection.validate(author.publish("targets")).verified_root == files["root"]
     author.rotate("root", make_root_key(GUN))
-    assert collection.validate(newer := author.publish("root")).sound == newer["root"]
+    assert collection.validate(newer := author.publish("root")).verified_root == newer["root"]
 
 
 # -- what is stored can be bad, too -----------------------------------------------------------------------------------
