@@ -76,7 +76,7 @@ class Unauthorized(NotaryError):
 # -- metadata ---------------------------------------------------------------------------------------------------------
 
 
-class Fault(StrEnum):
+class UploadFault(StrEnum):
     """Which part of an upload breaks the rules; the values are what clients parse (docs/protocol.md, section 1)."""
 
     VALIDATION = "ErrValidation"
@@ -92,7 +92,7 @@ class InvalidUpdate(NotaryError):
     ``missing`` names the absent role when ``fault`` is HIERARCHY, else it is "".
     """
 
-    def __init__(self, fault: Fault, message: str, missing: str = "") -> None:
+    def __init__(self, fault: UploadFault, message: str, missing: str = "") -> None:
         super().__init__(message)
         self.fault = fault
         self.missing = missing

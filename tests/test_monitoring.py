@@ -15,7 +15,7 @@ from notary.net.grpc import Status
 from notary.observe.expiry import Certificates
 from notary.server.metrics import Metrics as ServerMetrics
 from notary.signer.metrics import Metrics as SignerMetrics
-from notary.storage.sql.dialect import Usage
+from notary.work.usage import PoolUsage
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/monitoring.md").read_text()
@@ -29,7 +29,7 @@ class NoKeyring:
 
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
-    metrics.watch_pool(Usage())
+    metrics.watch_pool(PoolUsage())
     # As in notary.daemon.workers.parent.
     metrics.watch("workers", "doc", lambda: {(): 2.0})
     metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)

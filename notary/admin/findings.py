@@ -20,7 +20,7 @@ from notary.storage.operators import FeedEntry
 from notary.tuf.collection import Collection, File, Index, newest, parse
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleKeys, RoleName, Root, Targets, stored_envelope
 from notary.tuf.root_certificates import check_delegation_certificate
-from notary.tuf.validation import require_signatures, require_succession, stored_root
+from notary.tuf.signatures import require_signatures, require_succession, stored_root
 
 
 class Kind(NamedTuple):

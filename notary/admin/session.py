@@ -18,7 +18,7 @@ from notary.admin.output import Output
 from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.dialect import PoolSettings
 
 _Store = TypeVar("_Store")
 
@@ -58,7 +58,7 @@ class Session:
         return found
 
     async def open(
-        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any, Pool], Deferred[_Store]]
+        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any, PoolSettings], Deferred[_Store]]
     ) -> _Store:
         """Open a store of the database that ``of`` names; it is closed when the session is.
 

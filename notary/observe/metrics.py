@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -24,6 +24,8 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+
+from notary.work.usage import PoolUsage
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The form of :meth:`Figures.render`: the one that every version of Prometheus reads."""
@@ -44,16 +46,6 @@ class Watched:
     labels: tuple[str, ...]
     family: type[CounterMetricFamily | GaugeMetricFamily]
     read: Callable[[], Mapping[tuple[str, ...], float]]
-
-
-class Pool(Protocol):
-    """What is known of a pool of connections; the last two only grow."""
-
-    size: int
-    used: int
-    waiting: int
-    waits: int
-    wait_seconds: float
 
 
 class Figures(Collector):
@@ -102,7 +94,7 @@ class Figures(Collector):
         family = CounterMetricFamily if counter else GaugeMetricFamily
         self._watched.append(Watched(self.prefix + name, doc, tuple(labels), family, read))
 
-    def watch_pool(self, pool: Pool) -> None:
+    def watch_pool(self, pool: PoolUsage) -> None:
         """Show how the connections to the database are used."""
         self.watch("pool_size", "Connections to the database that there may be", lambda: {(): pool.size})
         self.watch("pool_used", "Connections to the database that work for somebody", lambda: {(): pool.used})

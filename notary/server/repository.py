@@ -23,7 +23,7 @@ from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, Sign
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import InThread, Validator
 from notary.storage import Change, MetadataStore, Stored, Update
-from notary.tuf import draft, model, publish, refresh, validation
+from notary.tuf import cost, draft, model, publish, refresh, validation
 from notary.tuf.model import (
     MAX_NAME,
     MAX_SIGNATURES,
@@ -38,7 +38,7 @@ from notary.tuf.model import (
 )
 from notary.tuf.public import PublicKey
 from notary.tuf.validation import Plan
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -54,7 +54,7 @@ KEPT_NAMES = 100_000
 """How many names these may list together: 500 bytes each at the most."""
 
 KEPT_ROOTS = 10_000
-"""Of how many roots it is known that they are sound: 300 bytes each, and a third of validating a small upload."""
+"""How many verified roots are remembered, of 300 bytes each: verifying one is a third of validating a small upload."""
 
 LARGE = 2_000_000
 """Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
@@ -64,7 +64,7 @@ SMALL = 8_192
 """Bytes of a file or an upload that may be looked at on the reactor's thread, whatever is in it."""
 
 LITTLE_MICROSECONDS = 3_000
-"""How much work (:mod:`notary.tuf.work`) is done on the reactor's thread: an ordinary small upload is half of that, and
+"""How much work (:mod:`notary.tuf.cost`) is done on the reactor's thread: an ordinary small upload is half of that, and
 a thread would only add its own cost to it."""
 
 MUCH_MICROSECONDS = 400_000
@@ -152,11 +152,11 @@ class Repository:
         self._on_expired_root = on_expired_root
         self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, len, KEPT_NAMES)
         self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
-        self._sound: Recent[_Root, bool] = Recent(KEPT_ROOTS)
+        self._verified_roots: Recent[_Root, bool] = Recent(KEPT_ROOTS)
         # However many readers come at once, one thread looks into a file or renews a collection for all of them.
-        self._listing = Shared(self._list)
-        self._dating = Shared(self._date)
-        self._renewing = Shared(self._renew)
+        self._listing = SingleFlight(self._list)
+        self._dating = SingleFlight(self._date)
+        self._renewing = SingleFlight(self._renew)
         self._log = Logger(namespace="notary.server.repository")
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ class Repository:
         services are down.
         """
         plan, current = await self._validated(gun, files, validator)
-        if plan.sound is not None and len(plan.sound) <= SMALL:
-            self._sound.put(_root(gun, plan.sound), True)
+        if plan.verified_root is not None and len(plan.verified_root) <= SMALL:
+            self._verified_roots.put(_root(gun, plan.verified_root), True)
         updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
@@ -329,12 +329,12 @@ class Repository:
             run = execute if size <= SMALL else validator.in_thread
             uploads = await run(lambda: publish.read(files))
             current = await self._loaded(gun, [upload.role for upload in uploads], run)
-            sound = self._is_sound(gun, current)
+            verified = self._is_root_verified(gun, current)
 
             def validate(most: int) -> Plan | None:
-                if validation.work_in(current, uploads, sound=sound, most=most) > most:
+                if cost.estimate(current, uploads, root_verified=verified, most=most) > most:
                     return None
-                return validation.validate(gun, current, uploads, self._now(), sound=sound)
+                return validation.validate(gun, current, uploads, self._now(), root_verified=verified)
 
             plan = validate(LITTLE_MICROSECONDS) or await validator.in_thread(lambda: validate(MUCH_MICROSECONDS))
             if plan is not None:
@@ -342,9 +342,10 @@ class Repository:
             del uploads
         else:
             current = await self._loaded(gun, publish.named(files), self._in_thread)
-            sound = self._is_sound(gun, current)
+            verified = self._is_root_verified(gun, current)
         held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
-        return await validator.in_process(publish.judge, gun, held, files, self._now(), sound=sound), current
+        plan = await validator.in_process(publish.validate_files, gun, held, files, self._now(), root_verified=verified)
+        return plan, current
 
     def _place(self, size: int) -> InThread:
         """Where work on ``size`` bytes is done that is not an upload's validation."""
@@ -367,9 +368,9 @@ class Repository:
                 )
         return found
 
-    def _is_sound(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
+    def _is_root_verified(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
         root = current.get(ROOT)
-        return root is not None and len(root.data) <= SMALL and self._sound.get(_root(gun, root.data)) is True
+        return root is not None and len(root.data) <= SMALL and self._verified_roots.get(_root(gun, root.data)) is True
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 

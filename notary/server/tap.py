@@ -49,11 +49,11 @@ from notary.server.signing.remote import RemoteSigner
 from notary.server.validators import Turns, Validators
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
-from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SERVER
 from notary.work.allowance import Allowance
 from notary.work.processes import Offload
 from notary.work.reactor import utc_now
+from notary.work.usage import PoolUsage
 
 READERS = 2
 """Threads for what readers wait for, and for everything else that is short: validation never uses them."""
@@ -107,7 +107,7 @@ class Server(Serving):
         await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
-        usage = Usage()
+        usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)

@@ -34,7 +34,7 @@ from notary.storage.keywrap import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 CAPACITY: Final = 4096
 """How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
@@ -123,10 +123,10 @@ class Keyring:
         self.misses = 0
         """How many times it was not."""
         self._deletions = 0
-        self._creating = Shared(self._create)
-        self._loading = Shared(self._load, self._remember)
-        self._marking = Shared(self._mark)
-        self._deleting = Shared(self._delete)
+        self._creating = SingleFlight(self._create)
+        self._loading = SingleFlight(self._load, self._remember)
+        self._marking = SingleFlight(self._mark)
+        self._deleting = SingleFlight(self._delete)
 
     @property
     def cached(self) -> int:

@@ -32,7 +32,7 @@ from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import Metrics
 from notary.tuf.public import PublicKey
 from notary.work.allowance import Seldom
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
 """The names that a health check may ask for: those of the reference, and the signer as a whole."""
@@ -66,7 +66,7 @@ class Rpc:
         self._retired = False
         self._tells = tells
         self._check = check
-        self._asking = Shared(self._ask)
+        self._asking = SingleFlight(self._ask)
         self._healthy = True
         self._log = Logger(namespace="notary.signer.rpc")
         self._no_key = Seldom(lambda line: self._log.error("no key is made: {why}", why=line), seconds)

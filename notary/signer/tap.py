@@ -42,10 +42,10 @@ from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
 from notary.storage.open import migrate_database, open_key_store, pool_of
-from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
 from notary.work.reactor import utc_now
+from notary.work.usage import PoolUsage
 
 THREADS = CREATIONS + 1
 """Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
@@ -89,7 +89,7 @@ class Signer(Serving):
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
-        usage = Usage()
+        usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)

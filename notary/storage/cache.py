@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from notary.errors import NotFound
 from notary.storage import NOTHING, Change, Identity, MetadataStore, Place, Stored, Update
 from notary.tuf.model import Gun, RoleName
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 MOST_PLACES: Final = 100
 """How many places one question asks about, unless one request alone needs more."""
@@ -62,10 +62,10 @@ class CachedMetadataStore:
         self._store = store
         self._files = _Files(size)
         self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)), clock)
-        self._loads: Shared[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
-        self._loads = Shared(self._load)
-        self._checksums: Shared[_Name, Stored] = Shared(self._by_checksum)
-        self._versions: Shared[tuple[Place, Identity], Stored] = Shared(self._by_version)
+        self._loads: SingleFlight[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
+        self._loads = SingleFlight(self._load)
+        self._checksums: SingleFlight[_Name, Stored] = SingleFlight(self._by_checksum)
+        self._versions: SingleFlight[tuple[Place, Identity], Stored] = SingleFlight(self._by_version)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -17,26 +17,27 @@ from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
 from notary.storage.operators import Inventory, KeyInventory
 from notary.storage.sql.backends import DIALECTS
 from notary.storage.sql.database import Database, Reactor
-from notary.storage.sql.dialect import Dialect, Pool, Usage
+from notary.storage.sql.dialect import Dialect, PoolSettings
 from notary.storage.sql.inventory import SQLInventory
 from notary.storage.sql.key_inventory import SQLKeyInventory
 from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
+from notary.work.usage import PoolUsage
 
 _T = TypeVar("_T")
 
 _log: Final = Logger()
 
-_POOL: Final = Pool()
+_POOL: Final = PoolSettings()
 
-_PATIENT: Final = Pool(connections=1, query_timeout=86_400.0)
+_PATIENT: Final = PoolSettings(connections=1, query_timeout=86_400.0)
 """For work on tables: an index of a big one takes long."""
 
 
-def pool_of(storage: Storage, usage: Usage | None = None) -> Pool:
+def pool_of(storage: Storage, usage: PoolUsage | None = None) -> PoolSettings:
     """What a daemon's configuration says of its connections; ``usage`` is told of them."""
-    return Pool(
+    return PoolSettings(
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
         query_timeout=storage.query_timeout,
@@ -45,7 +46,7 @@ def pool_of(storage: Storage, usage: Usage | None = None) -> Pool:
 
 
 async def open_database(
-    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: Pool = _POOL
+    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: PoolSettings = _POOL
 ) -> Database:
     """Connect to the database and see that the tables of ``service`` are there.
 
@@ -95,7 +96,9 @@ async def migration_plan(
     return await _on_tables_once(backend, db_url, service, reactor, partial(plan, resume=resume), [])
 
 
-def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[MetadataStore]:
+def open_metadata_store(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL
+) -> Deferred[MetadataStore]:
     """Open the server's store.
 
     ``backend`` and ``db_url`` are the values of ``storage.backend`` and ``storage.db_url``, a file path made absolute.
@@ -113,7 +116,7 @@ def open_metadata_store(backend: str, db_url: str, reactor: Reactor, pool: Pool 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _POOL) -> Deferred[KeyStore]:
+def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL) -> Deferred[KeyStore]:
     """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyStore:
@@ -125,7 +128,7 @@ def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: Pool = _PO
     return Deferred.fromCoroutine(connect())
 
 
-def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[Inventory]:
+def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[Inventory]:
     """Open the server's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> Inventory:
@@ -134,7 +137,7 @@ def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> D
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: Pool) -> Deferred[KeyInventory]:
+def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[KeyInventory]:
     """Open the signer's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyInventory:

@@ -49,7 +49,7 @@ class _Whole(int):
     __slots__ = ()
 
 
-class Budget:
+class StructureBudget:
     """The structure that several documents may hold together; :func:`parse` spends it before it reads a document.
 
     Structure is what costs: a character of it takes up to a hundred times its size in memory.
@@ -72,7 +72,7 @@ class Budget:
             )
 
 
-def parse(data: bytes, budget: Budget | None = None) -> Json:
+def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     """Read one JSON value; its structure is taken from ``budget``.
 
     Refused, with MalformedJSON: anything but UTF-8 (a byte order mark included), members given twice, NaN and
@@ -224,7 +224,7 @@ class Members:
         return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
 
 
-def _limit_structure(data: bytes, budget: Budget | None) -> int:
+def _limit_structure(data: bytes, budget: StructureBudget | None) -> int:
     # Decoding a document, and sorting its members to encode it, holds the interpreter for as long as its structure is
     # large, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are counted too,
     # since telling them apart would cost what this saves.

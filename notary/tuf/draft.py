@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, SigningFailed
+from notary.errors import InvalidMetadata, InvalidUpdate, SigningFailed, UploadFault
 from notary.tuf import canonical, public
 from notary.tuf.model import (
     MAX_VERSION,
@@ -82,12 +82,12 @@ class Draft:
         )
         if self.role == SNAPSHOT:
             return InvalidUpdate(
-                Fault.HIERARCHY,
+                UploadFault.HIERARCHY,
                 f"no snapshot was uploaded, and {shortage}: upload a signed snapshot, "
                 "or publish a root that names the server's snapshot key",
                 missing=SNAPSHOT,
             )
-        return InvalidUpdate(Fault.ROOT, f"{shortage}: publish a root that names the server's {self.role} key")
+        return InvalidUpdate(UploadFault.ROOT, f"{shortage}: publish a root that names the server's {self.role} key")
 
 
 def next_snapshot(
@@ -127,7 +127,8 @@ def _draft(
 ) -> Draft:
     if version > MAX_VERSION:
         raise InvalidUpdate(
-            Fault.VALIDATION, f"{role}: version {version - 1} is stored, after which no other fits into the database"
+            UploadFault.VALIDATION,
+            f"{role}: version {version - 1} is stored, after which no other fits into the database",
         )
     payload = canonical.dumps(
         {
@@ -142,7 +143,7 @@ def _draft(
         for key in signers.keys.values():
             key.canonical_id  # noqa: B018 - the signing service will be asked by it
     except InvalidMetadata as error:
-        raise InvalidUpdate(Fault.VALIDATION, f"{role}: {error}") from error
+        raise InvalidUpdate(UploadFault.VALIDATION, f"{role}: {error}") from error
     # A key under a name that is not its id could sign, but no client would find it by that signature.
     able = tuple(key for key_id, key in signers.keys.items() if key.key_id == key_id)
     return Draft(role, version, payload, able, signers.threshold)

@@ -13,7 +13,7 @@ import hmac
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
@@ -25,7 +25,7 @@ from notary.errors import (
     MalformedJSON,
 )
 from notary.tuf import canonical
-from notary.tuf.canonical import Budget, Json, Members, quote
+from notary.tuf.canonical import Json, Members, StructureBudget, quote
 from notary.tuf.public import PublicKey, RoleKeys, Signature
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Envelope",
     "FileMeta",
     "Gun",
+    "Held",
     "RoleKeys",
     "RoleName",
     "Root",
@@ -48,8 +49,11 @@ __all__ = [
     "Snapshot",
     "Targets",
     "Timestamp",
+    "Update",
+    "Upload",
     "VersionedMetadata",
     "peek",
+    "stored_envelope",
 ]
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ class Envelope:
     _payload: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, data: bytes, budget: Budget | None = None) -> Envelope:
+    def parse(cls, data: bytes, budget: StructureBudget | None = None) -> Envelope:
         """Read a file; ``budget`` is what several files may hold together.
 
         Raises MalformedJSON, also for unknown members outside ``signed``, which nobody signed, and for more than
@@ -166,7 +170,7 @@ class Envelope:
         return payload
 
 
-def peek(data: bytes, budget: Budget | None = None) -> tuple[Envelope, int]:
+def peek(data: bytes, budget: StructureBudget | None = None) -> tuple[Envelope, int]:
     """Read a file as far as it can be read without knowing its role: the envelope and its version (0 if it has none).
 
     Raises MalformedJSON, also where ``_type``, ``expires`` and ``version`` are not of their types.
@@ -457,6 +461,26 @@ class Held(Protocol):
     def data(self) -> bytes:
         """The whole signed file, exactly as it is stored."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One uploaded file. Building an Upload is the check that precedes validation, and raises MalformedJSON.
+
+    ``envelope`` and ``version`` are what :func:`peek` finds in ``data``. ``budget`` is the structure that all files of
+    an upload may hold together.
+    """
+
+    role: RoleName
+    data: bytes
+    budget: InitVar[StructureBudget | None] = None
+    envelope: Envelope = field(init=False, repr=False, compare=False)
+    version: int = field(init=False, compare=False)
+
+    def __post_init__(self, budget: StructureBudget | None) -> None:
+        envelope, version = peek(self.data, budget)
+        object.__setattr__(self, "envelope", envelope)
+        object.__setattr__(self, "version", version)
 
 
 @dataclass(frozen=True, slots=True)

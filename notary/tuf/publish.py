@@ -17,8 +17,9 @@ from notary.tuf.model import (
     Gun,
     Held,
     RoleName,
+    Upload,
 )
-from notary.tuf.validation import Plan, Upload, Validation
+from notary.tuf.validation import Plan, Validation
 
 MAX_FILES = 200
 """How many files one upload may hold (docs/protocol.md, section 9); whoever reads uploads enforces it.
@@ -29,7 +30,7 @@ Each file can be a delegation over a hundred levels deep, all of whose ancestors
 
 def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
     """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
-    budget = canonical.Budget()
+    budget = canonical.StructureBudget()
     return [Upload(_role(name), data, budget) for name, data in files]
 
 
@@ -48,24 +49,24 @@ def _role(name: str) -> RoleName:
     return RoleName(name)
 
 
-def judge(
+def validate_files(
     gun: Gun,
     current: Mapping[RoleName, Held],
     files: Sequence[tuple[str, bytes]],
     now: datetime,
     *,
-    sound: bool = False,
+    root_verified: bool = False,
 ) -> Plan:
     """Read and :func:`validate` the files of a large upload, none before the root is known to be good.
 
     ``current`` has what is needed for the roles that :func:`named` finds. What is wrong with the root is told even if
     another file could not be read at all, which :func:`read` would tell first (docs/protocol.md, section 9).
     """
-    budget = canonical.Budget()
+    budget = canonical.StructureBudget()
     others = [(_role(name), data) for name, data in files]
     roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
     root = Upload(*others.pop(roots[-1]), budget) if roots else None
-    validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, sound=sound)
+    validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, root_verified=root_verified)
     validation.root  # noqa: B018 - before anything else is read
     uploads = [Upload(role, data, budget) for role, data in others]
     validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots the later has been judged

@@ -23,15 +23,14 @@ or snapshot cannot be used: nothing that this publisher did, so an edge must tre
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from notary.errors import Fault, InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON
-from notary.tuf import canonical, public, work
+from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, UploadFault
+from notary.tuf import canonical, cost
 from notary.tuf.canonical import quote
 from notary.tuf.draft import Draft, next_snapshot, timestamp
 from notary.tuf.model import (
@@ -50,37 +49,14 @@ from notary.tuf.model import (
     Snapshot,
     Targets,
     Update,
-    peek,
+    Upload,
     stored_envelope,
 )
 from notary.tuf.root_certificates import certified_keys, check_delegation_certificate
+from notary.tuf.signatures import require_signatures, require_succession, stored_root
 
 MAX_LEAP = 1_000
 """How far an uploaded version may lie above the stored one (docs/protocol.md, section 9)."""
-
-
-_ALWAYS_READ = frozenset({ROOT, SNAPSHOT})
-"""Of these, what is stored matters even if the upload has the next one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One uploaded file. Building it is the check that precedes validation: raises MalformedJSON.
-
-    ``envelope`` and ``version`` are what :func:`notary.tuf.model.peek` finds in ``data``; ``budget`` is what all files
-    of an upload may hold together.
-    """
-
-    role: RoleName
-    data: bytes
-    budget: InitVar[canonical.Budget | None] = None
-    envelope: Envelope = field(init=False, repr=False, compare=False)
-    version: int = field(init=False, compare=False)
-
-    def __post_init__(self, budget: canonical.Budget | None) -> None:
-        envelope, version = peek(self.data, budget)
-        object.__setattr__(self, "envelope", envelope)
-        object.__setattr__(self, "version", version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +64,13 @@ class Plan:
     """What a valid upload leads to.
 
     ``updates`` are stored as they are. If ``snapshot`` is not None it must be signed and stored too. ``timestamp``
-    gives the last draft, once the snapshot is complete. ``sound`` is the root, as a file, that counts from then on if
-    :func:`stored_root` will find nothing wrong with it.
+    gives the last draft, once the snapshot is complete. ``verified_root`` holds the bytes of the collection's root if
+    that root stays valid regardless of time, so that later uploads need not verify it again; else it is None.
     """
 
     updates: tuple[Update, ...]
     snapshot: Draft | None
-    sound: bytes | None
+    verified_root: bytes | None
     _signers: RoleKeys
     _timestamp_version: int
     _now: datetime
@@ -109,69 +85,19 @@ class Plan:
         return timestamp(self._signers, self._timestamp_version, snapshot, self._now)
 
 
-def work_in(
-    current: Mapping[RoleName, Held], uploads: Sequence[Upload], *, sound: bool = False, most: int = sys.maxsize
-) -> int:
-    """About how long :func:`validate` takes, in microseconds, rather too much: no key or stored file is looked into.
-
-    Signatures that will turn out not to matter count too. Counting ends beyond ``most``, and so never takes long.
-    """
-    uploaded = {upload.role for upload in uploads}
-    # Of a timestamp, and of what the upload replaces, only the version is looked at.
-    stored = {
-        role: held.data for role, held in current.items() if role in _ALWAYS_READ or role not in {*uploaded, TIMESTAMP}
-    }
-    total = sum([work.handling(upload.data) for upload in uploads]) + sum(map(work.handling, stored.values()))
-    for upload in uploads:
-        if total > most:
-            return total
-        size, signatures = len(upload.data), upload.envelope.signatures
-        passes = 2 if upload.role == ROOT else 1  # by the keys of the previous root, then by its own
-        total += work.reading(upload.data) + passes * sum([public.cost(signature, size) for signature in signatures])
-    for role, data in stored.items():
-        if total > most:
-            return total
-        verified = role != SNAPSHOT and not (sound and role == ROOT)
-        total += work.reading(data) + (work.verifying(data) if verified else 0)
-    return total
-
-
 def validate(
-    gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime, *, sound: bool = False
+    gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime, *, root_verified: bool = False
 ) -> Plan:
     """Judge ``uploads`` against ``current``, the newest stored version of each role that :func:`needed` names.
 
     Of two files for one role the later counts. An uploaded timestamp is ignored. A version that is already stored is
-    not refused here: the store does that, in the transaction that writes. ``now`` is aware. If the very bytes of the
-    stored root were :attr:`Plan.sound` before, ``sound`` saves verifying them again. All signatures together may take
-    :data:`notary.tuf.work.MAX_VERIFYING_MICROSECONDS` to verify.
+    not refused here: the store does that, in the transaction that writes. ``now`` is aware. ``root_verified`` says that
+    the bytes of the stored root were :attr:`Plan.verified_root` before; then they are not verified again. All
+    signatures together may take :data:`notary.tuf.cost.MAX_VERIFYING_MICROSECONDS` to verify.
 
     Raises InvalidUpdate; InvalidMetadata if the stored root or snapshot cannot be used (see the module's rules).
     """
-    return Validation(gun, current, {upload.role: upload for upload in uploads}, now, sound=sound).run()
-
-
-def stored_root(gun: Gun, data: bytes, spend: Callable[[int], None] = lambda _cost: None) -> Root:
-    """The root in a stored file, signed by its own certificates. Raises InvalidMetadata.
-
-    ``spend`` hears what verifying it costs. Neither its own expiry nor that of its certificates counts: it was checked
-    when it came in, and a collection whose root has expired must be able to publish the next one.
-    """
-    root = Root.parse(stored_envelope(ROOT, data))
-    require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates", spend)
-    return root
-
-
-def require_succession(
-    gun: Gun, previous: Root, envelope: Envelope, spend: Callable[[int], None] = lambda _cost: None
-) -> None:
-    """See that the root in ``envelope`` is signed by the certificates of the one before it. Raises InvalidMetadata.
-
-    ``spend`` hears what verifying it costs.
-    """
-    trusted = certified_keys(previous, gun, None)
-    who = f"the certificates of the stored root (version {previous.version})"
-    require_signatures(ROOT, envelope, trusted, who, spend)
+    return Validation(gun, current, {upload.role: upload for upload in uploads}, now, root_verified=root_verified).run()
 
 
 class Validation:
@@ -187,18 +113,18 @@ class Validation:
         uploads: Mapping[RoleName, Upload],
         now: datetime,
         *,
-        sound: bool,
+        root_verified: bool,
     ) -> None:
         self._gun = gun
         self._current = current
         self._uploads: dict[RoleName, Upload] = {}
         self._now = now
-        self._sound = sound
-        self._spend = work.Budget(work.MAX_VERIFYING_MICROSECONDS).spend
+        self._root_verified = root_verified
+        self._spend = cost.VerifyingBudget(cost.MAX_VERIFYING_MICROSECONDS).spend
         self._stored_root: Root | None = None
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
-        self._stored_budget = canonical.Budget()
+        self._stored_budget = canonical.StructureBudget()
         self.add(uploads.values())
 
     def add(self, uploads: Iterable[Upload]) -> None:
@@ -217,14 +143,14 @@ class Validation:
         if TARGETS not in self._loaded and self._names_other_signers(root):
             self._keep_targets(root)
         if SNAPSHOT in self._uploads:
-            with _blame(Fault.SNAPSHOT, SNAPSHOT):
+            with _blame(UploadFault.SNAPSHOT, SNAPSHOT):
                 listed: Collection[str] = self._accept_snapshot(root)
             draft = None
         else:
             draft = self._draft_snapshot(root)
             listed = self._listed
         for role in roles:
-            with _blame(Fault.TARGETS, role):
+            with _blame(UploadFault.TARGETS, role):
                 self._require_readable_delegations(role, listed)
         self._forbid_leaps()
         updates = tuple(
@@ -233,9 +159,9 @@ class Validation:
             if role in self._uploads
         )
         timestamp = self._current.get(TIMESTAMP)
-        sound = self._loaded[ROOT] if self._sound else None
+        verified_root = self._loaded[ROOT] if self._root_verified else None
         signers = root.roles[TIMESTAMP]
-        return Plan(updates, draft, sound, signers, 0 if timestamp is None else timestamp.version, self._now)
+        return Plan(updates, draft, verified_root, signers, 0 if timestamp is None else timestamp.version, self._now)
 
     # -- root ---------------------------------------------------------------------------------------------------------
 
@@ -245,21 +171,21 @@ class Validation:
         held = self._current.get(ROOT)
         if held is None:
             stored = None
-        elif self._sound:
+        elif self._root_verified:
             stored = Root.parse(stored_envelope(ROOT, held.data))
         else:
             stored = stored_root(self._gun, held.data, self._spend)
         self._stored_root = stored
         upload = self._uploads.get(ROOT)
         if upload is not None:
-            with _blame(Fault.ROOT, ROOT):
+            with _blame(UploadFault.ROOT, ROOT):
                 root = self._accept_root(stored, upload)
             self._loaded[ROOT] = upload.data
             return root
         if held is None or stored is None:
-            raise InvalidUpdate(Fault.VALIDATION, "this collection has no root yet, and the upload holds none")
+            raise InvalidUpdate(UploadFault.VALIDATION, "this collection has no root yet, and the upload holds none")
         self._loaded[ROOT] = held.data
-        self._sound = True
+        self._root_verified = True
         return stored
 
     def _accept_root(self, stored: Root | None, upload: Upload) -> Root:
@@ -275,7 +201,7 @@ class Validation:
             require_succession(self._gun, stored, upload.envelope, self._spend)
         require_signatures(ROOT, upload.envelope, own, "its own certificates", self._spend)
         self._require_unexpired(ROOT, root.expires)
-        self._sound = own == certified_keys(root, self._gun, None)  # whose expiry does not count any more
+        self._root_verified = own == certified_keys(root, self._gun, None)  # whose expiry does not count any more
         return root
 
     # -- targets and delegations --------------------------------------------------------------------------------------
@@ -285,7 +211,7 @@ class Validation:
             if ancestor not in self._targets:
                 self._load_ancestor(root, ancestor, role)
         upload = self._uploads[role]
-        with _blame(Fault.TARGETS, role):
+        with _blame(UploadFault.TARGETS, role):
             targets = self._verified(root, role, upload.envelope)
             self._require_unexpired(role, targets.expires)
         self._targets[role] = targets
@@ -296,7 +222,7 @@ class Validation:
         held = self._current.get(role)
         if held is None or not self._is_listed(role):
             raise InvalidUpdate(
-                Fault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
+                UploadFault.TARGETS, f"{descendant}: its parent {role} is neither in this upload nor in the collection"
             )
         self._load_stored(root, role, held, f"{descendant}: its parent {role}")
 
@@ -306,7 +232,7 @@ class Validation:
             targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
             raise InvalidUpdate(
-                Fault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
+                UploadFault.TARGETS, f"{title}, as stored, is not valid any more; upload it too ({error})"
             ) from error
         self._targets[role] = targets
         self._loaded[role] = held.data
@@ -425,7 +351,7 @@ class Validation:
 
     def _draft_snapshot(self, root: Root) -> Draft:
         if SNAPSHOT not in self._current and TARGETS not in self._loaded:
-            raise InvalidUpdate(Fault.VALIDATION, "the first upload to a collection must hold targets")
+            raise InvalidUpdate(UploadFault.VALIDATION, "the first upload to a collection must hold targets")
         version = self._current[SNAPSHOT].version if SNAPSHOT in self._current else 0
         return next_snapshot(root, self._snapshot, version, self._loaded, self._now)
 
@@ -446,7 +372,7 @@ class Validation:
         version = self._uploads[role].version
         if version > stored + MAX_LEAP:
             raise InvalidUpdate(
-                Fault.VALIDATION,
+                UploadFault.VALIDATION,
                 f"{role}: version {version} is too far above the stored version {stored}; "
                 f"the largest allowed is {stored + MAX_LEAP}",
             )
@@ -458,7 +384,7 @@ class Validation:
 
 
 @contextmanager
-def _blame(fault: Fault, role: RoleName) -> Iterator[None]:
+def _blame(fault: UploadFault, role: RoleName) -> Iterator[None]:
     """What is invalid in here is the upload's ``fault``, and the message names ``role``."""
     try:
         yield
@@ -474,19 +400,3 @@ def _ancestors(role: RoleName) -> list[RoleName]:
         chain.append(parent)
         role = parent
     return chain[::-1]
-
-
-def require_signatures(
-    role: RoleName, envelope: Envelope, signers: RoleKeys, who: str, spend: Callable[[int], None] = lambda _cost: None
-) -> None:
-    """See that ``envelope`` is signed to the threshold of ``signers``, whom a message calls ``who``.
-
-    ``spend`` hears what it costs: see :func:`notary.tuf.public.meets_threshold`. Raises InvalidMetadata.
-    """
-    try:
-        result = public.meets_threshold(envelope, signers, spend)
-    except InvalidMetadata as error:
-        raise InvalidMetadata(f"{role}: {error}") from error
-    if not result.ok:
-        count = f"at most {result.signers + result.untried}" if result.untried else result.signers
-        raise InvalidMetadata(f"{role}: it has {count} valid signature(s) by {who}; {signers.threshold} needed")

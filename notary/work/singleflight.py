@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Shared(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """Does one thing for all who ask for it at the same time.
 
     ``work`` is started for the first; who asks before it ends gets the same outcome. It runs to its end whoever is

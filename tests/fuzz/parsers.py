@@ -62,8 +62,7 @@ from notary.signer.clients import Clients
 from notary.storage.keywrap import unwrap
 from notary.storage.sql.backends.mysql.dsn import mysql
 from notary.storage.sql.backends.postgres.dsn import postgres
-from notary.tuf import canonical
-from notary.tuf import public as keys
+from notary.tuf import canonical, public
 from notary.tuf.model import (
     ROOT,
     SNAPSHOT,
@@ -156,7 +155,7 @@ def _use(found: VersionedMetadata) -> None:
         roles = [each.role for each in found.delegations.values()]
     for role in roles[:8]:
         with suppress(InvalidMetadata):
-            keys.meets_threshold(found.envelope, role)
+            public.meets_threshold(found.envelope, role)
         for key in list(role.keys.values())[:4]:
             with suppress(InvalidMetadata):
                 assert len(key.key_id) == len(key.canonical_id) == 64
@@ -207,7 +206,7 @@ def _walk(stored: Mapping[RoleName, bytes]) -> None:
     root = Root.parse(Envelope.parse(stored[ROOT]))
     for role in (ROOT, TIMESTAMP, SNAPSHOT, TARGETS):
         signers = certified_keys(root, Gun(GUN), NOW) if role == ROOT else root.roles[role]
-        assert keys.meets_threshold(Envelope.parse(stored[role]), signers).ok, (
+        assert public.meets_threshold(Envelope.parse(stored[role]), signers).ok, (
             f"{role}: a client refuses its signatures"
         )
     listed = Snapshot.parse(Envelope.parse(stored[SNAPSHOT])).meta
@@ -221,7 +220,7 @@ def _walk(stored: Mapping[RoleName, bytes]) -> None:
 
 
 def _counts(stored: Mapping[RoleName, bytes], child: Delegation) -> bool:
-    return child.name not in stored or keys.meets_threshold(Envelope.parse(stored[child.name]), child.role).ok
+    return child.name not in stored or public.meets_threshold(Envelope.parse(stored[child.name]), child.role).ok
 
 
 def _signed(name: str, payload: bytes) -> bytes:
@@ -246,7 +245,7 @@ def public_keys(data: bytes) -> None:
     method, key_type = METHODS[way]
     half = min(len(rest), int.from_bytes(rest[:2], "big")) if len(rest) > 2 else 0
     key = PublicKey(key_type, rest[2 : 2 + half])
-    assert keys.verify(key, Signature("", method, rest[2 + half :]), b"payload") in {True, False}
+    assert public.verify(key, Signature("", method, rest[2 + half :]), b"payload") in {True, False}
     assert len(key.key_id) == 64
     with suppress(InvalidMetadata):
         assert len(key.canonical_id) == 64
@@ -258,7 +257,7 @@ def certificates(data: bytes) -> None:
     shown = rest if way else _armoured(rest)
     for key_type, method in (("ecdsa-x509", "ecdsa"), ("rsa-x509", "rsapss"), ("rsa-x509", "rsapkcs1v15")):
         key = PublicKey(key_type, shown)
-        assert keys.verify(key, Signature("", method, b"\0" * 64), b"payload") is False
+        assert public.verify(key, Signature("", method, b"\0" * 64), b"payload") is False
         with suppress(InvalidMetadata):
             assert len(key.canonical_id) == 64
         with suppress(InvalidMetadata):

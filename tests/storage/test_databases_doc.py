@@ -17,7 +17,7 @@ from notary.errors import StorageFailed
 from notary.storage import StoredKey, Update
 from notary.storage.open import migrate_database, open_database, open_key_store, open_metadata_store
 from notary.storage.sql.backends import DIALECTS
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.dialect import PoolSettings
 from notary.storage.sql.migrate import SERVER, SIGNER
 from notary.tuf.model import TIMESTAMP, Gun
 from tests.support.databases import MariaDB, PostgreSQL
@@ -86,7 +86,7 @@ async def test_the_rights_that_are_documented(request, database):
         with pytest.raises(StorageFailed, match=r"correct storage.db_url"):
             await open_metadata_store(server.backend, as_user(name, number, service), reactor)
     database = await open_database(
-        DIALECTS[server.backend], as_user("signer", 2, "signer"), SIGNER, reactor, Pool(connections=1)
+        DIALECTS[server.backend], as_user("signer", 2, "signer"), SIGNER, reactor, PoolSettings(connections=1)
     )
     with pytest.raises(StorageFailed, match="lacks a right"):
         await database.write(lambda cursor: cursor.run("UPDATE private_keys SET role = 'x'"))

@@ -15,12 +15,12 @@ from notary.signer.keyring import Keyring
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 from notary.storage.sql.backends.mysql import driver as mysql
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.dialect import PoolSettings
 from tests.support.api import TUF, new_author
 from tests.support.inmemory import NOW, Server
 from tests.support.migrated import migrated_database
 
-ONE = Pool(connections=1)
+ONE = PoolSettings(connections=1)
 """A new connection would be told how to behave."""
 LOOK = [1]
 """One statement by itself."""

@@ -18,10 +18,11 @@ from notary.errors import ConfigError, InvalidGun, OldVersion, StorageFailed, St
 from notary.storage import StoredKey, Update
 from notary.storage.open import open_database, open_key_store, open_metadata_store
 from notary.storage.sql.backends import DIALECTS
-from notary.storage.sql.dialect import Pool, Usage
+from notary.storage.sql.dialect import PoolSettings
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
+from notary.work.usage import PoolUsage
 from tests.support.api import new_author, published
 from tests.support.inmemory import Server
 from tests.support.migrated import SERVICES, migrated_database
@@ -30,7 +31,7 @@ GUN = Gun("docker.io/library/alpine")
 OTHER = Gun("docker.io/library/busybox")
 ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 KEY = StoredKey("ab" * 32, "ecdsa", b"\x00\xffpublic", b"a.jwe", str(GUN), "timestamp", "alias1")
-IMPATIENT = Pool(connections=3, connect_timeout=1.0, query_timeout=1.0)
+IMPATIENT = PoolSettings(connections=3, connect_timeout=1.0, query_timeout=1.0)
 
 
 def whole(version: int, by: str = "") -> list[Update]:
@@ -97,7 +98,7 @@ async def open_stores():
     """Opens stores that are closed after the test."""
     stores = []
 
-    async def open_store(opener, prepared: Prepared, pool: Pool = IMPATIENT, **change: str):
+    async def open_store(opener, prepared: Prepared, pool: PoolSettings = IMPATIENT, **change: str):
         store = await opener(prepared.backend, change.get("db_url", prepared.db_url), reactor, pool)
         stores.append(store)
         return store
@@ -177,11 +178,11 @@ async def test_a_database_that_hangs_fails_the_request(prepared, open_stores):
 
 @pytest_twisted.ensureDeferred
 async def test_the_pool_is_bounded_and_serves_everybody(prepared, open_stores):
-    usage = Usage()
-    store = await open_stores(open_metadata_store, prepared, Pool(connections=3, usage=usage))
+    usage = PoolUsage()
+    store = await open_stores(open_metadata_store, prepared, PoolSettings(connections=3, usage=usage))
     for n in range(20):
         await store.publish(Gun(f"a/{n}"), whole(1))
-    assert usage == Usage(size=3)
+    assert usage == PoolUsage(size=3)
     reads = gatherResults([store.current(Gun(f"a/{n % 20}"), ROLES) for n in range(400)])
     assert (usage.used, usage.waiting) == (3, 397)
     seen = set()
@@ -195,8 +196,10 @@ async def test_the_pool_is_bounded_and_serves_everybody(prepared, open_stores):
 
 @pytest_twisted.ensureDeferred
 async def test_who_gives_up_waiting_waits_no_more(prepared, open_stores):
-    usage = Usage()
-    store = await open_stores(open_metadata_store, prepared, Pool(connections=1, query_timeout=1.0, usage=usage))
+    usage = PoolUsage()
+    store = await open_stores(
+        open_metadata_store, prepared, PoolSettings(connections=1, query_timeout=1.0, usage=usage)
+    )
     prepared.server.pause()
     try:
         await DeferredList([store.current(GUN, ROLES) for _ in range(5)], consumeErrors=True)
@@ -210,7 +213,7 @@ async def test_who_gives_up_waiting_waits_no_more(prepared, open_stores):
 
 @pytest_twisted.ensureDeferred
 async def test_a_transaction_that_another_one_undoes_is_run_again(prepared):
-    database = await open_database(DIALECTS[prepared.backend], prepared.db_url, SERVER, reactor, Pool())
+    database = await open_database(DIALECTS[prepared.backend], prepared.db_url, SERVER, reactor, PoolSettings())
     store = SQLMetadataStore(database)
     for gun in (GUN, OTHER):
         await store.publish(gun, whole(1))
@@ -233,9 +236,9 @@ async def test_a_transaction_that_another_one_undoes_is_run_again(prepared):
 
 @pytest_twisted.ensureDeferred
 async def test_who_waits_too_long_for_a_lock_is_told(prepared, open_stores):
-    store = await open_stores(open_metadata_store, prepared, Pool(query_timeout=2.0))
+    store = await open_stores(open_metadata_store, prepared, PoolSettings(query_timeout=2.0))
     await store.publish(GUN, whole(1))
-    database = await open_database(DIALECTS[prepared.backend], prepared.db_url, SERVER, reactor, Pool())
+    database = await open_database(DIALECTS[prepared.backend], prepared.db_url, SERVER, reactor, PoolSettings())
     holding, release = threading.Event(), threading.Event()
 
     def hold(cursor) -> None:
@@ -259,7 +262,7 @@ async def test_who_waits_too_long_for_a_lock_is_told(prepared, open_stores):
 @pytest_twisted.ensureDeferred
 async def test_many_publishers_of_many_collections(prepared, open_stores):
     """First publishes of names that lie side by side, and races for each: nothing fails but those who lose."""
-    stores = [await open_stores(open_metadata_store, prepared, Pool(connections=8)) for _ in range(2)]
+    stores = [await open_stores(open_metadata_store, prepared, PoolSettings(connections=8)) for _ in range(2)]
     guns = [Gun(f"a/{n}") for n in range(12)]
     for version in (1, 2):
         results = await DeferredList(

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, OldVersion
-from notary.tuf import draft, publish, validation
+from notary.tuf import draft, model, publish, validation
 from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Gun, RoleName, Signature
+from notary.tuf.signatures import stored_root
 from tests.support import newcomer
 from tests.support.author import Author, Key, make_key
 
@@ -39,7 +40,7 @@ class Collection:
         self.keys = {key.key_id: key for key in (self.snapshot_key, self.timestamp_key)}
         self.current: dict[RoleName, Held] = {}
         self.written: set[tuple[str, bytes]] = set()
-        self.sound: set[bytes] = set()
+        self.verified_roots: set[bytes] = set()
 
     def author(self, snapshot: str = "server") -> Author:
         """A publisher of this collection; ``snapshot`` says who holds the snapshot key."""
@@ -48,27 +49,27 @@ class Collection:
 
     def validate(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> validation.Plan:
         pairs = files.items() if isinstance(files, Mapping) else files
-        uploads = [validation.Upload(RoleName(role), data) for role, data in pairs]
+        uploads = [model.Upload(RoleName(role), data) for role, data in pairs]
         wanted = publish.needed([upload.role for upload in uploads])
         current = {role: self.current[role] for role in wanted if role in self.current}
         plan = self._same(partial(validation.validate, Gun(GUN), current, uploads, self.now))
-        if plan.sound is not None:
-            validation.stored_root(Gun(GUN), plan.sound)
-            self.sound.add(plan.sound)
+        if plan.verified_root is not None:
+            stored_root(Gun(GUN), plan.verified_root)
+            self.verified_roots.add(plan.verified_root)
         return plan
 
     def _same(self, validate: Callable[..., validation.Plan]) -> validation.Plan:
-        """What ``validate`` says, whether or not it is told that the stored root is sound, if that is known."""
-        known = ROOT in self.current and self.current[ROOT].data in self.sound
+        """What ``validate`` says, whether or not it is told that the stored root was verified, if that is known."""
+        known = ROOT in self.current and self.current[ROOT].data in self.verified_roots
         try:
-            plan = validate(sound=False)
+            plan = validate(root_verified=False)
         except (InvalidUpdate, InvalidMetadata) as error:
             if known:
                 with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
-                    validate(sound=True)
+                    validate(root_verified=True)
             raise
         if known:
-            assert validate(sound=True) == plan
+            assert validate(root_verified=True) == plan
         return plan
 
     def publish(self, files: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> dict[str, bytes]:

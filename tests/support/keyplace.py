@@ -12,7 +12,7 @@ from twisted.internet import reactor
 
 from notary.storage import StoredKey, keywrap
 from notary.storage.open import open_key_inventory, open_key_store
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.dialect import PoolSettings
 from notary.tuf import private
 from tests.support.stored import Place
 
@@ -43,7 +43,7 @@ class KeyPlace(Place):
 
     @asynccontextmanager
     async def inventory(self):
-        inventory = await open_key_inventory(self.backend, self.db_url, reactor, Pool(connections=2))
+        inventory = await open_key_inventory(self.backend, self.db_url, reactor, PoolSettings(connections=2))
         try:
             yield inventory
         finally:

@@ -14,7 +14,7 @@ from notary.storage import Update
 from notary.storage.open import open_metadata_store
 from notary.storage.sql.backends import DIALECTS
 from notary.storage.sql.database import Database
-from notary.storage.sql.dialect import Pool
+from notary.storage.sql.dialect import PoolSettings
 from notary.tuf.collection import File
 from notary.tuf.model import Gun, RoleName
 from tests.support.author import Author
@@ -84,7 +84,7 @@ class Place:
         return sorted(await self.all("SELECT role, version FROM tuf_files WHERE gun == ?", gun))
 
     async def _run(self, work):
-        database = Database(DIALECTS[self.backend], self.db_url, reactor, Pool(connections=1))
+        database = Database(DIALECTS[self.backend], self.db_url, reactor, PoolSettings(connections=1))
         try:
             return await database.write(work)
         finally:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import MAX_COMMAS, MAX_CONTAINERS, MAX_DEPTH, MAX_DOCUMENTS, MAX_INTEGER, Budget, Members
+from notary.tuf.canonical import (
+    MAX_COMMAS,
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    MAX_DOCUMENTS,
+    MAX_INTEGER,
+    Members,
+    StructureBudget,
+)
 
 # Canonical JSON has control characters as they are, which no JSON parser takes back: they have a test of their own.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -142,7 +150,7 @@ def test_structure_has_a_limit(data, allowed):
 
 @pytest.mark.parametrize("data", [full_of(b"{}", MAX_CONTAINERS - 1), full_of(b"0", MAX_COMMAS + 1)])
 def test_documents_share_a_budget_and_small_ones_spend_it_too(data):
-    budget = Budget()
+    budget = StructureBudget()
     for _ in range(MAX_DOCUMENTS):
         canonical.parse(data, budget)
     with pytest.raises(

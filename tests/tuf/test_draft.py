@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from notary.errors import Fault, InvalidUpdate, SigningFailed
+from notary.errors import InvalidUpdate, SigningFailed, UploadFault
 from notary.tuf import draft
 from notary.tuf.model import SNAPSHOT, RoleName
 from notary.tuf.public import PublicKey
@@ -72,7 +72,7 @@ def test_a_threshold_counts_keys_not_signatures() -> None:
     once, other = signatures(draft, [collection.timestamp_key, second])
     with pytest.raises(InvalidUpdate, match="1 of the 2 timestamp key") as caught:
         draft.assemble([once, once])
-    assert (caught.value.fault, caught.value.missing) == (Fault.ROOT, "")
+    assert (caught.value.fault, caught.value.missing) == (UploadFault.ROOT, "")
     assert len(json.loads(draft.assemble([once, other]))["signatures"]) == 2
 
 
@@ -86,8 +86,8 @@ def test_keys_in_certificates_sign_under_the_id_that_root_gives_them() -> None:
     assert json.loads(collection.current[SNAPSHOT].data)["signatures"][0]["keyid"] == key.key_id
 
 
-@pytest.mark.parametrize(("role", "fault"), [("snapshot", Fault.HIERARCHY), ("timestamp", Fault.ROOT)])
-def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: Fault) -> None:
+@pytest.mark.parametrize(("role", "fault"), [("snapshot", UploadFault.HIERARCHY), ("timestamp", UploadFault.ROOT)])
+def test_a_server_key_under_a_wrong_id_is_no_key(role: str, fault: UploadFault) -> None:
     collection = Collection()
     author = collection.author()
     (key,) = author.roles[role].keys

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, MalformedJSON
-from notary.tuf import model, publish, validation
+from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, UploadFault
+from notary.tuf import model, publish
 from notary.tuf.model import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
@@ -199,12 +199,12 @@ def _break(files: dict[str, bytes], *roles: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("broken", "fault"),
     [
-        pytest.param(["root", "targets", "targets/a", "snapshot"], Fault.ROOT, id="everything"),
-        pytest.param(["targets/a", "snapshot"], Fault.TARGETS, id="all but root"),
-        pytest.param(["snapshot"], Fault.SNAPSHOT, id="snapshot"),
+        pytest.param(["root", "targets", "targets/a", "snapshot"], UploadFault.ROOT, id="everything"),
+        pytest.param(["targets/a", "snapshot"], UploadFault.TARGETS, id="all but root"),
+        pytest.param(["snapshot"], UploadFault.SNAPSHOT, id="snapshot"),
     ],
 )
-def test_first_fault_is_told(broken: list[str], fault: Fault) -> None:
+def test_first_fault_is_told(broken: list[str], fault: UploadFault) -> None:
     collection = Collection()
     author = collection.author("client")
     author.delegate("targets/a")
@@ -233,12 +233,12 @@ def test_a_leap_is_told_with_both_numbers() -> None:
     author.bump("targets", by=1001)
     with pytest.raises(InvalidUpdate, match=r"version 1003 .* stored version 2;") as caught:
         collection.validate(author.files("targets"))
-    assert caught.value.fault == Fault.VALIDATION
+    assert caught.value.fault == UploadFault.VALIDATION
 
 
 def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
     with pytest.raises(MalformedJSON):
-        validation.Upload(TARGETS, b"[]")
+        model.Upload(TARGETS, b"[]")
 
 
 def test_the_files_of_an_upload_share_a_budget_of_structure() -> None:
@@ -269,9 +269,11 @@ LARGE = b'{"signed":{"x":[' + b",".join([b"{}"] * 250_000) + b']},"signatures":[
 @pytest.mark.parametrize(
     ("stored", "uploaded", "fault"),
     [
-        pytest.param(False, {}, Fault.VALIDATION, id="no-root"),
-        pytest.param(False, {"root": b'{"signed":{},"signatures":[]}'}, Fault.ROOT, id="bad-root"),
-        pytest.param(True, {"root": b'{"signed":{},"signatures":[]}'}, Fault.ROOT, id="bad-root-beside-a-stored-one"),
+        pytest.param(False, {}, UploadFault.VALIDATION, id="no-root"),
+        pytest.param(False, {"root": b'{"signed":{},"signatures":[]}'}, UploadFault.ROOT, id="bad-root"),
+        pytest.param(
+            True, {"root": b'{"signed":{},"signatures":[]}'}, UploadFault.ROOT, id="bad-root-beside-a-stored-one"
+        ),
     ],
 )
 def test_a_large_upload_is_read_only_under_a_good_root(stored, uploaded, fault) -> None:
@@ -281,7 +283,7 @@ def test_a_large_upload_is_read_only_under_a_good_root(stored, uploaded, fault) 
     bomb = [("targets", LARGE), ("targets/a", LARGE), ("targets/b", LARGE), ("targets/c", b"no JSON at all")]
     for files in ([*bomb, *uploaded.items()], [*uploaded.items(), *bomb]):
         with pytest.raises(InvalidUpdate) as caught:
-            publish.judge(Gun(GUN), collection.current, files, NOW)
+            publish.validate_files(Gun(GUN), collection.current, files, NOW)
         assert caught.value.fault == fault
 
 
@@ -291,17 +293,17 @@ def test_a_large_upload_under_a_good_root_is_read_whole() -> None:
     for unread in (b"no JSON at all", LARGE + LARGE):
         for role in ("targets/a", "timestamp", "root"):
             with pytest.raises(MalformedJSON):
-                publish.judge(Gun(GUN), {}, [(role, unread), *files], NOW)
+                publish.validate_files(Gun(GUN), {}, [(role, unread), *files], NOW)
     first = {"root": author.root(), "targets": author.targets()}
     author.bump("root")
-    plan = publish.judge(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
+    plan = publish.validate_files(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
     assert [update.data for update in plan.updates] == [*first.values()]
 
 
 def test_the_version_of_an_upload() -> None:
     author = Author(GUN)
     author.bump("targets", by=41)
-    assert validation.Upload(TARGETS, author.targets()).version == 42
+    assert model.Upload(TARGETS, author.targets()).version == 42
 
 
 # -- time -------------------------------------------------------------------------------------------------------------
@@ -310,13 +312,13 @@ def test_the_version_of_an_upload() -> None:
 @pytest.mark.parametrize(
     ("role", "fault"),
     [
-        ("root", Fault.ROOT),
-        ("targets", Fault.TARGETS),
-        ("targets/a", Fault.TARGETS),
-        ("snapshot", Fault.SNAPSHOT),
+        ("root", UploadFault.ROOT),
+        ("targets", UploadFault.TARGETS),
+        ("targets/a", UploadFault.TARGETS),
+        ("snapshot", UploadFault.SNAPSHOT),
     ],
 )
-def test_an_upload_may_expire_now_but_not_a_moment_before(role: str, fault: Fault) -> None:
+def test_an_upload_may_expire_now_but_not_a_moment_before(role: str, fault: UploadFault) -> None:
     collection = Collection()
     author = collection.author("client")
     author.delegate("targets/a")
@@ -378,20 +380,22 @@ def test_expired_certificate_cannot_vouch_for_its_own_new_root(aged: tuple[Colle
     collection, author = aged
     with pytest.raises(InvalidUpdate, match="valid only from") as caught:
         collection.validate(author.publish("root"))
-    assert caught.value.fault == Fault.ROOT
+    assert caught.value.fault == UploadFault.ROOT
 
 
-def test_a_root_is_sound_once_it_is_certain_to_be_found_so_for_ever() -> None:
+def test_a_root_is_verified_once_it_is_certain_to_be_found_valid_for_ever() -> None:
     collection = Collection()
     author = collection.author()
     expired = make_root_key(GUN, begins=NOW - timedelta(9), ends=NOW - timedelta(1))
     author.roles["root"] = Role([make_root_key(GUN), expired])
     files = author.first()
-    assert collection.validate(files).sound is None  # its expired certificate counts when the root is a stored one
+    assert (
+        collection.validate(files).verified_root is None
+    )  # its expired certificate counts when the root is a stored one
     collection.publish(files)
-    assert collection.validate(author.publish("targets")).sound == files["root"]
+    assert collection.validate(author.publish("targets")).verified_root == files["root"]
     author.rotate("root", make_root_key(GUN))
-    assert collection.validate(newer := author.publish("root")).sound == newer["root"]
+    assert collection.validate(newer := author.publish("root")).verified_root == newer["root"]
 
 
 # -- what is stored can be bad, too -----------------------------------------------------------------------------------
@@ -445,7 +449,7 @@ def test_a_stored_parent_that_is_none_must_be_uploaded_again(data: bytes) -> Non
     collection.current[TARGETS] = Held(1, data)
     with pytest.raises(InvalidUpdate, match=r"^targets/a: its parent targets, as stored, .* upload it too") as caught:
         collection.validate(author.publish("targets/a"))
-    assert caught.value.fault == Fault.TARGETS
+    assert caught.value.fault == UploadFault.TARGETS
     collection.publish(author.publish("targets", "targets/a"))
     collection.check()
 
@@ -459,7 +463,7 @@ def test_a_root_alone_need_not_mend_the_targets_that_it_does_not_touch() -> None
     author.rotate("targets", make_key())
     with pytest.raises(InvalidUpdate, match=r"^the targets file, as stored, is not valid .* upload it too") as caught:
         collection.validate(author.publish("root"))
-    assert caught.value.fault == Fault.TARGETS
+    assert caught.value.fault == UploadFault.TARGETS
     author.versions["root"] -= 1
     collection.publish(author.publish("root", "targets"))
     collection.check()
@@ -491,7 +495,7 @@ def test_a_root_alone_may_not_give_the_targets_key_a_false_id() -> None:
     author.bump("root")
     with pytest.raises(InvalidUpdate, match="does not match the content of its key") as caught:
         collection.validate({"root": author.root(edit=edit)})
-    assert caught.value.fault == Fault.TARGETS
+    assert caught.value.fault == UploadFault.TARGETS
 
 
 def test_a_stored_timestamp_that_is_none_is_replaced() -> None:
@@ -509,7 +513,7 @@ def test_a_stored_parent_that_the_snapshot_has_dropped_is_no_parent() -> None:
     collection.publish(author.publish("targets"))
     with pytest.raises(InvalidUpdate, match="its parent targets/a is neither in this upload nor in the") as caught:
         collection.validate(author.publish("targets/a/b"))
-    assert caught.value.fault == Fault.TARGETS
+    assert caught.value.fault == UploadFault.TARGETS
     author.versions["targets/a"] = 3
     collection.publish(author.publish("targets/a", "targets/a/b"))
     collection.check()
@@ -527,7 +531,7 @@ def test_no_version_follows_the_last_one(role: RoleName) -> None:
     collection.current[role] = Held(2**31 - 1, collection.current[role].data)
     with pytest.raises(InvalidUpdate, match=rf"^{role}: version 2147483647 is stored") as caught:
         collection.publish(author.publish("targets"))
-    assert caught.value.fault == Fault.VALIDATION
+    assert caught.value.fault == UploadFault.VALIDATION
 
 
 def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
@@ -536,7 +540,7 @@ def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
     author.versions["targets"] = 2**31
     with pytest.raises(InvalidUpdate, match=r"^targets: invalid version 2147483648") as caught:
         collection.validate(author.files("targets"))
-    assert caught.value.fault == Fault.TARGETS
+    assert caught.value.fault == UploadFault.TARGETS
     author.versions["targets"] = 2**31 - 1
     collection.publish(author.files("targets"))
 
@@ -625,6 +629,6 @@ def test_a_version_is_refused_exactly_if_it_leaps(
     if leaps or not 1 <= version < 2**31:
         with pytest.raises(InvalidUpdate) as caught:
             collection.validate({"targets": data})
-        assert caught.value.fault == (Fault.VALIDATION if leaps else Fault.TARGETS)
+        assert caught.value.fault == (UploadFault.VALIDATION if leaps else UploadFault.TARGETS)
     else:
         collection.validate({"targets": data})

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from notary.errors import Fault, InvalidMetadata, InvalidUpdate, NotFound
+from notary.errors import InvalidMetadata, InvalidUpdate, NotFound, UploadFault
 from notary.tuf import refresh
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
 from tests.support.author import Author, Role, file_meta, make_key, moment, sign
@@ -84,7 +84,7 @@ def test_a_snapshot_of_the_client_cannot_be_renewed_but_a_timestamp_over_it_can(
     assert due.snapshot is not None
     with pytest.raises(InvalidUpdate) as caught:
         collection.sign(due.snapshot)
-    assert (caught.value.fault, caught.value.missing) == (Fault.HIERARCHY, "snapshot")
+    assert (caught.value.fault, caught.value.missing) == (UploadFault.HIERARCHY, "snapshot")
     collection.current[TIMESTAMP] = Held(3, collection.sign(due.timestamp()))
     collection.check()
 
@@ -107,7 +107,7 @@ def test_a_timestamp_without_the_servers_key_cannot_be_renewed() -> None:
     assert due is not None
     with pytest.raises(InvalidUpdate) as caught:
         collection.sign(due.timestamp())
-    assert caught.value.fault == Fault.ROOT
+    assert caught.value.fault == UploadFault.ROOT
 
 
 def test_a_timestamp_over_another_snapshot_is_replaced() -> None:

@@ -16,7 +16,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
-from notary.errors import Fault, InvalidUpdate, TooDemanding
+from notary.errors import InvalidUpdate, TooDemanding, UploadFault
 from notary.server.repository import LARGE
 from notary.tuf.model import TARGETS, Gun
 from notary.work.processes import Bounds, Offload, OffloadFailed
@@ -36,7 +36,7 @@ async def offload():
 
 def refuse() -> None:
     sys.stdout.write("this must not get into the answer")
-    raise InvalidUpdate(Fault.HIERARCHY, "no", missing="snapshot")
+    raise InvalidUpdate(UploadFault.HIERARCHY, "no", missing="snapshot")
 
 
 def environment() -> tuple[int, dict[str, str]]:
@@ -90,7 +90,7 @@ async def test_nothing_is_imported_from_where_it_was_started(offload, monkeypatc
 async def test_errors_come_back_whole(offload):
     with pytest.raises(InvalidUpdate, match="no") as caught:
         await offload.run(refuse)
-    assert (caught.value.fault, caught.value.missing) == (Fault.HIERARCHY, "snapshot")
+    assert (caught.value.fault, caught.value.missing) == (UploadFault.HIERARCHY, "snapshot")
 
 
 @pytest_twisted.ensureDeferred

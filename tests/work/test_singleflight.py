@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
-from notary.work.singleflight import Shared
+from notary.work.singleflight import SingleFlight
 
 
 class Work:
@@ -16,7 +16,7 @@ class Work:
         self.begun = []
         self.ends = []
         self.landed = []
-        self.shared = Shared(self.run, lambda name, result: self.landed.append((name, result)))
+        self.shared = SingleFlight(self.run, lambda name, result: self.landed.append((name, result)))
 
     async def run(self, name):
         self.begun.append(name)

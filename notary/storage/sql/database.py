@@ -29,7 +29,8 @@ from twisted.python.failure import Failure
 
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.cursor import ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
-from notary.storage.sql.dialect import Dialect, Pool, Trouble, Usage
+from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -112,7 +113,7 @@ class Database:
     runs one raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
     """
 
-    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: Pool) -> None:
+    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings) -> None:
         try:
             self._driver: Any = importlib.import_module(dialect.driver)
         except ImportError as error:
@@ -137,7 +138,7 @@ class Database:
         self._readers = _Line(connections)
         self._writers = _Line(min(dialect.writers, connections))
         self._numbers = itertools.count()
-        self._usage = pool.usage or Usage()
+        self._usage = pool.usage or PoolUsage()
         self._usage.size = connections
         self._under_way = 0
         self._ending: Deferred[None] | None = None

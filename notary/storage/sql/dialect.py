@@ -12,34 +12,22 @@ from enum import Enum, auto
 from typing import Any
 
 from notary.storage.sql.catalogue import Catalogue
-
-
-@dataclass(slots=True)
-class Usage:
-    """What a store says of its connections, for whoever looks: plain numbers, kept by the reactor's thread.
-
-    ``size`` is how many there may be, ``used`` how many work for somebody, ``waiting`` who waits for one. ``waits``
-    counts those who had to wait since the start, ``wait_seconds`` how long they did, together.
-    """
-
-    size: int = 0
-    used: int = 0
-    waiting: int = 0
-    waits: int = 0
-    wait_seconds: float = 0.0
+from notary.work.usage import PoolUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """How a store uses its database: at most so many connections; times in seconds.
+class PoolSettings:
+    """How a store uses its database.
 
-    ``query_timeout`` bounds one statement, and the wait for a free connection as well. ``usage`` hears of them.
+    ``connections`` is the largest number of connections. ``connect_timeout`` and ``query_timeout`` are in seconds;
+    ``query_timeout`` bounds one statement, and the wait for a free connection. The store keeps the figures of its
+    connections in ``usage``.
     """
 
     connections: int = 10
     connect_timeout: float = 5.0
     query_timeout: float = 10.0
-    usage: Usage | None = None
+    usage: PoolUsage | None = None
 
 
 class Trouble(Enum):
@@ -101,8 +89,8 @@ class Dialect:
     lock: str
     unlock: str
     catalogue: Catalogue
-    arguments: Callable[[str, Pool], Mapping[str, Any]]
-    prepare: Callable[[Any, Pool], None]
+    arguments: Callable[[str, PoolSettings], Mapping[str, Any]]
+    prepare: Callable[[Any, PoolSettings], None]
     embedded: Callable[[Any], None] | None
     holds: Callable[[str], bool]
     bind_time: Callable[[datetime], object]

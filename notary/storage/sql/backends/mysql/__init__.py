@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from notary.storage.sql.backends.mysql import dsn
 from notary.storage.sql.catalogue import Catalogue, Lock
-from notary.storage.sql.dialect import Dialect, Pool, Trouble
+from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 _MYSQL_LOCK: Final = "CONCAT('notary migrate ', SHA1(DATABASE()))"
 """The name of a lock is that of the whole server, and at most 64 characters long."""
@@ -92,7 +92,7 @@ def _explain(error: Exception) -> str:
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 
-def _arguments(db_url: str, pool: Pool) -> Mapping[str, Any]:
+def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
     seconds = ceil(pool.query_timeout) + 1  # the server's own limit comes first, if the server is well
     return {
         "connect_timeout": ceil(pool.connect_timeout),
@@ -106,7 +106,7 @@ def _arguments(db_url: str, pool: Pool) -> Mapping[str, Any]:
     }
 
 
-def _prepare(connection: Any, pool: Pool) -> None:
+def _prepare(connection: Any, pool: PoolSettings) -> None:
     waiting = max(1, int(pool.query_timeout / 2))
     cursor = connection.cursor()
     cursor.execute(

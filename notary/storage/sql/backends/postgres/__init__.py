@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from notary.storage.sql.backends.postgres import dsn
 from notary.storage.sql.catalogue import Catalogue, Lock
-from notary.storage.sql.dialect import Dialect, Pool, Trouble
+from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
@@ -93,7 +93,7 @@ def _explain(error: Exception) -> str:
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 
-def _arguments(db_url: str, pool: Pool) -> Mapping[str, Any]:
+def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
     return {
         "connect_timeout": ceil(pool.connect_timeout),
         "application_name": "notary",
@@ -102,7 +102,7 @@ def _arguments(db_url: str, pool: Pool) -> Mapping[str, Any]:
     }
 
 
-def _prepare(connection: Any, pool: Pool) -> None:
+def _prepare(connection: Any, pool: PoolSettings) -> None:
     # Ours comes second, for a server that does not keep time any more.
     connection.answer_within = pool.query_timeout + 1
     settings = {

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from notary.errors import ConfigError
 from notary.storage.sql.catalogue import Catalogue
-from notary.storage.sql.dialect import Dialect, Pool, Trouble
+from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 CATALOGUE: Final = Catalogue(
     columns=(
@@ -76,7 +76,7 @@ class _Connection(sqlite3.Connection):
         super().__init__(database, *arguments, **options)
 
 
-def _arguments(db_url: str, _: Pool) -> Mapping[str, Any]:
+def _arguments(db_url: str, _: PoolSettings) -> Mapping[str, Any]:
     """A plain file path, nothing else."""
     if not db_url or "\0" in db_url or db_url.startswith((":", "file:")):
         raise ConfigError(
@@ -92,7 +92,7 @@ def _arguments(db_url: str, _: Pool) -> Mapping[str, Any]:
     }
 
 
-def _prepare(connection: sqlite3.Connection, _: Pool) -> None:
+def _prepare(connection: sqlite3.Connection, _: PoolSettings) -> None:
     # Acknowledged is durable: the log is on the disk before a commit returns.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

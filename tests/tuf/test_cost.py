@@ -7,10 +7,9 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from notary.errors import Fault, InvalidUpdate
+from notary.errors import InvalidUpdate, UploadFault
 from notary.server.repository import LITTLE_MICROSECONDS
-from notary.tuf import public as keys
-from notary.tuf import publish, validation, work
+from notary.tuf import cost, public, publish, validation
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import Signature
 from tests.support.author import Author, Key, canonical, make_key, public_bytes
@@ -18,9 +17,9 @@ from tests.support.collection import GUN, NOW, Held
 from tests.support.uploads import bogus
 
 
-def estimated(files, current=(), *, sound=False) -> int:
+def estimated(files, current=(), *, root_verified=False) -> int:
     held = {RoleName(role): Held(1, data) for role, data in dict(current).items()}
-    return validation.work_in(held, publish.read(files.items()), sound=sound)
+    return cost.estimate(held, publish.read(files.items()), root_verified=root_verified)
 
 
 def author() -> Author:
@@ -50,7 +49,7 @@ def test_what_is_stored_counts_as_far_as_it_is_read():
     upload = {"targets": files["targets"]}
     stored = {"root": files["root"], "snapshot": files["snapshot"]}
     large = {"root": files["root"], "snapshot": files["snapshot"] + b" " * 100_000}
-    assert estimated(upload) < estimated(upload, stored, sound=True) < estimated(upload, stored)
+    assert estimated(upload) < estimated(upload, stored, root_verified=True) < estimated(upload, stored)
     assert estimated(upload, stored) < LITTLE_MICROSECONDS < estimated(upload, large)
     assert estimated(upload, {**stored, "timestamp": b" " * 100_000}) == estimated(upload, stored)
     disguised = files["root"].replace(b'"sig"', b'"\\u0073ig"')
@@ -58,7 +57,7 @@ def test_what_is_stored_counts_as_far_as_it_is_read():
 
 
 def validated(files) -> validation.Plan:
-    return publish.judge(Gun(GUN), {}, list(files.items()), NOW)
+    return publish.validate_files(Gun(GUN), {}, list(files.items()), NOW)
 
 
 def heavy(files, good: Key, bad: Key, count: int) -> dict[str, bytes]:
@@ -80,27 +79,27 @@ def test_all_files_of_an_upload_share_one_budget(monkeypatch):
     files = made.first()
     del files["snapshot"]
     verified = []
-    real = keys._identity
+    real = public._identity
 
     def identity(*arguments):
         verified.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(keys, "_identity", identity)
+    monkeypatch.setattr(public, "_identity", identity)
     validated(heavy(files, good, bad, 1))
     assert len(verified) == 2 + 30 * 2
     verified.clear()
-    monkeypatch.setattr(work, "MAX_VERIFYING_MICROSECONDS", 100_000)
+    monkeypatch.setattr(cost, "MAX_VERIFYING_MICROSECONDS", 100_000)
     with pytest.raises(InvalidUpdate, match="take too long to verify: remove those") as refused:
         validated(heavy(files, good, bad, 20))
-    assert refused.value.fault is Fault.VALIDATION
+    assert refused.value.fault is UploadFault.VALIDATION
     assert 100 < len(verified) < 100_000 / 700
 
 
 def test_signatures_that_no_role_asks_for_cost_nothing(monkeypatch):
     stranger, files = make_key(), author().first()
     spent = []
-    monkeypatch.setattr(work.Budget, "spend", lambda _self, cost: spent.append(cost))
+    monkeypatch.setattr(cost.VerifyingBudget, "spend", lambda _self, microseconds: spent.append(microseconds))
     del files["snapshot"]
     validated(files)
     ordinary = sum(spent)
@@ -112,7 +111,7 @@ def test_signatures_that_no_role_asks_for_cost_nothing(monkeypatch):
 
 def test_the_budget_is_enough_for_the_largest_honest_upload():
     """As many files as there may be, each signed by six keys on P-384."""
-    each = keys.cost(Signature("", "ecdsa", bytes(96)), 10_000)
-    budget = work.Budget(work.MAX_VERIFYING_MICROSECONDS)
+    each = public.cost(Signature("", "ecdsa", bytes(96)), 10_000)
+    budget = cost.VerifyingBudget(cost.MAX_VERIFYING_MICROSECONDS)
     for _ in range(publish.MAX_FILES * 6):
         budget.spend(each)

@@ -1,0 +1,50 @@
+"""Whether a file is signed as a role demands, and a root by its own certificates and by those of the root before it.
+
+Rules of this module: pure. Expiry is checked elsewhere. Each function takes ``spend``, which is told what a signature
+costs before that signature is verified, and may raise to end the check (:class:`notary.tuf.cost.VerifyingBudget`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from notary.errors import InvalidMetadata
+from notary.tuf import public
+from notary.tuf.model import ROOT, Envelope, Gun, RoleKeys, RoleName, Root, stored_envelope
+from notary.tuf.root_certificates import certified_keys
+
+
+def require_signatures(
+    role: RoleName, envelope: Envelope, signers: RoleKeys, who: str, spend: Callable[[int], None] = lambda _cost: None
+) -> None:
+    """Require that ``envelope`` is signed to the threshold of ``signers``. Raises InvalidMetadata.
+
+    ``who`` describes the signers in a message.
+    """
+    try:
+        result = public.meets_threshold(envelope, signers, spend)
+    except InvalidMetadata as error:
+        raise InvalidMetadata(f"{role}: {error}") from error
+    if not result.ok:
+        count = f"at most {result.signers + result.untried}" if result.untried else result.signers
+        raise InvalidMetadata(f"{role}: it has {count} valid signature(s) by {who}; {signers.threshold} needed")
+
+
+def stored_root(gun: Gun, data: bytes, spend: Callable[[int], None] = lambda _cost: None) -> Root:
+    """Return the root in a stored file, verified with the root's own certificates. Raises InvalidMetadata.
+
+    Neither the expiry of the root nor that of its certificates counts: both were checked when the root was uploaded,
+    and a collection whose root has expired must be able to publish the next one.
+    """
+    root = Root.parse(stored_envelope(ROOT, data))
+    require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates", spend)
+    return root
+
+
+def require_succession(
+    gun: Gun, previous: Root, envelope: Envelope, spend: Callable[[int], None] = lambda _cost: None
+) -> None:
+    """Require that the root in ``envelope`` is signed by the certificates of ``previous``. Raises InvalidMetadata."""
+    trusted = certified_keys(previous, gun, None)
+    who = f"the certificates of the stored root (version {previous.version})"
+    require_signatures(ROOT, envelope, trusted, who, spend)
