@@ -38,7 +38,7 @@ SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.he
 """The names that a health check may ask for: those of the reference, and the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
-"""All others are INTERNAL, as with the reference, whose server logs_info NOT_FOUND from the rest and nothing else; but for
+"""All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else; but for
 SigningUnavailable, which is RESOURCE_EXHAUSTED, and of which the log hears once a minute."""
 
 _Request = TypeVar("_Request", bound=Message)

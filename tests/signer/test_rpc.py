@@ -50,7 +50,7 @@ def log():
 
 class Caller:
     def __init__(self, keyring, check=lambda: succeed(None), logs_info=lambda: True):
-        self.methods = Rpc(keyring, check, Metrics(version="0"), tells).methods()
+        self.methods = Rpc(keyring, check, Metrics(version="0"), logs_info).methods()
         self.context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
 
     async def send(self, path, request, answer):

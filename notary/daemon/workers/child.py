@@ -16,7 +16,7 @@ from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from notary.daemon.workers.pipe import Answer, Talk
+from notary.daemon.workers.pipe import Answer, Pipe
 from notary.errors import NotaryError
 
 _END_SECONDS: Final = 15.0
@@ -75,7 +75,7 @@ class WorkerProcess(ProcessProtocol):
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),
         }
-        self.talk = Talk(owner.reactor, answers, lambda: None)
+        self.pipe = Pipe(owner.reactor, answers, lambda: None)
 
     @property
     def pid(self) -> int:
@@ -84,7 +84,7 @@ class WorkerProcess(ProcessProtocol):
 
     def connectionMade(self) -> None:
         """The process runs."""
-        self.talk.makeConnection(_ChildPipeTransport(self))
+        self.pipe.makeConnection(_ChildPipeTransport(self))
 
     def write(self, data: bytes) -> None:
         """Write to the pipe that the worker reads, if the worker still runs."""
@@ -94,7 +94,7 @@ class WorkerProcess(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Messages, or lines of the log."""
         if childFD == self._writing:
-            self.talk.dataReceived(data)
+            self.pipe.dataReceived(data)
             return
         *lines, self._log = (self._log + data).split(b"\n")
         if len(self._log) > _LOG_TAIL_BYTES:
@@ -119,7 +119,7 @@ class WorkerProcess(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """Tell the parent, and fail what waits for this worker."""
         self.serves = False
-        self.talk.connectionLost(reason)
+        self.pipe.connectionLost(reason)
         if self._log:
             self._owner.relay(self._log)
         how = _exit_text(reason)

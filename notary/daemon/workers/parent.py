@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 
 from notary.daemon.options import Options
 from notary.daemon.workers.child import WorkerFailed, WorkerProcess
-from notary.daemon.workers.pipe import Unanswered
+from notary.daemon.workers.pipe import NoReply
 from notary.daemon.workers.totals import Totals
 from notary.daemon.workers.worker import OURS, PIPES, decoded
 from notary.net import listen
@@ -287,12 +287,12 @@ class Workers(Service):
             if not self._is_there(number):  # it ended during the start
                 self._again(number)
         for process in self._serving():
-            process.talk.ask("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
+            process.pipe.request("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
                 process.counted, partial(self._silent, process)
             )
 
     def _silent(self, process: WorkerProcess, failure: Failure) -> None:
-        failure.trap(Unanswered)
+        failure.trap(NoReply)
         if process.serves and not process.unwanted:
             process.serves = False
             self._log.error(
@@ -306,12 +306,12 @@ class Workers(Service):
 
     async def metrics(self) -> bytes:
         """The metrics of all workers as those of one daemon."""
-        asked = [(process, process.talk.ask("metrics")) for process in self._serving()]
+        asked = [(process, process.pipe.request("metrics")) for process in self._serving()]
         texts = [self._figures.render()[1]]
         for process, answer in asked:
             try:
                 process.figures = await answer
-            except Unanswered:
+            except NoReply:
                 continue
             texts.append(process.figures)
         return self._totals.of(texts)
@@ -323,8 +323,8 @@ class Workers(Service):
         """What a worker says that serves; all see the same database and the same signer."""
         for process in self._serving() if self.running else ():
             try:
-                return decoded(await process.talk.ask("ready"))
-            except Unanswered:
+                return decoded(await process.pipe.request("ready"))
+            except NoReply:
                 continue
         return Readiness(ready=False, status="starting" if self.running else "stopping").response()
 
@@ -338,8 +338,8 @@ class Workers(Service):
             return None
         number = str(next(self._calls))
         target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
-        asked = process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
-        end_watch = until_gone(self.reactor, call, lambda: process.talk.tell("gone", number.encode()))
+        asked = process.pipe.request("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
+        end_watch = until_gone(self.reactor, call, lambda: process.pipe.notify("gone", number.encode()))
 
         def answered(result: Any) -> Any:
             end_watch()

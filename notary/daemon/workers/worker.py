@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from twisted.internet.stdio import StandardIO
 
 from notary.daemon.systemd import Notifier
-from notary.daemon.workers.pipe import Answer, Talk, Unanswered, ask_at_once
+from notary.daemon.workers.pipe import Answer, NoReply, Pipe, ask_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
 from notary.observe.metrics import Figures
@@ -30,7 +30,7 @@ OURS: Final = "NOTARY_"
 """What the names of the daemon's own variables begin with."""
 
 
-class _Told(Notifier):
+class ParentNotifier(Notifier):
     """Tells the parent what would be told to systemd."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
@@ -47,10 +47,10 @@ class Worker:
     def __init__(self, reactor: Any, reading: int, writing: int, environ: Mapping[str, str]) -> None:
         self._answers: dict[str, Answer] = {}
         self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
-        self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
+        self._pipe = Pipe(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        cast("Any", StandardIO)(self._pipe, reading, writing, reactor)  # its stub knows less than it takes
         self.surroundings: dict[str, Any] = {
-            "notifier": _Told(partial(self._talk.tell, "notify")),
+            "notifier": ParentNotifier(partial(self._pipe.notify, "notify")),
             "environ": {**os.environ, **environ},
         }
         """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
@@ -62,7 +62,7 @@ class Worker:
         if debug is not None:
             self._answers["debug"] = partial(self._debug, debug)
             self._answers["gone"] = self._gone
-        figures.together = lambda: self._talk.ask("metrics")
+        figures.together = lambda: self._pipe.request("metrics")
 
     async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
         number, method, path, query = json.loads(asked)
@@ -82,8 +82,8 @@ class Worker:
 
     async def farewell(self, figures: Figures) -> None:
         """Leave the last figures to the parent."""
-        with suppress(Unanswered):
-            await self._talk.ask("figures", figures.render()[1], 1.0)
+        with suppress(NoReply):
+            await self._pipe.request("figures", figures.render()[1], 1.0)
 
 
 def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
@@ -98,7 +98,7 @@ def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
     reading, writing = (int(number) for number in pipes.split(","))
     try:
         own = json.loads(ask_at_once(reading, writing, "environment"))
-    except Unanswered as error:
+    except NoReply as error:
         sys.exit(str(error))
     return Worker(reactor, reading, writing, own)
 
