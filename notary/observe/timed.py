@@ -1,6 +1,6 @@
 """Measures a service behind a port: how long each of its calls takes, and whether it fails.
 
-Rules of this module: it knows no port; whatever method of it returns a Deferred is measured under its own name.
+Rules of this module: it knows no port; each method that returns a Deferred is timed under its own name.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class Observe(Protocol):
         ...
 
 
-def measured(
-    service: P, clock: IReactorTime, observe: Observe, answers: type[BaseException] | tuple[type[BaseException], ...]
+def timed(
+    service: P, clock: IReactorTime, observe: Observe, expected: type[BaseException] | tuple[type[BaseException], ...]
 ) -> P:
     """The same service, each call of which is reported to ``observe``.
 
-    ``answers`` are the errors that are answers, not faults: what was asked for does not exist, say.
+    ``expected`` are the errors that are answers, not faults: what was asked for does not exist, say.
     """
-    return cast("P", _Measured(service, clock, observe, answers))
+    return cast("P", _Timed(service, clock, observe, expected))
 
 
-class _Measured:
-    def __init__(self, service: object, clock: IReactorTime, observe: Observe, answers: Any) -> None:
+class _Timed:
+    def __init__(self, service: object, clock: IReactorTime, observe: Observe, expected: Any) -> None:
         self._service = service
         self._clock = clock
         self._observe = observe
-        self._answers = answers
+        self._expected = expected
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._service, name)
@@ -53,7 +53,7 @@ class _Measured:
             started = self._clock.seconds()
 
             def done(result: Any) -> Any:
-                ok = not isinstance(result, Failure) or result.check(self._answers) is not None
+                ok = not isinstance(result, Failure) or result.check(self._expected) is not None
                 self._observe(name, self._clock.seconds() - started, ok=ok)
                 return result
 

@@ -35,7 +35,7 @@ from notary.net.http.site import Response
 from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
-from notary.observe.timed import measured
+from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.keyring import CREATIONS, Keyring
@@ -93,7 +93,7 @@ class Signer(Serving):
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
-        store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
+        store = timed(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
         keyring = Keyring(

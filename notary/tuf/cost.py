@@ -1,6 +1,6 @@
 """How much work an upload makes: estimated from its bytes before validation, and counted during validation.
 
-Rules of this module: pure. Work is counted in microseconds on the machine of docs/benchmarks.md and is never measured,
+Rules of this module: pure. Work is counted in microseconds on the machine of docs/benchmarks.md and is never timed,
 so that the same upload has the same result on an idle and on a busy machine. Estimates are rather too high than too
 low, and cost next to nothing themselves. :func:`notary.tuf.public.cost` knows the cost of one signature.
 """

@@ -79,9 +79,9 @@ def test_sums_and_what_is_no_sum() -> None:
 
 def test_what_only_grows_stays_when_a_worker_has_ended() -> None:
     totals = Totals()
-    totals.forget(text(ok=5, missing=1, connections=3))
-    totals.forget(b"")
-    totals.forget(text(ok=1, missing=0, connections=3))
+    totals.retire(text(ok=5, missing=1, connections=3))
+    totals.retire(b"")
+    totals.retire(text(ok=1, missing=0, connections=3))
     found = read(totals.of([text(ok=10, connections=1)]))
     assert (found["reads_total 200"], found["reads_total 404"]) == (16, 1)
     assert found["seconds_count"] == 17

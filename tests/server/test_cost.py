@@ -55,7 +55,7 @@ def calls(function) -> int:
 @pytest_twisted.ensureDeferred
 async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, status, bound):
     server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
-    server.api._tells = lambda: False
+    server.api._logs_info = lambda: False
     server.site._on_finish = server.api.finished
     author = await published(server)
     checksum = hashlib.sha256(author.stored["targets"]).hexdigest()
@@ -77,7 +77,7 @@ async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, 
 @pytest_twisted.ensureDeferred
 async def test_a_publish_costs_no_more_calls_than_it_did():
     server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
-    server.api._tells = lambda: False
+    server.api._logs_info = lambda: False
     server.site._on_finish = server.api.finished
     author = await new_author(server, snapshot="client")
     counted = {}

@@ -1,6 +1,6 @@
 """The tables of Notary 0.3 to 0.7 at every state, written down from the reference, and data as it left them there.
 
-Rules of this module: nothing of ours is used, so that our migrations cannot be measured by themselves. What a state
+Rules of this module: nothing of ours is used, so that our migrations cannot be timed by themselves. What a state
 adds to the one before is a list of statements; so is the data that a daemon of that time has written.
 """
 

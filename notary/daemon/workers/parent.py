@@ -255,7 +255,7 @@ class Workers(Service):
     def worker_ended(self, process: WorkerProcess, how: str) -> None:
         """A worker has ended."""
         self._processes.discard(process)
-        self._totals.forget(process.figures)
+        self._totals.retire(process.figures)
         if process.unwanted or not self.running or not self._looking.running:
             return  # as it was told, or the start has failed
         if self._is_there(process.number):

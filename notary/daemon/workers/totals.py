@@ -33,8 +33,8 @@ class Totals:
     def __init__(self) -> None:
         self._past: dict[str, tuple[Metric, Samples]] = {}
 
-    def forget(self, text: bytes) -> None:
-        """A worker has ended, and these were its last figures: keep what only grows."""
+    def retire(self, text: bytes) -> None:
+        """Keep the counters of a worker that has ended; ``text`` has its last metrics."""
         for family, samples in _families(text):
             if family.type in _GROWING:
                 _add(self._past, family, samples)

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from notary.observe.expiry import INTERVAL, Certificates, certificates_in_use
 from notary.observe.lag import Lag
-from notary.observe.timed import measured
+from notary.observe.timed import timed
 from tests.support.certs import Authority
 
 
@@ -47,7 +47,7 @@ class Service:
 def test_calls_are_measured_and_their_results_left_alone():
     clock, seen = Clock(), []
     inner = Service()
-    service = measured(inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), KeyError)
+    service = timed(inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), KeyError)
     results = []
     service.wait().addCallback(results.append)
     clock.advance(2)
