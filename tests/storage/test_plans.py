@@ -106,7 +106,7 @@ def statements(monkeypatch) -> list[tuple]:
         def __init__(self, cursor, dialect) -> None:
             super().__init__(Spy(cursor), dialect)
 
-    monkeypatch.setattr("notary.storage.sql.cursor.Cursor", Seen)
+    monkeypatch.setattr("notary.storage.sql.database.Cursor", Seen)
     return seen
 
 
