@@ -63,24 +63,24 @@ class _Kind:
     turn: str = ""
 
 
-class _Connection(adbapi.Connection):
-    """A pooled connection. What adbapi would commit or roll back, :class:`Database` has done."""
+class _Connection:
+    """The pooled connection of the thread that makes this object. Raises what the driver raises if there is none.
 
-    def commit(self) -> None:
-        pass
+    ``driver`` is the driver's own connection.
+    """
 
-    def rollback(self) -> None:
-        pass
-
-    @property
-    def driver(self) -> Any:
-        """The driver's own connection."""
-        return self._connection
+    def __init__(self, pool: adbapi.ConnectionPool) -> None:
+        self._pool = pool
+        self.driver: Any = pool.connect()
 
     def drop(self) -> None:
-        """Close it; whoever comes next gets a new one."""
-        self._pool.disconnect(self._connection)
-        self._connection = None
+        """Close the connection; the thread's next task gets a new one."""
+        self._pool.disconnect(self.driver)
+        self.driver = None
+
+    def reconnect(self) -> None:
+        """Replace a connection that was dropped."""
+        self.driver = self._pool.connect()
 
 
 @dataclass(slots=True)
@@ -133,7 +133,6 @@ class Database:
             cp_max=connections,
             cp_openfun=self._prepare,
         )
-        self._pool.connectionFactory = _Connection
         self._free = connections
         self._readers = _Line(connections)
         self._writers = _Line(min(dialect.writers, connections))

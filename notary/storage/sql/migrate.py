@@ -1,11 +1,12 @@
-"""The tables of each service: what they must have, how they come to be, and whether a database has them.
+"""The tables of each service: which columns they must have, how they are created, and whether a database has them.
 
-Rules of this module: numbered SQL files in ``schema/<backend>/<service>/``, state in the table of the reference's
-migration tool (docs/protocol.md, section 5), never with a number that the reference does not know; indexes that it
-lacks are recorded by their presence (docs/adr/0012). A database is never altered unless it is ours alone (SQLite) or
-somebody asked for it. Everything here blocks: it runs in a thread.
+Rules of this module: migrations are numbered SQL files in ``backends/<backend>/schema/<service>/``. The version of a
+database is recorded in the table of the reference's migration tool (docs/protocol.md, section 5), never with a number
+that the reference does not know; an index that the reference lacks is recorded by its presence (docs/adr/0012). The
+tables of a database are changed only if the database is ours alone (SQLite) or an operator asked for a migration.
+Every function blocks and runs in a thread.
 
-A connection that comes in begins no transaction by itself (autocommit).
+A connection that is passed in is in autocommit mode.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from notary.storage.sql.catalogue import Lock
 from notary.storage.sql.cursor import Cursor
 from notary.storage.sql.dialect import Dialect
 
-_STATE: Final = "schema_migrations"
+_VERSIONS: Final = "schema_migrations"
 """golang-migrate's table: one row, the number of the last migration and whether it broke off."""
 
-_AGAIN_SECONDS: Final = 0.25
-"""How long to wait before the right to migrate is asked for again."""
+_LOCK_RETRY_SECONDS: Final = 0.25
+"""Pause between two attempts to take the lock for migrations."""
 
 _INDEX: Final = re.compile(r"CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?(\w+) ON (\w+) \(([\w, ]+)\)")
 
@@ -37,14 +38,18 @@ _FILL: Final = re.compile(r"UPDATE (\w+) SET (\w+) = .* WHERE \2 IS NULL$")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Whose tables: ``folder`` is that of ``schema/<backend>/``; ``tables`` the columns we use, main table first."""
+    """The tables of one daemon.
+
+    ``folder`` is the folder's name in ``schema`` of each backend. ``tables`` holds the columns in use by table, the
+    main table first.
+    """
 
     folder: str
     tables: Mapping[str, str]
 
     @property
     def main(self) -> str:
-        """The table that this service cannot be without."""
+        """The table without which there is no data of this service."""
         return next(iter(self.tables))
 
 
@@ -66,9 +71,10 @@ SIGNER: Final = Service(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that a migration does: ``what`` in words, and the statements.
+    """A part of a migration: ``what`` describes it in words.
 
-    ``number`` is that of the migration, None for what is recorded by its own presence.
+    ``number`` is the number of the migration's file. It is None for a step whose effect, such as an index, shows by
+    itself that the step is done.
     """
 
     what: str
@@ -81,7 +87,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered file. It has run if there are the columns ``signs``, and none of the tables ``gone``."""
+    """One numbered file.
+
+    The file has been run if the database has all columns of ``signs`` and no table of ``gone``.
+    """
 
     number: int
     name: str
@@ -133,7 +142,7 @@ def numbered_files(dialect: Dialect, service: Service) -> Sequence[Migration]:
 
 
 def _indexes(dialect: Dialect, service: Service) -> Sequence[_Index]:
-    """The indexes of a service; a statement that is none belongs to the one after it."""
+    """The indexes of a service. A statement that creates no index belongs to the next one that does."""
     found: list[_Index] = []
     before: list[str] = []
     for statement in _beside(dialect, service, "indexes.sql"):
@@ -146,7 +155,7 @@ def _indexes(dialect: Dialect, service: Service) -> Sequence[_Index]:
 
 
 def _beside(dialect: Dialect, service: Service, name: str) -> Sequence[str]:
-    """The statements of a file without a number; it need not be there."""
+    """The statements of a file without a number; none if there is no such file."""
     return [
         statement
         for file in _files(dialect, service)
@@ -159,11 +168,12 @@ def _beside(dialect: Dialect, service: Service, name: str) -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a database has: its columns by table, and its state. ``version`` is 0 if there is nothing yet.
+class _State:
+    """What a database holds: the columns of each table, and how far it was migrated.
 
-    ``recorded`` is false where the state had to be recognised by the columns, or is kept in the old form: a row for
-    each migration.
+    ``version`` is the number of the last migration, 0 if none was run; ``dirty`` says that this migration broke off.
+    ``recorded`` is false if the version was deduced from the columns, or is recorded in golang-migrate's old form (a
+    row for each migration).
     """
 
     columns: Mapping[str, set[str]]
@@ -173,7 +183,7 @@ class _Found:
 
     @property
     def empty(self) -> bool:
-        return not self.columns.keys() - {_STATE}
+        return not self.columns.keys() - {_VERSIONS}
 
 
 def _columns(cursor: Cursor, dialect: Dialect) -> Mapping[str, set[str]]:
@@ -183,22 +193,22 @@ def _columns(cursor: Cursor, dialect: Dialect) -> Mapping[str, set[str]]:
     return columns
 
 
-def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> _Found:
+def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> _State:
     columns = _columns(cursor, dialect)
-    kept = columns.get(_STATE, set())
+    kept = columns.get(_VERSIONS, set())
     new_form = "dirty" in kept
-    # What broke off while the old form was turned into the new one may have left several rows.
+    # A conversion from the old form to the new one that broke off may have left several rows.
     fields = "version, dirty" if new_form else "version, 0"
-    rows = cursor.all(f"SELECT {fields} FROM {_STATE} ORDER BY version DESC") if kept else []  # noqa: S608
+    rows = cursor.all(f"SELECT {fields} FROM {_VERSIONS} ORDER BY version DESC") if kept else []  # noqa: S608
     if rows:
         version, dirty = rows[0]
-        return _Found(columns, version, bool(dirty), recorded=new_form and len(rows) == 1)
+        return _State(columns, version, bool(dirty), recorded=new_form and len(rows) == 1)
     version = max((each.number for each in migrations if each.seen(columns)), default=0)
-    return _Found(columns, version, dirty=False, recorded=new_form and version == 0)
+    return _State(columns, version, dirty=False, recorded=new_form and version == 0)
 
 
 def _missing(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[_Index]:
-    """The indexes that are not there: none of their table, whatever its name, begins with the same columns."""
+    """The indexes that the database lacks. An index of any name that begins with the same columns will do."""
     there: dict[tuple[str, str], list[str]] = {}
     for table, name, column in cursor.all(dialect.catalogue.indexes):
         there.setdefault((table, name), []).append(column)
@@ -212,8 +222,8 @@ def _missing(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[_In
     ]
 
 
-def _refuse(found: _Found, service: Service, newest: int) -> None:
-    """Refuse what cannot be used, whether it is to be migrated or not."""
+def _refuse(found: _State, service: Service, newest: int) -> None:
+    """Raise StorageFailed for a database that can be neither used nor migrated."""
     started = service.main in found.columns or found.dirty
     if not started and not found.empty:
         raise StorageFailed(
@@ -222,8 +232,8 @@ def _refuse(found: _Found, service: Service, newest: int) -> None:
         )
     if not started and found.version:
         raise StorageFailed(
-            f"{_STATE} says that the database is at schema version {found.version}, but {service.main} is not there: "
-            f"restore the database from a backup, or drop {_STATE} to begin anew"
+            f"{_VERSIONS} says that the database is at schema version {found.version}, but {service.main} is not "
+            f"there: restore the database from a backup, or drop {_VERSIONS} to begin anew"
         )
     if found.version > newest:
         broken = ", which broke off" if found.dirty else ""
@@ -233,10 +243,10 @@ def _refuse(found: _Found, service: Service, newest: int) -> None:
         )
 
 
-def _refuse_dirty(found: _Found) -> None:
+def _refuse_dirty(found: _State) -> None:
     if found.dirty:
         raise StorageFailed(
-            f"migration {found.version} of the database broke off (dirty in {_STATE}): finish it with `notary-admin "
+            f"migration {found.version} of the database broke off (dirty in {_VERSIONS}): finish it with `notary-admin "
             "migrate --resume`, or restore the database from a backup"
         )
 
@@ -245,9 +255,9 @@ def _refuse_dirty(found: _Found) -> None:
 
 
 def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]:
-    """See that the tables of ``service`` are there and fit; create them if the database is ours alone and empty.
+    """Check that the database has the tables of ``service``; create them if it is empty and ours alone.
 
-    The names of the indexes that are missing: it works without them, but slowly. Raises StorageFailed.
+    Returns the names of missing indexes, without which the service works, but slowly. Raises StorageFailed.
     """
     if dialect.embedded:
         dialect.embedded(connection)
@@ -267,8 +277,8 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
     return [index.name for index in _missing(cursor, dialect, service)]
 
 
-def _check(found: _Found, service: Service, newest: int) -> None:
-    """Refuse a database that we would misread."""
+def _check(found: _State, service: Service, newest: int) -> None:
+    """Raise StorageFailed for a database whose tables this release does not know."""
     if found.empty and not found.version:
         raise StorageFailed("the database is empty: run `notary-admin migrate` first")
     _refuse(found, service, newest)
@@ -294,7 +304,7 @@ def probe(cursor: Cursor, service: Service) -> None:
 
 
 def plan(connection: Any, dialect: Dialect, service: Service, *, resume: bool = False) -> Sequence[Step]:
-    """What :func:`migrate` would do now; nothing if all is in place. Raises StorageFailed as it does."""
+    """Return the steps that :func:`migrate` would take now, and raise what it would raise."""
     cursor = Cursor(connection.cursor(), dialect)
     steps = _numbered(cursor, dialect, service, resume=resume)
     made = " ".join(statement for step in steps for statement in step.statements).split()
@@ -309,14 +319,16 @@ def migrate(
     resume: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> int:
-    """Bring the tables of ``service`` to their newest form, from nothing or from any form that a Go Notary left.
+    """Bring the tables of ``service`` to their newest form, from an empty database or from any form of a Go Notary.
 
-    The number of steps that this took. May run at the same time as others, and may run again. ``report`` gets a line
-    before each step, in this thread. With ``resume``, a migration that broke off is run again first.
+    Returns the number of steps that were needed. Several migrations may run at the same time, and a migration may be
+    repeated. ``report`` is called with a line before each step, in this thread. With ``resume``, a migration that broke
+    off is run again first.
 
-    Raises StorageFailed if a step fails, and for a database that a newer release or a broken migration has left, or
-    that is not ours; and what the driver raises when the database is looked at. Where tables cannot be changed in a
-    transaction, a failure within a numbered migration leaves the database marked as dirty, unless nothing was done.
+    Raises StorageFailed if a step fails, for a database that a newer release or a broken migration has left, and for
+    the database of another program; also what the driver raises when the database is inspected. Where tables cannot be
+    changed in a transaction, a failure within a numbered migration leaves the database marked as dirty, unless no
+    statement was run.
     """
     if dialect.embedded:
         dialect.embedded(connection)
@@ -347,17 +359,17 @@ def migrate(
 
 @contextlib.contextmanager
 def _locked(cursor: Cursor, lock: Lock, report: Callable[[str], None]) -> Iterator[None]:
-    """Keep others from migrating the same database."""
+    """Hold the lock for migrations, after waiting until it is free."""
     told = False
     while not cursor.all(lock.take)[0][0]:
         if not told:
             report("another migration of this database is under way: waiting for its end")
             told = True
-        time.sleep(_AGAIN_SECONDS)
+        time.sleep(_LOCK_RETRY_SECONDS)
     try:
         yield
     finally:
-        with contextlib.suppress(Exception):  # the session may be gone, and the lock with it
+        with contextlib.suppress(Exception):  # if the session was lost, the lock was lost with it
             cursor.all(lock.give_back)
 
 
@@ -368,14 +380,14 @@ def _transaction(cursor: Cursor, dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):  # what broke it may be the loss of the connection
+        with contextlib.suppress(Exception):  # the connection may be lost
             cursor.run("ROLLBACK")
         raise
     cursor.run("COMMIT")
 
 
 def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: bool) -> Sequence[Step]:
-    """The steps to the newest recorded state."""
+    """The steps that are recorded by their number, up to the newest version."""
     migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, migrations)
     _refuse(found, service, migrations[-1].number)
@@ -383,12 +395,12 @@ def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: boo
         _refuse_dirty(found)
     steps = []
     if not found.recorded:
-        what = f"the state of the database, version {found.version}, goes into {_STATE}"
-        steps.append(Step(what, _state_table(found.version)))
+        what = f"the state of the database, version {found.version}, goes into {_VERSIONS}"
+        steps.append(Step(what, _make_versions(found.version)))
     for migration in migrations:
         statements = migration.statements
         if found.dirty and migration.number == found.version and migration.seen(found.columns):
-            # What adds a column is the one kind of statement that cannot be repeated.
+            # A statement that adds a column cannot be repeated; every other statement can.
             statements = [each for each in statements if not each.startswith("ALTER TABLE ")]
         elif migration.number <= found.version - found.dirty:
             continue
@@ -396,17 +408,20 @@ def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: boo
     return steps
 
 
-def _state_table(version: int) -> Sequence[str]:
-    """Statements that make the table anew: if they break off, the columns tell the state."""
+def _make_versions(version: int) -> Sequence[str]:
+    """Statements that create the table anew. If they break off, the state is deduced from the columns."""
     return [
-        f"DROP TABLE IF EXISTS {_STATE}",
-        f"CREATE TABLE {_STATE} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)",
-        *([f"INSERT INTO {_STATE} (version, dirty) VALUES ({version}, false)"] if version else []),  # noqa: S608
+        f"DROP TABLE IF EXISTS {_VERSIONS}",
+        f"CREATE TABLE {_VERSIONS} (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL)",
+        *([f"INSERT INTO {_VERSIONS} (version, dirty) VALUES ({version}, false)"] if version else []),  # noqa: S608
     ]
 
 
 def _unnumbered(cursor: Cursor, dialect: Dialect, service: Service, made: Collection[str] = ()) -> Sequence[Step]:
-    """The steps that are recorded by their own presence; ``made`` are words of the statements that will run before."""
+    """The steps whose effect shows that they are done.
+
+    ``made`` holds the words of statements that will run before: an index named there is not missing.
+    """
     columns = _columns(cursor, dialect)
     steps = []
     for statement in _beside(dialect, service, "fills.sql"):
@@ -425,13 +440,13 @@ def _unnumbered(cursor: Cursor, dialect: Dialect, service: Service, made: Collec
 
 
 def _run(cursor: Cursor, dialect: Dialect, step: Step) -> None:
-    """Run a step, and record it if it has a number. Raises StorageFailed."""
+    """Run a step; record its number if it has one. Raises StorageFailed."""
     marks = step.number is not None and not dialect.catalogue.transactional
     before: tuple[int | None, bool] = (None, False)
     ran = 0
     try:
         if marks:
-            before = _state(cursor)
+            before = _recorded(cursor)
             _record(cursor, step.number, dirty=True)
         for statement in step.statements:
             cursor.run(statement)
@@ -441,9 +456,9 @@ def _run(cursor: Cursor, dialect: Dialect, step: Step) -> None:
     except Exception as error:
         advice = ""
         if marks and ran:
-            advice = f"; {_STATE} has it as dirty: once the cause is gone, `notary-admin migrate --resume` goes on"
-        elif marks:  # nothing was done: a statement is done or not
-            with contextlib.suppress(Exception):  # who may not do this could not mark it either
+            advice = f"; {_VERSIONS} has it as dirty: once the cause is gone, `notary-admin migrate --resume` goes on"
+        elif marks:  # no statement was run, so the database is as it was before
+            with contextlib.suppress(Exception):  # without the right to do this, the mark was not set either
                 _record(cursor, before[0], dirty=before[1])
         raise StorageFailed(f"{step.what}: {_reason(dialect, error)}{advice}") from error
 
@@ -454,17 +469,17 @@ def _reason(dialect: Dialect, error: Exception) -> str:
     return dialect.explain(error)
 
 
-def _state(cursor: Cursor) -> tuple[int | None, bool]:
-    """What is recorded: number and whether it is dirty; no number if nothing is."""
-    row = cursor.first(f"SELECT version, dirty FROM {_STATE}")  # noqa: S608  # a constant
+def _recorded(cursor: Cursor) -> tuple[int | None, bool]:
+    """The recorded version, None if there is none, and whether it is dirty."""
+    row = cursor.first(f"SELECT version, dirty FROM {_VERSIONS}")  # noqa: S608  # a constant
     return (None, False) if row is None else (row[0], bool(row[1]))
 
 
 def _record(cursor: Cursor, version: int | None, *, dirty: bool) -> None:
-    """Record it in one statement, so that there is one row at any time."""
+    """Record the version in one statement, so that the table never has two rows."""
     if version is None:
-        cursor.run(f"DELETE FROM {_STATE}")  # noqa: S608  # a constant
-    elif _state(cursor) == (None, False):
-        cursor.run(f"INSERT INTO {_STATE} (version, dirty) VALUES (?, ?)", version, dirty)  # noqa: S608  # a constant
+        cursor.run(f"DELETE FROM {_VERSIONS}")  # noqa: S608  # a constant
+    elif _recorded(cursor) == (None, False):
+        cursor.run(f"INSERT INTO {_VERSIONS} (version, dirty) VALUES (?, ?)", version, dirty)  # noqa: S608  # a constant
     else:
-        cursor.run(f"UPDATE {_STATE} SET version = ?, dirty = ?", version, dirty)  # noqa: S608  # a constant
+        cursor.run(f"UPDATE {_VERSIONS} SET version = ?, dirty = ?", version, dirty)  # noqa: S608  # a constant
