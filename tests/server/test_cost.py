@@ -74,8 +74,7 @@ async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, 
     assert counted > bound * 0.7, f"{counted} calls: lower the bound of {bound}"
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_publish_costs_no_more_calls_than_it_did():
+async def calls_of_publishes() -> dict[str, int]:
     server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
     server.api._logs_info = lambda: False
     server.site._on_finish = server.api.finished
@@ -93,6 +92,14 @@ async def test_a_publish_costs_no_more_calls_than_it_did():
         counted[name] = calls(lambda: protocol.dataReceived(request))  # noqa: B023  # it is called at once
         assert transport.value().startswith(b"HTTP/1.1 200"), transport.value()
         transport.loseConnection()
+    return counted
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_publish_costs_no_more_calls_than_it_did():
+    # The first run of a process pays for what is slow only once; a second of the clock may end during another.
+    runs = [await calls_of_publishes() for _ in range(4)]
+    counted = {name: min(run[name] for run in runs) for name in runs[0]}
     bounds = {"first": 2800, "second": 2360, "third": 2410, "with a new root": 3640}
     for name, bound in bounds.items():
         assert counted[name] <= bound, f"{name}: {counted[name]} calls, where {bound} were enough"
