@@ -63,7 +63,7 @@ class MemoryMetadataStore:
     def identify(
         self,
         places: Collection[Place],
-        lately: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's
+        last_seen: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's
     ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         found: dict[Place, Identity] = {}

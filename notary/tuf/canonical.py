@@ -35,8 +35,8 @@ MAX_COMMAS: Final = 500_000
 MAX_DOCUMENTS: Final = 2
 """How many documents of the largest structure the files of one upload may make up together (section 9)."""
 
-_DIGITS: Final = len(str(MAX_INTEGER))
-_SHOWN: Final = 64
+_MAX_DIGITS: Final = len(str(MAX_INTEGER))
+_SHOWN_CHARACTERS: Final = 64
 _FRACTION = re.compile(r"\.[0-9]+(?:[]},]|$)")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r'\\(?:(["\\])|u00([0-9a-f]{2})|([bfnrt]))')
@@ -126,7 +126,7 @@ def dumps(value: Json) -> bytes:
 
 def quote(name: str) -> str:
     """A name from the input, made fit for a message: printable ASCII, and never long."""
-    return ascii(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+    return ascii(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")
 
 
 class Members:
@@ -220,7 +220,7 @@ class Members:
 
     def _wrong(self, name: str, expected: str) -> InvalidMetadata:
         # A digest stands under a name of the writer's choice.
-        shown = name if name.isascii() and name.isidentifier() and len(name) <= _SHOWN else quote(name)
+        shown = name if name.isascii() and name.isidentifier() and len(name) <= _SHOWN_CHARACTERS else quote(name)
         return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
 
 
@@ -278,7 +278,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int:
     # The length is looked at first: Python refuses to convert thousands of digits, with an error of its own.
-    if len(digits) > _DIGITS + 1 or abs(value := int(digits)) > MAX_INTEGER:
+    if len(digits) > _MAX_DIGITS + 1 or abs(value := int(digits)) > MAX_INTEGER:
         raise MalformedJSON("an integer is too large: JSON readers agree on 53 bits only")
     return value
 

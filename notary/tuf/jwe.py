@@ -32,14 +32,14 @@ ITERATIONS: Final = 8192
 MAX_ITERATIONS: Final = 16_384
 """The most rounds that a stored key may ask for."""
 
-_SALT: Final = 16
+_SALT_BYTES: Final = 16
 _COMPACT = re.compile(rb"[\w-]+(?:\.[\w-]+){4}", re.ASCII)
 _MEMBERS: Final = frozenset({"alg", "enc", "p2c", "p2s"})
 
 
 def wrap(plaintext: bytes, passphrase: str) -> bytes:
     """Encrypt ``plaintext``, not empty, under ``passphrase``, taken as UTF-8; the bytes of a compact JWE."""
-    header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT))}
+    header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT_BYTES))}
     jwe = JWE(plaintext, protected=json_encode(header), algs=[KEYWRAP, ENCRYPTION], recipient=_key(passphrase))
     compact: str = jwe.serialize(compact=True)
     return compact.encode("ascii")

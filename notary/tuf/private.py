@@ -22,7 +22,7 @@ from notary.tuf.canonical import quote
 from notary.tuf.public import CURVES, MIN_RSA_BITS, PublicKey
 
 _Secret: TypeAlias = Any
-_SEED: Final = 32
+_SEED_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _encode_ed25519(secret: _Secret) -> bytes:
 
 
 def _decode_ed25519(private: bytes) -> nacl.signing.SigningKey:
-    secret = nacl.signing.SigningKey(private[_SEED : 2 * _SEED])
+    secret = nacl.signing.SigningKey(private[_SEED_BYTES : 2 * _SEED_BYTES])
     if _encode_ed25519(secret) != private:
         raise ValueError("the parts do not belong together")
     return secret

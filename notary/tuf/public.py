@@ -34,9 +34,9 @@ RSA_EXPONENTS: Final = range(3, 2**31)
 CURVES: Final = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 """The elliptic curves that Go clients know."""
 
-_REMEMBERED: Final = 1024
+_REMEMBERED_KEYS: Final = 1024
 """Of how many keys it is remembered what they say: some 3 KB each."""
-_SMALL: Final = 4096  # bytes of a key that is remembered
+_REMEMBERED_KEY_BYTES: Final = 4096  # bytes of a key that is remembered
 
 _KEY = frozenset({"keytype", "keyval"})
 _KEYVAL = frozenset({"public", "private"})
@@ -240,12 +240,12 @@ def _load(loader: _Loader, public: bytes) -> _Key | None:
         return None
 
 
-_remembered = lru_cache(_REMEMBERED)(_load)
+_remembered = lru_cache(_REMEMBERED_KEYS)(_load)
 
 
 def _recall(loader: _Loader, public: bytes) -> _Key | None:
     """As :func:`_load`: who publishes, publishes again, with the same keys."""
-    return (_remembered if len(public) <= _SMALL else _load)(loader, public)
+    return (_remembered if len(public) <= _REMEMBERED_KEY_BYTES else _load)(loader, public)
 
 
 def _identity(
@@ -355,7 +355,7 @@ _Cost: TypeAlias = Callable[[int, int], int]
 
 _LOADING_MICROSECONDS: Final = 30
 _ECDSA_MICROSECONDS: Final[Mapping[int, int]] = MappingProxyType({56: 160, 64: 100, 96: 750, 132: 950})
-_PAYLOAD_BYTES_A_MICROSECOND: Final = 300  # of SHA-512, which Ed25519 does for each signature anew
+_PAYLOAD_BYTES_PER_MICROSECOND: Final = 300  # of SHA-512, which Ed25519 does for each signature anew
 
 
 def _cost_of_ecdsa(signature_bytes: int, _payload_bytes: int) -> int:
@@ -367,7 +367,7 @@ def _cost_of_rsa(signature_bytes: int, _payload_bytes: int) -> int:
 
 
 def _cost_of_eddsa(signature_bytes: int, payload_bytes: int) -> int:
-    return 70 + payload_bytes // _PAYLOAD_BYTES_A_MICROSECOND if signature_bytes == _EDDSA_BYTES else 0
+    return 70 + payload_bytes // _PAYLOAD_BYTES_PER_MICROSECOND if signature_bytes == _EDDSA_BYTES else 0
 
 
 _EDDSA_BYTES: Final = 64

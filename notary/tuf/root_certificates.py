@@ -22,7 +22,7 @@ from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
 from notary.tuf.public import rsa_fault as rsa_fault_of
 
-_SHOWN = 3
+_SHOWN_TEXTS = 3
 _NOT_BEFORE_LEEWAY = timedelta(days=1)
 _SHA1_SIGNATURES = {
     "1.2.840.113549.1.1.5",  # RSA
@@ -34,8 +34,8 @@ _SHA1_SIGNATURES = {
 
 def some(texts: Sequence[str], separator: str) -> str:
     """The first few of ``texts`` and the number of the others: a message must not grow with the upload."""
-    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
-    return separator.join([*texts[:_SHOWN], *more])
+    more = [f"and {len(texts) - _SHOWN_TEXTS} more"] if len(texts) > _SHOWN_TEXTS else []
+    return separator.join([*texts[:_SHOWN_TEXTS], *more])
 
 
 def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:

@@ -28,7 +28,7 @@ _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
 """The largest integer that every driver takes as a parameter."""
 
-_AT_ONCE: Final = 100
+_MAX_ROLES: Final = 100
 """The most roles that one statement asks for; SQLite takes at most 500 SELECTs in one."""
 
 _INSERT_BYTES: Final = 1 << 20
@@ -50,8 +50,8 @@ def _stored(role: RoleName, row: Row) -> Stored:
 def _for_each_role(cursor: Cursor, gun: Gun, roles: Sequence[RoleName], sql: str) -> Sequence[Row]:
     """Run a query that has the parameters gun and role for all ``roles``, in as few statements as can be."""
     found: list[Row] = []
-    for start in range(0, len(roles), _AT_ONCE):
-        some = roles[start : start + _AT_ONCE]
+    for start in range(0, len(roles), _MAX_ROLES):
+        some = roles[start : start + _MAX_ROLES]
         union = " UNION ALL ".join([cursor.dialect.member.format(sql)] * len(some)) if len(some) > 1 else sql
         found += cursor.all(union, *(value for role in some for value in (str(gun), str(role))))
     return found
@@ -78,15 +78,15 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _identify(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
+def _identify(cursor: Cursor, places: Sequence[Place], last_seen: Mapping[Place, int]) -> Mapping[Place, Identity]:
     found: dict[Place, Identity] = {}
-    for start in range(0, len(places), _AT_ONCE):
-        found |= _look(cursor, places[start : start + _AT_ONCE], lately)
+    for start in range(0, len(places), _MAX_ROLES):
+        found |= _look(cursor, places[start : start + _MAX_ROLES], last_seen)
     return found
 
 
-def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
-    """What stands at ``places``, by one statement; by a second one if what stood at one of them lately has gone.
+def _look(cursor: Cursor, places: Sequence[Place], last_seen: Mapping[Place, int]) -> Mapping[Place, Identity]:
+    """What stands at ``places``, by one statement; by a second one if what stood at one of them last_seen has gone.
 
     The rows from a known version upwards are one range of the unique key: finding the newest without knowing one costs
     a database two to three times as much. What is asked about in the same words, but of other collections, is a list: a
@@ -96,7 +96,7 @@ def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) 
     newest: list[str] = []
     for place in places:
         gun, role, version = place
-        lowest = lately.get(place) if version is None else version
+        lowest = last_seen.get(place) if version is None else version
         if lowest is None:
             newest += (str(gun), str(role))
         else:
@@ -121,7 +121,7 @@ def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) 
         seen = rows.get((gun, role), {})
         if version is None:
             version = max(seen, default=0)
-            if version < lately.get(place, 0):  # what is seen was asked for by version, by somebody else
+            if version < last_seen.get(place, 0):  # what is seen was asked for by version, by somebody else
                 return _look(cursor, places, NOTHING)
         if version in seen:
             # A Go Notary from before that column left it empty: then the content tells, unless it goes meanwhile.
@@ -286,7 +286,7 @@ class SQLMetadataStore:
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
         wanted = tuple(dict.fromkeys(roles))
-        one_statement = len(wanted) <= _AT_ONCE
+        one_statement = len(wanted) <= _MAX_ROLES
         return (self._database.read if one_statement else self._database.snapshot)(_current, gun, wanted)
 
     def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
@@ -304,12 +304,12 @@ class SQLMetadataStore:
         return self._database.read(_has, gun)
 
     def identify(
-        self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
+        self, places: Collection[Place], last_seen: Mapping[Place, int] = NOTHING
     ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         possible = [place for place in places if place[2] is None or 0 < place[2] <= _INT32_MAX]
-        one_statement = len(possible) <= _AT_ONCE
-        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, lately)
+        one_statement = len(possible) <= _MAX_ROLES
+        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, last_seen)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""
