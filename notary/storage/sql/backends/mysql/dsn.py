@@ -99,7 +99,7 @@ def _address(db_url: str, start: int, end: int) -> Mapping[str, Any]:
             "user:password@tcp(host:port)/database",
         )
     host, port = _host_and_port(address, start + len(net) + 1)
-    # Both client libraries take exactly this spelling to mean their Unix socket, whatever the port.
+    # Both client libraries take exactly this spelling for their Unix socket, and ignore the port.
     return {"host": "LOCALHOST" if host == "localhost" else host, "port": port}
 
 
