@@ -1,8 +1,8 @@
-"""Reading X.509 certificates that somebody else has made.
+"""Reading X.509 certificates from untrusted sources.
 
-Rules of this module: pure. The library reads the outside of a certificate when it is loaded and the inside when it is
-asked, and may raise anything at both. Nothing in ``notary`` loads a certificate but by these functions, and what is
-inside a stranger's certificate is looked at under :func:`reading` only: whatever is wrong is an InvalidCertificate.
+Rules of this module: pure. The library parses the frame of a certificate when it is loaded, and each part when the part
+is read; both may raise any error. All code in ``notary`` loads certificates with these functions, and reads the parts
+of an untrusted certificate inside :func:`reading`, so that every failure is an InvalidCertificate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def reading() -> Iterator[None]:
 
 
 def subject_of(certificate: x509.Certificate) -> str:
-    """Say whose certificate it is, for people, who may have to find it even if its name cannot be read."""
+    """Return the subject of a certificate for messages, also if the subject cannot be read."""
     try:
         with reading():
             return certificate.subject.rfc4514_string()
@@ -42,7 +42,7 @@ def from_der(data: bytes) -> x509.Certificate:
 
 
 def first_in_pem(data: bytes) -> x509.Certificate:
-    """Read the first certificate in PEM, whatever follows it. Raises InvalidCertificate, also if there is none."""
+    """Read the first certificate in PEM; text after it is ignored. Raises InvalidCertificate, also if there is none."""
     with reading():
         return x509.load_pem_x509_certificate(data)
 

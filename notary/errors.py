@@ -1,4 +1,4 @@
-"""Domain errors. They know no protocol: each edge (HTTP, gRPC, command line) has one table that maps them.
+"""Domain errors, which know no protocol: each edge (HTTP, gRPC, command line) has one table that maps them.
 
 Rules of this module: pure; imports nothing of ours; the text of an error is safe to show to a client and says what to
 do next; it never holds a passphrase, a token, private bytes or signed content.
@@ -17,7 +17,7 @@ class NotaryError(Exception):
 
 
 class NotFound(NotaryError):
-    """The metadata, key or collection does not exist (or may not be told from one that does not)."""
+    """The metadata, key or collection does not exist, or the caller may not know that it exists."""
 
 
 class MalformedUpload(NotaryError):
@@ -25,7 +25,7 @@ class MalformedUpload(NotaryError):
 
 
 class TooDemanding(NotaryError):
-    """A request asks for more work, or for more memory, than one request may."""
+    """A request needs more work or memory than one request may."""
 
 
 class NoFilename(NotaryError):
@@ -49,7 +49,7 @@ class InvalidParameters(NotaryError):
 
 
 class Overloaded(NotaryError):
-    """There is more to do than can wait for its turn. ``retry_seconds`` is when to try again."""
+    """The queue of waiting work is full. ``retry_seconds`` says in how many seconds to try again."""
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class Overloaded(NotaryError):
 
 
 class ClientGone(NotaryError):
-    """Nobody waits for the answer any more, so the work was not done. It is logged, never sent."""
+    """The client has closed the connection, so the work was not done. This error is logged, never sent."""
 
 
 class Unauthorized(NotaryError):
@@ -98,7 +98,7 @@ class InvalidUpdate(NotaryError):
         self.missing = missing
 
     def __reduce__(self) -> tuple[object, ...]:
-        """So that it can cross to another process."""
+        """Support pickling: this error is raised in a worker process."""
         return type(self), (self.fault, str(self), self.missing)
 
 
@@ -107,7 +107,7 @@ class InvalidMetadata(NotaryError):
 
 
 class InvalidCertificate(NotaryError):
-    """Bytes are not an X.509 certificate that can be read, or something inside of it cannot be."""
+    """Bytes are not an X.509 certificate, or a part of the certificate cannot be read."""
 
 
 # -- storage and signing ----------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class SigningFailed(NotaryError):
 
 
 class SigningUnavailable(SigningFailed):
-    """The signing service cannot be reached, or makes no more keys for now: asking again later may help.
+    """The signing service cannot be reached, or makes no more keys for now; a later attempt may succeed.
 
     ``retry_seconds`` says in how many seconds.
     """
@@ -141,7 +141,10 @@ class SigningUnavailable(SigningFailed):
 
 
 class TooManyKeys(NotaryError):
-    """A user or an address has asked for more keys than it may in an hour; ``retry_seconds`` is in seconds."""
+    """A user or an address has requested more keys than it may in an hour.
+
+    ``retry_seconds`` says in how many seconds to try again.
+    """
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(message)
@@ -153,18 +156,18 @@ class StorageFailed(NotaryError):
 
 
 class StorageUnreachable(StorageFailed):
-    """Nobody answers where the database should be, or it is not ready yet: waiting may cure it.
+    """No database answers at the configured address, or it is not ready yet; a later attempt may succeed.
 
     The message names the place and the cause, never a password.
     """
 
 
 class InvalidRow(StorageFailed):
-    """A row of the database holds what cannot belong there."""
+    """A row of the database holds an invalid value."""
 
 
 class InvalidArchive(NotaryError):
-    """A file with an exported collection cannot be made or taken: it is damaged, or does not follow what is stored."""
+    """An exported collection cannot be written or imported: it is damaged, or does not follow the stored files."""
 
 
 # -- start-up ---------------------------------------------------------------------------------------------------------

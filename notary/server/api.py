@@ -43,7 +43,7 @@ from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, Repository
 from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
-from notary.storage.cache import SHARED
+from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
@@ -500,7 +500,7 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
-        if len(stored.data) > SHARED:  # remembered, it would keep the file that keeps it
+        if len(stored.data) > SHARED_BYTES:  # remembered, it would keep the file that keeps it
             return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response

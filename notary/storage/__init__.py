@@ -1,11 +1,11 @@
 """The storage ports of the daemons, and the records that pass through them.
 
 Rules of this module: types only; a port says what is stored, never how. Every method may be called at any time from the
-reactor's thread and never blocks it. Records are immutable. Bytes come back exactly as they were given. Rows that a
-Go Notary marked deleted do not exist for us (docs/protocol.md, section 5).
+reactor's thread and never blocks it. Records are immutable. Bytes are returned exactly as they were given. Rows that a
+Go Notary marked as deleted are ignored (docs/protocol.md, section 5).
 
-A backend fails with :class:`notary.errors.StorageFailed` when its database does; everything else that a method raises
-is said at the method.
+Every method raises :class:`notary.errors.StorageFailed` if the database fails; the docstring of a method names its
+other errors.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class Stored:
 
     ``sha256`` is the lower-case hex digest of ``data``; ``modified`` the time of writing (aware, UTC; some backends
     keep whole seconds).
-    ``notes`` is for whoever reads: what follows from the file alone, and is worth remembering for as long as the file
-    is in memory.
+    ``notes`` is a place for facts that follow from the file alone, remembered for as long as the file is in memory.
     """
 
     role: RoleName
@@ -51,13 +50,13 @@ class Stored:
 
 
 NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
-"""No mapping."""
+"""An empty mapping, for default arguments."""
 
 Place: TypeAlias = tuple[Gun, RoleName, int | None]
-"""Where a file may stand: a version of a role of a collection, or, if the version is None, its newest one."""
+"""The place of a file: collection, role and version. The version None means the newest version."""
 
 Identity: TypeAlias = tuple[int, str]
-"""Which file it is: its version and its ``sha256`` (lower-case hex)."""
+"""What identifies the file at a place: its version and its ``sha256`` (lower-case hex)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +87,37 @@ class MetadataStore(Protocol):
         ...
 
     def has(self, gun: Gun) -> Deferred[bool]:
-        """Whether there is such a collection. Raises InvalidGun if the backend takes another one for it."""
+        """Whether there is such a collection. Raises InvalidGun if the backend mistakes another collection for it."""
         ...
 
     def identify(
-        self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
+        self, places: Collection[Place], last_seen: Mapping[Place, int] = NOTHING
     ) -> Deferred[Mapping[Place, Identity]]:
-        """Which files stand at ``places``, as of one moment, without reading them; empty places are left out.
+        """Identify the files at ``places``, as of one moment, without reading them; empty places are left out.
 
-        ``lately`` says which version stood at a place when somebody last looked: most often it still does, and a store
-        may look there first. The answer does not depend on it.
+        ``last_seen`` holds the version that was found at a place before, which a store may try first: it is most often
+        still the newest. The answer does not depend on ``last_seen``.
         """
         ...
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """Write all ``updates`` or none, with one ``update`` record in the changefeed for each timestamp among them.
 
-        Returns what ``modified`` of each of them is from now on.
+        Returns the time that ``modified`` of each written file has.
 
-        ``after`` is the ``sha256`` (lower-case hex) of the timestamp that the updates were made to follow; None, for a
-        first publish, checks nothing. Raises OldVersion if the newest stored timestamp is another one, or gone: then
-        what the updates were judged against is no longer there. The transaction that writes decides it.
+        ``after`` is the ``sha256`` (lower-case hex) of the timestamp that the updates follow; with None, for a first
+        publish, this is not checked. Raises OldVersion if the newest stored timestamp is another one or was deleted,
+        because then the updates were validated against files that are no longer there. The check is part of the
+        transaction that writes.
 
-        Raises OldVersion if a role's stored version is at or above the one to be written, or if one role and version
-        comes twice: somebody else was first. InvalidGun as :meth:`has`, InvalidRole likewise for a role.
+        Raises OldVersion also if a role's stored version is at or above the one to be written (another publisher was
+        first), or if ``updates`` holds a role and version twice. Raises InvalidGun as :meth:`has` does, and InvalidRole
+        if the backend mistakes another role for one of these.
         """
         ...
 
     def delete(self, gun: Gun) -> Deferred[bool]:
-        """Remove every version of every role. True, with one ``deletion`` record, if there was anything to remove."""
+        """Remove every version of every role, with one ``deletion`` record. False if there was nothing to remove."""
         ...
 
     def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Deferred[Sequence[Change]]:
@@ -129,11 +130,11 @@ class MetadataStore(Protocol):
         ...
 
     def check(self) -> Deferred[None]:
-        """Do the smallest real piece of work; raises StorageFailed if that is not possible."""
+        """Read a row of the main table. Raises StorageFailed if that is not possible."""
         ...
 
     def close(self) -> Deferred[None]:
-        """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        """Finish running work, then release threads, files and connections. No method may be called afterwards."""
         ...
 
 
@@ -141,7 +142,7 @@ class MetadataStore(Protocol):
 class StoredKey:
     """A signing key at rest. ``private`` is wrapped (a compact JWE, see docs/protocol.md section 5), never plain.
 
-    ``last_used`` (aware, UTC) is None while the key is pending: made, handed out, never used to sign.
+    ``last_used`` (aware, UTC) is None while the key is pending: created, but not yet used to sign.
     """
 
     key_id: str
@@ -162,8 +163,8 @@ class KeyStore(Protocol):
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
         """Store a pending key, unless a pending one of the same gun, role and algorithm exists; return the one kept.
 
-        Callers that race for the same three get the same key, on one instance or several. Raises InvalidGun if the
-        backend cannot hold the key's ``gun``.
+        Concurrent callers with the same gun, role and algorithm get the same key, on one instance or on several. Raises
+        InvalidGun if the backend cannot hold the key's ``gun``.
         """
         ...
 
@@ -187,9 +188,9 @@ class KeyStore(Protocol):
         ...
 
     def check(self) -> Deferred[None]:
-        """Do the smallest real piece of work; raises StorageFailed if that is not possible."""
+        """Read a row of the main table. Raises StorageFailed if that is not possible."""
         ...
 
     def close(self) -> Deferred[None]:
-        """Release threads, files and connections. Work under way is finished first. Nothing may be called after."""
+        """Finish running work, then release threads, files and connections. No method may be called afterwards."""
         ...

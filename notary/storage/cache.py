@@ -1,15 +1,15 @@
 """A :class:`notary.storage.MetadataStore` that keeps files in memory and is as fresh as the store behind it.
 
-Rules of this module: a file is served from memory only after the store has said, since the request came, that this very
-file (its version and its checksum) stands where the request looks. So nothing older than what was committed when a
-request came is ever answered, whoever wrote or deleted it, by whichever instance (docs/adr/0010-fresh-reads.md).
+Rules of this module: a file is served from memory only if the store has confirmed, after the request arrived, that the
+place of the request holds this file (its version and its checksum). So an answer is never older than what was committed
+when its request arrived, even if another instance wrote or deleted it (docs/adr/0010-fresh-reads.md).
 
-No file is in memory twice: what is too large to be kept is still found for as long as somebody is sending it, and who
-asks for a file that is being loaded waits for that load.
+No file is in memory twice: a file that is too large to be cached is still shared while it is being sent, and requests
+for a file that is being loaded share that load.
 
-What makes it cheap: that question is a look at an index, without the file, and there is never more than one under way.
-Whoever comes meanwhile waits for the next one, which asks for all of them at once; and where many come, the next one
-waits a moment for those who were just answered, because they come again.
+The confirmation is cheap: the query reads an index, not the file, and at most one query runs at a time. Requests that
+arrive during a query share the next one. Under load the next query is delayed a moment, because clients that were just
+answered usually ask again.
 """
 
 from __future__ import annotations
@@ -30,38 +30,40 @@ from notary.storage import NOTHING, Change, Identity, MetadataStore, Place, Stor
 from notary.tuf.model import Gun, RoleName
 from notary.work.singleflight import SingleFlight
 
-MOST_PLACES: Final = 100
-"""How many places one question asks about, unless one request alone needs more."""
+MAX_PLACES: Final = 100
+"""The largest number of places in one query, unless a single request needs more."""
 
-OVERHEAD: Final = 2048
-"""Bytes that a kept file takes beside its content, with what is remembered in its ``notes``; rather more than less."""
+OVERHEAD_BYTES: Final = 2048
+"""Memory of a cached file in addition to its content, its ``notes`` included; an upper estimate."""
 
-SHARED: Final = 1 << 16
-"""Bytes: a file that is larger is sent piece by piece, and is shared by all who send it although it is not kept."""
+SHARED_BYTES: Final = 1 << 16
+"""Larger files are sent in pieces, and are shared by all requests that send them even if they are not cached."""
 
-_LARGEST: Final = 4
-"""A file larger than this part (a fourth) of the whole memory is not kept: it would push out too many others."""
+_MIN_FILES: Final = 4
+"""The cache has room for at least this number of files: a larger file is not cached, since it would evict too many."""
 
-_HASHED: Final = 1 << 18
-"""Bytes of a publish that are hashed here: files beyond are kept when they are first read, hashed by the store."""
+_HASHED_BYTES: Final = 1 << 18
+"""Published files are cached at once up to this total size: hashing more would hold the reactor. The others are cached
+when they are first read, hashed by the store.
+"""
 
-_MANY: Final = 4
-"""How many must be likely to share a question that waits for them."""
+_MIN_READERS: Final = 4
+"""The smallest number of expected readers for which a query is delayed."""
 
-_PAUSE: Final = 0.002
-"""Seconds that a question waits for them at the most."""
+_MAX_DELAY_SECONDS: Final = 0.002
+"""The longest delay of a query."""
 
 _Name: TypeAlias = tuple[Gun, RoleName, str]
 _Answer: TypeAlias = Mapping[Place, Identity]
 
 
 class CachedMetadataStore:
-    """``store``, with files of at most ``size`` bytes together kept in memory; ``clock`` times its questions."""
+    """A cache before ``store`` that holds files of at most ``size`` bytes in all; ``clock`` times its queries."""
 
     def __init__(self, store: MetadataStore, size: int, clock: IReactorTime) -> None:
         self._store = store
         self._files = _Files(size)
-        self._rounds = _Rounds(lambda places: store.identify(places, self._files.lately(places)), clock)
+        self._rounds = _Rounds(lambda places: store.identify(places, self._files.last_seen(places)), clock)
         self._loads: SingleFlight[tuple[Gun, tuple[Place, ...], tuple[Identity, ...]], Mapping[RoleName, Stored]]
         self._loads = SingleFlight(self._load)
         self._checksums: SingleFlight[_Name, Stored] = SingleFlight(self._by_checksum)
@@ -90,7 +92,7 @@ class CachedMetadataStore:
                 missing[place] = identity
         if not missing:
             return found
-        # Whoever needs the same files at the same time shares the load: their checksums say which they are.
+        # Requests for the same files, by checksum, share one load.
         load = self._loads((gun, tuple(missing), tuple(missing.values())))
         return load.addCallback(self._completed, gun, places, found, missing)
 
@@ -110,7 +112,7 @@ class CachedMetadataStore:
         for place, identity in missing.items():
             stored = loaded.get(place[1])
             if stored is None or (stored.version, stored.sha256) != identity:
-                # Replaced or deleted since the question: what was found belongs to another moment.
+                # The file was replaced or deleted after the query, so the files found belong to another moment.
                 return self._store.current(gun, [role for _, role, _ in places])
             found[place[1]] = stored
         return found
@@ -129,10 +131,10 @@ class CachedMetadataStore:
         return self._keep(await self._store.by_checksum(*name), name[0])
 
     async def _joined(self, name: _Name) -> Stored:
-        """The outcome of a load that began before the request came, if it still holds."""
+        """Return the result of a load that began before the request arrived, if the result is still valid."""
         try:
             stored = await self._checksums(name)
-        except NotFound:  # it may have come since
+        except NotFound:  # the file may have been published since then
             return await self._store.by_checksum(*name)
         return await self._confirm(stored, name[0])
 
@@ -172,13 +174,13 @@ class CachedMetadataStore:
         return self._store.by_version(place[0], place[1], identity[0])
 
     def _keep(self, stored: Stored, gun: Gun) -> Stored:
-        """Keep a file; the one that is in memory already, if there is one."""
+        """Cache a file. Returns the equal file that is in memory already, if there is one."""
         return self._files.put((gun, stored.role, stored.sha256), stored)
 
     def identify(
         self,
         places: Collection[Place],
-        lately: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's; what is in memory says as much
+        last_seen: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the cache knows as much
     ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         return self._rounds.ask(tuple(places))
@@ -190,14 +192,14 @@ class CachedMetadataStore:
         return self._store.has(gun)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
-        """See the port. Whoever publishes, or is told to look, comes back for what was just published."""
+        """See the port. Published files are cached, because clients ask for them next."""
         return self._store.publish(gun, updates, after).addCallback(self._published, gun, updates)
 
     def _published(self, modified: datetime, gun: Gun, updates: Sequence[Update]) -> datetime:
-        room = _HASHED
+        unhashed_bytes = _HASHED_BYTES
         for update in updates:
-            room -= len(update.data)
-            if room >= 0:
+            unhashed_bytes -= len(update.data)
+            if unhashed_bytes >= 0:
                 sha256 = hashlib.sha256(update.data).hexdigest()
                 self._keep(Stored(update.role, update.version, update.data, sha256, modified), gun)
         return modified
@@ -221,12 +223,12 @@ class CachedMetadataStore:
 
 
 class _Rounds:
-    """Asks ``identify`` for all who wait, one question at a time.
+    """Calls ``identify`` for all waiting requests together, one query at a time.
 
-    Clients that keep asking come back as soon as they are answered. A question that is asked at once, for the first of
-    them, makes the others wait for one of their own; so the next question waits until there are as many as were
-    answered or waited then, for two milliseconds at the most. This makes half as many questions, and everybody is
-    answered sooner. Where fewer than ``_MANY`` are about, nobody waits.
+    Busy clients ask again as soon as they are answered. A query for the first of them would make the others wait for a
+    second query; so the next query is delayed until as many requests wait as were answered or waiting before, for
+    ``_MAX_DELAY_SECONDS`` at most. This halves the number of queries, and every request is answered sooner. With fewer
+    than ``_MIN_READERS`` expected, no query is delayed.
     """
 
     def __init__(self, identify: Callable[[Collection[Place]], Deferred[_Answer]], clock: IReactorTime) -> None:
@@ -239,7 +241,7 @@ class _Rounds:
         self._closed = False
 
     def ask(self, places: tuple[Place, ...]) -> Deferred[_Answer]:
-        """What stands at ``places``, all as of one moment after this call; the answer may hold others' places too."""
+        """Identify the files at ``places``, as of one moment after this call; the answer may hold more places."""
         waiter: Deferred[_Answer] = Deferred()
         self._waiting.append((places, waiter))
         if not self._asking and (self._pause is None or len(self._waiting) >= self._expected):
@@ -247,7 +249,7 @@ class _Rounds:
         return waiter
 
     def close(self) -> None:
-        """From now on, wait for nobody."""
+        """Delay no query from now on."""
         self._closed = True
         if self._pause is not None:
             self._next()
@@ -262,7 +264,7 @@ class _Rounds:
         wanted: dict[Place, None] = {}
         count = 0
         for places, _ in self._waiting:
-            if count and len(wanted) + len(places) > MOST_PLACES:
+            if count and len(wanted) + len(places) > MAX_PLACES:
                 break
             wanted.update(dict.fromkeys(places))
             count += 1
@@ -274,29 +276,29 @@ class _Rounds:
         self, result: _Answer | Failure, batch: Sequence[tuple[tuple[Place, ...], Deferred[_Answer]]]
     ) -> None:
         self._expected = len(batch) + len(self._waiting)
-        many = self._expected >= _MANY and len(self._waiting) < MOST_PLACES
-        if not many:
+        delay = self._expected >= _MIN_READERS and len(self._waiting) < MAX_PLACES
+        if not delay:
             self._asking = False
-            self._next()  # the database works while these are answered
+            self._next()  # the next query runs while these requests are answered
         for _, waiter in batch:
             waiter.callback(result)  # of a failure, Twisted makes an errback
-        if many:
+        if delay:
             self._asking = False
-            if self._closed:  # by one of those who were answered
+            if self._closed:  # by a callback of a request that was answered
                 self._next()
             else:
-                self._pause = self._clock.callLater(_PAUSE, self._next)
+                self._pause = self._clock.callLater(_MAX_DELAY_SECONDS, self._next)
 
 
 class _Files:
-    """Files, those asked for last, of at most ``size`` bytes together; and others while somebody else holds them."""
+    """The most recently used files, of at most ``size`` bytes in all, and larger files while they are in use."""
 
     def __init__(self, size: int) -> None:
         self._room = size
-        self._largest = size // _LARGEST
+        self._largest = size // _MIN_FILES
         self._kept: OrderedDict[_Name, Stored] = OrderedDict()
         self._held: WeakValueDictionary[_Name, Stored] = WeakValueDictionary()
-        self._newest: dict[tuple[Gun, RoleName], Stored] = {}  # of those that are kept
+        self._newest: dict[tuple[Gun, RoleName], Stored] = {}  # of the cached files
 
     def get(self, name: _Name) -> Stored | None:
         stored = self._kept.get(name)
@@ -306,13 +308,13 @@ class _Files:
         return stored
 
     def put(self, name: _Name, stored: Stored) -> Stored:
-        """Keep ``stored`` if there is room for it. Returns the same file, as it is in memory from then on."""
+        """Cache ``stored`` unless it is too large. Returns the equal file that is in memory from now on."""
         held = self._held.get(name)
         if held is not None and (held.version, held.modified) == (stored.version, stored.modified):
             stored = held
         self.drop(name)
-        size = len(stored.data) + OVERHEAD
-        if len(stored.data) > SHARED:
+        size = len(stored.data) + OVERHEAD_BYTES
+        if len(stored.data) > SHARED_BYTES:
             self._held[name] = stored
         if size > self._largest:
             return stored
@@ -322,22 +324,22 @@ class _Files:
         if newest is None or newest.version < stored.version:
             self._newest[name[:2]] = stored
         while self._room < 0:
-            self._let_go(next(iter(self._kept)))
+            self._evict(next(iter(self._kept)))
         return stored
 
     def drop(self, name: _Name) -> None:
-        """Forget a file, although somebody may hold it."""
+        """Remove a file, even if a request still uses it."""
         self._held.pop(name, None)
-        self._let_go(name)
+        self._evict(name)
 
-    def _let_go(self, name: _Name) -> None:
+    def _evict(self, name: _Name) -> None:
         stored = self._kept.pop(name, None)
         if stored is not None:
-            self._room += len(stored.data) + OVERHEAD
+            self._room += len(stored.data) + OVERHEAD_BYTES
             if self._newest.get(name[:2]) is stored:
                 del self._newest[name[:2]]
 
-    def lately(self, places: Collection[Place]) -> Mapping[Place, int]:
-        """The newest version that is kept, for each place that is the newest of its role."""
+    def last_seen(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """The newest cached version for each of ``places`` that asks for the newest version of its role."""
         newest = self._newest
         return {place: newest[place[:2]].version for place in places if place[2] is None and place[:2] in newest}

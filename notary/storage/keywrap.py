@@ -1,4 +1,4 @@
-"""Stored keys and the passphrases that open them: what the signer and an operator's tool both do with a row.
+"""Stored keys and the passphrases that open them, for the signer and for the operator's tool.
 
 Rules of this module: pure but for the randomness of wrapping. Errors name the key and the alias; they show neither the
 passphrase nor anything private. Wrapping and unwrapping take milliseconds each: call them in a thread.
@@ -21,7 +21,7 @@ Passphrases: TypeAlias = Callable[[str], str | None]
 
 
 def public_half(row: StoredKey) -> PublicKey:
-    """The public half of a stored key. Raises SigningFailed if the row is not that of its id."""
+    """The public half of a stored key. Raises SigningFailed if it does not match the row's key id."""
     key = PublicKey(row.algorithm, row.public)
     if key.key_id != row.key_id:
         raise SigningFailed(f"key {row.key_id} is damaged in the store: its public half belongs to another id")
@@ -29,7 +29,7 @@ def public_half(row: StoredKey) -> PublicKey:
 
 
 def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
-    """The key itself. Raises SigningFailed (no passphrase, a wrong one, damage) and UnsupportedAlgorithm."""
+    """Open a stored key. Raises SigningFailed (no passphrase, a wrong one, damage) and UnsupportedAlgorithm."""
     public = public_half(row)
     passphrase = _passphrase(passphrases, row.key_id, row.passphrase_alias)
     try:
@@ -41,7 +41,7 @@ def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
 
 
 def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: Passphrases) -> StoredKey:
-    """A pending key as it is stored. Raises SigningFailed if there is no passphrase of this alias."""
+    """Return a new key in its stored form, pending. Raises SigningFailed if there is no passphrase of this alias."""
     public = key.public
     return StoredKey(
         key_id=public.key_id,
@@ -57,7 +57,7 @@ def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: 
 
 
 def rewrap(row: StoredKey, alias: str, passphrases: Passphrases) -> StoredKey:
-    """The same key under the passphrase of ``alias``. Raises as :func:`unwrap` and :func:`wrap` do."""
+    """Wrap the same key under the passphrase of ``alias``. Raises as :func:`unwrap` and :func:`wrap` do."""
     again = wrap(unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
     return replace(again, last_used=row.last_used)
 

@@ -1,7 +1,7 @@
-"""Both storage ports in dicts: for tests and for trying things out. A restart forgets everything.
+"""Both storage ports in dicts, for tests and for trying things out; a restart loses all data.
 
-Rules of this module: a method does its work at once, in the reactor's thread, and returns a Deferred that has fired; it
-checks before it writes, so what fails changes nothing.
+Rules of this module: a method does its work at once, in the reactor's thread, and returns a Deferred that has fired. A
+method checks before it writes, so that a failure changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
 
 class Clock(Protocol):
-    """Tells the time: a reactor."""
+    """The part of a reactor that this store needs."""
 
     def seconds(self) -> float:
         """The time in seconds since the epoch."""
@@ -63,7 +63,7 @@ class MemoryMetadataStore:
     def identify(
         self,
         places: Collection[Place],
-        lately: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's
+        last_seen: Mapping[Place, int] = NOTHING,  # noqa: ARG002  # the port's
     ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         found: dict[Place, Identity] = {}
@@ -145,7 +145,7 @@ class MemoryKeyStore:
         self._pending: dict[tuple[str, str, str], str] = {}
 
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
-        """See the port. Raises StorageFailed if a key of this id is there that is not pending."""
+        """See the port. Raises StorageFailed if there is a key of this id that is not pending."""
         return execute(self._add, key)
 
     def _add(self, key: StoredKey) -> StoredKey:

@@ -1,4 +1,4 @@
-"""The way into both storage ports: from ``storage.backend`` and ``storage.db_url`` to an open store."""
+"""Opening the stores: from ``storage.backend`` and ``storage.db_url`` to an open store of each port."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _log: Final = Logger()
 _POOL: Final = PoolSettings()
 
 _PATIENT: Final = PoolSettings(connections=1, query_timeout=86_400.0)
-"""For work on tables: an index of a big one takes long."""
+"""For migrations: creating an index of a big table takes long."""
 
 
 def pool_of(storage: Storage, usage: PoolUsage | None = None) -> PoolSettings:
-    """What a daemon's configuration says of its connections; ``usage`` is told of them."""
+    """Return the pool settings of a daemon's configuration; the pool keeps its figures in ``usage``."""
     return PoolSettings(
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
@@ -48,7 +48,7 @@ def pool_of(storage: Storage, usage: PoolUsage | None = None) -> PoolSettings:
 async def open_database(
     dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: PoolSettings = _POOL
 ) -> Database:
-    """Connect to the database and see that the tables of ``service`` are there.
+    """Connect to the database and check that it has the tables of ``service``.
 
     Raises ConfigError if the driver is missing or ``db_url`` cannot be used, StorageFailed if the database cannot.
     """
@@ -76,7 +76,7 @@ async def migrate_database(
     resume: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> int:
-    """Bring the tables of ``service`` to their newest form; the number of steps that it took.
+    """Bring the tables of ``service`` to their newest form; return the number of steps that were needed.
 
     ``backend`` and ``db_url`` as for :func:`open_metadata_store`, ``resume`` and ``report`` as for
     :func:`notary.storage.sql.migrate.migrate`; ``report`` is called in the reactor's thread. Raises ConfigError and
@@ -92,7 +92,7 @@ async def migrate_database(
 async def migration_plan(
     backend: str, db_url: str, service: Service, reactor: Reactor, *, resume: bool = False
 ) -> Sequence[Step]:
-    """What :func:`migrate_database` would do. Raises as it does."""
+    """Return the steps that :func:`migrate_database` would take, and raise what it would raise."""
     return await _on_tables_once(backend, db_url, service, reactor, partial(plan, resume=resume), [])
 
 
@@ -154,7 +154,7 @@ async def _on_tables_once(
     work: Callable[[Any, Dialect, Service], _T],
     in_memory: _T,
 ) -> _T:
-    """Open the database for one piece of work on its tables; the answer is ``in_memory`` where there are none."""
+    """Run ``work`` on the tables of a database; return ``in_memory`` for a backend without tables."""
     dialect = dialect_of(backend)
     if dialect is None:
         return in_memory

@@ -1,7 +1,7 @@
 """The storage ports of operators: every collection and every key that is stored, valid or not.
 
-Rules of this module: types only, as in :mod:`notary.storage`. A daemon needs none of these: an operator may see rows
-that clients are never shown, such as names that no collection can have.
+Rules of this module: types only, as in :mod:`notary.storage`. No daemon uses these ports: an operator may see rows that
+clients are never shown, such as collections with invalid names.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class FeedEntry(NamedTuple):
 
 
 class StoredCollection(collection.Collection, Protocol):
-    """A collection with what else is stored of it."""
+    """A collection with its changefeed."""
 
     def feed(self) -> Sequence[FeedEntry]:
-        """The ``update`` records since it was last deleted, oldest first."""
+        """The ``update`` records since the collection was last deleted, oldest first."""
         ...
 
 
@@ -36,14 +36,14 @@ _T = TypeVar("_T")
 
 
 class Inventory(Protocol):
-    """All collections, for operators: whatever is stored, valid or not. Names need not be valid ones."""
+    """All stored collections, for operators, valid or not; their names may be invalid."""
 
     def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
         """The next names that begin with ``prefix``, about ``limit`` of them, in the order of the database.
 
-        They follow ``after``, the last of those before, "" at the beginning; at the end there are none. Some databases
-        take letters of both cases for the same in ``prefix``, so the caller must look again. With ``remembered``, also
-        names that only the changefeed knows.
+        The names follow ``after``, the last name of the previous page ("" for the first page); an empty page is the
+        end. Some databases ignore case in ``prefix``, so the caller must check each name. With ``remembered``, names
+        that only the changefeed knows are included.
         """
         ...
 
@@ -52,7 +52,7 @@ class Inventory(Protocol):
         ...
 
     def visit(self, gun: str, work: Callable[[StoredCollection], _T]) -> Deferred[_T]:
-        """What ``work`` makes of a collection, which it sees as of one moment; one without files if it is not there.
+        """Return the result of ``work`` on a collection, as of one moment; a missing collection has no files.
 
         ``work`` runs in a thread, may run more than once, and must not keep the collection.
         """
@@ -61,9 +61,9 @@ class Inventory(Protocol):
     def remove(
         self, gun: str, choose: Callable[[collection.Collection], Sequence[collection.File]], limit: int
     ) -> Deferred[Sequence[collection.File]]:
-        """Remove the first ``limit`` files that ``choose`` names, which are returned.
+        """Remove the first ``limit`` files that ``choose`` returns; return the removed files.
 
-        ``choose`` sees the collection in the transaction that removes, under the conditions of ``visit``.
+        ``choose`` is called in the transaction that removes, with the same rules as ``work`` of :meth:`visit`.
         """
         ...
 
@@ -74,10 +74,9 @@ class Inventory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A stored key as an operator meets it. ``number`` is its place in the order of all keys, for good.
+    """A stored key as operators see it. ``number`` orders all keys and never changes.
 
-    ``created`` is aware, UTC; None if nobody knows. Of a row that cannot be read, ``key`` is None and ``problem`` tells
-    why.
+    ``created`` is aware, UTC; None if unknown. If the row cannot be read, ``key`` is None and ``problem`` says why.
     """
 
     number: int
@@ -99,19 +98,19 @@ class KeyInventory(Protocol):
         ...
 
     def page(self, after: int, limit: int) -> Deferred[Sequence[KeyRow]]:
-        """The next ``limit`` keys after the one of this number, in order; 0 begins at the beginning."""
+        """The next ``limit`` keys after the key with the number ``after``, in order; 0 gives the first page."""
         ...
 
     def replace(self, pairs: Sequence[tuple[KeyRow, StoredKey]]) -> Deferred[int]:
-        """Store of each key what wraps it now, in one transaction; how many were replaced.
+        """Store new wrappings of keys in one transaction; return how many keys were replaced.
 
-        A key that is not any more what the row says is left alone, but for whether it was used: that stays as it is.
+        A key that has changed since its row was read is skipped, unless only ``last_used`` has changed, which is kept.
         Needs no right to UPDATE, like :meth:`KeyStore.mark_used`.
         """
         ...
 
     def remove_pending(self, rows: Sequence[KeyRow]) -> Deferred[int]:
-        """Remove those keys that are still pending, in one transaction; how many there were."""
+        """Remove the keys of ``rows`` that are still pending, in one transaction; return how many were removed."""
         ...
 
     def close(self) -> Deferred[None]:

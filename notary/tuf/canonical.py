@@ -1,9 +1,9 @@
 r"""Strict JSON in, canonical JSON out, and typed access to the members of what came in.
 
-Rules of this module: pure. What :func:`parse` lets through means the same to every reader: UTF-8, no member twice, no
-integer that a reader with 64-bit floats (the Go client's) would change. :func:`dumps` writes the bytes that signatures
-cover (docs/protocol.md, section 2). :class:`Members` reads an object the way the Go client fills a struct, without the
-laxness that would let two readers see different things.
+Rules of this module: pure. A document that :func:`parse` accepts means the same to every reader: it is UTF-8, no object
+has a member twice, and no integer changes in a reader with 64-bit floats (such as the Go client's). :func:`dumps`
+writes the bytes that signatures cover (docs/protocol.md, section 2). :class:`Members` reads an object as the Go client
+fills a struct, but refuses everything that two readers could understand differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 100
 """How deeply objects and arrays may nest. Metadata itself needs seven levels; ``custom`` may hold any JSON below."""
 
 MAX_INTEGER: Final = 2**53 - 1
-"""Larger integers are not safe in JSON (RFC 7493, 2.2): the Go client verifies a 64-bit float's idea of them."""
+"""Larger integers are not safe in JSON (RFC 7493, 2.2): the Go client reads them as 64-bit floats."""
 
 MAX_CONTAINERS: Final = 300_000
 """How many objects and arrays a document may hold: more than 140,000 targets need, at two each (section 9)."""
@@ -33,10 +33,10 @@ MAX_COMMAS: Final = 500_000
 """How many commas a document may hold: more than 140,000 targets need, at three each (section 9)."""
 
 MAX_DOCUMENTS: Final = 2
-"""How many documents of the largest structure the files of one upload may make up together (section 9)."""
+"""The files of one upload may together hold the structure of so many documents of the largest size (section 9)."""
 
-_DIGITS: Final = len(str(MAX_INTEGER))
-_SHOWN: Final = 64
+_MAX_DIGITS: Final = len(str(MAX_INTEGER))
+_SHOWN_CHARACTERS: Final = 64
 _FRACTION = re.compile(r"\.[0-9]+(?:[]},]|$)")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r'\\(?:(["\\])|u00([0-9a-f]{2})|([bfnrt]))')
@@ -44,7 +44,7 @@ _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class _Whole(int):
-    """A whole number that was not written as digits alone: canonical JSON takes it, an integer field does not."""
+    """A whole number that was written with a fraction or an exponent: no integer field accepts it."""
 
     __slots__ = ()
 
@@ -52,7 +52,7 @@ class _Whole(int):
 class StructureBudget:
     """The structure that several documents may hold together; :func:`parse` spends it before it reads a document.
 
-    Structure is what costs: a character of it takes up to a hundred times its size in memory.
+    Structure is limited because it is expensive: one character of it takes up to a hundred bytes of memory.
     """
 
     __slots__ = ("_commas", "_containers")
@@ -62,7 +62,7 @@ class StructureBudget:
         self._commas = MAX_DOCUMENTS * MAX_COMMAS
 
     def spend(self, containers: int, commas: int) -> None:
-        """Take the structure of one more document. Raises MalformedJSON if there is not so much left."""
+        """Subtract the structure of one more document. Raises MalformedJSON if the budget is exceeded."""
         self._containers -= containers
         self._commas -= commas
         if self._containers < 0 or self._commas < 0:
@@ -73,7 +73,7 @@ class StructureBudget:
 
 
 def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
-    """Read one JSON value; its structure is taken from ``budget``.
+    """Read one JSON value and subtract its structure from ``budget``.
 
     Refused, with MalformedJSON: anything but UTF-8 (a byte order mark included), members given twice, NaN and
     infinities, integers beyond MAX_INTEGER, lone surrogates, raw control characters, nesting beyond MAX_DEPTH, more
@@ -96,7 +96,7 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
         for depth, _ in enumerate(_levels(value), start=1):
             if depth > MAX_DEPTH:
                 raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
-    # Half a surrogate pair can only come from an escape; most input has none such and is not searched.
+    # Half a surrogate pair can only come from an escape; most documents have no such escape, and are not searched.
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -108,8 +108,8 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
 def dumps(value: Json) -> bytes:
     r"""Write canonical JSON: no spaces, members in the order of their code points, only ``\`` and ``"`` escaped.
 
-    Whole floats are written as integers, as the Go client does. Raises InvalidMetadata for other floats and for
-    strings that are not text (half a surrogate pair): those have no canonical form.
+    Whole floats are written as integers, as the Go client does. Raises InvalidMetadata for values without a canonical
+    form: other floats, and strings with half a surrogate pair.
     """
     text = _encode(value)
     if _may_hold_floats(text) and any(
@@ -125,18 +125,18 @@ def dumps(value: Json) -> bytes:
 
 
 def quote(name: str) -> str:
-    """A name from the input, made fit for a message: printable ASCII, and never long."""
-    return ascii(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+    """Return a name from the input in a form for messages: printable ASCII, and never long."""
+    return ascii(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")
 
 
 class Members:
     """The members of one object of known shape.
 
-    ``value`` is the object, ``known`` the names that mean something in it, ``where`` what messages call it. An absent
-    member, and ``null``, read as the zero value of their type, as they do in the Go client, which may write ``null``
-    for an empty list; a ``null`` object has no members. Unknown members are ignored, since they may be somebody's
-    extension and are signed, unless the object is ``closed``. A name that differs from a known one in case alone is
-    refused: the Go client would take it for the known one. Everything here raises InvalidMetadata.
+    ``value`` is the object, ``known`` holds the names of its members, and ``where`` is its name in messages. An absent
+    member, and ``null``, are read as the zero value of their type, as in the Go client, which may write ``null`` for an
+    empty list; a ``null`` object has no members. Unknown members are ignored, because they may be an extension and are
+    signed, unless the object is ``closed``. A name that differs from a known one only in case is refused, because the
+    Go client would take it for the known one. Every method raises InvalidMetadata.
     """
 
     __slots__ = ("_members", "_where")
@@ -186,7 +186,7 @@ class Members:
         """The bytes of a string in standard base64, or b"". Line breaks are skipped, as the Go client does."""
         value = self.text(name).replace("\r", "").replace("\n", "")
         try:
-            # Some versions of Python pass over padding that nothing calls for.
+            # Some versions of Python ignore needless padding.
             if len(value) % 4 == 0 and not value.endswith("==="):
                 return base64.b64decode(value, validate=True)
         except ValueError:
@@ -219,15 +219,15 @@ class Members:
         return tuple(values)
 
     def _wrong(self, name: str, expected: str) -> InvalidMetadata:
-        # A digest stands under a name of the writer's choice.
-        shown = name if name.isascii() and name.isidentifier() and len(name) <= _SHOWN else quote(name)
+        # The name of a digest is chosen by the writer of the file.
+        shown = name if name.isascii() and name.isidentifier() and len(name) <= _SHOWN_CHARACTERS else quote(name)
         return InvalidMetadata(f"{self._where}: {shown} must be {expected}")
 
 
 def _limit_structure(data: bytes, budget: StructureBudget | None) -> int:
-    # Decoding a document, and sorting its members to encode it, holds the interpreter for as long as its structure is
-    # large, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are counted too,
-    # since telling them apart would cost what this saves.
+    # Decoding a document, and sorting its members to encode it, holds the interpreter for a time that grows with the
+    # document's structure, and a byte of structure takes up to a hundred bytes of memory. Characters inside strings are
+    # counted too, because distinguishing them would cost as much as the limit saves.
     containers = data.count(b"[") + data.count(b"{")
     if containers > MAX_CONTAINERS:
         raise MalformedJSON(f"too much structure: at most {MAX_CONTAINERS} characters may be '[' or '{{'")
@@ -244,12 +244,12 @@ def _encode(value: Json) -> str:
 
 
 def _may_hold_floats(text: str) -> bool:
-    """Whether there is anything in an encoded value that looks as Python writes floats; strings can do so too."""
+    """Whether an encoded value holds text in the form of a Python float, possibly inside a string."""
     return any(part in text for part in ("e+", "e-", "NaN", "Infinity")) or _FRACTION.search(text) is not None
 
 
 def _unescape(found: re.Match[str]) -> str:
-    """What canonical JSON has instead of an escape of ``json.dumps``: it writes control characters as they are."""
+    """Return the canonical form of an escape of ``json.dumps``: control characters are written unescaped."""
     kept, code, letter = found.groups()
     if kept:
         return found.group()
@@ -261,7 +261,7 @@ def _items(container: list[Any] | dict[str, Any]) -> Any:
 
 
 def _levels(value: Json) -> Iterator[list[list[Any] | dict[str, Any]]]:
-    """The containers of ``value``, one level of nesting at a time: a walk that no nesting can make overflow."""
+    """The containers of ``value``, one level of nesting at a time, without recursion."""
     level = [value] if isinstance(value, (list, dict)) else []
     while level:
         yield level
@@ -277,8 +277,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    # The length is looked at first: Python refuses to convert thousands of digits, with an error of its own.
-    if len(digits) > _DIGITS + 1 or abs(value := int(digits)) > MAX_INTEGER:
+    # The length is checked first: Python refuses to convert thousands of digits, with an error of its own.
+    if len(digits) > _MAX_DIGITS + 1 or abs(value := int(digits)) > MAX_INTEGER:
         raise MalformedJSON("an integer is too large: JSON readers agree on 53 bits only")
     return value
 

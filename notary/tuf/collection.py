@@ -1,8 +1,8 @@
 """A stored collection as a whole, and the walk from its timestamp to everything that clients get.
 
-Rules of this module: pure. A collection is a list of rows and a way to read each one's bytes, wherever it is kept; it
-may be broken in any way. The walk is that of readers (docs/protocol.md, section 1): the newest timestamp, the snapshot
-by its checksum, each role by its checksum in there.
+Rules of this module: pure. A collection is a list of files and a way to read the bytes of each; it may be damaged in
+any way. The walk is that of readers (docs/protocol.md, section 1): the newest timestamp, the snapshot by its checksum,
+and each role by its checksum in the snapshot.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Metadata: TypeAlias = Root | Targets | Snapshot | Timestamp
 class File:
     """One stored file without its bytes.
 
-    ``role`` need not be the name of a role. ``sha256`` is what was recorded (lower-case hex), None if nothing was;
-    ``size`` counts bytes.
+    ``role`` need not be a valid name. ``sha256`` is the recorded checksum (lower-case hex), None if there is none;
+    ``size`` is in bytes.
     """
 
     role: str
@@ -37,7 +37,7 @@ class Collection(Protocol):
 
     @property
     def gun(self) -> str:
-        """The name, which need not be a valid one."""
+        """The name of the collection, which need not be valid."""
         ...
 
     @property
@@ -73,7 +73,7 @@ def newest(files: Iterable[File]) -> dict[str, File]:
 
 
 class Index:
-    """The files of a collection by role and checksum; a checksum that was never recorded is worked out."""
+    """The files of a collection by role and checksum; a checksum that was not recorded is computed."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
@@ -83,9 +83,9 @@ class Index:
         }
 
     def listed(self, by: File) -> tuple[dict[str, File], dict[str, str]]:
-        """What a timestamp or snapshot lists: files that are there, and checksums (hex) of those that are not, by role.
+        """Return what a timestamp or snapshot lists, by role: existing files, and the checksums (hex) of missing files.
 
-        Of a timestamp only the snapshot counts: clients look for nothing else in it. Raises InvalidMetadata.
+        Of a timestamp only the snapshot counts, because clients use nothing else. Raises InvalidMetadata.
         """
         found = parse(by.role, self._collection.data(by))
         if not isinstance(found, Snapshot | Timestamp):
@@ -106,9 +106,9 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """What clients get: the ``files`` by role, timestamp and snapshot included; ``absent`` are listed, but not there.
+    """The files that clients get, by role, timestamp and snapshot included.
 
-    Of each absent one there is the checksum (lower-case hex).
+    ``absent`` holds the checksums (lower-case hex) of files that are listed but missing, by role.
     """
 
     files: Mapping[str, File]
@@ -116,7 +116,7 @@ class Current:
 
 
 def current(collection: Collection, index: Index | None = None) -> Current:
-    """Walk a collection. Raises NotFound or InvalidMetadata where timestamp or snapshot lead nowhere."""
+    """Walk a collection. Raises NotFound or InvalidMetadata if timestamp or snapshot is missing or invalid."""
     index = index or Index(collection)
     timestamp = newest(collection.files).get(TIMESTAMP)
     if timestamp is None:

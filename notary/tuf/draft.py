@@ -1,4 +1,4 @@
-"""What the server signs itself: drafts of snapshots and timestamps, and how long these are valid.
+"""Drafts of the snapshots and timestamps that the server signs itself, and how long these are valid.
 
 Rules of this module: pure. A draft is complete but for its signatures. Hashes are always taken over the very bytes that
 are stored, never over a re-serialisation of them. (docs/protocol.md, section 3)
@@ -36,10 +36,10 @@ TIMESTAMP_LIFETIME = timedelta(days=14)
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A file that the server wants to make: complete but for its signatures.
+    """A file of the server, complete but for its signatures.
 
-    ``payload`` is the canonical JSON to be signed; ``keys`` are those that root names for ``role``, of which at least
-    ``threshold`` must sign.
+    ``payload`` is the canonical JSON to be signed; ``keys`` are the keys that root names for ``role``, of which at
+    least ``threshold`` must sign.
     """
 
     role: RoleName
@@ -49,11 +49,12 @@ class Draft:
     threshold: int
 
     def assemble(self, signatures: Sequence[Signature]) -> bytes:
-        """The whole signed file, with those of ``signatures`` that are by keys of the role.
+        """Return the whole signed file, with those of ``signatures`` that are by keys of the role.
 
-        Raises SigningFailed if one of these does not verify: whoever made it is broken. Raises InvalidUpdate if they
-        fall short of the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a snapshot (the publisher should
-        have uploaded one), ErrBadRoot for a timestamp (root names a key that is not this server's).
+        Raises SigningFailed if one of these signatures does not verify, because then the signing service is broken.
+        Raises InvalidUpdate if there are fewer than the threshold: ErrBadHierarchy with ``missing`` "snapshot" for a
+        snapshot (the publisher should have uploaded one), ErrBadRoot for a timestamp (root names a key that this server
+        does not hold).
         """
         by_id = {key.key_id: key for key in self.keys}
         valid: dict[str, Signature] = {}
@@ -66,8 +67,8 @@ class Draft:
             valid[signature.key_id] = signature
         if len(valid) < self.threshold:
             raise self._unsigned(len(valid))
-        # Members stand in the order in which the Go server writes them: when one takes over this database it hashes
-        # its own re-serialisation of the stored snapshot, which must come out the same.
+        # Members are in the order in which the Go server writes them. A Go server that takes over this database hashes
+        # its own re-serialisation of the stored snapshot, which must give the same bytes.
         listed = b",".join(
             canonical.dumps({"keyid": one.key_id, "method": one.method, "sig": base64.b64encode(one.sig).decode()})
             for one in valid.values()
@@ -93,10 +94,10 @@ class Draft:
 def next_snapshot(
     root: Root, previous: Snapshot | None, previous_version: int, loaded: Mapping[RoleName, bytes], now: datetime
 ) -> Draft:
-    """The snapshot that follows ``previous``, with ``loaded`` in place of what it listed.
+    """Return the snapshot that follows ``previous``, with the files of ``loaded`` replacing their entries.
 
-    ``previous_version`` is that under which ``previous`` is stored; 0, and None, for the first snapshot. Roles that
-    ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidUpdate if no later version fits into the
+    ``previous_version`` is the version under which ``previous`` is stored; 0, and None, for the first snapshot. Roles
+    that ``previous`` lists and ``loaded`` lacks stay listed. Raises InvalidUpdate if no later version fits into the
     database, or if root names a key that cannot be read.
     """
     meta: dict[str, canonical.Json] = {} if previous is None else dict(previous.envelope.signed["meta"])
@@ -106,7 +107,7 @@ def next_snapshot(
 
 
 def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
-    """The timestamp over the finished ``snapshot`` that follows ``previous_version`` (0: the first one).
+    """Return the timestamp that follows ``previous_version`` (0: the first one) and lists the finished ``snapshot``.
 
     Raises InvalidUpdate as :func:`next_snapshot` does.
     """
@@ -144,7 +145,7 @@ def _draft(
             key.canonical_id  # noqa: B018 - the signing service will be asked by it
     except InvalidMetadata as error:
         raise InvalidUpdate(UploadFault.VALIDATION, f"{role}: {error}") from error
-    # A key under a name that is not its id could sign, but no client would find it by that signature.
+    # A key under a name that is not its id could sign, but no client would find the key by its signature.
     able = tuple(key for key_id, key in signers.keys.items() if key.key_id == key_id)
     return Draft(role, version, payload, able, signers.threshold)
 

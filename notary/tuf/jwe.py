@@ -1,11 +1,12 @@
-"""What wraps private keys at rest: a compact JWE under a passphrase (docs/protocol.md, section 5).
+"""The wrapping of private keys at rest: a compact JWE under a passphrase (docs/protocol.md, section 5).
 
-Rules of this module: pure but for the randomness of what it wraps. There is one format, that of the reference signer:
-PBES2-HS256+A128KW, A256GCM, ITERATIONS rounds. Anything else is refused before any key is derived, and so is a header
-that asks for more than MAX_ITERATIONS rounds: whoever can write to the database must not be able to stop the signer.
-No error shows the passphrase, the plaintext or anything of the JWE but its header, nor has a cause that does.
+Rules of this module: pure but for the randomness of a wrapping. There is one format, that of the reference signer:
+PBES2-HS256+A128KW, A256GCM, ITERATIONS rounds. Any other format is refused before a key is derived, and so is a header
+that asks for more than MAX_ITERATIONS rounds: an attacker who can write to the database must not be able to stop the
+signer. No error shows the passphrase, the plaintext or a part of the JWE other than its header, nor has a cause that
+does.
 
-Deriving the key takes milliseconds on purpose: call these functions in a thread.
+Deriving a key takes milliseconds on purpose: call these functions in a thread.
 """
 
 from __future__ import annotations
@@ -28,41 +29,41 @@ KEYWRAP: Final = "PBES2-HS256+A128KW"
 ENCRYPTION: Final = "A256GCM"
 """How the plaintext is encrypted under the content key (RFC 7518, 5.3)."""
 ITERATIONS: Final = 8192
-"""Rounds of PBKDF2 for what is wrapped here; the reference signer uses as many."""
+"""Rounds of PBKDF2 for new wrappings; the reference signer uses the same number."""
 MAX_ITERATIONS: Final = 16_384
 """The most rounds that a stored key may ask for."""
 
-_SALT: Final = 16
+_SALT_BYTES: Final = 16
 _COMPACT = re.compile(rb"[\w-]+(?:\.[\w-]+){4}", re.ASCII)
 _MEMBERS: Final = frozenset({"alg", "enc", "p2c", "p2s"})
 
 
 def wrap(plaintext: bytes, passphrase: str) -> bytes:
-    """Encrypt ``plaintext``, not empty, under ``passphrase``, taken as UTF-8; the bytes of a compact JWE."""
-    header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT))}
+    """Encrypt ``plaintext``, not empty, under ``passphrase`` in UTF-8; return the bytes of a compact JWE."""
+    header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT_BYTES))}
     jwe = JWE(plaintext, protected=json_encode(header), algs=[KEYWRAP, ENCRYPTION], recipient=_key(passphrase))
     compact: str = jwe.serialize(compact=True)
     return compact.encode("ascii")
 
 
 def unwrap(wrapped: bytes, passphrase: str) -> bytes:
-    """The plaintext of what :func:`wrap`, or the reference signer, made.
+    """Decrypt a JWE of :func:`wrap` or of the reference signer.
 
-    Raises SigningFailed if ``wrapped`` is no JWE of this format, or if it does not open, be it that the passphrase is
-    wrong or that ``wrapped`` was damaged: nobody can tell which.
+    Raises SigningFailed if ``wrapped`` is no JWE of this format, or if the decryption fails, because the passphrase is
+    wrong or ``wrapped`` is damaged; the two cases cannot be distinguished.
     """
     _check(wrapped)
     jwe = JWE(algs=[KEYWRAP, ENCRYPTION])
     try:
         jwe.deserialize(wrapped.decode("ascii"), _key(passphrase))
-    except Exception:  # noqa: BLE001 - whatever it is, its text might show what was decrypted
+    except Exception:  # noqa: BLE001 - the text of any error might show plaintext
         raise SigningFailed("it does not open: the passphrase is wrong, or the stored bytes are damaged") from None
     plaintext: bytes = jwe.payload
     return plaintext
 
 
 def _check(wrapped: bytes) -> None:
-    """Look at the header, and raise SigningFailed unless it asks for what :func:`wrap` does."""
+    """Check the header. Raises SigningFailed unless it has the format of :func:`wrap`."""
     if _COMPACT.fullmatch(wrapped) is None:
         raise SigningFailed("it is not a compact JWE")
     encoded = wrapped.partition(b".")[0]

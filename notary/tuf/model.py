@@ -1,9 +1,9 @@
 """The nouns of TUF: names, envelopes and the four kinds of metadata, as immutable values that are valid once built.
 
 Rules of this module: pure. Structure only: signatures are for :mod:`notary.tuf.public`, rules that need other files or
-a clock for :mod:`notary.tuf.publish`. Bytes are kept exactly as they came. A member that is absent, or null, has the
-zero value of its type, as in the Go client, and is then judged like any other value (docs/protocol.md, sections 2 and
-9).
+a clock for :mod:`notary.tuf.validation`. Bytes are kept exactly as they were received. A member that is absent or null
+has the zero value of its type, as in the Go client, and is then checked like any other value (docs/protocol.md,
+sections 2 and 9).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _DELEGATION = re.compile(r"targets(?:/[-a-z0-9_]+)+")
 class Gun(str):
     """The globally unique name of a collection.
 
-    One to 255 characters that a ``varchar(255)`` of MySQL can hold and tell apart: no characters beyond the basic
+    One to 255 characters that a ``varchar(255)`` of MySQL can hold and distinguish: no characters beyond the basic
     plane, no control characters, no white space at either end, no ``*``. Raises InvalidGun.
     """
 
@@ -132,7 +132,7 @@ _SIGNATURE = frozenset({"keyid", "method", "sig"})
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A whole metadata file: its bytes, what is signed, and the signatures."""
+    """A whole metadata file: its bytes, its signed part, and the signatures."""
 
     data: bytes = field(repr=False)
     signed: dict[str, Any] = field(repr=False)
@@ -171,7 +171,7 @@ class Envelope:
 
 
 def peek(data: bytes, budget: StructureBudget | None = None) -> tuple[Envelope, int]:
-    """Read a file as far as it can be read without knowing its role: the envelope and its version (0 if it has none).
+    """Read a file as far as is possible without its role; return the envelope and the version (0 if it has none).
 
     Raises MalformedJSON, also where ``_type``, ``expires`` and ``version`` are not of their types.
     """
@@ -205,7 +205,7 @@ _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """The length in bytes and the digests of a file, as metadata tells them; ``hashes`` may name any algorithm."""
+    """The length in bytes and the digests of a file, as metadata lists them; ``hashes`` may name any algorithm."""
 
     length: int
     hashes: Mapping[str, bytes]
@@ -224,9 +224,9 @@ class FileMeta:
         return cls(members.integer("length"), {name: digests.binary(name) for name in hashes})
 
     def matches(self, data: bytes) -> bool:
-        """Whether ``data`` has every digest that is known here, and there is at least one such.
+        """Whether ``data`` has every listed digest of a known algorithm, and at least one is listed.
 
-        The length is not compared: the reference does not, and digests leave it no choice.
+        The length is not compared: the reference does not compare it, and equal digests imply equal lengths.
         """
         known = [name for name in _DIGESTS if name in self.hashes]
         return bool(known) and all(
@@ -234,14 +234,14 @@ class FileMeta:
         )
 
     def leads_to(self, data: bytes) -> bool:
-        """Whether clients can fetch ``data``, which matches: they ask by SHA-256, for as many bytes as are listed here.
+        """Whether clients can fetch ``data``, which matches: they ask by SHA-256, for the listed number of bytes.
 
-        A length of -1 means to them that there is no limit.
+        Clients take a length of -1 for no limit.
         """
         return "sha256" in self.hashes and (self.length == -1 or self.length >= len(data))
 
     def repeats(self, earlier: FileMeta) -> bool:
-        """Whether clients that can fetch a file by ``earlier`` can fetch the same one by this."""
+        """Whether clients that can fetch a file by ``earlier`` can fetch the same file by this entry."""
         return self == earlier or (
             "sha256" in self.hashes.keys() & earlier.hashes.keys()
             and all(self.hashes[name] == earlier.hashes[name] for name in self.hashes.keys() & earlier.hashes.keys())
@@ -251,7 +251,10 @@ class FileMeta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionedMetadata:
-    """What all metadata has. ``expires`` is aware, UTC; ``version`` 1 to MAX_VERSION, else InvalidMetadata."""
+    """The members of all metadata. Raises InvalidMetadata if ``version`` is not 1 to MAX_VERSION.
+
+    ``expires`` is aware, UTC.
+    """
 
     version: int
     expires: datetime
@@ -264,7 +267,7 @@ class VersionedMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root(VersionedMetadata):
-    """Who signs the four base roles. ``roles`` has exactly those; other roles that the file may name are ignored."""
+    """The keys of the four base roles. ``roles`` holds exactly these four; other roles in the file are ignored."""
 
     roles: Mapping[RoleName, RoleKeys]
     consistent_snapshot: bool
@@ -282,7 +285,7 @@ class Root(VersionedMetadata):
             if name in BASE_ROLES:
                 roles[RoleName(name)] = _role_keys(role, keys, where)
             else:
-                # It means nothing here, but Go clients could not read the file if it were not a role.
+                # The role is ignored, but Go clients cannot read a file in which it is malformed.
                 role.texts("keyids")
                 role.integer("threshold")
         for name in BASE_ROLES:
@@ -299,7 +302,7 @@ class Root(VersionedMetadata):
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """A role that another one delegates to: its keys, and the beginnings of the target names that it may sign."""
+    """A delegation to a role: the role's keys, and the prefixes of the target names that it may sign."""
 
     name: RoleName
     role: RoleKeys
@@ -308,7 +311,7 @@ class Delegation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets(VersionedMetadata):
-    """The targets of ``role``, and the roles it delegates to, each of them its direct child."""
+    """The targets of ``role``, and its delegations, each to a direct child."""
 
     role: RoleName
     targets: Mapping[str, FileMeta] = field(repr=False)
@@ -336,7 +339,7 @@ class Targets(VersionedMetadata):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot(VersionedMetadata):
-    """The digests of the root and of every targets role; those of ``root`` and ``targets`` are there."""
+    """The digests of the root and of every targets role; ``root`` and ``targets`` are always listed."""
 
     meta: Mapping[str, FileMeta]
 
@@ -349,7 +352,7 @@ class Snapshot(VersionedMetadata):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timestamp(VersionedMetadata):
-    """The digests of the snapshot, which are there."""
+    """The digests of the snapshot, which is always listed."""
 
     meta: Mapping[str, FileMeta]
 
@@ -425,7 +428,7 @@ def _delegations(members: Members, parent: RoleName) -> dict[RoleName, Delegatio
         if name.parent != parent:
             raise InvalidMetadata(f"{parent}: cannot delegate to {quote(name)}, which is not its direct child")
         if name in delegations:
-            # The Go client would fetch its file twice, and give up on the whole collection at the second time.
+            # The Go client would fetch the role's file twice, and then give up on the whole collection.
             raise InvalidMetadata(f"{parent}: it delegates to {name} twice")
         delegations[name] = Delegation(
             name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths")
@@ -450,7 +453,7 @@ def _meta(
 
 
 class Held(Protocol):
-    """One metadata file that the store holds; ``notary.storage.Stored`` is one."""
+    """A stored metadata file, such as a ``notary.storage.Stored``."""
 
     @property
     def version(self) -> int:
@@ -493,7 +496,7 @@ class Update:
 
 
 def stored_envelope(role: RoleName, data: bytes) -> Envelope:
-    """The envelope of a stored file; InvalidMetadata (never MalformedJSON) if the bytes are not one."""
+    """Return the envelope of a stored file. Raises InvalidMetadata (never MalformedJSON) if the bytes are not one."""
     try:
         return Envelope.parse(data)
     except MalformedJSON as error:

@@ -1,8 +1,8 @@
 """Private keys: make, read, sign, write.
 
 Rules of this module: pure but for the randomness of new keys and signatures. :data:`_ALGORITHMS` is the one table of
-what can be made and used; a new algorithm is a row in it. The plaintext encodings are those of docs/protocol.md,
-section 5; what wraps them at rest is not done here. Neither the ``repr`` of a key nor an error ever shows a secret.
+algorithms; a new algorithm is a row in it. The plaintext encodings are those of docs/protocol.md, section 5; wrapping
+them at rest is the task of :mod:`notary.tuf.jwe`. Neither the ``repr`` of a key nor an error ever shows a secret.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from notary.tuf.canonical import quote
 from notary.tuf.public import CURVES, MIN_RSA_BITS, PublicKey
 
 _Secret: TypeAlias = Any
-_SEED: Final = 32
+_SEED_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class _Algorithm:
 
 
 class PrivateKey:
-    """A key that signs. ``public`` is its public half, ``method`` what its signatures are called in metadata.
+    """A key that signs. ``public`` is its public half, ``method`` the name of its signatures in metadata.
 
-    Made by :func:`generate` and :func:`decode`.
+    :func:`generate` and :func:`decode` make these objects.
     """
 
     __slots__ = ("_algorithm", "_secret", "method", "public")
@@ -56,7 +56,7 @@ class PrivateKey:
         return self._algorithm.sign(self._secret, payload)
 
     def encode(self) -> bytes:
-        """The secret, in the plaintext form that is wrapped and stored. Handle with care."""
+        """Return the secret in the plaintext form that is wrapped and stored. Handle with care."""
         return self._algorithm.encode(self._secret)
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ def decode(algorithm: str, public: bytes, private: bytes) -> PrivateKey:
     try:
         secret = row.decode(private)
         matches = row.public(secret) == public
-    except Exception:  # noqa: BLE001 - whatever it is, its text might show the secret
+    except Exception:  # noqa: BLE001 - the text of any error might show the secret
         raise SigningFailed(f"the private half of {algorithm} key {key.key_id} cannot be read") from None
     if not matches:
         raise SigningFailed(f"the two halves of {algorithm} key {key.key_id} do not belong together")
@@ -121,7 +121,7 @@ def _decode_ecdsa(private: bytes) -> ec.EllipticCurvePrivateKey:
     return secret
 
 
-_ECDSA: Final = ec.ECDSA(hashes.SHA256())  # to make one takes a tenth of the time of a signature
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())  # making this object takes a tenth of the time of a signature
 
 
 def _sign_ecdsa(secret: _Secret, payload: bytes) -> bytes:
@@ -150,7 +150,7 @@ def _encode_ed25519(secret: _Secret) -> bytes:
 
 
 def _decode_ed25519(private: bytes) -> nacl.signing.SigningKey:
-    secret = nacl.signing.SigningKey(private[_SEED : 2 * _SEED])
+    secret = nacl.signing.SigningKey(private[_SEED_BYTES : 2 * _SEED_BYTES])
     if _encode_ed25519(secret) != private:
         raise ValueError("the parts do not belong together")
     return secret

@@ -1,8 +1,8 @@
 """Public keys: their ids, what they verify, and when signatures suffice.
 
 Rules of this module: pure. :data:`_ALGORITHMS` is the one table of what can be verified; a new algorithm is a row in
-it. Whatever bytes a key or a signature holds, verification answers False rather than fail. Key ids, key types and
-methods are those of docs/protocol.md, section 2.
+it. Verification returns False for any malformed key or signature, and never fails. Key ids, key types and methods are
+those of docs/protocol.md, section 2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import nacl.signing
 from cryptography import x509
@@ -30,13 +30,14 @@ from notary.tuf.canonical import Json, Members, quote
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
 RSA_EXPONENTS: Final = range(3, 2**31)
-"""The public exponents of RSA keys. Verifying takes as long as the exponent is: 65537 is what everybody uses."""
+"""The accepted public exponents of RSA keys. The time to verify grows with the exponent; 65537 is usual."""
 CURVES: Final = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 """The elliptic curves that Go clients know."""
 
-_REMEMBERED: Final = 1024
-"""Of how many keys it is remembered what they say: some 3 KB each."""
-_SMALL: Final = 4096  # bytes of a key that is remembered
+_REMEMBERED_KEYS: Final = 1024
+"""How many loaded keys are remembered, of some 3 KB each."""
+_REMEMBERED_KEY_BYTES: Final = 4096
+"""Larger keys are not remembered."""
 
 _KEY = frozenset({"keytype", "keyval"})
 _KEYVAL = frozenset({"public", "private"})
@@ -56,14 +57,14 @@ class PublicKey:
     public: bytes = field(repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Cross to another process without what was worked out here: certificates cannot."""
+        """Pickle without the cached values: certificates cannot be pickled."""
         return PublicKey, (self.key_type, self.public)
 
     @classmethod
     def parse(cls, value: Json) -> PublicKey:
         """Read ``{"keytype", "keyval": {"private", "public"}}``. Raises InvalidMetadata.
 
-        What ``private`` holds is dropped, but Go clients could not read the key if it were not null or base64.
+        The value of ``private`` is dropped, but must be null or base64, since Go clients cannot read other keys.
         """
         key = Members(value, _KEY, "key")
         halves = Members(key.mapping("keyval"), _KEYVAL, "key")
@@ -84,7 +85,7 @@ class PublicKey:
     def canonical_id(self) -> str:
         """The id by which key stores know the key: for certificates, that of the leaf's bare public key.
 
-        Raises InvalidMetadata if a certificate is called for and there is none.
+        Raises InvalidMetadata if the key type needs a certificate and the key holds none.
         """
         bare = _BARE_TYPES.get(self.key_type)
         if bare is None:
@@ -120,7 +121,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class RoleKeys:
-    """Who may sign a role: ``keys`` by id, of which ``threshold`` must. Raises InvalidMetadata if that is below 1.
+    """The keys that may sign a role, by id; ``threshold`` of them must. Raises InvalidMetadata if that is below 1.
 
     The ids are those that metadata claims; :func:`meets_threshold` checks them against the keys.
     """
@@ -134,7 +135,7 @@ class RoleKeys:
 
 
 class Signed(Protocol):
-    """What signatures are checked on: an :class:`notary.tuf.model.Envelope`, as far as this module needs it."""
+    """A signed file: the part of :class:`notary.tuf.model.Envelope` that this module needs."""
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
@@ -143,17 +144,17 @@ class Signed(Protocol):
 
     @property
     def payload(self) -> bytes:
-        """The bytes that they cover."""
+        """The bytes that the signatures cover."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How signatures fared.
+    """The result of checking signatures against a threshold.
 
-    ``valid_key_ids`` are the ids whose signatures were seen to be valid, ``signers`` is how many different keys made
-    them, and ``ok`` says whether those meet the threshold. Nothing is verified that cannot change ``ok``: signatures by
-    ``untried`` other ids were not looked at.
+    ``valid_key_ids`` are the ids whose signatures were verified, ``signers`` is the number of different keys among
+    them, and ``ok`` says whether that number meets the threshold. Signatures that cannot change ``ok`` are not
+    verified: ``untried`` is the number of other ids that have such signatures.
     """
 
     valid_key_ids: frozenset[str]
@@ -163,20 +164,20 @@ class Result:
 
 
 def verify(key: PublicKey, signature: Signature, payload: bytes) -> bool:
-    """Whether ``signature`` is by ``key`` over ``payload``, with a method that fits the key. No key id is looked at."""
+    """Whether ``signature`` is by ``key`` over ``payload``, with a method that fits the key. Key ids are ignored."""
     return _identity(key, signature, _Message(payload), _recall) is not None
 
 
 def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], None] = lambda _cost: None) -> Result:
-    """Check the signatures of ``envelope`` against the keys of ``role``, until they suffice or cannot suffice any more.
+    """Check the signatures of ``envelope`` against the keys of ``role``, until they suffice or can no longer suffice.
 
-    Signatures by other keys do not count and cost nothing, and one public key counts once, under however many ids or
-    certificates it appears. ``spend`` hears the :func:`cost` of each signature before it is verified; what it raises
-    ends the check. Raises InvalidMetadata if there are no signatures at all, or if one names a key whose id is not that
-    of its content.
+    Signatures by other keys do not count and cost nothing. A public key counts once, even if it appears under several
+    ids or in several certificates. ``spend`` is called with the :func:`cost` of each signature before the signature is
+    verified, and may raise to end the check. Raises InvalidMetadata if there are no signatures at all, or if a
+    signature names a key whose id does not match the key's content.
 
-    What many signatures share is done once, however large it is: hashing the payload (Ed25519 excepted, which has no
-    digest to share) and reading a key. :data:`notary.tuf.model.MAX_SIGNATURES` bounds the rest.
+    Work that many signatures share is done once: hashing the payload (except for Ed25519, which cannot share a digest)
+    and loading a key. :data:`notary.tuf.model.MAX_SIGNATURES` limits the rest.
     """
     if not envelope.signatures:
         raise InvalidMetadata("no signatures")
@@ -187,7 +188,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
             raise InvalidMetadata(f"key id {quote(key_id)} does not match the content of its key")
     message, load = _Message(envelope.payload), cache(_recall)
     valid: dict[str, bytes] = {}
-    signers: set[bytes] = set()  # the public keys of ``valid``
+    signers: set[bytes] = set()  # the public keys behind ``valid``
     for signature in untried:
         if len(signers) >= role.threshold or len(signers) + len(left) < role.threshold:
             break
@@ -205,9 +206,9 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
 
 
 def cost(signature: Signature, payload_bytes: int) -> int:
-    """The most that verifying ``signature`` over a payload of this size takes, in microseconds.
+    """Return the most microseconds that verifying ``signature`` over a payload of this size takes.
 
-    Only the signature is looked at: one whose length does not fit its key is refused without arithmetic.
+    The method and the length of the signature suffice: a signature of a wrong length is refused without arithmetic.
     """
     priced = _COSTS.get(signature.method)
     return 0 if priced is None else _LOADING_MICROSECONDS + priced(len(signature.sig), payload_bytes)
@@ -216,14 +217,16 @@ def cost(signature: Signature, payload_bytes: int) -> int:
 # -- algorithms -------------------------------------------------------------------------------------------------------
 #
 # A loader turns the bytes of a key into a key of the libraries, or raises. A check raises unless the signature is good.
+# A cost takes the lengths of signature and payload in bytes, and returns microseconds.
 
 _Key: TypeAlias = Any
 _Loader: TypeAlias = Callable[[bytes], _Key]
 _Check: TypeAlias = Callable[[_Key, bytes, "_Message"], object]
+_Cost: TypeAlias = Callable[[int, int], int]
 
 
 class _Message:
-    """The bytes that signatures cover, and their SHA-256, which is computed once for all of them."""
+    """The bytes that signatures cover. Their SHA-256 is computed once for all signatures."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -240,28 +243,28 @@ def _load(loader: _Loader, public: bytes) -> _Key | None:
         return None
 
 
-_remembered = lru_cache(_REMEMBERED)(_load)
+_remembered = lru_cache(_REMEMBERED_KEYS)(_load)
 
 
 def _recall(loader: _Loader, public: bytes) -> _Key | None:
-    """As :func:`_load`: who publishes, publishes again, with the same keys."""
-    return (_remembered if len(public) <= _SMALL else _load)(loader, public)
+    """Like :func:`_load`, but small keys are remembered: publishers use the same keys again."""
+    return (_remembered if len(public) <= _REMEMBERED_KEY_BYTES else _load)(loader, public)
 
 
 def _identity(
     key: PublicKey, signature: Signature, message: _Message, load: Callable[[_Loader, bytes], _Key | None]
 ) -> bytes | None:
-    """What tells the verified public key from all others, or None if the signature is not valid."""
+    """Return bytes that identify the public key that was verified, or None if the signature is not valid."""
     row = _ALGORITHMS.get((signature.method, key.key_type))
     if row is None:
         return None
-    loader, check = row
+    loader, check, _, exact = row
     loaded = load(loader, key.public)
     if loaded is None:
         return None
     try:
         check(loaded, signature.sig, message)
-        return key.public if loader in _EXACT else _pkix(loaded)
+        return key.public if exact else _pkix(loaded)
     except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
         return None
 
@@ -298,12 +301,12 @@ def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
 
 
 def rsa_is_costly(key: rsa.RSAPublicKey) -> bool:
-    """Whether verifying with this key takes longer than anybody needs."""
+    """Whether the key is so large that verifying with it takes too long."""
     return key.key_size > MAX_RSA_BITS or key.public_numbers().e not in RSA_EXPONENTS
 
 
 def rsa_fault(key: rsa.RSAPublicKey) -> str | None:
-    """What makes an RSA key unfit, if anything. A key beyond the bounds takes its owner's readers too long."""
+    """Return the reason why an RSA key is not accepted, if there is one. Larger keys are too slow to verify with."""
     if key.key_size < MIN_RSA_BITS:
         return f"RSA key has {key.key_size} bits; at least {MIN_RSA_BITS} needed"
     if key.key_size > MAX_RSA_BITS:
@@ -332,30 +335,12 @@ def _eddsa(key: _Key, sig: bytes, message: _Message) -> None:
     key.verify(message.data, sig)
 
 
-_EXACT: Final[frozenset[_Loader]] = frozenset({_der, nacl.signing.VerifyKey})
-"""Loaders that take one spelling of a key only: its bytes tell it from all others."""
-
-_ALGORITHMS: Final[Mapping[tuple[str, str], tuple[_Loader, _Check]]] = MappingProxyType(
-    {
-        # (method, key type): (how to load the key, how to check a signature)
-        ("ecdsa", "ecdsa"): (_der, _ecdsa),
-        ("ecdsa", "ecdsa-x509"): (_certificate, _ecdsa),
-        ("rsapss", "rsa"): (_der, _pss),
-        ("rsapss", "rsa-x509"): (_certificate, _pss),
-        ("rsapkcs1v15", "rsa"): (_der, _pkcs1v15),
-        ("rsapkcs1v15", "rsa-x509"): (_certificate, _pkcs1v15),
-        ("pycrypto-pkcs#1 pss", "rsa"): (_pem, _pss),
-        ("eddsa", "ed25519"): (nacl.signing.VerifyKey, _eddsa),
-    }
-)
-
-# How long verifying takes, in microseconds, on the machine of docs/benchmarks.md, by the length of the signature in
-# bytes (which tells the curve or the modulus) and of the payload. An RSA exponent may have up to 31 bits.
-_Cost: TypeAlias = Callable[[int, int], int]
-
+# The microseconds that verifying takes on the machine of docs/benchmarks.md, by the length of the signature in bytes
+# (which determines the curve or the modulus) and of the payload. An RSA exponent may have up to 31 bits.
 _LOADING_MICROSECONDS: Final = 30
+_EDDSA_BYTES: Final = 64
 _ECDSA_MICROSECONDS: Final[Mapping[int, int]] = MappingProxyType({56: 160, 64: 100, 96: 750, 132: 950})
-_PAYLOAD_BYTES_A_MICROSECOND: Final = 300  # of SHA-512, which Ed25519 does for each signature anew
+_PAYLOAD_BYTES_PER_MICROSECOND: Final = 300  # of SHA-512, which Ed25519 does for each signature anew
 
 
 def _cost_of_ecdsa(signature_bytes: int, _payload_bytes: int) -> int:
@@ -367,17 +352,33 @@ def _cost_of_rsa(signature_bytes: int, _payload_bytes: int) -> int:
 
 
 def _cost_of_eddsa(signature_bytes: int, payload_bytes: int) -> int:
-    return 70 + payload_bytes // _PAYLOAD_BYTES_A_MICROSECOND if signature_bytes == _EDDSA_BYTES else 0
+    return 70 + payload_bytes // _PAYLOAD_BYTES_PER_MICROSECOND if signature_bytes == _EDDSA_BYTES else 0
 
 
-_EDDSA_BYTES: Final = 64
-_COSTS: Final[Mapping[str, _Cost]] = MappingProxyType(
+class _Algorithm(NamedTuple):
+    """A method with a type of keys: how to load a key, check a signature, and estimate the cost of the check.
+
+    ``exact`` says that the loader accepts only one encoding of a key, so that its bytes identify the key.
+    """
+
+    load: _Loader
+    check: _Check
+    cost: _Cost
+    exact: bool = False
+
+
+_ALGORITHMS: Final[Mapping[tuple[str, str], _Algorithm]] = MappingProxyType(
     {
-        "ecdsa": _cost_of_ecdsa,
-        "rsapss": _cost_of_rsa,
-        "rsapkcs1v15": _cost_of_rsa,
-        "pycrypto-pkcs#1 pss": _cost_of_rsa,
-        "eddsa": _cost_of_eddsa,
+        # (method, key type): the algorithm
+        ("ecdsa", "ecdsa"): _Algorithm(_der, _ecdsa, _cost_of_ecdsa, exact=True),
+        ("ecdsa", "ecdsa-x509"): _Algorithm(_certificate, _ecdsa, _cost_of_ecdsa),
+        ("rsapss", "rsa"): _Algorithm(_der, _pss, _cost_of_rsa, exact=True),
+        ("rsapss", "rsa-x509"): _Algorithm(_certificate, _pss, _cost_of_rsa),
+        ("rsapkcs1v15", "rsa"): _Algorithm(_der, _pkcs1v15, _cost_of_rsa, exact=True),
+        ("rsapkcs1v15", "rsa-x509"): _Algorithm(_certificate, _pkcs1v15, _cost_of_rsa),
+        ("pycrypto-pkcs#1 pss", "rsa"): _Algorithm(_pem, _pss, _cost_of_rsa),
+        ("eddsa", "ed25519"): _Algorithm(nacl.signing.VerifyKey, _eddsa, _cost_of_eddsa, exact=True),
     }
 )
-"""What each method of :data:`_ALGORITHMS` costs."""
+_COSTS: Final[Mapping[str, _Cost]] = MappingProxyType({method: row.cost for (method, _), row in _ALGORITHMS.items()})
+"""The cost by method alone: all types of keys that share a method cost the same."""

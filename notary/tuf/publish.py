@@ -1,4 +1,4 @@
-"""What a publish needs: which stored files to load for an upload, and the whole of its validation in one call.
+"""From the files of an upload to its validation: reading them, naming the stored files needed, and all in one call.
 
 Rules of this module: pure. Bytes come in, values or typed errors go out. (docs/protocol.md, section 3)
 """
@@ -22,20 +22,20 @@ from notary.tuf.model import (
 from notary.tuf.validation import Plan, Validation
 
 MAX_FILES = 200
-"""How many files one upload may hold (docs/protocol.md, section 9); whoever reads uploads enforces it.
+"""How many files one upload may hold (docs/protocol.md, section 9). The reader of requests enforces the limit.
 
-Each file can be a delegation over a hundred levels deep, all of whose ancestors :func:`needed` names.
+Each file can be a delegation over a hundred levels deep, and :func:`needed` names all of its ancestors.
 """
 
 
 def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
-    """Uploaded files by their names, in their order. Raises NoFilename, InvalidRole and MalformedJSON."""
+    """Read uploaded files, given as (name, bytes), in order. Raises NoFilename, InvalidRole and MalformedJSON."""
     budget = canonical.StructureBudget()
     return [Upload(_role(name), data, budget) for name, data in files]
 
 
 def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
-    """The roles among the names of uploaded files, whatever :func:`read` will find wrong with the others."""
+    """Return the roles among the names of uploaded files; names that :func:`read` would refuse are left out."""
     roles = []
     for name, _ in files:
         with suppress(NoFilename, InvalidRole):
@@ -57,27 +57,28 @@ def validate_files(
     *,
     root_verified: bool = False,
 ) -> Plan:
-    """Read and :func:`validate` the files of a large upload, none before the root is known to be good.
+    """Read and validate the files of a large upload; the root is validated before any other file is read.
 
-    ``current`` has what is needed for the roles that :func:`named` finds. What is wrong with the root is told even if
-    another file could not be read at all, which :func:`read` would tell first (docs/protocol.md, section 9).
+    ``current`` holds the stored files that :func:`needed` names for the roles that :func:`named` finds. An error in the
+    root is raised even if another file cannot be read, which :func:`read` would raise first (docs/protocol.md, section
+    9). Otherwise like :func:`notary.tuf.validation.validate`.
     """
     budget = canonical.StructureBudget()
     others = [(_role(name), data) for name, data in files]
     roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
     root = Upload(*others.pop(roots[-1]), budget) if roots else None
     validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, root_verified=root_verified)
-    validation.root  # noqa: B018 - before anything else is read
+    validation.root  # noqa: B018 - validate the root before any other file is read
     uploads = [Upload(role, data, budget) for role, data in others]
-    validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots the later has been judged
+    validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots only the later one counts
     return validation.run()
 
 
 def needed(roles: Collection[RoleName]) -> frozenset[RoleName]:
-    """The roles whose stored versions :func:`validate` must see, given the names of the uploaded ones."""
+    """Return the roles whose newest stored files validation needs, given the uploaded roles."""
     wanted = set(BASE_ROLES)
     for role in roles:
-        # What is wanted already has its ancestors there: each name is looked at once.
+        # The ancestors of a wanted role are wanted already, so each name is visited once.
         above: RoleName | None = role
         while above is not None and above not in wanted:
             wanted.add(above)

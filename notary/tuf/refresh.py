@@ -1,10 +1,10 @@
 """Whether the timestamp or snapshot that a reader is about to get must be renewed first (docs/protocol.md, section 1).
 
-Rules of this module: pure. The stored files and ``now`` come in; what comes out is None (serve what is stored) or the
-drafts of the next versions. The server may not hold the keys for them: then assembling a draft raises InvalidUpdate,
-and the reader gets what is stored, since a client judges expiry for itself.
+Rules of this module: pure. The stored files and ``now`` come in; the result is None (serve the stored files) or the
+drafts of the next versions. If the server does not hold the keys for a draft, assembling it raises InvalidUpdate, and
+the reader gets the stored file, because clients check expiry themselves.
 
-Whether root has expired is the client's to judge too: it stops no renewal, it is only told (section 9).
+Clients also check the expiry of root: an expired root stops no renewal, and is only reported (section 9).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Held, RoleName, Root, Sn
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What must be renewed.
+    """The renewals that are due.
 
-    ``snapshot`` is the next snapshot, if the stored one has expired and there can be a next one. If it cannot be
-    signed, the stored snapshot stays in force. A new timestamp is due if a new snapshot was made, or if
-    ``timestamp_due``. ``root_expired`` is there to be logged and counted.
+    ``snapshot`` is the next snapshot if the stored one has expired and a next one is possible. If the next snapshot
+    cannot be signed, the stored one stays in force. A new timestamp is due if a new snapshot was made, or if
+    ``timestamp_due``. ``root_expired`` is for logs and metrics.
     """
 
     snapshot: Draft | None
@@ -37,22 +37,22 @@ class Refresh:
     _now: datetime
 
     def timestamp(self, snapshot: bytes | None = None) -> Draft:
-        """The next timestamp over ``snapshot``, the finished new file; left out: over the stored one.
+        """Return the next timestamp over ``snapshot``, the finished new file, or by default over the stored snapshot.
 
-        Raises InvalidUpdate if there can be no next one.
+        Raises InvalidUpdate if no next timestamp is possible.
         """
         data = self._snapshot_data if snapshot is None else snapshot
         return next_timestamp(self._root, self._timestamp_version, data, self._now)
 
 
 def stale(current: Mapping[RoleName, Held], now: datetime) -> Refresh | None:
-    """What must be renewed before the timestamp or snapshot in ``current`` is served at ``now`` (aware), if anything.
+    """Return the renewals that are due before the timestamp or snapshot in ``current`` is served, None if none are.
 
-    ``current`` holds the newest stored timestamp, snapshot and root. The timestamp is due if it has expired, or if it
-    does not vouch for the stored snapshot; the snapshot only if it has expired.
+    ``current`` holds the newest stored timestamp, snapshot and root; ``now`` is aware. The timestamp is due if it has
+    expired, or if it does not list the stored snapshot; the snapshot only if it has expired.
 
-    Raises NotFound if one that matters is not there; InvalidMetadata if one that matters is not valid, or if the
-    snapshot is not signed as root asks: the server vouches for nothing of that kind.
+    Raises NotFound if a file that is needed is missing; InvalidMetadata if it is not valid, or if the snapshot is not
+    signed as root demands: the server signs no timestamp for such a snapshot.
     """
     held_timestamp, held_snapshot = _held(current, TIMESTAMP), _held(current, SNAPSHOT)
     timestamp = Timestamp.parse(stored_envelope(TIMESTAMP, held_timestamp.data))
@@ -84,9 +84,9 @@ def _renewed(root: Root, held_root: Held, snapshot: Snapshot, version: int, now:
 
 
 def good_until(timestamp: Held, snapshot: Held) -> datetime:
-    """The moment from which :func:`stale` has something to renew; long past if the two do not belong together.
+    """Return the time from which :func:`stale` returns a renewal; long past if the two files do not match.
 
-    Raises InvalidMetadata if one of them is not valid.
+    Raises InvalidMetadata if one of the files is not valid.
     """
     first = Timestamp.parse(stored_envelope(TIMESTAMP, timestamp.data))
     second = Snapshot.parse(stored_envelope(SNAPSHOT, snapshot.data))

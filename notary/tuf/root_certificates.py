@@ -1,7 +1,7 @@
-"""The certificates in which collections keep their root keys: which of them count (docs/protocol.md, section 3).
+"""Which certificates of root keys are valid for a collection (docs/protocol.md, section 3).
 
-Rules of this module: pure. A chain vouches for a collection if it has one leaf, which comes first and is made out to
-that collection; expiry counts only where the caller says so, by giving the time.
+Rules of this module: pure. A chain is valid for a collection if it has exactly one leaf, which comes first and names
+that collection. Expiry counts only if the caller passes the time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
 from notary.tuf.public import rsa_fault as rsa_fault_of
 
-_SHOWN = 3
+_SHOWN_TEXTS = 3
 _NOT_BEFORE_LEEWAY = timedelta(days=1)
 _SHA1_SIGNATURES = {
     "1.2.840.113549.1.1.5",  # RSA
@@ -33,17 +33,17 @@ _SHA1_SIGNATURES = {
 
 
 def some(texts: Sequence[str], separator: str) -> str:
-    """The first few of ``texts`` and the number of the others: a message must not grow with the upload."""
-    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
-    return separator.join([*texts[:_SHOWN], *more])
+    """Join the first few of ``texts`` and the number of the others, so that a message does not grow with an upload."""
+    more = [f"and {len(texts) - _SHOWN_TEXTS} more"] if len(texts) > _SHOWN_TEXTS else []
+    return separator.join([*texts[:_SHOWN_TEXTS], *more])
 
 
 def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
-    """The root keys that may vouch for a root of ``gun``: certificate chains that pass, under the ids of what passed.
+    """Return the root keys whose certificate chains are valid for ``gun``, by the ids of the accepted chains.
 
-    A key counts if its chain has exactly one leaf, which comes first, is made out to ``gun`` and has no fault; expiry
-    is one only if ``now`` is given. Intermediates with a fault are left out of the chain, which changes the key's id,
-    so that signatures under the old id no longer count: that is what clients do.
+    A key counts if its chain has exactly one leaf, which comes first, names ``gun`` and has no fault; expiry is a fault
+    only if ``now`` is given. An intermediate certificate with a fault is removed from the chain. That changes the key's
+    id, so that signatures under the old id no longer count, as in clients.
 
     Raises InvalidMetadata, with the reason for each key, if no key counts.
     """
@@ -84,11 +84,11 @@ def _certified_key(key: PublicKey, gun: Gun, now: datetime | None) -> PublicKey:
 
 
 def check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
-    """A delegation's certificate must be sound; its expiry does not count, that of the metadata does."""
+    """Require that a delegation's certificate has no fault; its expiry does not count. Raises InvalidMetadata."""
     try:
         certificate = certs.first_in_pem(key.public)
     except InvalidCertificate:
-        return  # Not a certificate: a bare key, or one that can verify nothing.
+        return  # Not a certificate: a bare key, or a key that can verify nothing.
     fault = _Certificate.read(certificate).fault(None)
     if fault is not None:
         raise InvalidMetadata(f"{role}: key {key.key_id}: {fault}")
@@ -96,7 +96,10 @@ def check_delegation_certificate(role: RoleName, key: PublicKey) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Certificate:
-    """What counts of an X.509 certificate. ``key_type`` is the type of a TUF key that holds it, if it can have one."""
+    """The parts of an X.509 certificate that are checked.
+
+    ``key_type`` is the type of a TUF key that holds this certificate, None if there is no such type.
+    """
 
     pem: bytes
     name: str
@@ -109,7 +112,7 @@ class _Certificate:
 
     @classmethod
     def read(cls, certificate: x509.Certificate) -> _Certificate:
-        """Raises InvalidMetadata if ``certificate`` is broken inside: libraries look into it only when asked."""
+        """Read the parts. Raises InvalidMetadata if one is malformed, which the library finds only when it is read."""
         try:
             with certs.reading():
                 return cls._read(certificate)
@@ -146,7 +149,7 @@ class _Certificate:
         return gun.startswith(self.name.rstrip("*")) if self.name.endswith("*") else self.name == gun
 
     def fault(self, now: datetime | None) -> str | None:
-        """What makes the certificate unfit, if anything; whether it has expired matters only if ``now`` is given."""
+        """Return the reason why the certificate is not accepted, if any; expiry is one only if ``now`` is given."""
         if self.begins > self.ends:
             return "the certificate ends before it begins"
         if self.sha1:

@@ -19,7 +19,7 @@ def require_signatures(
 ) -> None:
     """Require that ``envelope`` is signed to the threshold of ``signers``. Raises InvalidMetadata.
 
-    ``who`` describes the signers in a message.
+    ``who`` is the name of the signers in messages.
     """
     try:
         result = public.meets_threshold(envelope, signers, spend)

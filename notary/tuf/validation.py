@@ -1,24 +1,24 @@
-"""What an upload must satisfy before it is stored (docs/protocol.md, section 3), and what the server then signs itself.
+"""The rules that an upload must satisfy before it is stored (docs/protocol.md, section 3), and the plan that follows.
 
-Rules of this module: pure. Bytes and ``now`` come in, values or typed errors go out; nothing is fetched and nothing is
-signed here. The caller loads what :func:`notary.tuf.publish.needed` names, once; :func:`validate` judges the upload
-against it and returns a :class:`Plan`; the caller has the plan's drafts signed and writes everything in one
-transaction.
+Rules of this module: pure. Bytes and ``now`` come in, values or typed errors go out; nothing is loaded and nothing is
+signed here. The caller loads the stored files that :func:`notary.tuf.publish.needed` names, once; :func:`validate`
+checks the upload against them and returns a :class:`Plan`; the caller has the plan's drafts signed and writes all files
+in one transaction.
 
-The checks run in the order of the protocol, because clients see the first fault only: root, the targets roles from
-shallow to deep, the snapshot, and last the rules that are ours alone (section 9): clients must be able to read what the
-upload leaves behind, and a version may not leap.
+The checks run in the order of the protocol, because clients see only the first fault: root, the targets roles from
+shallow to deep, the snapshot, and last our own rules (section 9): clients must be able to read the collection after the
+upload, and a version may not leap.
 
-A new client reads a collection whole, or not at all: the timestamp, the snapshot, root, targets, and every delegation
-that targets lead to and the snapshot lists. An upload may not break that. It need not mend what was broken before it:
-what stays as it was is not judged again, nor is the expiry of what is stored. One thing may be left broken on purpose:
-a delegation whose keys its parent has changed, which clients pass over with a warning.
+A new client reads a collection either completely or not at all: the timestamp, the snapshot, root, targets, and every
+delegation that targets lead to and the snapshot lists. An upload may not make a readable collection unreadable. It need
+not repair a fault that existed before: unchanged files are not checked again, nor is the expiry of stored files. One
+fault is allowed: a delegation whose keys its parent has changed, which clients skip with a warning.
 
-Hashes are always taken over the very bytes that are stored, never over a re-serialisation of them.
+Hashes are always taken over the stored bytes, never over a re-serialisation of them.
 
-Two kinds of error leave :func:`validate`. InvalidUpdate says what is wrong with the upload, including a stored parent
-that the upload leaves without valid signatures: the publisher can mend it. InvalidMetadata says that the *stored* root
-or snapshot cannot be used: nothing that this publisher did, so an edge must treat it as a failure of the service.
+:func:`validate` raises two kinds of error. InvalidUpdate is a fault of the upload, which the publisher can correct; a
+stored parent that the upload leaves without valid signatures is one. InvalidMetadata means that the *stored* root or
+snapshot cannot be used; that is no fault of this publisher, so an edge must treat it as a failure of the service.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ MAX_LEAP = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a valid upload leads to.
+    """The result of validating an upload.
 
-    ``updates`` are stored as they are. If ``snapshot`` is not None it must be signed and stored too. ``timestamp``
-    gives the last draft, once the snapshot is complete. ``verified_root`` holds the bytes of the collection's root if
+    ``updates`` are stored as they are. A ``snapshot`` that is not None must be signed and stored too. ``timestamp``
+    returns the last draft, once the snapshot is complete. ``verified_root`` holds the bytes of the collection's root if
     that root stays valid regardless of time, so that later uploads need not verify it again; else it is None.
     """
 
@@ -76,9 +76,9 @@ class Plan:
     _now: datetime
 
     def timestamp(self, snapshot: bytes | None = None) -> Draft:
-        """The timestamp over ``snapshot``: the finished file; left out if the upload holds the snapshot itself.
+        """Return the timestamp that lists ``snapshot``, the finished file; by default the snapshot of the upload.
 
-        Raises InvalidUpdate if there can be no such timestamp.
+        Raises InvalidUpdate if no such timestamp is possible.
         """
         if snapshot is None:
             snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
@@ -88,10 +88,10 @@ class Plan:
 def validate(
     gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime, *, root_verified: bool = False
 ) -> Plan:
-    """Judge ``uploads`` against ``current``, the newest stored version of each role that :func:`needed` names.
+    """Check ``uploads`` against ``current``, the newest stored file of each role that ``publish.needed`` names.
 
     Of two files for one role the later counts. An uploaded timestamp is ignored. A version that is already stored is
-    not refused here: the store does that, in the transaction that writes. ``now`` is aware. ``root_verified`` says that
+    not refused here, but by the store, in the transaction that writes. ``now`` is aware. ``root_verified`` says that
     the bytes of the stored root were :attr:`Plan.verified_root` before; then they are not verified again. All
     signatures together may take :data:`notary.tuf.cost.MAX_VERIFYING_MICROSECONDS` to verify.
 
@@ -101,9 +101,9 @@ def validate(
 
 
 class Validation:
-    """One run of :func:`validate`: the steps, and what each leaves behind for the next ones.
+    """One run of :func:`validate`: its steps, and their results for the next steps.
 
-    ``root`` needs no upload but that of the root; ``add`` may bring the others after it.
+    Reading ``root`` needs only the upload of root; the other files may be added afterwards, with :meth:`add`.
     """
 
     def __init__(
@@ -128,11 +128,11 @@ class Validation:
         self.add(uploads.values())
 
     def add(self, uploads: Iterable[Upload]) -> None:
-        """Take more files of the upload. A timestamp is none."""
+        """Take more files of the upload; a timestamp is ignored."""
         self._uploads |= {upload.role: upload for upload in uploads if upload.role != TIMESTAMP}
 
     def run(self) -> Plan:
-        """Judge the upload as a whole. Raises as :func:`validate` does."""
+        """Check the upload as a whole. Raises as :func:`validate` does."""
         root = self.root
         roles = sorted(
             (role for role in self._uploads if role == TARGETS or role.is_delegation),
@@ -167,7 +167,7 @@ class Validation:
 
     @cached_property
     def root(self) -> Root:
-        """The root that counts from now on. Raises what is wrong with it."""
+        """The root of the collection after the upload. Raises as :func:`validate` does."""
         held = self._current.get(ROOT)
         if held is None:
             stored = None
@@ -201,7 +201,7 @@ class Validation:
             require_succession(self._gun, stored, upload.envelope, self._spend)
         require_signatures(ROOT, upload.envelope, own, "its own certificates", self._spend)
         self._require_unexpired(ROOT, root.expires)
-        self._root_verified = own == certified_keys(root, self._gun, None)  # whose expiry does not count any more
+        self._root_verified = own == certified_keys(root, self._gun, None)  # the keys if expiry does not count
         return root
 
     # -- targets and delegations --------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Validation:
         self._loaded[role] = upload.data
 
     def _load_ancestor(self, root: Root, role: RoleName, descendant: RoleName) -> None:
-        """Take ``role`` from the store because ``descendant`` hangs on it. Its expiry does not count."""
+        """Load ``role`` from the store, as an ancestor of ``descendant``. Its expiry does not count."""
         held = self._current.get(role)
         if held is None or not self._is_listed(role):
             raise InvalidUpdate(
@@ -227,7 +227,7 @@ class Validation:
         self._load_stored(root, role, held, f"{descendant}: its parent {role}")
 
     def _load_stored(self, root: Root, role: RoleName, held: Held, title: str) -> None:
-        """Take ``role``, which a message calls ``title``, from the store: it must be valid beside what is uploaded."""
+        """Load ``role`` from the store. It must be valid together with the upload; ``title`` names it in messages."""
         try:
             targets = self._verified(root, role, Envelope.parse(held.data, self._stored_budget))
         except (InvalidMetadata, MalformedJSON) as error:
@@ -238,22 +238,22 @@ class Validation:
         self._loaded[role] = held.data
 
     def _names_other_signers(self, root: Root) -> bool:
-        """Whether ``root`` wants other signatures on targets than the stored root does."""
+        """Whether ``root`` demands other signatures of targets than the stored root does."""
         return self._stored_root is None or self._stored_root.roles[TARGETS] != root.roles[TARGETS]
 
     def _keep_targets(self, root: Root) -> None:
-        """See that the stored targets are valid under a root that came without new ones."""
+        """Require that the stored targets are valid under a root that was uploaded without targets."""
         held = self._current.get(TARGETS)
         if held is not None:
             self._load_stored(root, TARGETS, held, "the targets file")
 
     def _is_listed(self, role: RoleName) -> bool:
-        """Whether the stored snapshot lists ``role``: a publisher removes a delegation by leaving it out there."""
+        """Whether the stored snapshot lists ``role``: publishers remove a delegation by not listing it."""
         return SNAPSHOT not in self._current or role in self._listed
 
     @property
     def _listed(self) -> Mapping[str, FileMeta]:
-        """What the stored snapshot lists. Raises InvalidMetadata if that is not a snapshot."""
+        """The entries of the stored snapshot. Raises InvalidMetadata if the stored file is not a snapshot."""
         return {} if self._snapshot is None else self._snapshot.meta
 
     @cached_property
@@ -262,7 +262,7 @@ class Validation:
         return None if held is None else Snapshot.parse(stored_envelope(SNAPSHOT, held.data))
 
     def _verified(self, root: Root, role: RoleName, envelope: Envelope) -> Targets:
-        """``envelope`` as the file of ``role``, signed as root or the parent (verified before) asks."""
+        """Return the file of ``role`` in ``envelope``, signed as root or the parent (verified before) demands."""
         if role.parent is None:
             signers, named_by = root.roles[TARGETS], "root"
         else:
@@ -277,10 +277,11 @@ class Validation:
         return Targets.parse(envelope, role)
 
     def _require_readable_delegations(self, role: RoleName, listed: Collection[str]) -> None:
-        """See that clients can get past the stored files of delegations whose keys an upload of ``role`` may change.
+        """Require that clients can still read the collection if an upload of ``role`` changes keys of delegations.
 
-        A file that lacks signatures is passed over, so it does not matter here; but on a certificate that is not sound
-        and on a signature by a key whose id is false, clients give up. ``listed`` has the roles whose files they fetch.
+        Clients skip a stored file that lacks signatures, so such files are not checked here; but clients give up on a
+        certificate with a fault, and on a signature by a key whose id is wrong. ``listed`` holds the roles whose files
+        clients fetch.
         """
         for name, delegation in self._targets[role].delegations.items():
             if name not in listed or name in self._uploads:
@@ -295,7 +296,7 @@ class Validation:
     # -- snapshot -----------------------------------------------------------------------------------------------------
 
     def _accept_snapshot(self, root: Root) -> Collection[str]:
-        """Judge the uploaded snapshot; the roles that it lists."""
+        """Check the uploaded snapshot; return the roles that it lists."""
         envelope = self._uploads[SNAPSHOT].envelope
         signers = root.roles[SNAPSHOT]
         require_signatures(SNAPSHOT, envelope, signers, "the keys that root names for it", self._spend)
@@ -327,15 +328,15 @@ class Validation:
         return snapshot.meta
 
     def _is_stored(self, name: str, meta: FileMeta) -> bool:
-        """Whether clients find what an uploaded snapshot says of a file that is not uploaded.
+        """Whether clients find the file of an entry in the uploaded snapshot that is not in the upload.
 
-        Publishers go on listing what the stored snapshot lists: that is not judged again. If it cannot be read, the
-        uploaded one mends the collection, and is taken at its word.
+        Publishers repeat the entries of the stored snapshot, which are not checked again. If the stored snapshot cannot
+        be read, the uploaded one repairs the collection, and its entries are accepted.
         """
         try:
             role = RoleName(name)
         except InvalidRole:
-            return True  # Nobody looks for it.
+            return True  # Clients do not look for it.
         if role != TARGETS and not role.is_delegation:
             return True
         held = self._current.get(role)
@@ -366,7 +367,7 @@ class Validation:
             self._forbid_leap(role)
 
     def _forbid_leap(self, role: RoleName) -> None:
-        """Nobody may use up the versions of a role, after which nothing could be published (section 9)."""
+        """Refuse a version far above the stored one: no publisher may use up the versions of a role (section 9)."""
         held = self._current.get(role)
         stored = 0 if held is None else held.version
         version = self._uploads[role].version
@@ -378,14 +379,14 @@ class Validation:
             )
 
     def _forbid_unreadable_leap(self, role: RoleName) -> None:
-        """Tell a leap beyond all versions before the model does, which would call it a fault of structure."""
+        """Refuse a leap beyond MAX_VERSION here, because the model would call it a fault of the structure."""
         if role in self._uploads and self._uploads[role].version > MAX_VERSION:
             self._forbid_leap(role)
 
 
 @contextmanager
 def _blame(fault: UploadFault, role: RoleName) -> Iterator[None]:
-    """What is invalid in here is the upload's ``fault``, and the message names ``role``."""
+    """Turn InvalidMetadata into InvalidUpdate with ``fault``, and a message that names ``role``."""
     try:
         yield
     except InvalidMetadata as error:

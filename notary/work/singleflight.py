@@ -1,7 +1,7 @@
-"""Work that several callers want at the same time, done once.
+"""Work that several callers request at the same time, done once.
 
-Rules of this module: everything happens on the reactor's thread. Nothing is remembered: who asks after the work has
-ended starts it anew.
+Rules of this module: everything happens on the reactor's thread. Results are not remembered: a call after the work has
+ended starts the work again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[K, T]):
-    """Does one thing for all who ask for it at the same time.
+    """Runs ``work`` once for all callers that request the same name at the same time.
 
-    ``work`` is started for the first; who asks before it ends gets the same outcome. It runs to its end whoever is
-    cancelled. ``landed`` hears of each result, unless it was forgotten.
+    The first caller starts the work, and callers that come before its end share its result. The work runs to its end
+    even if callers are cancelled. ``landed`` is called with each result, unless the work was forgotten.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class SingleFlight(Generic[K, T]):
         self._flights: dict[K, list[Deferred[T]]] = {}
 
     def __call__(self, name: K) -> Deferred[T]:
-        """The outcome of the work on ``name`` that is under way, or else of that which begins now."""
+        """Return the result of the running work on ``name``, or start that work."""
         asked: Deferred[T] = Deferred()
         flight = self._flights.get(name)
         if flight is not None:
@@ -44,15 +44,15 @@ class SingleFlight(Generic[K, T]):
         return asked
 
     def __contains__(self, name: K) -> bool:
-        """Whether work on ``name`` is under way, which who asks now would share."""
+        """Whether work on ``name`` is running, which a new caller would share."""
         return name in self._flights
 
     def forget(self, name: K) -> None:
-        """Let what is under way end for those who wait, and for nobody else."""
+        """Let no new caller share the running work on ``name``; callers that wait still get its result."""
         self._flights.pop(name, None)
 
     def wanted(self, name: K) -> bool:
-        """Whether somebody still waits for the work on ``name`` that is under way."""
+        """Whether a caller still waits for the running work on ``name``."""
         return any(not asked.called for asked in self._flights.get(name, ()))
 
     def _land(self, result: T | Failure, name: K, flight: list[Deferred[T]]) -> None:

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock, deferLater
 
 from notary.errors import NotFound, StorageFailed
 from notary.storage import Update
-from notary.storage.cache import MOST_PLACES, OVERHEAD, CachedMetadataStore
+from notary.storage.cache import MAX_PLACES, OVERHEAD_BYTES, CachedMetadataStore
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun
 from tests.support.api import GUN as NAME
 from tests.support.api import TUF, published
@@ -27,7 +27,7 @@ from tests.support.inmemory import Server
 
 GUN, OTHER = Gun("example.com/a"), Gun("example.com/b")
 ROLES = (TARGETS, SNAPSHOT, TIMESTAMP)
-LARGE, SMALL = 1 << 20, 5 * 4 * OVERHEAD
+LARGE, SMALL = 1 << 20, 5 * 4 * OVERHEAD_BYTES
 """Room for all files of a test, and for some of them."""
 
 
@@ -266,14 +266,14 @@ async def test_what_was_published_here_need_not_be_loaded(slow):
 @pytest_twisted.ensureDeferred
 async def test_a_question_is_bounded(slow):
     cache = CachedMetadataStore(slow, LARGE, slow.clock)
-    reads = [cache.by_version(GUN, TARGETS, version) for version in range(1, 3 * MOST_PLACES)]
+    reads = [cache.by_version(GUN, TARGETS, version) for version in range(1, 3 * MAX_PLACES)]
     sizes = []
     while slow.asked:
         sizes += [len(arguments[0]) for method, arguments, _ in slow.asked if method == "identify"]
         await slow.release()
-    assert sizes == [1, MOST_PLACES, MOST_PLACES, MOST_PLACES - 2]
+    assert sizes == [1, MAX_PLACES, MAX_PLACES, MAX_PLACES - 2]
     outcomes = await DeferredList(reads, consumeErrors=True)
-    assert [ok for ok, _ in outcomes] == [True] + [False] * (3 * MOST_PLACES - 2)
+    assert [ok for ok, _ in outcomes] == [True] + [False] * (3 * MAX_PLACES - 2)
 
 
 @pytest_twisted.ensureDeferred
@@ -363,8 +363,8 @@ async def test_what_is_replaced_while_it_is_read_is_read_again_as_of_one_moment(
 @pytest_twisted.ensureDeferred
 async def test_the_memory_has_a_bound_and_large_files_are_not_kept(slow):
     for version in range(2, 20):
-        await slow.store.publish(GUN, [Update(TARGETS, version, bytes([version]) * (3 * OVERHEAD))])
-    await slow.store.publish(GUN, [Update(TARGETS, 20, bytes(5 * OVERHEAD))])
+        await slow.store.publish(GUN, [Update(TARGETS, version, bytes([version]) * (3 * OVERHEAD_BYTES))])
+    await slow.store.publish(GUN, [Update(TARGETS, 20, bytes(5 * OVERHEAD_BYTES))])
     cache = CachedMetadataStore(slow, SMALL, slow.clock)  # five files of three times the overhead, none of five times
     for version in [*range(2, 20), 20]:
         await settled(slow, cache.by_version(GUN, TARGETS, version))

@@ -17,7 +17,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 
 from notary.errors import InvalidGun, NotFound, OldVersion
 from notary.storage import Update
-from notary.storage.cache import OVERHEAD, CachedMetadataStore
+from notary.storage.cache import OVERHEAD_BYTES, CachedMetadataStore
 from notary.storage.memory import MemoryMetadataStore
 from notary.storage.open import open_metadata_store
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
@@ -475,7 +475,7 @@ async def test_what_stood_somewhere_lately_does_not_change_the_answer(metadata_s
         (GUN, TARGETS, 2): (2, sha256(content(TARGETS, 2))),
         (OTHER, ROOT, None): (1, sha256(content(ROOT, 1))),
     }
-    for lately in (
+    for last_seen in (
         {},
         {wanted[0]: 5},
         {wanted[0]: 5, wanted[1]: 3},
@@ -484,7 +484,7 @@ async def test_what_stood_somewhere_lately_does_not_change_the_answer(metadata_s
         {wanted[0]: 5, wanted[3]: 7, wanted[4]: 7},
         {(Gun("elsewhere"), TARGETS, None): 1},
     ):
-        assert await store.identify(wanted, lately) == expected, lately
+        assert await store.identify(wanted, last_seen) == expected, last_seen
 
 
 # -- any sequence of calls --------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ async def test_a_database_does_what_memory_does(fresh_database, cached):
             self.model = MemoryMetadataStore(reactor)
             self.store = blockingCallFromThread(reactor, open_metadata_store, *fresh_database(), reactor)
             if cached:
-                self.store = CachedMetadataStore(self.store, 12 * OVERHEAD, reactor)
+                self.store = CachedMetadataStore(self.store, 12 * OVERHEAD_BYTES, reactor)
 
         def both(self, call):
             assert outcome(lambda: call(self.store)) == outcome(lambda: call(self.model))

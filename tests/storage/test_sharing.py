@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from notary.errors import NotFound
 from notary.net.http.site import Limits
 from notary.storage import Update
-from notary.storage.cache import SHARED, CachedMetadataStore
+from notary.storage.cache import SHARED_BYTES, CachedMetadataStore
 from notary.tuf.model import SNAPSHOT, TARGETS, TIMESTAMP, Gun
 from tests.support.inmemory import Server
 from tests.support.rawhttp import Transport
@@ -79,8 +79,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_what_is_asked_for_at_the_same_time_is_loaded_once(metadata_stores, way):
-    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED + 1))
-    cache = CachedMetadataStore(store, SHARED, reactor)
+    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED_BYTES + 1))
+    cache = CachedMetadataStore(store, SHARED_BYTES, reactor)
     found = await gatherResults([WAYS[way](cache, sha256) for _ in range(READERS)])
     assert store.asked.count(way) == 1
     assert {id(stored) for stored in found} == {id(found[0])}
@@ -88,8 +88,8 @@ async def test_what_is_asked_for_at_the_same_time_is_loaded_once(metadata_stores
 
 @pytest_twisted.ensureDeferred
 async def test_what_somebody_holds_is_not_loaded_again(metadata_stores):
-    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED + 1))
-    cache = CachedMetadataStore(store, SHARED, reactor)
+    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED_BYTES + 1))
+    cache = CachedMetadataStore(store, SHARED_BYTES, reactor)
     held = await cache.by_checksum(GUN, TARGETS, sha256)
     store.asked.clear()
     assert await cache.by_checksum(GUN, TARGETS, sha256) is held
@@ -104,8 +104,8 @@ async def test_what_somebody_holds_is_not_loaded_again(metadata_stores):
 
 @pytest_twisted.ensureDeferred
 async def test_a_load_that_began_before_a_delete_is_no_answer_to_who_asks_after_it(metadata_stores):
-    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED + 1))
-    cache = CachedMetadataStore(store, SHARED, reactor)
+    store, sha256 = await file_of(metadata_stores, os.urandom(SHARED_BYTES + 1))
+    cache = CachedMetadataStore(store, SHARED_BYTES, reactor)
     store.held = []
     first = cache.by_checksum(GUN, TARGETS, sha256)
     await store.answered()
@@ -120,9 +120,9 @@ async def test_a_load_that_began_before_a_delete_is_no_answer_to_who_asks_after_
 @pytest_twisted.ensureDeferred
 async def test_what_is_published_while_it_is_looked_for_in_vain_is_found(metadata_stores):
     store = Counting(await metadata_stores())
-    data = os.urandom(SHARED + 1)
+    data = os.urandom(SHARED_BYTES + 1)
     sha256 = hashlib.sha256(data).hexdigest()
-    cache = CachedMetadataStore(store, SHARED, reactor)
+    cache = CachedMetadataStore(store, SHARED_BYTES, reactor)
     store.held = []
     first = cache.by_checksum(GUN, TARGETS, sha256)
     first.addErrback(lambda failure: failure.trap(NotFound))

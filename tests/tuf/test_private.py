@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import traceback
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notary.config import ServerConfig
+from notary.config.table import keys as configuration_keys
 from notary.errors import SigningFailed, UnsupportedAlgorithm
-from notary.tuf import private
+from notary.tuf import private, public
 from notary.tuf.public import Signature, verify
 
 METHODS = {"ed25519": "eddsa", "ecdsa": "ecdsa", "rsa": "rsapss"}
@@ -30,6 +33,12 @@ def traditional(secret):
 
 def pkix(secret):
     return secret.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_an_algorithm_has_a_row_in_each_table_and_can_be_configured():
+    (kind,) = [key.kind for path, key, _ in configuration_keys(ServerConfig) if path == "trust_service.key_algorithm"]
+    assert set(re.findall(r'"(\w+)"', kind.expected)) == set(private._ALGORITHMS) == set(METHODS)
+    assert all((row.method, algorithm) in public._ALGORITHMS for algorithm, row in private._ALGORITHMS.items())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""What each database says of its own tables, and how migrations keep out of each other's way: one row a backend.
+"""How to inspect and change the tables of a database, and how to lock them for a migration: the type of each row.
 
-Rules of this module: data only; no row knows the tables.
+Rules of this module: data only; no row knows the tables of a service.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock that ends with its session. ``take`` is a query that is true if it is ours, after a second at most."""
+    """A lock that ends with its session.
+
+    ``take`` is a query that waits for the lock, for a second at most, and is true if it got the lock. ``give_back`` is
+    a query that releases it.
+    """
 
     take: str
     give_back: str
@@ -19,15 +23,16 @@ class Lock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """How to look at one database's tables, and to change them.
+    """How to inspect and change the tables of one database.
 
     ``columns`` is a query for (table, column), ``indexes`` one for (table, index, column) in the order of the columns,
     both for the database or schema in use.
 
-    ``transactional`` tells whether tables can be changed in a transaction. ``lock`` keeps other migrations out; None
-    where a transaction that writes does that.
+    ``transactional`` tells whether tables can be changed in a transaction. ``lock`` excludes other migrations; it is
+    None where a transaction that writes does so anyway.
 
-    ``forbidden`` tells whether an error says that the user lacks a right, ``rights`` what a user needs for this work.
+    ``forbidden`` tells whether an error means that the user lacks a right; ``rights`` names the rights that a migration
+    needs.
     """
 
     columns: str

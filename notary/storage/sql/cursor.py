@@ -15,15 +15,15 @@ from notary.storage.sql.dialect import Dialect
 
 Row = Sequence[Any]
 
-ATTEMPTS: Final = 10
-"""How often a transaction is begun that others undo."""
+MAX_ATTEMPTS: Final = 10
+"""How often a transaction is tried that others undo."""
 
 _LATER_BYTES: Final = 1 << 16
-"""How much content statements may hold that wait for the next one."""
+"""How much content the statements that wait for the next one may hold."""
 
 
 _Statement: TypeAlias = tuple[str, Sequence[object], list[Row]]
-"""Its text and its values, and where its rows go."""
+"""The text of a statement, its values, and the list that takes its rows."""
 
 
 class Duplicate(StorageFailed):
@@ -31,11 +31,11 @@ class Duplicate(StorageFailed):
 
 
 class OutcomeUnknown(StorageUnreachable):
-    """The connection was lost during the commit: what was written may be there or not."""
+    """The connection was lost during the commit, which may or may not have taken effect."""
 
 
 def _translated(sql: str, placeholder: str, exactly: str) -> tuple[str, Sequence[int] | None]:
-    """A statement as the driver takes it, and which of our values go where; None if they go as they come."""
+    """Return a statement in the driver's form, and the index of the value of each placeholder; None for their order."""
     if " == ?" in sql:
         return _translated_exactly(sql, placeholder, exactly)
     return sql.replace("?", placeholder), None
@@ -63,24 +63,25 @@ class Cursor:
         self._size = 0
         self._turn: list[Row] | None = None
         self.begun = False
-        """Whether any statement has been run."""
+        """True once a statement has been run."""
         self.dialect: Final = dialect
 
     def run(self, sql: str, *values: object) -> int:
-        """Run a statement; the number of rows it changed."""
+        """Run a statement; return the number of rows that it changed."""
         self._put(sql, values)
         return self.flush()
 
     def all(self, sql: str, *values: object) -> Sequence[Row]:
-        """Run a query; every row."""
+        """Run a query; return every row."""
         rows = self._put(sql, values)
         self.flush()
         return rows
 
     def later(self, sql: str, *values: object) -> Sequence[Row]:
-        """Run a statement with the next one, or with the commit: what it raises is raised there, its rows come then.
+        """Queue a statement, which is sent with the next one or with the commit; its rows and errors appear then.
 
-        So nobody waits for it alone where the database takes several statements at once. What is large goes now.
+        Where the database takes several statements in one message, this saves a round trip. A large statement is sent
+        at once.
         """
         size = sum([len(value) for value in values if isinstance(value, (bytes, str))])
         if self._size + size > _LATER_BYTES:
@@ -92,17 +93,17 @@ class Cursor:
         return rows
 
     def take_turn(self, name: str) -> None:
-        """Wait, with the next statement, until nobody else has the turn ``name``. Raises StorageFailed, there."""
+        """Queue the taking of the lock ``name``; the next statement waits for it, or raises StorageFailed."""
         if name and self.dialect.lock:
             self._turn = self._put(self.dialect.lock, (name,))
 
-    def give_turn_back(self, name: str) -> None:
-        """As :meth:`later`."""
+    def return_turn(self, name: str) -> None:
+        """Queue the release of the lock ``name``; it is sent with the next statement."""
         if name and self.dialect.unlock:
             self._put(self.dialect.unlock, (name,))
 
     def flush(self) -> int:
-        """Run what waits; the number of rows that the last of it changed."""
+        """Run the queued statements; return the number of rows that the last one changed."""
         waiting, turn = self._waiting, self._turn
         self._waiting, self._size, self._turn = [], 0, None
         self.begun = self.begun or bool(waiting)
@@ -131,13 +132,13 @@ class Cursor:
             rows.extend(self._cursor.fetchall())
 
     def first(self, sql: str, *values: object) -> Row | None:
-        """Run a query that gives one row or none."""
+        """Run a query; return its first row, None if there is none."""
         rows = self.all(sql, *values)
         return rows[0] if rows else None
 
 
 def insert(cursor: Cursor, table: str, *rows: Mapping[str, object]) -> None:
-    """Insert rows of the same columns, :meth:`Cursor.later`; table and columns always stand in our own modules."""
+    """Queue the insertion of rows with the same columns. Table and columns are constants of our own modules."""
     marks = f"({', '.join('?' * len(rows[0]))})"
     values = [value for row in rows for value in row.values()]
     cursor.later(

@@ -1,10 +1,11 @@
 """A pool of connections to one database, and the statements of one transaction, through ``twisted.enterprise.adbapi``.
 
-Rules of this module: one plain function a transaction, which takes a :class:`Cursor` and values and runs in a thread of
-the pool; it never touches the reactor, and what it raises rolls the transaction back. It may be run more than once: a
-transaction that another one undid, or whose connection was lost before the commit, is begun again. The SQL is what
-MySQL, PostgreSQL and SQLite share, with ``?`` for each parameter and ``column == ?`` where that must match byte for
-byte; what they do not share is in their :class:`notary.storage.sql.dialect.Dialect`. No table is known here.
+Rules of this module: a transaction is a plain function that takes a :class:`Cursor` and values, and runs in a thread of
+the pool. The function never touches the reactor, and an error that it raises rolls the transaction back. The function
+may be run more than once: a transaction that another one undid, or whose connection was lost before the commit, is
+repeated. The SQL is what MySQL, PostgreSQL and SQLite share, with ``?`` for each parameter, and ``column == ?`` where a
+column must match byte for byte; what differs is in the :class:`notary.storage.sql.dialect.Dialect`. This module knows
+no table.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
-from notary.storage.sql.cursor import ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
+from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_PAUSE: Final = 0.01
-"""Seconds: the longest pause before the second attempt; it doubles each time, and chance shortens it."""
+_RETRY_SECONDS: Final = 0.01
+"""The longest pause before the second attempt. It doubles with each attempt, and the real pause is a random part."""
 
 
 class Reactor(Protocol):
-    """What a store needs of the reactor itself; ``adbapi`` also starts and stops with it (IReactorCore)."""
+    """What a store itself needs of the reactor; ``adbapi`` also needs IReactorCore, to start and stop with it."""
 
     def seconds(self) -> float:
         """The time in seconds since the epoch."""
@@ -53,9 +54,10 @@ class Reactor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a transaction runs: the statements that begin it, none if each of its statements is one by itself.
+    """How a transaction runs.
 
-    ``turn`` is the name that it has to itself, if any.
+    ``begin`` holds the statements that begin it; with none, each statement is a transaction by itself. ``turn`` is the
+    name of the lock that it holds, "" for none.
     """
 
     begin: Sequence[str]
@@ -84,8 +86,11 @@ class _Connection:
 
 
 @dataclass(slots=True)
-class _Line:
-    """Those who wait for a connection, by number, in the order in which they came; ``free`` of them may have one."""
+class _Queue:
+    """The tasks that wait for a connection, by number, in order of arrival.
+
+    ``free`` is how many more tasks of this queue may run now.
+    """
 
     free: int
     waiting: dict[int, _Task] = field(default_factory=dict)
@@ -93,13 +98,14 @@ class _Line:
 
 @dataclass(slots=True)
 class _Task:
-    """Work for a connection, and who waits for it; the last three are of one that has to wait for its turn.
+    """Work for a connection; ``waiter`` gets the result.
 
-    ``asked`` is when it was asked for, in seconds; ``patience`` ends when it has waited for too long.
+    A task that must wait has a ``number`` in its queue, the time ``asked`` (seconds) at which it was queued, and the
+    timer ``patience`` that ends its wait.
     """
 
     job: Callable[[_Connection], Any]
-    line: _Line
+    queue: _Queue
     waiter: Deferred[Any]
     number: int = 0
     asked: float = 0.0
@@ -109,8 +115,8 @@ class _Task:
 class Database:
     """A pool of connections to one database, from :func:`open_database` to :meth:`close`.
 
-    A transaction that was begun runs to its end, whatever becomes of the Deferred that waits for it. Every method that
-    runs one raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
+    A transaction that was begun runs to its end, even if the Deferred that waits for it is cancelled. Every method that
+    runs a transaction raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
     """
 
     def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings) -> None:
@@ -134,8 +140,8 @@ class Database:
             cp_openfun=self._prepare,
         )
         self._free = connections
-        self._readers = _Line(connections)
-        self._writers = _Line(min(dialect.writers, connections))
+        self._readers = _Queue(connections)
+        self._writers = _Queue(min(dialect.writers, connections))
         self._numbers = itertools.count()
         self._usage = pool.usage or PoolUsage()
         self._usage.size = connections
@@ -148,7 +154,7 @@ class Database:
         return datetime.fromtimestamp(self._reactor.seconds(), UTC)
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """Run ``work``, which reads with one statement, or with several that need not see the same moment."""
+        """Run ``work``, which reads with one statement, or with several that may see different moments."""
         return self._transact(_Kind(()), work, *args, **kwargs)
 
     def snapshot(
@@ -158,13 +164,13 @@ class Database:
         return self._transact(_Kind(self.dialect.begin_read), work, *args, **kwargs)
 
     def write(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
-        """Run ``work`` in a transaction that may write. Raises OutcomeUnknown also."""
+        """Run ``work`` in a transaction that may write. Raises also OutcomeUnknown."""
         return self._transact(_Kind(self.dialect.begin_write, writes=True), work, *args, **kwargs)
 
     def write_in_turn(
         self, name: str, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
-        """As :meth:`write`, and nobody else who names the same runs at the same time, on any instance."""
+        """Like :meth:`write`, but transactions with the same ``name`` run one at a time, on all instances together."""
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
         return self._transact(_Kind(self.dialect.begin_write, writes=True, turn=digest), work, *args, **kwargs)
 
@@ -178,7 +184,7 @@ class Database:
     def on_connection(
         self, work: Callable[Concatenate[Any, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
-        """Run ``work`` once, with the driver's own connection; what it leaves open is committed."""
+        """Run ``work`` once, with the driver's own connection; a transaction that it leaves open is committed."""
 
         def job(connection: _Connection) -> _T:
             try:
@@ -192,7 +198,7 @@ class Database:
         return self._run(job, writes=False)
 
     def close(self) -> Deferred[None]:
-        """Wait for the work that is under way, then end connections and threads. May be called again."""
+        """Wait for running work, then end connections and threads. May be called again."""
         if self._ending is None:
             self._ending = Deferred()
             self._ending.addCallback(self._disconnect)
@@ -226,58 +232,58 @@ class Database:
     # -- in the reactor's thread --------------------------------------------------------------------------------------
 
     def _run(self, job: Callable[[_Connection], _T], *, writes: bool) -> Deferred[_T]:
-        """Run ``job`` with a connection, when there is one; never cancelled half-way.
+        """Run ``job`` with a connection, as soon as one is free; a running job is never cancelled.
 
-        A read that nobody has to wait for costs little more than its thread does: no Deferred but the caller's, no
-        timer, no line.
+        A job that need not wait costs little more than its thread does: it has no Deferred but the caller's, no timer
+        and no place in a queue.
         """
         waiter: Deferred[_T] = Deferred()
         if self._ending is not None:
             waiter.errback(StorageFailed("the store is closed"))
             return waiter
         self._under_way += 1
-        line = self._writers if writes else self._readers
-        task = _Task(job, line, waiter)
-        if self._free and line.free:
+        queue = self._writers if writes else self._readers
+        task = _Task(job, queue, waiter)
+        if self._free and queue.free:
             self._begin(task)
         else:
             reactor = cast("IReactorTime", self._reactor)
             task.asked = self._reactor.seconds()
             task.patience = reactor.callLater(self._settings.query_timeout, self._give_up, task)
             task.number = next(self._numbers)
-            line.waiting[task.number] = task
+            queue.waiting[task.number] = task
             self._usage.waiting += 1
         return waiter
 
     def _begin(self, task: _Task) -> None:
         self._free -= 1
-        task.line.free -= 1
+        task.queue.free -= 1
         self._usage.used += 1
         self._pool.threadpool.callInThread(self._work, task)
 
     def _ended(self, task: _Task, result: object) -> None:
-        """A task is done; ``result`` is a Failure if it is not."""
+        """Take the result of a task, a Failure if the task failed."""
         self._free += 1
-        task.line.free += 1
+        task.queue.free += 1
         self._usage.used -= 1
         if self._usage.waiting:
-            self._begin_next()
-        self._leave(task, result)
+            self._begin_waiting()
+        self._finish(task, result)
 
-    def _begin_next(self) -> None:
-        """Begin what has waited longest of what can begin."""
-        ready = [line for line in (self._readers, self._writers) if line.free and line.waiting]
+    def _begin_waiting(self) -> None:
+        """Begin the task that has waited longest, of those that may run."""
+        ready = [queue for queue in (self._readers, self._writers) if queue.free and queue.waiting]
         if not ready:
             return
-        number = min(next(iter(line.waiting)) for line in ready)
-        task = next(line.waiting[number] for line in ready if number in line.waiting)
+        number = min(next(iter(queue.waiting)) for queue in ready)
+        task = next(queue.waiting[number] for queue in ready if number in queue.waiting)
         self._stop_waiting(task)
         self._usage.waits += 1
         self._usage.wait_seconds += self._reactor.seconds() - task.asked
         self._begin(task)
 
     def _stop_waiting(self, task: _Task) -> None:
-        del task.line.waiting[task.number]
+        del task.queue.waiting[task.number]
         self._usage.waiting -= 1
         if task.patience is not None and task.patience.active():
             task.patience.cancel()
@@ -288,16 +294,16 @@ class Database:
             f"no connection to the database has become free for {self._settings.query_timeout:g} seconds: see what "
             "keeps the database busy, or raise storage.connections"
         )
-        self._leave(task, Failure(error))
+        self._finish(task, Failure(error))
 
-    def _leave(self, task: _Task, result: object) -> None:
+    def _finish(self, task: _Task, result: object) -> None:
         self._under_way -= 1
         if self._ending is not None:
             self._end_if_idle()
         task.waiter.callback(result)  # of a failure, Twisted makes an errback
 
     def _translated(self, error: BaseException) -> BaseException:
-        """What an error of the driver comes to; any other error as it is."""
+        """Turn an error of the driver into one of ours; return any other error unchanged."""
         if not isinstance(error, self._driver.Error):
             return error
         kinds = {Trouble.DUPLICATE: Duplicate, Trouble.LOST: StorageUnreachable}
@@ -308,10 +314,10 @@ class Database:
     # -- in a thread of the pool --------------------------------------------------------------------------------------
 
     def _work(self, task: _Task) -> None:
-        """Do ``task``, and have its result told."""
+        """Do ``task``, and pass its result to the reactor's thread."""
         try:
             result = task.job(_Connection(self._pool))
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the caller's
+        except BaseException as error:  # noqa: BLE001  # the caller gets every error
             result = Failure(self._translated(error))
         self._reactor.callFromThread(self._ended, task, result)
 
@@ -323,7 +329,7 @@ class Database:
             raise
 
     def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: _Connection) -> _T:
-        """Run a transaction, again if that is safe and may help."""
+        """Run a transaction; repeat it if that is safe and may help."""
         started = time.monotonic()
         lost = False
         for attempt in itertools.count(1):
@@ -338,10 +344,10 @@ class Database:
                     connection.drop()
                 late = time.monotonic() - started > self._settings.query_timeout / 2
                 if trouble is Trouble.LOST and not lost and not late:
-                    lost = True  # the database has been restarted since, or has closed what was idle
+                    lost = True  # the database was restarted, or has closed an idle connection
                     connection.reconnect()
-                elif trouble is Trouble.CONFLICT and attempt < ATTEMPTS and not late:
-                    time.sleep(random.uniform(0, _PAUSE * 2**attempt))  # noqa: S311  # no secret
+                elif trouble is Trouble.CONFLICT and attempt < MAX_ATTEMPTS and not late:
+                    time.sleep(random.uniform(0, _RETRY_SECONDS * 2**attempt))  # noqa: S311  # no secret
                 else:
                     raise
         raise AssertionError
@@ -372,7 +378,7 @@ class Database:
         if not (cursor.begun and self.dialect.together):
             cursor.flush()  # if the connection is lost here, nothing has been committed
         cursor.later("COMMIT")
-        cursor.give_turn_back(turn)
+        cursor.return_turn(turn)
         try:
             cursor.flush()
         except self._driver.Error as error:
@@ -385,8 +391,8 @@ class Database:
 
     def _undo(self, connection: Any, cursor: Cursor, turn: str) -> None:
         connection.rollback()
-        with suppress(self._driver.Error):  # the connection was lost, and the turn with it
-            cursor.give_turn_back(turn)
+        with suppress(self._driver.Error):  # if the connection was lost, the lock was lost with it
+            cursor.return_turn(turn)
             cursor.flush()
 
     def _is_lost(self, error: BaseException) -> bool:

@@ -1,6 +1,6 @@
-"""What differs between the databases, as one record: all that ``sql.py`` and its neighbours know of a backend.
+"""What differs between the databases: a Dialect is all that the other modules of ``sql`` know of a backend.
 
-Rules of this module: pure, and knows no backend; those are the rows in :mod:`notary.storage.sql.backends`.
+Rules of this module: pure, and names no backend; the backends are the rows of :mod:`notary.storage.sql.backends`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class PoolSettings:
 
 
 class Trouble(Enum):
-    """What an error of a driver means for the transaction that met it."""
+    """What an error of a driver means for its transaction."""
 
     LOST = auto()
-    """There is no connection any more, or none could be made."""
+    """The connection was lost, or none could be made."""
     CONFLICT = auto()
-    """The database has undone the transaction because of another one; it may be run again."""
+    """The database has rolled the transaction back because of another one; the transaction may be repeated."""
     DUPLICATE = auto()
     """A unique key was violated."""
     OTHER = auto()
@@ -44,33 +44,33 @@ class Trouble(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One database.
+    """One kind of database.
 
-    ``driver`` is a DB-API module, imported when a store is opened, so that nobody needs the driver of a database that
-    they do not use; ``needs`` says what to install if it is missing. ``placeholder`` stands for one parameter in a
-    statement, ``exactly`` for the condition that the column ``{0}`` equals one, byte for byte; it may name it more than
-    once. ``bytewise`` is an expression that keeps apart all values of the column ``{0}``, if the column itself may not.
+    ``driver`` is a DB-API module, imported when a store is opened, so that the drivers of unused databases need not be
+    installed; ``needs`` says what to install if the driver is missing. ``placeholder`` stands for one parameter in a
+    statement. ``exactly`` is the condition that the column ``{0}`` equals a parameter byte for byte; it may hold the
+    placeholder more than once. ``bytewise`` is an expression that distinguishes all values of the column ``{0}``.
     ``member`` is how the subquery ``{0}`` with its own ORDER BY and LIMIT is written in a UNION ALL.
 
     ``together`` says that the driver's cursors have ``execute_together``, which runs several statements in one message
-    to the database: the text of each, its values, and the list that takes its rows. What follows one that fails is not
-    run.
+    to the database: the text of each, its values, and the list that takes its rows. Statements after one that fails are
+    not run.
 
-    ``connections`` bounds the pool, ``writers`` how many transactions of a store may write at once. ``begin_read`` are
-    the statements that open a transaction that sees one moment, ``begin_write`` one in which each statement sees what
-    is committed when it starts, and a row read with ``for_update`` stays as it is until the commit. ``lock`` and
-    ``unlock`` take and give back a name that one transaction in all can hold, and answer with a row if they could;
-    ``""`` if ``begin_write`` does as much, or the commit. ``catalogue`` tells what tables there are, and how they are
-    changed.
+    ``connections`` limits the pool, ``writers`` the number of transactions of a store that write at the same time.
+    ``begin_read`` are the statements that open a transaction that sees one moment. ``begin_write`` opens a transaction
+    in which each statement sees what is committed when it starts; a row read with ``for_update`` does not change until
+    the commit. ``lock`` and ``unlock`` take and release a named lock that one transaction can hold at a time, and
+    return a row if they succeed; they are ``""`` if ``begin_write`` locks anyway, or if the commit unlocks.
+    ``catalogue`` describes the database's own tables and how tables are changed.
 
-    ``arguments`` turns ``storage.db_url`` into what the driver's ``connect`` takes, or raises ConfigError. ``prepare``
-    is run on each new connection; a statement outside a transaction is one by itself. ``embedded``, if it is not None,
-    says that the database is ours alone: a store runs it once when it is opened, then creates its tables if there are
-    none.
+    ``arguments`` turns ``storage.db_url`` into arguments of the driver's ``connect``, or raises ConfigError.
+    ``prepare`` is run on each new connection; outside a transaction each statement is a transaction by itself.
+    ``embedded`` is not None for a database that is ours alone: a store runs it once when the store is opened, and then
+    creates its tables if there are none.
 
-    ``holds`` tells whether a name fits in a column of 255 characters. ``bind_time`` is the form in which an aware UTC
-    time is stored. ``trouble`` says what an error means; ``explain`` says in one sentence what went wrong and what to
-    do, without a path or a password in it.
+    ``holds`` tells whether a name fits in a column of 255 characters. ``bind_time`` converts an aware UTC time to the
+    form in which it is stored. ``trouble`` classifies an error; ``explain`` says in one sentence what went wrong and
+    what to do, without a path or a password.
     """
 
     name: str

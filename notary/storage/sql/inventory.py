@@ -27,7 +27,7 @@ _DELETE: Final = "DELETE FROM tuf_files WHERE gun == ? AND role == ? AND version
 
 
 class _Rows:
-    """A collection inside a transaction: rows are listed at once, bytes are read when they are asked for."""
+    """A collection inside a transaction. Its files are listed at once, the bytes of a file are read on demand."""
 
     def __init__(self, cursor: Cursor, gun: str) -> None:
         self._cursor = cursor
@@ -46,7 +46,7 @@ class _Rows:
             file.role,
             file.version,
         )
-        if row is None:  # only where the transaction may write: there each statement sees its own moment
+        if row is None:  # possible where the transaction may write: each of its statements sees its own moment
             raise NotFound(f"{self.gun}: {file.role} version {file.version} was deleted a moment ago")
         return to_bytes(row[0])
 
@@ -64,7 +64,7 @@ class _Rows:
 
 
 def _checksum(value: str | None) -> str:
-    """A checksum, "" if there is none; PostgreSQL fills the column with spaces."""
+    """A checksum, "" if there is none; PostgreSQL pads the column with spaces."""
     return (value or "").strip()
 
 
@@ -76,7 +76,7 @@ def _like(prefix: str) -> str:
 def _guns(cursor: Cursor, prefix: str, after: str, limit: int, *, remembered: bool) -> Sequence[str]:
     tables = {"tuf_files": "deleted_at IS NULL AND", **({"changefeed": ""} if remembered else {})}
     pages = [
-        # In a table of its own: SQLite takes no LIMIT inside of a UNION.
+        # As a subquery: SQLite accepts no LIMIT inside a UNION.
         f"SELECT gun FROM (SELECT DISTINCT gun FROM {table} WHERE {condition} gun > ? "  # noqa: S608  # constants
         f"AND gun LIKE ? ESCAPE '!' ORDER BY gun LIMIT ?) AS of_{table}"
         for table, condition in tables.items()
@@ -85,8 +85,8 @@ def _guns(cursor: Cursor, prefix: str, after: str, limit: int, *, remembered: bo
     found = [gun for (gun,) in cursor.all(f"{' UNION '.join(pages)} ORDER BY gun LIMIT ?", *values, limit)]
     if not found or not cursor.dialect.lookalikes:
         return found
-    # So far, one of each that the database takes for the same. In the order of its index: all of them by themselves
-    # would make it sort everything for each page.
+    # So far, one name of each group that the database takes for equal, in the order of its index. Querying all names
+    # at once would make the database sort the whole table for each page.
     exact = [
         f"SELECT DISTINCT gun, {cursor.dialect.bytewise.format('gun')} AS exactly FROM {table} "  # noqa: S608  # constants
         f"WHERE {condition} gun >= ? AND gun <= ?"

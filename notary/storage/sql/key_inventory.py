@@ -1,8 +1,8 @@
 """The operators' port on the signer's database: every key, row by row.
 
-Rules of this module: those of ``keys``, whose table this is. What the signer does with a row at the same time is done,
-before or after: who replaces or removes a row says what it was, and gives way if it is not that any more. A walk goes
-by the row's number, which a row keeps when it is put in again.
+Rules of this module: those of ``keys``, whose table this is. A concurrent change of a row by the signer is never lost:
+replacing or removing a row states what the row was, and does nothing if the row has changed. A walk goes by the row's
+number, which a row keeps when it is inserted again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _replace(cursor: Cursor, pairs: Sequence[tuple[KeyRow, StoredKey]], now: obj
     for old, new in pairs:
         row = cursor.first(f"{ROW} AND id = ?", old.number)
         key = _row(row).key if row is not None else None
-        # A first signature in between is no reason to give way: it stays recorded.
+        # A key that was first used meanwhile is replaced too; its time of use is kept.
         if row is None or key is None or old.key is None or replace(key, last_used=old.key.last_used) != old.key:
             continue
         if take(cursor, row):

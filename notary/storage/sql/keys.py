@@ -1,8 +1,8 @@
 """The signer's port on a SQL database: private keys, wrapped.
 
-Rules of this module: the table is that of docs/protocol.md, section 5; the signer's user may SELECT, INSERT and DELETE,
-nothing else. Rows with ``deleted_at`` set do not exist for us, but they occupy their unique keys: they are removed
-where we need the place.
+Rules of this module: the table is that of docs/protocol.md, section 5; the signer needs the rights SELECT, INSERT and
+DELETE, and never UPDATE. Rows with ``deleted_at`` set are ignored, but they occupy their unique keys, and are removed
+where a new row needs the key.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _KEY: Final = f"SELECT {KEY_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"
 
 _COLUMNS: Final = f"id, created_at, {KEY_COLUMNS}"
 ROW: Final = f"SELECT {_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
-"""Whole rows, for those who put them in again."""
+"""A query for whole rows, which are deleted and inserted again."""
 
 
 def values_of(row: Row) -> Mapping[str, object]:
-    """A row of :data:`ROW` by its columns, ready to be inserted."""
+    """Return a row of :data:`ROW` as values by column, ready to be inserted."""
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     for name in ("public", "private"):
         values[name] = to_bytes(values[name])
@@ -45,10 +45,10 @@ def values_of(row: Row) -> Mapping[str, object]:
 
 
 def take(cursor: Cursor, row: Row) -> bool:
-    """Delete a row of :data:`ROW`, to insert it anew; False if it is not the same any more.
+    """Delete a row of :data:`ROW`, so that it can be inserted again; False if the row has changed since it was read.
 
-    Those who race have read the same row, and wait for each other here: one of them ends its pending state, wraps it
-    anew or deletes it, and the others must look again.
+    Concurrent transactions that have read the same row wait for each other here: one of them changes or deletes the
+    row, and the others must read it again.
     """
     values = values_of(row)
     used = values["last_used"]
@@ -60,7 +60,7 @@ def take(cursor: Cursor, row: Row) -> bool:
 
 
 def to_key(row: Row) -> StoredKey:
-    """A row of the columns in ``KEY_COLUMNS``."""
+    """Return the key of a row of ``KEY_COLUMNS``."""
     key_id, algorithm, public, private, gun, role, alias, encryption_alg, keywrap_alg, used = row
     last_used = None if used is None else to_time(used)
     return StoredKey(
@@ -76,7 +76,7 @@ def _get(cursor: Cursor, key_id: str) -> StoredKey:
 
 
 def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey | None:
-    # In the reference's order, so that both hand out the same one where there are several.
+    # In the reference's order, so that both choose the same key where several are pending.
     row = cursor.first(
         f"{_KEY} AND gun == ? AND role == ? AND algorithm == ? AND last_used IS NULL ORDER BY key_id LIMIT 1",
         gun,
@@ -123,7 +123,7 @@ def _mark_used(cursor: Cursor, key_id: str, when: object) -> None:
 
 def _delete_key(cursor: Cursor, key_id: str) -> bool:
     while not cursor.run("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NULL", key_id):
-        # PostgreSQL waits for whoever puts the row in again (mark_used, an operator), and then takes it to be gone.
+        # PostgreSQL waits for a transaction that replaces the row (mark_used, an operator), and then does not see it.
         if cursor.first(f"{ROW} AND key_id == ?", key_id) is None:
             return False
     return True
@@ -136,7 +136,7 @@ class SQLKeyStore:
         self._database = database
 
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
-        """See the port. Raises StorageFailed if a key of this id is there that is not pending."""
+        """See the port. Raises StorageFailed if there is a key of this id that is not pending."""
         if not self._database.dialect.holds(key.gun):
             return fail(InvalidGun(f"{quote(key.gun)}: the database cannot hold this name"))
         now = self._database.dialect.bind_time(self._database.now())
@@ -164,7 +164,7 @@ class SQLKeyStore:
         return self._database.write(_delete_key, key_id)
 
     def _again_if_unknown(self, write: Callable[[], Deferred[_T]]) -> Deferred[_T]:
-        """Do what has the same effect when it is done twice."""
+        """Run a transaction that may be done twice, and repeat it if its outcome is unknown."""
 
         def again(failure: Failure) -> Deferred[_T]:
             failure.trap(OutcomeUnknown)

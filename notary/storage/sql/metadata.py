@@ -1,7 +1,7 @@
 """The server's port on a SQL database: signed metadata, all versions, and the changefeed.
 
-Rules of this module: tables and columns are those of docs/protocol.md, section 5. Rows with ``deleted_at`` set do not
-exist for us, but they occupy their unique keys: they are removed where we need the place.
+Rules of this module: tables and columns are those of docs/protocol.md, section 5. Rows with ``deleted_at`` set are
+ignored, but they occupy their unique keys, and are removed where a new row needs the key.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
 """The largest integer that every driver takes as a parameter."""
 
-_AT_ONCE: Final = 100
-"""The most roles that one statement asks for; SQLite takes at most 500 SELECTs in one."""
+_MAX_ROLES: Final = 100
+"""The largest number of roles in one statement; SQLite allows 500 SELECTs in one."""
 
 _INSERT_BYTES: Final = 1 << 20
-"""About how much content goes into one statement: a database limits it. What is larger goes alone."""
+"""The approximate limit of content in one INSERT, because databases limit it; a larger file has its own INSERT."""
 
 _FILE: Final = "SELECT role, version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
 _IDENTITY: Final = "SELECT gun, role, version, sha256 FROM tuf_files"
@@ -43,15 +43,15 @@ _THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 def _stored(role: RoleName, row: Row) -> Stored:
     _, version, data, sha256, modified = row
     content = to_bytes(data)
-    # A Go Notary from before that column left it empty.
+    # Old releases of Go Notary, without this column, left it empty.
     return Stored(role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_time(modified))
 
 
 def _for_each_role(cursor: Cursor, gun: Gun, roles: Sequence[RoleName], sql: str) -> Sequence[Row]:
-    """Run a query that has the parameters gun and role for all ``roles``, in as few statements as can be."""
+    """Run a query with the parameters gun and role for all ``roles``, in as few statements as possible."""
     found: list[Row] = []
-    for start in range(0, len(roles), _AT_ONCE):
-        some = roles[start : start + _AT_ONCE]
+    for start in range(0, len(roles), _MAX_ROLES):
+        some = roles[start : start + _MAX_ROLES]
         union = " UNION ALL ".join([cursor.dialect.member.format(sql)] * len(some)) if len(some) > 1 else sql
         found += cursor.all(union, *(value for role in some for value in (str(gun), str(role))))
     return found
@@ -64,7 +64,7 @@ def _current(cursor: Cursor, gun: Gun, roles: Sequence[RoleName]) -> Mapping[Rol
 
 
 def _by_checksum(cursor: Cursor, gun: Gun, role: RoleName, sha256: str) -> Stored:
-    # Not ordered by version: that would tempt SQLite to walk every version of the role.
+    # Not ordered by version: SQLite would read every version of the role.
     row = cursor.first(f"{_FILE} {_THIS_ROLE} AND sha256 = ? LIMIT 1", str(gun), str(role), sha256)
     if row is None:
         raise NotFound(f"{gun} has no {role} with this checksum")
@@ -78,25 +78,25 @@ def _by_version(cursor: Cursor, gun: Gun, role: RoleName, version: int) -> Store
     return _stored(role, row)
 
 
-def _identify(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
+def _identify(cursor: Cursor, places: Sequence[Place], last_seen: Mapping[Place, int]) -> Mapping[Place, Identity]:
     found: dict[Place, Identity] = {}
-    for start in range(0, len(places), _AT_ONCE):
-        found |= _look(cursor, places[start : start + _AT_ONCE], lately)
+    for start in range(0, len(places), _MAX_ROLES):
+        found |= _look(cursor, places[start : start + _MAX_ROLES], last_seen)
     return found
 
 
-def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) -> Mapping[Place, Identity]:
-    """What stands at ``places``, by one statement; by a second one if what stood at one of them lately has gone.
+def _look(cursor: Cursor, places: Sequence[Place], last_seen: Mapping[Place, int]) -> Mapping[Place, Identity]:
+    """Identify the files at ``places`` with one statement, or with a second one if a version in ``last_seen`` is gone.
 
-    The rows from a known version upwards are one range of the unique key: finding the newest without knowing one costs
-    a database two to three times as much. What is asked about in the same words, but of other collections, is a list: a
-    MariaDB needs half of the time for that, because it need not put together what each of many conditions means.
+    The rows from a known version upwards are one range of the unique key; without a known version, finding the newest
+    costs a database two to three times as much. Conditions that differ only in the collection become one list, which
+    takes MariaDB half of the time, because it analyses one condition and not many.
     """
     known: dict[tuple[Gun, str, int], list[RoleName]] = {}
     newest: list[str] = []
     for place in places:
         gun, role, version = place
-        lowest = lately.get(place) if version is None else version
+        lowest = last_seen.get(place) if version is None else version
         if lowest is None:
             newest += (str(gun), str(role))
         else:
@@ -121,10 +121,10 @@ def _look(cursor: Cursor, places: Sequence[Place], lately: Mapping[Place, int]) 
         seen = rows.get((gun, role), {})
         if version is None:
             version = max(seen, default=0)
-            if version < lately.get(place, 0):  # what is seen was asked for by version, by somebody else
+            if version < last_seen.get(place, 0):  # these rows answer another place, one with a version
                 return _look(cursor, places, NOTHING)
         if version in seen:
-            # A Go Notary from before that column left it empty: then the content tells, unless it goes meanwhile.
+            # Old releases of Go Notary left the checksum empty: then it is computed, unless the file is gone by now.
             with suppress(NotFound):
                 found[place] = (version, seen[version] or _by_version(cursor, gun, role, version).sha256)
     return found
@@ -135,10 +135,10 @@ def _one_of(values: Sequence[object]) -> str:
 
 
 def lock(cursor: Cursor, gun: str) -> Sequence[Row]:
-    """Let nobody else write to this collection from the next statement until the commit; its name as it is stored.
+    """Lock a collection against other writers, from the next statement until the commit; return its name as stored.
 
-    The first row of a collection is one that publishing leaves alone. A collection without rows cannot be locked: those
-    who publish it for the first time write the same version of its timestamp, and the unique key decides.
+    The lock is on the first row of the collection, which publishing never changes. A collection without rows cannot be
+    locked: concurrent first publishes write the same version of the timestamp, and the unique key lets one succeed.
     """
     first = "SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL ORDER BY role, version LIMIT 1"
     return cursor.later(f"{first} {cursor.dialect.for_update}", str(gun))
@@ -147,7 +147,7 @@ def lock(cursor: Cursor, gun: str) -> Sequence[Row]:
 def _check_gun(gun: Gun, rows: Sequence[Row]) -> None:
     for row in rows:
         if row[0] != gun:
-            # Not from which: who asks for this one need not be allowed to see the other.
+            # The message does not name the other collection, which this client may have no right to see.
             raise InvalidGun(
                 f"{gun}: the database cannot tell this name from that of an existing collection; "
                 "choose one that differs by more than case and accents"
@@ -158,7 +158,7 @@ def _has(cursor: Cursor, gun: Gun) -> bool:
     row = cursor.first("SELECT gun FROM tuf_files WHERE gun = ? AND deleted_at IS NULL LIMIT 1", str(gun))
     if row is None or row[0] == gun:
         return row is not None
-    # What a Go Notary wrote under another name since does not take this one away.
+    # This collection may exist even if a Go Notary has also written one with a similar name.
     if cursor.first("SELECT 1 FROM tuf_files WHERE gun == ? AND deleted_at IS NULL LIMIT 1", str(gun)) is None:
         _check_gun(gun, [row])
     return True
@@ -169,7 +169,7 @@ def _publish(
 ) -> None:
     locked = lock(cursor, gun)
     roles = list(dict.fromkeys([*(update.role for update in updates), *([] if after is None else [TIMESTAMP])]))
-    # As the unique key sees them: a row that we would not read may stand in the way of one that we would write.
+    # Compared as the unique key compares: a row of a similar name, which is never read, may prevent an insertion.
     newest = (
         "SELECT gun, role, version, sha256 FROM tuf_files WHERE gun = ? AND role = ? AND deleted_at IS NULL "
         "ORDER BY version DESC LIMIT 1"
@@ -186,7 +186,7 @@ def _publish(
             timestamp = sha256 or _current(cursor, gun, [TIMESTAMP])[TIMESTAMP].sha256
     if after not in {None, timestamp}:
         raise OldVersion(f"{gun}: what this was to follow has been replaced or deleted")
-    # Against what was stored before this call: the updates may come in any order.
+    # Compared with the versions stored before this call, because the updates may be in any order.
     for update in updates:
         stored = versions.get(update.role, 0)
         if stored >= update.version:
@@ -205,7 +205,8 @@ def _publish(
 def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> None:
     rows: list[Mapping[str, object]] = []
     size = 0
-    for update in sorted(updates, key=lambda update: (update.role, update.version)):  # those who race start alike
+    # Sorted, so that concurrent publishers insert in the same order.
+    for update in sorted(updates, key=lambda update: (update.role, update.version)):
         if rows and size + len(update.data) > _INSERT_BYTES:
             insert(cursor, "tuf_files", *rows)
             rows, size = [], 0
@@ -229,7 +230,7 @@ def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> 
 
 
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
-    lock(cursor, gun)  # or what is being published would be left over
+    lock(cursor, gun)  # else files of a concurrent publish would remain
     cursor.run("DELETE FROM tuf_files WHERE gun == ? AND deleted_at IS NOT NULL", str(gun))
     if not cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)):
         return False
@@ -286,7 +287,7 @@ class SQLMetadataStore:
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
         wanted = tuple(dict.fromkeys(roles))
-        one_statement = len(wanted) <= _AT_ONCE
+        one_statement = len(wanted) <= _MAX_ROLES
         return (self._database.read if one_statement else self._database.snapshot)(_current, gun, wanted)
 
     def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
@@ -304,12 +305,12 @@ class SQLMetadataStore:
         return self._database.read(_has, gun)
 
     def identify(
-        self, places: Collection[Place], lately: Mapping[Place, int] = NOTHING
+        self, places: Collection[Place], last_seen: Mapping[Place, int] = NOTHING
     ) -> Deferred[Mapping[Place, Identity]]:
         """See the port."""
         possible = [place for place in places if place[2] is None or 0 < place[2] <= _INT32_MAX]
-        one_statement = len(possible) <= _AT_ONCE
-        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, lately)
+        one_statement = len(possible) <= _MAX_ROLES
+        return (self._database.read if one_statement else self._database.snapshot)(_identify, possible, last_seen)
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""
@@ -324,12 +325,12 @@ class SQLMetadataStore:
         try:
             try:
                 await self._database.write(_publish, gun, updates, after, now, make_room=False)
-            except Duplicate:  # a row that does not exist for us is in the way, or one that was not there just before
+            except Duplicate:  # an ignored row has this key, or a concurrent publish was first
                 await self._database.write(_publish, gun, updates, after, now, make_room=True)
         except Duplicate as error:
             raise OldVersion(f"{gun}: somebody else published the same version first") from error
         except OutcomeUnknown:
-            # Not repeated: it may be on its way still.
+            # Not repeated: the commit may still be in progress.
             if not await self._database.read(_are_stored, gun, updates):
                 raise
         return to_time(now)
@@ -352,5 +353,5 @@ class SQLMetadataStore:
 
 
 def _clamp(value: int) -> int:
-    """The nearest number that every driver takes; no row is beyond it."""
+    """Limit a number to the range that every driver takes; no row has a number outside it."""
     return max(-_INT64_MAX, min(value, _INT64_MAX))

@@ -1,4 +1,4 @@
-"""Values as the drivers give them, and as a Go Notary wrote them, turned into ours. Pure."""
+"""Conversion of values from the drivers, some of them written by a Go Notary, to ours. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from notary.errors import InvalidRow
 
 
 def to_time(value: Any) -> datetime:
-    """A time as any of the drivers gives it, or as Go's SQLite driver wrote it; UTC where no zone is said."""
+    """Convert a time from any of the drivers, or as Go's SQLite driver wrote it; without a zone it is UTC."""
     try:
         when: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
         return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
@@ -18,7 +18,7 @@ def to_time(value: Any) -> datetime:
 
 
 def to_bytes(value: Any) -> bytes:
-    """Binary content; a Go Notary writes some of it as text."""
+    """Convert binary content, some of which a Go Notary writes as text."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, bytes | bytearray | memoryview):
@@ -27,7 +27,7 @@ def to_bytes(value: Any) -> bytes:
 
 
 def to_version(value: Any) -> int:
-    """A version number; SQLite takes text in an integer column, and holds it to be above every number."""
+    """Check a version number: SQLite accepts text in an integer column, and sorts it above every number."""
     if isinstance(value, int):
         return value
     raise InvalidRow("the database holds something else where a version number belongs: correct that row")

@@ -1,8 +1,8 @@
-"""The databases: one folder a backend, and the table of all.
+"""The databases: one folder for each backend, and the table of all backends.
 
-Rules of this package: a folder holds all that is known of one database: its
+Rules of this package: a folder holds all knowledge of one database: its
 :class:`~notary.storage.sql.dialect.Dialect`, the reader of its ``db_url``, its driver and its schema. A row is data and
-small pure functions; no row knows the tables of a service, and nothing outside asks by name which backend it talks to.
+small pure functions. No row knows the tables of a service, and no module outside asks for a backend by name.
 A new backend is a folder here, a row in :data:`DIALECTS`, a row in :data:`notary.config.backends.BACKENDS` and a row in
 ``tests/storage/conftest.py``.
 """

@@ -1,8 +1,8 @@
 """MySQL and MariaDB.
 
-The tables of a Notary compare text without case, pad it with spaces and hold characters up to U+FFFF: what must match
-exactly is compared twice, the second time as bytes, so that the index is still used. ``READ COMMITTED`` takes no gap
-locks: publishers of different collections do not meet. The session's zone is UTC whatever the server's is.
+The tables of a Notary compare text without case, pad it with spaces and hold characters up to U+FFFF. So text that must
+match exactly is compared twice, the second time as bytes; the first comparison uses the index. ``READ COMMITTED`` takes
+no gap locks, so publishers of different collections do not block each other. The session's time zone is always UTC.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from notary.storage.sql.catalogue import Catalogue, Lock
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 _MYSQL_LOCK: Final = "CONCAT('notary migrate ', SHA1(DATABASE()))"
-"""The name of a lock is that of the whole server, and at most 64 characters long."""
+"""The name of a lock is shared by all databases of a server, and has at most 64 characters."""
 
 _MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
-"""Access denied: to a database, a table, a column; for want of a privilege of the server, to a routine."""
+"""Access denied: to a database, a table or a column, for lack of a server privilege, or to a routine."""
 
 CATALOGUE: Final = Catalogue(
     columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()",
@@ -36,9 +36,9 @@ CATALOGUE: Final = Catalogue(
 )
 
 _LOST = frozenset({1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1927, *range(2000, 2100)})
-"""Numbers of errors that end a connection, or of those that could not be made for want of a server or of room in it.
+"""Numbers of errors that end a connection or prevent one: no server, or no room in it.
 
-From 2000 on they are the client library's own (https://mariadb.com/kb/en/mariadb-error-codes/).
+Numbers from 2000 on are the client library's own (https://mariadb.com/kb/en/mariadb-error-codes/).
 """
 _TOO_LARGE = frozenset({1153, 1301, 2020})
 _CONFLICTS = frozenset({1205, 1213, 1020, 3572})
@@ -93,7 +93,7 @@ def _explain(error: Exception) -> str:
 
 
 def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
-    seconds = ceil(pool.query_timeout) + 1  # the server's own limit comes first, if the server is well
+    seconds = ceil(pool.query_timeout) + 1  # a healthy server applies its own limit first
     return {
         "connect_timeout": ceil(pool.connect_timeout),
         "read_timeout": seconds,
@@ -122,7 +122,7 @@ def _holds(name: str) -> bool:
 
 
 def _bind_time(when: datetime) -> object:
-    """The columns hold whole seconds; MySQL would round to a time that is yet to come."""
+    """Cut the time to whole seconds, as the columns hold it; MySQL would round it, possibly into the future."""
     return when.replace(microsecond=0, tzinfo=None)
 
 
@@ -137,7 +137,7 @@ MYSQL = Dialect(
     together=True,
     connections=10_000,
     writers=10_000,
-    # READ COMMITTED, the session's level, would give each statement a moment of its own.
+    # With READ COMMITTED, the session's level, each statement would see its own moment.
     begin_read=(
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",

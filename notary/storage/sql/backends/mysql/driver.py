@@ -1,6 +1,6 @@
-"""mysqlclient, which never goes without TLS where that is demanded, and tells when a statement is too large.
+"""mysqlclient that refuses a connection without TLS where TLS is demanded, and a statement that is too large.
 
-The server ends the connection in the middle of such a statement, which nobody could tell from a server that has died.
+The server ends the connection in the middle of a statement that is too large, which looks like the death of the server.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _TOO_LARGE = 1153
 
 
 class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
-    """Knows how much the server takes at once, and runs several statements at once."""
+    """A cursor that knows the size limit of the server, and can run several statements in one message."""
 
     def execute_together(self, statements: Sequence[tuple[str, Sequence[object], list[Any]]]) -> None:
         """Run statements in one message to the server: the text of each, its values, and where its rows go.
 
-        Values are written into the text as for a single one, so none of them can end its statement.
+        Values are escaped into the text as for a single statement, so no value can end its statement.
         """
         self._discard()
         self._query(b";".join([self._mogrify(sql, values or None) for sql, values, _ in statements]))

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
 from notary.errors import StorageFailed
-from notary.storage.sql.db_url import check_text, decoded, host_and_port, system_roots, wrong
+from notary.storage.sql.db_url import check_text, decoded, system_roots, wrong
 
-# -- MySQL ------------------------------------------------------------------------------------------------------------
+_MAX_PORT: Final = 0xFFFF
 
 
 def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, Any]:
@@ -66,9 +66,9 @@ def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, 
 
 
 def demand_tls(connection: Any, arguments: Mapping[str, Any]) -> None:
-    """See that a connection that was opened with ``arguments`` of :func:`mysql` is encrypted if it must be.
+    """Check that a connection opened with ``arguments`` of :func:`mysql` is encrypted if the ``db_url`` demands it.
 
-    Raises StorageFailed. MariaDB's client library sees to it itself only when it verifies the server.
+    Raises StorageFailed. MariaDB's client library enforces TLS itself only when it verifies the server.
     """
     if arguments["ssl_mode"] != "REQUIRED":
         return
@@ -82,7 +82,7 @@ def demand_tls(connection: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def _address(db_url: str, start: int, end: int) -> Mapping[str, Any]:
-    """What stands between ``@`` and ``/``: ``net``, ``net(address)`` or nothing."""
+    """Parse the text between ``@`` and ``/``: ``net``, ``net(address)`` or nothing."""
     transport = db_url[start:end]
     net, parenthesis, address = transport.partition("(")
     if parenthesis and not transport.endswith(")"):
@@ -98,13 +98,27 @@ def _address(db_url: str, start: int, end: int) -> Mapping[str, Any]:
             "expected tcp(host:port) or unix(path) between the @ after the password and the last /, as in "
             "user:password@tcp(host:port)/database",
         )
-    host, port = host_and_port(address, start + len(net) + 1)
-    # Both client libraries take exactly this spelling to mean their Unix socket, whatever the port.
+    host, port = _host_and_port(address, start + len(net) + 1)
+    # Both client libraries take exactly this spelling for their Unix socket, and ignore the port.
     return {"host": "LOCALHOST" if host == "localhost" else host, "port": port}
 
 
+def _host_and_port(address: str, start: int) -> tuple[str, int]:
+    """Parse ``host``, ``host:port``, ``[IPv6]:port`` or an IPv6 address alone; ``start`` is its index in the whole."""
+    found = re.fullmatch(
+        r"\[([^\[\]()\s]+)\](?::([^:]+))?|([^:\[\]()\s]*)(?::([^:]+))?|([^:\[\]()\s]*(?::[^:\[\]()\s]*){2,})", address
+    )
+    if not found:
+        raise wrong(start, "expected host:port, or [address]:port for IPv6, between the parentheses")
+    bracketed, bracketed_port, name, name_port, bare = found.groups()
+    port = bracketed_port or name_port or "3306"
+    if not (re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) and 0 < int(port) <= _MAX_PORT):
+        raise wrong("the port", f"expected a number from 1 to {_MAX_PORT}")
+    return bracketed or name or bare or "127.0.0.1", int(port)
+
+
 def _mysql_options(parameters: str, start: int) -> Mapping[str, Any]:
-    """What the part after ``?`` asks for. ``start`` is its index in the whole."""
+    """Parse the parameters after ``?``; ``start`` is their index in the whole."""
     arguments: dict[str, Any] = {}
     settings = []
     given = {name: (index, value) for index, name, value in _mysql_parameters(parameters, start)}
@@ -152,7 +166,10 @@ def _plain(variable: str) -> str:
 
 
 class _Parameter(NamedTuple):
-    """What a message says was expected; ``convert`` makes arguments of ``MySQLdb.connect``, or raises ValueError."""
+    """A parameter of a DSN.
+
+    ``expected`` describes its value in messages; ``convert`` returns arguments of ``connect`` or raises ValueError.
+    """
 
     expected: str
     convert: Callable[[str], Mapping[str, Any]]
@@ -204,8 +221,8 @@ _UNITS: Final[Mapping[str, Fraction]] = MappingProxyType(
 """Seconds, by the name that Go gives a unit (two signs are in use for micro)."""
 
 _DURATION: Final = rf"(?<![0-9.])([0-9]++\.?+[0-9]*+|\.[0-9]++)({'|'.join(_UNITS)})"
-_LONGEST: Final = 31_536_000
-"""Seconds that a time-out may last: a year."""
+_MAX_TIMEOUT_SECONDS: Final = 31_536_000
+"""The longest time-out: a year."""
 
 
 def duration(value: str) -> Fraction:
@@ -218,13 +235,13 @@ def duration(value: str) -> Fraction:
     if len(value) > 64 or not re.fullmatch(rf"\+?(?:{_DURATION})+", value, re.ASCII):  # noqa: PLR2004
         raise ValueError
     seconds = sum((Fraction(number) * _UNITS[unit] for number, unit in re.findall(_DURATION, value)), Fraction(0))
-    if seconds > _LONGEST:
+    if seconds > _MAX_TIMEOUT_SECONDS:
         raise ValueError
     return seconds
 
 
 def _timeout(argument: str) -> _Parameter:
-    """The driver counts whole seconds, and takes 0 for none as Go does."""
+    """A time-out. The driver counts whole seconds, and takes 0 for no time-out, as Go does."""
 
     def convert(value: str) -> Mapping[str, Any]:
         return {argument: ceil(duration(value))}
@@ -233,13 +250,13 @@ def _timeout(argument: str) -> _Parameter:
 
 
 def _charset(value: str) -> None:
-    """All of Unicode is what we send, which the smaller sets of the same kind are parts of."""
+    """Accept the character sets of UTF-8: connections always use utf8mb4, which includes the smaller ones."""
     if not {"utf8mb4", "utf8mb3", "utf8"} & set(value.lower().split(",")):
         raise ValueError
 
 
 def _collation(value: str) -> Mapping[str, Any]:
-    """One of utf8 (three bytes) cannot be set on our connections, and matters to none of our statements."""
+    """Ignore a collation of three-byte utf8: it cannot be set on our connections, and no statement depends on it."""
     if not re.fullmatch(r"utf8(?:mb[34])?_[a-z0-9_]+", value, re.ASCII):
         raise ValueError
     return {"collation": value} if value.startswith("utf8mb4_") else {}
@@ -277,7 +294,7 @@ _MYSQL: Final[Mapping[str, _Parameter]] = MappingProxyType(
         "timeout": _timeout("connect_timeout"),
         "tls": _Parameter("true, false, skip-verify or preferred (other names exist only inside Go programs)", _tls),
         "writeTimeout": _timeout("write_timeout"),
-        # -- without effect here: it is so already, or never, or matters to Go programs only
+        # -- without effect here: always so, never so, or of meaning for Go programs only
         "allowAllFiles": _IGNORED_BOOLEAN,
         "allowCleartextPasswords": _IGNORED_BOOLEAN,
         "allowOldPasswords": _IGNORED_BOOLEAN,
@@ -291,7 +308,7 @@ _MYSQL: Final[Mapping[str, _Parameter]] = MappingProxyType(
         "multiStatements": _IGNORED_BOOLEAN,
         "parseTime": _IGNORED_BOOLEAN,
         "rejectReadOnly": _IGNORED_BOOLEAN,
-        # -- refused, rather than have somebody believe that they are obeyed
+        # -- refused, so that no operator believes that they have an effect
         "allowFallbackToPlaintext": _Parameter("false (for that, say tls=preferred)", _ignored(_only(False))),
         "allowNativePasswords": _Parameter("true: the driver cannot do without", _ignored(_only(True))),
         "serverPubKey": _Parameter("no such parameter: keys have names only inside Go programs; use tls=true", _refuse),
@@ -313,4 +330,4 @@ _MYSQL_OURS: Final = frozenset(
         "tx_isolation",
     }
 )
-"""Session variables that the store sets itself, since its statements count on them; a ``db_url``'s are ignored."""
+"""Session variables that the store sets itself because its statements depend on them; a ``db_url``'s are ignored."""

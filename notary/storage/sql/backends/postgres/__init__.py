@@ -1,6 +1,6 @@
 """PostgreSQL.
 
-Text matches exactly as it is. The session's zone is UTC whatever the server's is: the columns have none.
+Text always matches exactly. The session's time zone is always UTC, because the columns hold no zone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 
 CATALOGUE: Final = Catalogue(
     columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()",
-    # One that is not valid is left from a CREATE INDEX CONCURRENTLY that broke off.
+    # An invalid index is left by a CREATE INDEX CONCURRENTLY that broke off.
     indexes=(
         "SELECT t.relname, i.relname, a.attname FROM pg_index AS x "
         "JOIN pg_class AS t ON t.oid = x.indrelid JOIN pg_class AS i ON i.oid = x.indexrelid "
@@ -30,21 +30,21 @@ CATALOGUE: Final = Catalogue(
         "WHERE x.indisvalid AND n.nspname = current_schema() ORDER BY t.relname, i.relname, k.place"
     ),
     transactional=True,
-    # Asked for again and again: who waits inside a statement holds up CREATE INDEX CONCURRENTLY, which waits for all.
+    # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
     lock=Lock(f"SELECT pg_try_advisory_lock({_POSTGRES_LOCK})", f"SELECT pg_advisory_unlock({_POSTGRES_LOCK})"),
     forbidden=lambda error: getattr(error, "sqlstate", None) == "42501",
     rights="CREATE on the schema, and to be the owner of its tables",
 )
 
 _LOST = ("08", "57P", "53300")
-"""How the codes of errors begin that end a connection, or of those that could not be made for want of a server or of
-room in it (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+"""Beginnings of the codes of errors that end a connection or prevent one: no server, or no room in it
+(https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 _CONFLICTS = ("40001", "40P01", "55P03")
 _DUPLICATES = ("23505", "23P01")
 
 _WAITING_CURES = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "remaining conn")
-"""What the server says when it refuses a connection that it may accept later: libpq does not give the code then."""
+"""Texts of a server that refuses a connection now but may accept it later: libpq gives no code then."""
 
 _ADVICE: Mapping[str, str] = MappingProxyType(
     {
@@ -62,12 +62,12 @@ _ADVICE: Mapping[str, str] = MappingProxyType(
 
 
 def _code(error: Exception) -> str:
-    """The code of an error; "" if the server did not give one: then the connection could not be made, or was lost."""
+    """The code of an error, "" if the server gave none because the connection was lost or could not be made."""
     return getattr(error, "sqlstate", None) or ""
 
 
 def _refused(error: Exception) -> bool:
-    """Whether a server answered and did not let us in."""
+    """Whether a server answered and refused the connection."""
     return not _code(error) and "FATAL:" in str(error) and not any(each in str(error) for each in _WAITING_CURES)
 
 
@@ -103,7 +103,7 @@ def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
 
 
 def _prepare(connection: Any, pool: PoolSettings) -> None:
-    # Ours comes second, for a server that does not keep time any more.
+    # Our own time-out is the later one, for a server that fails to apply its own.
     connection.answer_within = pool.query_timeout + 1
     settings = {
         "TimeZone": "UTC",

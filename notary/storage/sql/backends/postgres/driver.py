@@ -1,6 +1,6 @@
-"""psycopg, with a bound on the time that a server may take to answer, and binary results.
+"""psycopg with a limit on the time that a server may take to answer, and with binary results.
 
-libpq waits for ever for a server that holds its connection open and does nothing.
+libpq by itself waits for ever for a server that holds its connection open and does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def _within(seconds: float, waiting: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
-    """The same exchange with the server, ended when it takes too long; psycopg looks in ten times a second."""
+    """Limit an exchange with the server to ``seconds``; psycopg resumes this generator ten times a second."""
     deadline = monotonic() + seconds
     try:
         wanted = next(waiting)
@@ -33,7 +33,7 @@ def _within(seconds: float, waiting: Generator[Any, Any, _T]) -> Generator[Any, 
 
 class _Connection(Connection[Any]):
     answer_within = 60.0
-    """In seconds; the dialect's to set."""
+    """The limit in seconds, which the dialect sets."""
 
     def wait(self, gen: Generator[Any, Any, _T], *arguments: Any, **options: Any) -> _T:
         return super().wait(_within(self.answer_within, gen), *arguments, **options)

@@ -2,7 +2,8 @@
 
 Rules of this module: strings in, keyword arguments out; nothing is connected or resolved. The two forms are those of
 libpq (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING), with the defaults of Go's lib/pq.
-No error shows any text of a ``db_url`` (:mod:`notary.storage.sql.db_url`).
+No error shows text of a ``db_url`` (:mod:`notary.storage.sql.db_url`). libpq parses the part of a URL before its
+parameters; keywords are parsed here, because libpq's errors quote the text and do not tell where it is wrong.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from notary.storage.sql.db_url import check_text, decoded, system_roots, wrong
-
-# -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
 def postgres(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, Any]:
@@ -43,7 +42,7 @@ def postgres(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[st
 
 
 def _postgres_arguments(given: Mapping[str, _Value]) -> dict[str, Any]:
-    """What libpq shall be told, with the settings of the session in its own ``options``."""
+    """Return the parameters for libpq, with settings of the session in libpq's ``options``."""
     keywords = _libpq_keywords()
     arguments: dict[str, Any] = {}
     settings = []
@@ -65,21 +64,21 @@ def _postgres_arguments(given: Mapping[str, _Value]) -> dict[str, Any]:
 
 
 class _Value(NamedTuple):
-    """A value, and where in ``db_url`` its name begins."""
+    """The value of a parameter, and the index in the ``db_url`` where its name begins."""
 
     start: int
     text: str
 
 
 def _libpq_keywords() -> frozenset[str]:
-    """What the libpq that psycopg was built with knows."""
+    """The names of all parameters of the libpq that psycopg uses."""
     from psycopg.pq import Conninfo
 
     return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 def _url_pairs(db_url: str, start: int) -> Iterator[tuple[str, _Value]]:
-    """What a URL says, decoded. libpq takes it apart, up to the ``?`` that ends the path."""
+    """The pairs of a URL, decoded. libpq parses the part before the ``?``, which ends the path."""
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -111,7 +110,7 @@ def _url_pairs(db_url: str, start: int) -> Iterator[tuple[str, _Value]]:
 
 
 _BLANKS: Final = " \t\n\v\f\r"
-"""What libpq takes for white space. To Python there is more of it, which may as well be a part of a password."""
+"""What libpq takes for white space. Python knows more of it, which libpq takes for a part of a value."""
 _KEYWORD: Final = re.compile(rf"([^{_BLANKS}=]+)[{_BLANKS}]*=[{_BLANKS}]*")
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 _BARE: Final = re.compile(rf"((?:[^{_BLANKS}\\]|\\.)*)", re.DOTALL)
@@ -135,7 +134,7 @@ def _keyword_pairs(db_url: str) -> Iterator[tuple[str, _Value]]:
 
 
 class _Rule(NamedTuple):
-    """What the value of a parameter must look like; "" stands for none."""
+    """The pattern that the value of a parameter must match, and its description for messages; "" is no value."""
 
     expected: str
     pattern: str
@@ -145,7 +144,7 @@ _SECONDS: Final = _Rule("a whole number", r"[0-9]{0,9}")
 
 _POSTGRES: Final[Mapping[str, _Rule]] = MappingProxyType(
     {
-        # -- honoured, and checked here because libpq's own message comes with every connection
+        # -- passed on, and checked here because libpq would report an error with every connection
         "connect_timeout": _SECONDS,
         "keepalives_count": _SECONDS,
         "keepalives_idle": _SECONDS,
@@ -156,9 +155,9 @@ _POSTGRES: Final[Mapping[str, _Rule]] = MappingProxyType(
             r"(?:disable|allow|prefer|require|verify-ca|verify-full)?",
         ),
         "tcp_user_timeout": _SECONDS,
-        # -- ours is the only one possible
+        # -- only this value is possible
         "client_encoding": _Rule("UTF8", r"(?i:(?:utf-?8|unicode)?)"),
-        # -- refused, rather than have somebody believe that they are obeyed
+        # -- refused, so that no operator believes that they have an effect
         "krbspn": _Rule("no such parameter: it exists only inside Go programs; use krbsrvname", ""),
         "replication": _Rule("no such parameter: it is for replicas", ""),
         "sslinline": _Rule("no such parameter: name the files of the certificates instead", r"(?:false)?"),
@@ -180,4 +179,4 @@ _POSTGRES_OURS: Final = frozenset(
         "timezone",
     }
 )
-"""What the store or the driver sets itself, or what means something to Go programs only; it is ignored."""
+"""Ignored parameters: set by the store or the driver itself, or of meaning for Go programs only."""

@@ -30,12 +30,14 @@ CATALOGUE: Final = Catalogue(
     rights="the right to write to the SQLite file and its directory",
 )
 
-_PATIENCE = 10.0
-"""Seconds that a SQLite connection waits for another process to let go of the file."""
+_LOCK_WAIT_SECONDS = 10.0
+"""How long a SQLite connection waits for another process that has locked the file."""
 
 _ADVICE: Mapping[int, str] = MappingProxyType(
     {
-        sqlite3.SQLITE_BUSY: f"another process has kept the SQLite file locked for {_PATIENCE:.0f} seconds: stop it",
+        sqlite3.SQLITE_BUSY: (
+            f"another process has kept the SQLite file locked for {_LOCK_WAIT_SECONDS:.0f} seconds: stop it"
+        ),
         sqlite3.SQLITE_CANTOPEN: (
             "the SQLite file cannot be opened: its directory must exist, and the service must be allowed to write to "
             "both"
@@ -61,16 +63,16 @@ def _code(error: Exception) -> int:
 
 
 class _Connection(sqlite3.Connection):
-    """Makes the file if it is not there, for its owner only: SQLite gives its journals the same rights.
+    """A connection that creates a missing file, readable by its owner only; SQLite gives its journals the same rights.
 
-    Without ever opening it: a process that closes any descriptor of a file drops every POSIX lock it holds on it, those
-    of SQLite's other connections included, and the next foreign process to close the database would delete the log that
-    we go on writing to (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    The file is never opened here: a process that closes any descriptor of a file drops all POSIX locks that it holds on
+    the file, those of SQLite's other connections included. Then another process that closes the database would delete
+    the log to which this one still writes (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
 
     def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
-        # Usually it is there. What else is wrong here is wrong for SQLite too, and `explain` knows its errors. SQLite
-        # follows links, mknod does not.
+        # Usually the file exists. SQLite reports any other error too, and `explain` knows its errors. SQLite follows
+        # links, mknod does not.
         with contextlib.suppress(OSError):
             os.mknod(os.path.realpath(database), stat.S_IFREG | 0o600)
         super().__init__(database, *arguments, **options)
@@ -85,18 +87,18 @@ def _arguments(db_url: str, _: PoolSettings) -> Mapping[str, Any]:
         )
     return {
         "database": db_url,
-        "timeout": _PATIENCE,
-        "isolation_level": None,  # transactions begin where pool.py says so
-        "check_same_thread": False,  # the pool gives each thread its own, and one thread closes all when none works
+        "timeout": _LOCK_WAIT_SECONDS,
+        "isolation_level": None,  # database.py begins transactions
+        "check_same_thread": False,  # each thread has its own connection; at the end one thread closes all
         "factory": _Connection,
     }
 
 
 def _prepare(connection: sqlite3.Connection, _: PoolSettings) -> None:
-    # Acknowledged is durable: the log is on the disk before a commit returns.
+    # The log is on the disk before a commit returns.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    # A Go Notary stores keys as text, which need not be UTF-8; this loses nothing.
+    # A Go Notary stores keys as text, which need not be UTF-8; surrogate escapes keep every byte.
     connection.text_factory = _text
 
 
@@ -105,10 +107,10 @@ def _text(data: bytes) -> str:
 
 
 def _embedded(connection: sqlite3.Connection) -> None:
-    """Let readers and the writer work side by side; the file remembers it.
+    """Switch the file to write-ahead logging, so that readers and the writer work at the same time.
 
-    While another process writes in the old way, SQLite fears a deadlock and says "busy" at once, whatever the time-out:
-    the waiting is ours.
+    While another process writes in the old mode, SQLite returns "busy" at once, without regard to its time-out, to
+    avoid a deadlock; so this function waits instead.
     """
     (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + milliseconds / 1000
@@ -142,7 +144,7 @@ SQLITE3 = Dialect(
     member="SELECT * FROM ({0})",
     together=False,
     connections=4,
-    writers=1,  # SQLite has one at a time; waiting in our own line is fair and keeps the threads free for readers
+    writers=1,  # SQLite has one at a time; waiting in our own queue is fair and keeps the threads free for readers
     begin_read=("BEGIN",),
     begin_write=("BEGIN IMMEDIATE",),
     for_update="",
