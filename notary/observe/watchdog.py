@@ -2,14 +2,16 @@
 
 Rules of this module: the loop itself cannot say so, hence a thread that looks whether it turns. While a call into C
 keeps the interpreter to itself (a regular expression, say), no thread of Python runs either. For that case the thread
-winds up ``faulthandler`` each time that it looks; if it is not wound up again, it writes the stacks of all threads to
-standard error, in its own words. So a line of the log tells of the one case, and lines that are none of the other; both
-end with a line that says how long it was. Nothing but functions and places is told.
+sets an alarm (SIGALRM) each time that it looks. If the alarm is not set again in time, it interrupts the thread of the
+loop, which then writes its own stack to standard error, in the words of ``faulthandler``: no other thread may read a
+stack that is in use, which can crash the process. So a line of the log tells of the one case, and lines that are none
+of the other; both end with a line that says how long it was. Nothing but functions and places is told.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import signal
 import sys
 import threading
 import time
@@ -48,6 +50,7 @@ class Watchdog:
         self._told = -1.0  # the value of that of which somebody has been told
         self._turn: IDelayedCall | None = None
         self._watched: int | None = None  # the thread of the loop
+        self._alarmed = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -58,6 +61,12 @@ class Watchdog:
         self._watched = threading.get_ident()
         self._turned = self._monotonic()
         self._wait()
+        try:
+            faulthandler.register(signal.SIGALRM, file=sys.__stderr__ or 2, all_threads=False)
+            self._alarmed = True
+        except (OSError, ValueError, UnsupportedOperation):
+            self._alarmed = False  # standard error is closed: there is nowhere to write to
+        self._set_alarm(self._seconds)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -70,6 +79,9 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._alarmed:
+            self._alarmed = False
+            faulthandler.unregister(signal.SIGALRM)
 
     def _wait(self) -> None:
         self._turn = self._reactor.callLater(self._seconds / _LOOKS, self._note)
@@ -78,9 +90,6 @@ class Watchdog:
         now = self._monotonic()
         held = now - self._turned
         self._turned = now
-        if held >= self._seconds:
-            # Stacks that are being written are written to their end first: a line of the log may not stand among them.
-            faulthandler.cancel_dump_traceback_later()
         if held >= self._seconds and (line := self._repeats.happened("goes on", "")) is not None:
             self._log.error(
                 "the event loop goes on, after {seconds} s{counted}", seconds=round(held, 1), counted=_counted(line)
@@ -89,18 +98,15 @@ class Watchdog:
 
     def _watch(self) -> None:
         try:
-            self._wind_up()
             while not self._stop.wait(self._seconds / _LOOKS):
-                self._wind_up()
+                self._set_alarm(self._seconds)
                 self._look()
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            self._set_alarm(0)
 
-    def _wind_up(self) -> None:
-        try:
-            faulthandler.dump_traceback_later(self._seconds, file=sys.__stderr__ or 2)
-        except (OSError, ValueError, UnsupportedOperation):
-            return  # standard error is closed: there is nowhere to write to
+    def _set_alarm(self, seconds: float) -> None:
+        if self._alarmed:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _look(self) -> None:
         turned = self._turned

@@ -103,7 +103,7 @@ def test_a_call_that_keeps_the_interpreter_is_told_of_while_it_lasts(tmp_path: P
     with running([sys.executable, "-c", PROGRAM, "hold_with_a_regular_expression", str(said)], said) as process:
         until(lambda: "in hold_with_a_regular_expression" in said.read_text(), "the stacks")
         assert process.poll() is None
-    assert "Timeout (" in said.read_text()
+    assert "Stack (most recent call first)" in said.read_text()
 
 
 @pytest.mark.parametrize("how", ["console", "twistd"])
