@@ -69,7 +69,7 @@ def read(files: Files, timestamp: bytes, now: datetime | None = None) -> dict[st
                 continue
             assert role not in served, f"{role} is delegated to twice"
             data = _fetch(files, role, listed)
-            for key_id in child["keyids"]:
+            for key_id in child.get("keyids") or []:
                 _check_certificate(role, keys[key_id])
             if _fault(role, data, keys, child, now) is None:
                 served[role] = data
@@ -108,7 +108,7 @@ def _fault(
     payload = _signed_bytes(file["signed"])
     good = set()
     for one in file["signatures"]:
-        if one["keyid"] in named["keyids"]:
+        if one["keyid"] in (named.get("keyids") or []):
             key = _as_certified(keys[one["keyid"]]) if role == "root" else keys[one["keyid"]]
             own = Key(key["keytype"], base64.b64decode(key["keyval"]["public"])).key_id
             assert own == one["keyid"], f"{role}: key id {one['keyid']} is that of another key"
