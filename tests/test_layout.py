@@ -260,3 +260,41 @@ def test_sections_that_the_code_refers_to_exist() -> None:
     found = {number for path in ALL for number in reference.findall(read(path))}
     assert found
     assert found <= set(headings)
+
+
+def test_the_table_of_modules_is_the_tree() -> None:
+    """Each row of docs/architecture.md names a path, then files beside it; a package of words alone needs no row."""
+    table = read(ROOT / "docs/architecture.md").partition("| module | what it is |")[2].partition("\n## ")[0]
+    named = set()
+    for row in re.findall(r"^\| (`(?:notary|twisted)/.+?) \|", table, re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", row)
+        named |= {first, *(str(Path(first).with_name(other)) for other in others)}
+    tree = {name_of(path) for path in OURS if len(ast.parse(read(path)).body) > 1}
+    assert named - tree - {"notary/proto/__init__.py"} == set(), "rows of what is not there"
+    assert tree - named == {"notary/__init__.py", "notary/net/grpc/__init__.py"}, "modules without a row"
+
+
+def test_no_import_leads_in_a_circle() -> None:
+    """Imports for types alone count too: a circle is a circle to a reader. One is left, and no other may come."""
+    modules = {module_name(path): path for path in OURS}
+    leads_to: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        leads_to[module] = set()
+        for name, _ in imports(read(path)):
+            owner = name
+            while owner not in modules and "." in owner:
+                owner = owner.rpartition(".")[0]
+            if owner in modules and owner not in {module, "notary"}:
+                leads_to[module].add(owner)
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for each in leads_to[waiting.pop()] - found:
+                found.add(each)
+                waiting.append(each)
+        return found
+
+    circles = {module for module in modules if module in reached(module)}
+    assert circles == {f"notary.net.http.{name}" for name in ("connection", "request", "site")}
