@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from twisted.python.failure import Failure
 from notary.net.listen import adopt, listen
 from notary.net.tcp import ReadListener
 from notary.net.tls.contexts import ClientOptions, client_options, server_options
-from tests.support.certs import Authority
+from notary.net.tls.transport import SecureServer
+from tests.support.certs import Authority, Leaf
 from tests.support.tlsclient import connected
 
 
@@ -212,3 +214,35 @@ async def test_what_is_written_before_the_handshake_is_done_goes_out_after_it(wo
     await maybeDeferred(port.stopListening)
     assert client.received == b"early bird"
     assert type(reason) is ConnectionDone
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_read_our_half_of_the_handshake_is_not_read_either(tmp_path: Path) -> None:
+    """What it sends meanwhile would have the reactor ask again and again."""
+    root = Authority.root("root")
+    leaf, ca = root.leaf("localhost"), root.write(tmp_path, "root")
+    long = Leaf(leaf.key, (*leaf.chain, *(root.leaf(f"more-{n}").chain[0] for n in range(100))))
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        port = adopt(reactor, listening, Factory.forProtocol(Protocol), server_options(*long.write(tmp_path, "long")))
+        client.connect(listening.getsockname())
+        client.setblocking(False)
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.load_verify_locations(str(ca))
+        tls = SSL.Connection(context)
+        tls.set_connect_state()
+        with pytest.raises(SSL.WantReadError):
+            tls.do_handshake()
+        client.sendall(tls.bio_read(1 << 16) + b"more")
+        while not (waiting := [each for each in reactor.getWriters() if isinstance(each, SecureServer)]):
+            await deferLater(reactor, 0)
+        assert waiting[0] not in reactor.getReaders()
+        heard = 0
+        while waiting[0] not in reactor.getReaders():
+            with contextlib.suppress(BlockingIOError):
+                heard += len(client.recv(1 << 16))
+            await deferLater(reactor, 0)
+        assert heard > 0
+        waiting[0].abortConnection()
+        await maybeDeferred(port.stopListening)
