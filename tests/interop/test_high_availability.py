@@ -32,7 +32,7 @@ PAGE = Path(__file__).parents[2] / "docs/high-availability.md"
 HAPROXY = "/usr/sbin/haproxy"
 GUN = "example.com/team/app"
 WAIT_SECONDS = 30.0
-RUNNING = "2"
+RUNNING, PASSED = "2", "3"
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Cluster:
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def await_running(self, *names: str) -> None:
-        """Wait until HAProxy finds these well."""
+        """Wait until HAProxy finds these well, by a check: before the first one it takes every server for well."""
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             lines = [
@@ -70,8 +70,8 @@ class Cluster:
                 for each in ("servers", "signers")
                 for line in self.tell(f"show servers state {each}").splitlines()
             ]
-            states = {words[3]: words[5] for words in lines if len(words) > 5}
-            if all(states.get(name) == RUNNING for name in names):
+            states = {words[3]: (words[5], words[11]) for words in lines if len(words) > 11}
+            if all(states.get(name) == (RUNNING, PASSED) for name in names):
                 return
             assert time.monotonic() < deadline, f"{names} do not come back: {states}\n{self.balancer.output()}"
             time.sleep(0.05)
