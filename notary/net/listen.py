@@ -15,23 +15,47 @@ from typing import Any, Final, cast
 from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IProtocolFactory,
-)
+from twisted.internet.interfaces import IAddress, IListeningPort, ILoggingContext, IProtocolFactory
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import Port, Server
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from notary.net.address import host_and_port
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
 from notary.net.tls.contexts import ServerOptions, is_address
 from notary.net.tls.refusals import OnRefused
 from notary.net.tls.transport import SecureServer, SecureUnixServer
 
+_log = Logger()
+
 _BACKLOG: Final = 1024
 _ACCEPTS_A_TURN: Final = 16  # connections that a port which stops accepts in a turn of the reactor
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+@implementer(IProtocolFactory, ILoggingContext)
+class _Contained:
+    """A factory whose faults end the one connection that was to have a protocol: Twisted would leave it open."""
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self.doStart = factory.doStart
+        self.doStop = factory.doStop
+
+    def buildProtocol(self, addr: IAddress) -> Any:
+        """Return the protocol of a new connection, None to close it."""
+        try:
+            return self._factory.buildProtocol(addr)
+        except Exception:  # noqa: BLE001 - the last line of defence
+            _log.failure("a connection of {peer} cannot be served and is ended", peer=host_and_port(addr))
+            return None
+
+    def logPrefix(self) -> str:
+        """Return the name of the factory."""
+        return type(self._factory).__name__
 
 
 class _AcceptsAll(Port):
@@ -114,10 +138,10 @@ def adopt(
     # As reactor.adoptStreamPort does, which makes ports of the stock kinds only.
     port: Any
     if family == socket.AF_UNIX:
-        port = _UnixPort._fromListeningDescriptor(reactor, number, factory)  # noqa: SLF001
+        port = _UnixPort._fromListeningDescriptor(reactor, number, _Contained(factory))  # noqa: SLF001
         port.transport = _transport(PlainUnixServer, SecureUnixServer, tls, on_refused)
     else:
-        port = _Port._fromListeningDescriptor(reactor, number, family, factory)  # noqa: SLF001
+        port = _Port._fromListeningDescriptor(reactor, number, family, _Contained(factory))  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     no_delay(listening)
     listening.setblocking(False)  # of several that share it and are told of a connection, one gets it
@@ -153,7 +177,7 @@ def _bind(
             raise TypeError("TLS is there for the reactors of POSIX only")
         listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
         return listening
-    bound: Any = _Port(port, factory, _BACKLOG, interface, reactor)
+    bound: Any = _Port(port, _Contained(factory), _BACKLOG, interface, reactor)
     bound.transport = transport
     bound.startListening()
     return cast("IListeningPort", bound)

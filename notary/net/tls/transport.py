@@ -369,7 +369,10 @@ class SecureServer(PlainServer):
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
         if failed is not None and self._on_refused is not None:
-            self._on_refused(peer, failed.why, str(failed))
+            try:
+                self._on_refused(peer, failed.why, str(failed))
+            except Exception:  # noqa: BLE001 - the last line of defence
+                self._broken()
 
 
 # OpenSSL says of each message only which connection it came on. (pyOpenSSL would make a function for each connection.)
