@@ -13,9 +13,8 @@ from typing import Any, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from notary import config
 from notary.admin.output import Output
-from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage
+from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_config
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
@@ -115,4 +114,4 @@ def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerCo
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror}); expected a configuration file") from None
     except ValueError:
         raise ConfigError(f"{str(path)!r} is not UTF-8; expected a configuration file") from None
-    return config.load(text, environ, path.absolute().parent)
+    return load_config(text, environ, path.absolute().parent)

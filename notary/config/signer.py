@@ -1,0 +1,119 @@
+"""The configuration of ``notary-signer``: ``(text, environ, directory) -> SignerConfig``; and its passphrases.
+
+Rules of this module: pure, but for the files of secrets (:mod:`notary.config.secrets`).
+"""
+
+# ruff: noqa: RUF009 - a field made by key() is what dataclasses.field() would be, only with the table's row in it
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from notary.config import secrets
+from notary.config.secrets import SUFFIX
+from notary.config.sections import (
+    DEBUG_DOC,
+    Logging,
+    Manhole,
+    Reporting,
+    SignerLimits,
+    SignerServer,
+    SignerStorage,
+    check_workers,
+)
+from notary.config.table import Reader, key, shown, variable_part
+from notary.config.values import DEBUG, Address, Secret
+from notary.errors import ConfigError
+
+SIGNER_PREFIX: Final = "NOTARY_SIGNER_"
+"""The beginning of the names of the signer's variables."""
+
+_DEFAULT_ALIAS: Final = "DEFAULT_ALIAS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerConfig:
+    """The configuration of ``notary-signer``; ``passphrases`` are keyed by the variable name after the prefix."""
+
+    server: SignerServer
+    storage: SignerStorage
+    logging: Logging = field(default_factory=Logging)
+    reporting: Reporting = field(default_factory=Reporting)
+    limits: SignerLimits = field(default_factory=SignerLimits)
+    debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)
+    manhole: Manhole = field(default_factory=Manhole)
+    passphrases: Mapping[str, Secret] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def passphrase(self, alias: str) -> Secret | None:
+        """Return the passphrase of an alias, or None if the environment does not give it. Letter case is ignored."""
+        return self.passphrases.get(variable_part(alias))
+
+
+def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) -> SignerConfig:
+    """Read the configuration of the signer.
+
+    Every variable ``NOTARY_SIGNER_*`` that names no key is the passphrase of the alias that it names; with ``_FILE``
+    behind the alias, it names the file that holds it. A database needs the passphrase of its default alias from the
+    start, lest the first key creation be the one to find out.
+
+    Args:
+        text: The configuration file, JSON.
+        environ: The environment, for ``NOTARY_SIGNER_*``.
+        directory: The directory of the configuration file, where relative paths begin.
+
+    Raises:
+        ConfigError: A value is missing or cannot be used.
+    """
+    reader = Reader(SignerConfig, text, environ, SIGNER_PREFIX, Path(directory))
+    reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
+    reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
+    passphrases = _passphrases(reader.other_variables, Path(directory))
+    weak = [_weakness(alias) for alias, passphrase in passphrases.items() if _is_weak(passphrase)]
+    warnings = (*reader.warnings, *weak)
+    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=warnings)
+    check_workers(config.server.workers, config.storage, config.manhole)
+    alias = config.storage.default_alias
+    if config.storage.kind.persistent and config.passphrase(alias) is None:
+        raise ConfigError(
+            f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
+            f"expected the passphrase of storage.default_alias {shown(alias)}, "
+            f"or its file in {SIGNER_PREFIX}{variable_part(alias)}{SUFFIX.upper()}"
+        )
+    return dataclasses.replace(config, storage=config.storage.resolved(Path(directory)))
+
+
+def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Secret]:
+    """The passphrases of all aliases, by the variable name after the prefix. Raises ConfigError."""
+    found: dict[str, Secret] = {}
+    for name, value in variables.items():
+        plain = name.removesuffix(SUFFIX.upper())
+        alias = plain.removeprefix(SIGNER_PREFIX)
+        if alias == _DEFAULT_ALIAS:
+            continue
+        if plain != name and plain in variables:
+            raise ConfigError(f"{plain}, {name}: both are given; expected the passphrase, or the file that holds it")
+        found[alias] = Secret(value if plain == name else secrets.read(name, directory / value))
+    return found
+
+
+_LEAST_PASSPHRASE_BYTES = 16
+
+
+def _is_weak(passphrase: str) -> bool:
+    """Whether a passphrase can be guessed by a holder of a copy of the wrapped keys."""
+    size = len(passphrase.encode("utf-8", "surrogateescape"))
+    return 0 < size < _LEAST_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
+
+
+def _weakness(alias: str) -> str:
+    return (
+        f"{SIGNER_PREFIX}{alias}: this passphrase is weak (fewer than {_LEAST_PASSPHRASE_BYTES} bytes, or one "
+        "character repeated): it can be guessed from a copy of the database; make a random one "
+        "(openssl rand -base64 32) under another alias, and move the keys to it (notary-admin keys reencrypt)"
+    )
