@@ -264,13 +264,6 @@ class Reader:
             return self._directory / value
         return Secret(value) if key.secret else value
 
-    def _in_file(self, given: _Given) -> str:
-        try:
-            path = FILE.convert(given.value)
-        except ValueError:
-            raise ConfigError(f"{given.name}: the value (not shown) is no path; expected {FILE.expected}") from None
-        return secrets.read(given.name, self._directory / path)
-
     def _build(self, config: type, prefix: str, **others: Any) -> Any:
         types = get_type_hints(config)
         values = dict(others)
