@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from notary.config import SERVER_PREFIX, SIGNER_PREFIX, ServerConfig, SignerConfig
-from notary.config.secrets import SUFFIX
+from notary.config.secrets import FILE_SUFFIX
 from notary.config.table import Key, keys
 
 _INTRODUCTION = """\
@@ -49,7 +48,7 @@ a credential of systemd, a secret of Docker. SIGHUP reads these files again.
 """
 
 
-def _condition(key: Key, default: Any) -> str:
+def _condition(key: Key, default: object) -> str:
     """Write the column "Default": a value, or when the key is required."""
     condition = "" if key.when is None else f"if `{key.when[0]}` is {' or '.join(f'`{each}`' for each in key.when[1])}"
     if key.required:
@@ -62,7 +61,7 @@ def _tables(config: type, prefix: str) -> str:
     rows = ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
     for path, key, default in keys(config):
         needs = "".join(f" Needs `{each}`." for each in key.needs)
-        secret = f" A secret; `{path}{SUFFIX}` may name a file that holds it." if key.secret else ""
+        secret = f" A secret; `{path}{FILE_SUFFIX}` may name a file that holds it." if key.kind.secret else ""
         rows.append(f"| `{path}` | {key.kind.expected} | {_condition(key, default)} | {key.doc}{needs}{secret} |")
     return f"\nVariables begin with `{prefix}`.\n\n" + "\n".join(rows) + "\n"
 

@@ -28,15 +28,16 @@ from notary.config.values import (
     BYTES_OR_NONE,
     CERTIFICATE_FILE,
     COUNT,
+    COUNT_OR_NONE,
     FILE,
     GUN_PREFIXES,
     HOST,
     LEVEL,
     MAX_AGE,
     NAMES,
-    NUMBER_OR_NONE,
     PORT,
     SECONDS,
+    SECRET,
     TEXT,
     WORKERS,
     Address,
@@ -67,7 +68,7 @@ class Logging:
 class Bugsnag:
     """The section ``reporting.bugsnag``; ``api_key`` is "" if errors are reported to nobody."""
 
-    api_key: Secret = key(TEXT, "The API key of the Bugsnag project.", default=Secret(), secret=True)
+    api_key: Secret = key(SECRET, "The API key of the Bugsnag project.", default=Secret())
     release_stage: str = key(
         TEXT, "The release stage that reports carry.", default="", needs=("reporting.bugsnag.api_key",)
     )
@@ -84,22 +85,20 @@ class Reporting:
 
 
 def _workers() -> int:
-    workers: int = key(
+    return key(
         WORKERS,
         "How many processes serve; `auto` means one for each processor that the daemon may use. With more than one, a "
         "parent holds the sockets and looks after them, and data must be in a database.",
         default=1,
     )
-    return workers
 
 
 def _drain_timeout(default: float) -> float:
-    timeout: float = key(
+    return key(
         SECONDS,
         "Seconds that a stopping daemon gives to the answers that it owes; then it cuts the connections.",
         default=default,
     )
-    return timeout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +184,7 @@ class Storage:
     """The section ``storage`` of the server. A relative SQLite path in ``db_url`` has been made absolute."""
 
     backend: str = key(_BACKEND, _BACKEND_DOC)
-    db_url: Secret = key(TEXT, _DB_URL_DOC, default=Secret(), required=True, when=_SQL, secret=True)
+    db_url: Secret = key(SECRET, _DB_URL_DOC, default=Secret(), required=True, when=_SQL)
     connections: int = key(
         COUNT,
         "How many connections to the database are open at most; whatever is more waits for one to be free. All "
@@ -338,7 +337,7 @@ class Limits:
     )
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
     pending_keys_per_hour: int = key(
-        NUMBER_OR_NONE,
+        COUNT_OR_NONE,
         "How many new keys one user, or one address where there are no users, may ask for in an hour; beyond it 429. 0 "
         "means any number. Each worker counts for itself.",
         default=10_000,
@@ -422,7 +421,7 @@ class SignerLimits:
     """The section ``limits`` of the signer."""
 
     pending_keys_per_hour: int = key(
-        NUMBER_OR_NONE,
+        COUNT_OR_NONE,
         "How many keys are made in an hour, for all clients together; beyond it RESOURCE_EXHAUSTED. 0 means any "
         "number. Each worker counts for itself.",
         default=50_000,

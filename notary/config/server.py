@@ -65,8 +65,8 @@ def load_server(text: str, environ: Mapping[str, str], directory: str | Path) ->
         ConfigError: A value is missing or cannot be used.
     """
     reader = Reader(ServerConfig, text, environ, SERVER_PREFIX, Path(directory))
-    reader.warn_of_variables("ignored")
-    config = reader.read(ServerConfig, warnings=tuple(reader.warnings))
+    reader.warn_of_unknown_variables("ignored")
+    config = reader.read(warnings=tuple(reader.warnings))
     check_workers(config.server.workers, config.storage, config.manhole)
     if config.server.workers != 1 and config.trust_service.type == "local":
         raise ConfigError(

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from notary.config import secrets
-from notary.config.secrets import SUFFIX
+from notary.config.secrets import FILE_SUFFIX
 from notary.config.sections import (
     DEBUG_DOC,
     Logging,
@@ -71,19 +71,19 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
         ConfigError: A value is missing or cannot be used.
     """
     reader = Reader(SignerConfig, text, environ, SIGNER_PREFIX, Path(directory))
-    reader.warn_of_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
-    reader.stand_in("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
-    passphrases = _passphrases(reader.other_variables, Path(directory))
+    reader.warn_of_unknown_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
+    reader.fall_back("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
+    passphrases = _passphrases(reader.unknown_variables, Path(directory))
     weak = [_weakness(alias) for alias, passphrase in passphrases.items() if _is_weak(passphrase)]
     warnings = (*reader.warnings, *weak)
-    config = reader.read(SignerConfig, passphrases=MappingProxyType(passphrases), warnings=warnings)
+    config = reader.read(passphrases=MappingProxyType(passphrases), warnings=warnings)
     check_workers(config.server.workers, config.storage, config.manhole)
     alias = config.storage.default_alias
     if config.storage.kind.persistent and config.passphrase(alias) is None:
         raise ConfigError(
             f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
             f"expected the passphrase of storage.default_alias {shown(alias)}, "
-            f"or its file in {SIGNER_PREFIX}{variable_part(alias)}{SUFFIX.upper()}"
+            f"or its file in {SIGNER_PREFIX}{variable_part(alias)}{FILE_SUFFIX.upper()}"
         )
     return dataclasses.replace(config, storage=config.storage.resolved(Path(directory)))
 
@@ -92,7 +92,7 @@ def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Sec
     """The passphrases of all aliases, by the variable name after the prefix. Raises ConfigError."""
     found: dict[str, Secret] = {}
     for name, value in variables.items():
-        plain = name.removesuffix(SUFFIX.upper())
+        plain = name.removesuffix(FILE_SUFFIX.upper())
         alias = plain.removeprefix(SIGNER_PREFIX)
         if alias == _DEFAULT_ALIAS:
             continue
@@ -102,18 +102,18 @@ def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Sec
     return found
 
 
-_LEAST_PASSPHRASE_BYTES = 16
+_MIN_PASSPHRASE_BYTES = 16
 
 
 def _is_weak(passphrase: str) -> bool:
     """Whether a passphrase can be guessed by a holder of a copy of the wrapped keys."""
     size = len(passphrase.encode("utf-8", "surrogateescape"))
-    return 0 < size < _LEAST_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
+    return 0 < size < _MIN_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
 
 
 def _weakness(alias: str) -> str:
     return (
-        f"{SIGNER_PREFIX}{alias}: this passphrase is weak (fewer than {_LEAST_PASSPHRASE_BYTES} bytes, or one "
+        f"{SIGNER_PREFIX}{alias}: this passphrase is weak (fewer than {_MIN_PASSPHRASE_BYTES} bytes, or one "
         "character repeated): it can be guessed from a copy of the database; make a random one "
         "(openssl rand -base64 32) under another alias, and move the keys to it (notary-admin keys reencrypt)"
     )

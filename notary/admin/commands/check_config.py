@@ -32,7 +32,7 @@ async def check_config(session: Session) -> int:
     with out.table("Key", "Value") as add:
         add(["(daemon)", daemon], {"key": "(daemon)", "value": daemon})
         for path, key, value in settings(config):
-            text = _setting(value, secret=key.secret)
+            text = _setting(value, secret=key.kind.secret)
             add([path, text], {"key": path, "value": text})
     checks = [*_files(session, config), await _database(session, config)]
     sound = True
