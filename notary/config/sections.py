@@ -58,22 +58,25 @@ class Logging:
 
     level: str = key(
         LEVEL,
-        "The least severe level that is logged; letter case does not matter, `warn` means `warning`, `trace` means "
-        "`debug`. SIGUSR1 makes a running daemon one step more verbose, SIGUSR2 one step less.",
+        "The least severe level that is logged. Letter case does not matter; `warn` means `warning`, and `trace` means "
+        "`debug`. SIGUSR1 makes a running daemon one level more verbose, SIGUSR2 one level less.",
         default="error",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bugsnag:
-    """The section ``reporting.bugsnag``; ``api_key`` is "" if errors are reported to nobody."""
+    """The section ``reporting.bugsnag``; nothing is reported if ``api_key`` is ""."""
 
     api_key: Secret = key(SECRET, "The API key of the Bugsnag project.", default=Secret())
     release_stage: str = key(
-        TEXT, "The release stage that reports carry.", default="", needs=("reporting.bugsnag.api_key",)
+        TEXT, "The release stage in each report.", default="", needs=("reporting.bugsnag.api_key",)
     )
     endpoint: str = key(
-        TEXT, "The URL to report to, where it is not Bugsnag's own.", default="", needs=("reporting.bugsnag.api_key",)
+        TEXT,
+        "The URL that reports are sent to, if it is not Bugsnag's own.",
+        default="",
+        needs=("reporting.bugsnag.api_key",),
     )
 
 
@@ -87,8 +90,8 @@ class Reporting:
 def _workers() -> int:
     return key(
         WORKERS,
-        "How many processes serve; `auto` means one for each processor that the daemon may use. With more than one, a "
-        "parent holds the sockets and looks after them, and data must be in a database.",
+        "The number of worker processes; `auto` means one for each processor that the daemon may use. With more than "
+        "one, a parent process holds the sockets and restarts workers, and data must be in a database.",
         default=1,
     )
 
@@ -96,31 +99,34 @@ def _workers() -> int:
 def _drain_timeout(default: float) -> float:
     return key(
         SECONDS,
-        "Seconds that a stopping daemon gives to the answers that it owes; then it cuts the connections.",
+        "Seconds that a stopping daemon waits for requests to be answered before it closes their connections.",
         default=default,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The section ``server`` of the server: plain HTTP if ``tls_cert_file`` is None."""
+    """The section ``server`` of the server; without ``tls_cert_file`` it serves plain HTTP."""
 
-    http_addr: Address = key(ADDRESS, "Where to listen for HTTP or HTTPS. `:4443` means port 4443 of every interface.")
+    http_addr: Address = key(
+        ADDRESS, "The address to listen on for HTTP or HTTPS. `:4443` means port 4443 of every interface."
+    )
     tls_cert_file: Path | None = key(
         CERTIFICATE_FILE,
-        "The certificate for HTTPS: the leaf, then the intermediates, as PEM. Both files, or neither for plain HTTP.",
+        "The certificate for HTTPS: the leaf, then the intermediates, as PEM. Without it, the server speaks plain "
+        "HTTP.",
         default=None,
         needs=("server.tls_key_file",),
     )
     tls_key_file: Path | None = key(
         FILE,
-        "The private key for HTTPS, as PEM. Both files, or neither for plain HTTP.",
+        "The private key of `tls_cert_file`, as PEM.",
         default=None,
         needs=("server.tls_cert_file",),
     )
     client_ca_file: Path | None = key(
         CERTIFICATE_FILE,
-        "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
+        "Certificates as PEM. If given, every client must present a certificate that is, or chains to, one of these.",
         default=None,
         needs=("server.tls_cert_file",),
     )
@@ -130,40 +136,44 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustService:
-    """The section ``trust_service``; a local one ignores everything but ``type``."""
+    """The section ``trust_service``; if ``type`` is "local", the other keys are ignored."""
 
     type: str = key(
         one_of("local", "remote"),
-        "Who holds the timestamp and snapshot keys: `remote` is a Notary signer; `local` keeps Ed25519 keys in this "
-        "process's memory until it ends, which is for trying things out.",
+        "The holder of the timestamp and snapshot keys: `remote` is a Notary signer; `local` keeps Ed25519 keys in the "
+        "memory of the server's process until it ends, which is for trials only.",
     )
     hostname: str = key(
-        HOST, "The host of the signer; its certificate must carry this name.", default="", required=True, when=_REMOTE
+        HOST,
+        "The host of the signer; the signer's certificate must have this name.",
+        default="",
+        required=True,
+        when=_REMOTE,
     )
     port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
     key_algorithm: str = key(
         one_of("ecdsa", "rsa", "ed25519"),
-        "The algorithm of the keys that the signer makes.",
+        "The algorithm of the keys that the signer creates.",
         default="ed25519",
         required=True,
         when=_REMOTE,
     )
     tls_ca_file: Path | None = key(
         CERTIFICATE_FILE,
-        "Certificates as PEM that the signer's certificate must chain to; by default those of the system.",
+        "Certificates as PEM. The signer's certificate must chain to one of these; by default, to one of the system.",
         default=None,
         when=_REMOTE,
     )
     tls_client_cert: Path | None = key(
         CERTIFICATE_FILE,
-        "The certificate to show to the signer. Both files or neither.",
+        "The certificate to present to the signer, as PEM.",
         default=None,
         when=_REMOTE,
         needs=("trust_service.tls_client_key",),
     )
     tls_client_key: Path | None = key(
         FILE,
-        "The private key of `tls_client_cert`. Both files or neither.",
+        "The private key of `tls_client_cert`, as PEM.",
         default=None,
         when=_REMOTE,
         needs=("trust_service.tls_client_cert",),
@@ -171,44 +181,44 @@ class TrustService:
 
 
 _BACKEND = one_of(*BACKENDS)
-_BACKEND_DOC = "Where data lives; `memory` forgets it when the process ends."
+_BACKEND_DOC = "Where data is kept; with `memory`, data is lost when the process ends."
 _DB_URL_DOC = (
-    "Which database: a DSN of go-sql-driver (`user:password@tcp(host:3306)/database?parseTime=true`) for mysql, a "
-    "`postgres://` URL for postgres, the path of a file for sqlite3 (relative to the directory of the configuration "
-    "file)."
+    "The database: for mysql a DSN of go-sql-driver (`user:password@tcp(host:3306)/database?parseTime=true`), for "
+    "postgres a `postgres://` URL, for sqlite3 the path of a file, relative to the directory of the configuration "
+    "file."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """The section ``storage`` of the server. A relative SQLite path in ``db_url`` has been made absolute."""
+    """The section ``storage`` of the server. The path of an SQLite file in ``db_url`` is absolute."""
 
     backend: str = key(_BACKEND, _BACKEND_DOC)
     db_url: Secret = key(SECRET, _DB_URL_DOC, default=Secret(), required=True, when=_SQL)
     connections: int = key(
         COUNT,
-        "How many connections to the database are open at most; whatever is more waits for one to be free. All "
-        "instances together must stay below what the database allows.",
+        "The largest number of open connections to the database; further calls wait in a queue. Each worker has as "
+        "many. All of them together must stay below the limit of the database.",
         default=10,
         when=_REMOTE_SQL,
     )
     connect_timeout: float = key(
         SECONDS,
-        "Seconds that a new connection to the database may take, rounded up to whole ones.",
+        "Seconds that a new connection to the database may take, rounded up to a whole number.",
         default=5.0,
         when=_REMOTE_SQL,
     )
     query_timeout: float = key(
         SECONDS,
-        "Seconds that the database may take for one statement, and that a request waits for a free connection; "
-        "beyond it the request fails.",
+        "Seconds that one statement may take, and that a request waits for a free connection; after that, the request "
+        "fails.",
         default=10.0,
         when=_REMOTE_SQL,
     )
 
     @property
     def kind(self) -> Backend:
-        """What is known of the backend."""
+        """The row of the backend in the table of backends."""
         return BACKENDS[self.backend]
 
     def resolved(self, directory: Path) -> Self:
@@ -224,14 +234,14 @@ class TokenOptions:
 
     realm: str = key(
         TEXT,
-        "The URL where clients get their token; it goes into the challenge.",
+        "The URL where clients get a token; the challenge to clients contains it.",
         default="",
         required=True,
         when=_TOKEN,
     )
     service: str = key(
         TEXT,
-        "The name of this service; tokens must have it as their audience.",
+        "The name of this service; tokens must have this name as their audience.",
         default="",
         required=True,
         when=_TOKEN,
@@ -239,14 +249,14 @@ class TokenOptions:
     issuer: str = key(TEXT, "The issuer that tokens must have.", default="", required=True, when=_TOKEN)
     rootcertbundle: Path | None = key(
         CERTIFICATE_FILE,
-        "Certificates as PEM: a token must be signed by one of them or by a chain that leads to one.",
+        "Certificates as PEM: a token must be signed by one of these, or by a certificate that chains to one of these.",
         default=None,
         required=True,
         when=_TOKEN,
     )
     autoredirect: bool = key(
         BOOLEAN,
-        "Send clients to `https://<the host they asked>/auth/token` instead of `realm`.",
+        "Use `https://<host of the request>/auth/token` in place of `realm`.",
         default=False,
         when=_TOKEN,
     )
@@ -254,11 +264,12 @@ class TokenOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auth:
-    """The section ``auth``; ``type`` is "" (everybody may do everything) or "token"."""
+    """The section ``auth``; ``type`` is "token", or "" for no authentication: every client may do everything."""
 
     type: str = key(
         one_of("token")._replace(expected='"token", or "" for no authentication'),
-        "Who may read and write: `token` is the bearer scheme of the Docker registry; without it, everybody.",
+        "How clients authenticate: `token` is the bearer scheme of the Docker registry. Without it, every client may "
+        "read and write.",
         default="",
     )
     options: TokenOptions = field(default_factory=TokenOptions)
@@ -266,14 +277,14 @@ class Auth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxAge:
-    """The section ``caching.max_age``: ``max-age`` of answers in seconds; 0 turns caching by clients off."""
+    """The section ``caching.max_age``: the ``max-age`` of answers in seconds; 0 turns caching by clients off."""
 
     current_metadata: int = key(
-        MAX_AGE, "Seconds that clients may cache the current metadata of a role; 0 means not at all.", default=300
+        MAX_AGE, "Seconds that clients may cache the current metadata of a role; 0 turns caching off.", default=300
     )
     consistent_metadata: int = key(
         MAX_AGE,
-        "Seconds that clients may cache metadata that was asked for by checksum or version; 0 means not at all.",
+        "Seconds that clients may cache metadata requested by checksum or by version; 0 turns caching off.",
         default=2_592_000,
     )
 
@@ -285,8 +296,8 @@ class Caching:
     max_age: MaxAge = field(default_factory=MaxAge)
     memory_bytes: int = key(
         BYTES_OR_NONE,
-        "How much metadata a server keeps in memory, in bytes; 0 means none. Whatever is kept, every read is as fresh "
-        "as the database. The memory backend does not need it.",
+        "Bytes of metadata that a process caches in memory; 0 turns the cache off. A read returns what the database "
+        "has at that moment, with and without the cache. The memory backend has no cache.",
         default=64 << 20,
     )
 
@@ -297,7 +308,7 @@ class Repositories:
 
     gun_prefixes: tuple[str, ...] = key(
         GUN_PREFIXES,
-        "If given, only GUNs that begin with one of these are held. In the environment: separated by spaces.",
+        "If given, the server holds only GUNs that begin with one of these. In the environment: separated by spaces.",
         default=(),
     )
 
@@ -306,73 +317,73 @@ class Repositories:
 class Limits:
     """The section ``limits``: sizes in bytes, times in seconds."""
 
-    upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; beyond it 413.", default=100 << 20)
+    upload_bytes: int = key(BYTES, "The largest body of a request, in bytes; a larger one gets 413.", default=100 << 20)
     answer_bytes: int = key(
         BYTES,
-        "Bytes of large answers that clients have not taken yet, all together, a file that goes to several of them "
-        "counted once; beyond it 503. One answer always has room.",
+        "The most bytes of large answers that clients have not read yet, in total; a file that several clients read "
+        "counts once. Beyond it, requests get 503. A single answer is always allowed.",
         default=256 << 20,
     )
     header_bytes: int = key(
-        BYTES, "The largest headers of a request, all together, in bytes; beyond it 431.", default=64 << 10
+        BYTES, "The largest size of all headers of a request, in bytes; larger ones get 431.", default=64 << 10
     )
     header_timeout: float = key(
         SECONDS, "Seconds from the first byte of a request to the end of its headers.", default=15.0
     )
-    body_timeout: float = key(SECONDS, "Seconds that a request's body may stand still.", default=30.0)
+    body_timeout: float = key(SECONDS, "Seconds that may pass without a byte of a request's body.", default=30.0)
     body_rate: int = key(
-        BYTES, "Bytes a second that a request's body must bring in the long run; slower ones get 408.", default=1024
+        BYTES, "The slowest average rate of a request's body, in bytes a second; a slower one gets 408.", default=1024
     )
     bodies_bytes: int = key(
         BYTES,
-        "How much a process holds of the bodies of all requests together, in bytes, until they are answered; beyond it "
-        "503. One body of the largest size always has room.",
+        "The most bytes that a process holds of the bodies of all unanswered requests; beyond it, requests get 503. A "
+        "single body of the largest size is always allowed.",
         default=400 << 20,
     )
     peer_bodies_bytes: int = key(
         BYTES,
-        "The same for one client: the subject of its token, else its address (of IPv6 the /64), which is that of the "
-        "proxy if there is one. Never less than `limits.upload_bytes`.",
+        "The same for one client. The subject of its token identifies a client; without a token its address does (of "
+        "IPv6 the /64), or that of the proxy. At least `limits.upload_bytes`.",
         default=100 << 20,
     )
     idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
     pending_keys_per_hour: int = key(
         COUNT_OR_NONE,
-        "How many new keys one user, or one address where there are no users, may ask for in an hour; beyond it 429. 0 "
-        "means any number. Each worker counts for itself.",
+        "The most new keys that one user (without authentication: one address) may request in an hour; beyond it, "
+        "requests get 429. 0 means no limit. Each worker counts for itself.",
         default=10_000,
     )
 
 
 DEBUG_DOC = (
-    "The debug server: profiles, variables and figures for whoever reaches it. `true`, like the flag `-debug`, means "
-    "localhost:8080; two daemons on one host need two addresses. An address that is not loopback must be allowed by "
-    "`unsafe_any_interface`."
+    "The address of the debug server, which serves profiles, variables and metrics without authentication. `true`, "
+    "like the flag `-debug`, means localhost:8080; two daemons on one host need two addresses. An address that is not "
+    "loopback needs `unsafe_any_interface`."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manhole:
-    """The section ``manhole``; ``port`` is 0 if there is none."""
+    """The section ``manhole``; without a manhole ``port`` is 0."""
 
     port: int = key(
         PORT,
-        "A port of 127.0.0.1 that serves, over SSH, a Python prompt inside the running daemon. Whoever may log in "
-        "can do and read everything that the daemon can, keys included. It needs the extra `manhole`.",
+        "A port of 127.0.0.1 that serves, over SSH, a Python prompt inside the running daemon. A user of this prompt "
+        "can do and read everything that the daemon can, keys included. It needs the extra `manhole` of the package.",
         default=0,
         needs=("manhole.authorized_keys_file",),
     )
     authorized_keys_file: Path | None = key(
         FILE,
-        "Who may log in: public keys, one a line, as in OpenSSH's `authorized_keys` (without options). Nobody else may "
-        "be able to write to the file.",
+        "The public keys that may log in, one a line, as in OpenSSH's `authorized_keys` (without options). The "
+        "group and other users must not have write access to the file.",
         default=None,
         needs=("manhole.port",),
     )
     host_key_file: Path | None = key(
         FILE,
-        "The private key by which clients recognise the prompt, as OpenSSH writes it, without a passphrase; by default "
-        "a new one is made at each start, and the log has its fingerprint.",
+        "The SSH host key, a private key in OpenSSH's format without a passphrase. By default, a new key is generated "
+        "at each start, and the log has its fingerprint.",
         default=None,
         needs=("manhole.port",),
     )
@@ -380,20 +391,20 @@ class Manhole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerServer:
-    """The section ``server`` of the signer: always TLS."""
+    """The section ``server`` of the signer, which always uses TLS."""
 
-    grpc_addr: Address = key(ADDRESS, "Where to listen for gRPC. `:7899` means port 7899 of every interface.")
+    grpc_addr: Address = key(ADDRESS, "The address to listen on for gRPC. `:7899` means port 7899 of every interface.")
     tls_cert_file: Path = key(CERTIFICATE_FILE, "The certificate for TLS: the leaf, then the intermediates, as PEM.")
-    tls_key_file: Path = key(FILE, "The private key for TLS, as PEM.")
+    tls_key_file: Path = key(FILE, "The private key of `tls_cert_file`, as PEM.")
     client_ca_file: Path | None = key(
         CERTIFICATE_FILE,
-        "Certificates as PEM. If given, every client must show a certificate that is, or chains to, one of these.",
+        "Certificates as PEM. If given, every client must present a certificate that is, or chains to, one of these.",
         default=None,
     )
     client_names: tuple[str, ...] = key(
         NAMES,
-        "If given, a client's certificate must also carry one of these, as a DNS name or, if it has none, as its "
-        "common name. In the environment: separated by spaces.",
+        "If given, a client's certificate must also have one of these names: as a DNS name or, if it has no DNS name, "
+        "as its common name. In the environment: separated by spaces.",
         default=(),
         needs=("server.client_ca_file",),
     )
@@ -403,13 +414,13 @@ class SignerServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerStorage(Storage):
-    """The section ``storage`` of the signer: that of the server, and the alias of a passphrase."""
+    """The section ``storage`` of the signer: the keys of the server's, and the alias of a passphrase."""
 
     default_alias: str = key(
         TEXT,
-        "The alias of the passphrase that encrypts new keys; `NOTARY_SIGNER_DEFAULT_ALIAS` stands in for it. The "
-        "passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`, or what the file holds that "
-        "`NOTARY_SIGNER_<ALIAS>_FILE` names.",
+        "The alias of the passphrase that encrypts new keys; without this key, the variable "
+        "`NOTARY_SIGNER_DEFAULT_ALIAS` counts. The passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`, or the "
+        "content of the file that `NOTARY_SIGNER_<ALIAS>_FILE` names.",
         default="",
         required=True,
         when=_SQL,
@@ -422,8 +433,8 @@ class SignerLimits:
 
     pending_keys_per_hour: int = key(
         COUNT_OR_NONE,
-        "How many keys are made in an hour, for all clients together; beyond it RESOURCE_EXHAUSTED. 0 means any "
-        "number. Each worker counts for itself.",
+        "The most keys that are created in an hour, for all clients together; beyond it, calls get RESOURCE_EXHAUSTED. "
+        "0 means no limit. Each worker counts for itself.",
         default=50_000,
     )
 

@@ -59,7 +59,7 @@ def load_server(text: str, environ: Mapping[str, str], directory: str | Path) ->
     Args:
         text: The configuration file, JSON.
         environ: The environment, for ``NOTARY_SERVER_*``.
-        directory: The directory of the configuration file, where relative paths begin.
+        directory: The directory of the configuration file, from which relative paths start.
 
     Raises:
         ConfigError: A value is missing or cannot be used.

@@ -38,7 +38,10 @@ _DEFAULT_ALIAS: Final = "DEFAULT_ALIAS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
-    """The configuration of ``notary-signer``; ``passphrases`` are keyed by the variable name after the prefix."""
+    """The configuration of ``notary-signer``; ``warnings`` are lines for the log.
+
+    The keys of ``passphrases`` are variable names without the prefix.
+    """
 
     server: SignerServer
     storage: SignerStorage
@@ -51,27 +54,27 @@ class SignerConfig:
     warnings: tuple[str, ...] = ()
 
     def passphrase(self, alias: str) -> Secret | None:
-        """Return the passphrase of an alias, or None if the environment does not give it. Letter case is ignored."""
+        """Return the passphrase of an alias, or None if the environment has none. Letter case is ignored."""
         return self.passphrases.get(variable_part(alias))
 
 
 def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) -> SignerConfig:
     """Read the configuration of the signer.
 
-    Every variable ``NOTARY_SIGNER_*`` that names no key is the passphrase of the alias that it names; with ``_FILE``
-    behind the alias, it names the file that holds it. A database needs the passphrase of its default alias from the
-    start, lest the first key creation be the one to find out.
+    Every variable ``NOTARY_SIGNER_<ALIAS>`` that names no key holds the passphrase of an alias, and
+    ``NOTARY_SIGNER_<ALIAS>_FILE`` names a file that holds it. With a database, the passphrase of the default alias must
+    be given: without it the signer could create no key.
 
     Args:
         text: The configuration file, JSON.
         environ: The environment, for ``NOTARY_SIGNER_*``.
-        directory: The directory of the configuration file, where relative paths begin.
+        directory: The directory of the configuration file, from which relative paths start.
 
     Raises:
         ConfigError: A value is missing or cannot be used.
     """
     reader = Reader(SignerConfig, text, environ, SIGNER_PREFIX, Path(directory))
-    reader.warn_of_unknown_variables("taken for a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
+    reader.warn_of_unknown_variables("read as a passphrase", ("SERVER_", "STORAGE_", "LOGGING_", "REPORTING_"))
     reader.fall_back("storage.default_alias", SIGNER_PREFIX + _DEFAULT_ALIAS)
     passphrases = _passphrases(reader.unknown_variables, Path(directory))
     weak = [_weakness(alias) for alias, passphrase in passphrases.items() if _is_weak(passphrase)]
@@ -89,7 +92,7 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
 
 
 def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Secret]:
-    """The passphrases of all aliases, by the variable name after the prefix. Raises ConfigError."""
+    """Return the passphrases of all aliases, by the variable name after the prefix. Raises ConfigError."""
     found: dict[str, Secret] = {}
     for name, value in variables.items():
         plain = name.removesuffix(FILE_SUFFIX.upper())
@@ -106,7 +109,7 @@ _MIN_PASSPHRASE_BYTES = 16
 
 
 def _is_weak(passphrase: str) -> bool:
-    """Whether a passphrase can be guessed by a holder of a copy of the wrapped keys."""
+    """Return whether a passphrase can be guessed with a copy of the encrypted keys at hand."""
     size = len(passphrase.encode("utf-8", "surrogateescape"))
     return 0 < size < _MIN_PASSPHRASE_BYTES or (bool(passphrase) and len(set(passphrase)) == 1)
 

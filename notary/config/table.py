@@ -7,7 +7,7 @@ Rules of this module:
   field whose type is a dataclass is a section, and any other field is not configured.
 - As in the reference (docs/protocol.md, section 6): letter case in key names does not matter; a value that is null or
   ``""`` counts as absent, also in the environment; a variable overrides the file; a section cannot be overridden.
-- A key whose condition does not hold is ignored, whatever its value.
+- A key whose condition does not hold is ignored, even if its value is bad.
 - A bad value raises ConfigError: one line with the key or the variable, the value and what was expected. The values of
   secrets are never shown.
 - A file may hold the value of a secret: the key with ``_file`` after it names the file.
