@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 from twisted.internet.defer import Deferred
@@ -18,11 +18,13 @@ from twisted.internet.task import react
 from notary import __version__
 from notary.admin.command import Status, Work
 from notary.admin.commands.check_config import check_config
+from notary.admin.commands.expiring import expiring
+from notary.admin.commands.fsck import fsck
+from notary.admin.commands.gc import gc
 from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
 from notary.admin.commands.repos import repos
-from notary.admin.commands.upkeep import expiring, fsck_, gc
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,7 +33,9 @@ def cli() -> None:
     """Look after the stores of a Notary server and signer."""
 
 
-for each in (check_config, health, migrate, repos, keys, expiring, fsck_, gc):
+COMMANDS: Final = (check_config, health, migrate, repos, keys, expiring, fsck, gc)
+
+for each in COMMANDS:
     cli.add_command(each)
 
 

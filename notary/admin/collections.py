@@ -46,6 +46,22 @@ async def guns(
             after = page[-1]
 
 
+async def selected(
+    session: Session, inventory: Inventory, gun: str, prefix: str, what: str, *, remembered: bool = False
+) -> AsyncIterator[str]:
+    """Yield ``gun`` or, if that is "", every name that :func:`guns` yields. Raises NotFound if there is no ``gun``.
+
+    If ``remembered``, a collection exists as long as the changefeed names it.
+    """
+    if gun:
+        if not await inventory.visit(gun, lambda found: bool(found.files or (remembered and found.feed()))):
+            raise NotFound(f"there is no collection {gun}")
+        yield gun
+        return
+    async for each in guns(session, inventory, prefix, what, remembered=remembered):
+        yield each
+
+
 async def visit(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
     """What ``work`` makes of a collection. Raises NotFound if there is none, and what ``work`` raises."""
 

@@ -121,6 +121,11 @@ def command(
     return decorate
 
 
+GUN_OPTION: Final = click.option("--gun", default="", help="Only this collection.")
+PREFIX_OPTION: Final = click.option("--prefix", default="", help="Only collections whose names begin with this.")
+DRY_RUN_OPTION: Final = click.option("--dry-run", is_flag=True, help="Change nothing; only report what would be done.")
+YES_OPTION: Final = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 

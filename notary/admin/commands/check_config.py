@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from notary.admin import certificates
+from notary.admin import certificate_dates
 from notary.admin.command import Status, command
 from notary.admin.output import ago, show
 from notary.admin.session import Session
@@ -76,7 +76,7 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
         yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key fit")
     for key, path in certificate_files(config).items():
         try:
-            found = certificates.read(key, path)
+            found = certificate_dates.read(key, path)
         except NotaryError as error:
             yield key, str(error), ""
             continue
@@ -84,7 +84,7 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
             yield _dates(each, session)
 
 
-def _dates(certificate: certificates.Certificate, session: Session) -> _Check:
+def _dates(certificate: certificate_dates.Certificate, session: Session) -> _Check:
     now = session.now()
     text = f"{certificate.subject}: valid to {show(certificate.ends)} ({ago(certificate.ends, now)})"
     if certificate.ends <= now:

@@ -17,7 +17,7 @@ import click
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 
-from notary.admin.command import Duration, Status, command
+from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
 from notary.admin.session import Session
 from notary.config import SIGNER_PREFIX, SignerConfig
 from notary.config.table import variable_part
@@ -41,7 +41,8 @@ _COLUMNS: Final = ("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last 
 _VAIN: Final = 3
 """Passes over all keys in which others were faster each time."""
 
-_PREFIX = click.option("--prefix", default="", help="Only keys of collections whose names begin with this.")
+
+_PREFIX: Final = click.option("--prefix", default="", help="Only keys of collections whose names begin with this.")
 
 
 @click.group("keys")
@@ -217,8 +218,8 @@ async def _pass(
 @command("prune")
 @click.option("--older-than", "age", type=Duration(), required=True, help="Only keys made longer ago, such as 30d.")
 @_PREFIX
-@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@DRY_RUN_OPTION
+@YES_OPTION
 async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, yes: bool) -> int:
     """Remove keys that have never signed anything, and were made long ago.
 

@@ -15,7 +15,7 @@ import click
 
 from notary.admin import archive, findings
 from notary.admin.collections import Item, guns, inventory_of, leaf_of, read, summarise, visit
-from notary.admin.command import Status, command
+from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
 from notary.admin.output import Node, ago, show, size
 from notary.admin.session import Session
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
@@ -27,8 +27,6 @@ from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, T
 from notary.tuf.public import RoleKeys
 
 _GUN = click.argument("gun")
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 
 
 @click.group("repos")
@@ -40,7 +38,7 @@ def repos() -> None:
 
 
 @command("list")
-@click.option("--prefix", default="", help="Only collections whose names begin with this.")
+@PREFIX_OPTION
 async def list_(session: Session, prefix: str) -> int:
     """List all collections: for each role the current version and its expiry; how much is stored."""
     inventory = await inventory_of(session)
@@ -166,8 +164,8 @@ def _key(key_id: str, key: Any) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The signer's configuration file, for --keys.",
 )
-@_DRY_RUN
-@_YES
+@DRY_RUN_OPTION
+@YES_OPTION
 async def delete(
     session: Session, gun: str, and_keys: bool, signer_config: Path | None, dry_run: bool, yes: bool
 ) -> int:
@@ -261,7 +259,7 @@ def _require_sound(collection: Collection) -> None:
 
 @command("import")
 @_FILE
-@_DRY_RUN
+@DRY_RUN_OPTION
 async def import_(session: Session, file: Path, dry_run: bool) -> int:
     """Take in a collection that export wrote, after verifying all of it.
 
