@@ -11,11 +11,11 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import Members
+from notary.tuf.canonical import Json, Members
 from notary.tuf.collection import Collection, File, newest
 from notary.tuf.model import MAX_VERSION, Gun, RoleName
 
@@ -33,7 +33,7 @@ def write(collection: Collection, stream: BinaryIO) -> int:
     """Write a collection; the number of its files."""
     digest = hashlib.sha256()
 
-    def line(value: dict[str, Any]) -> None:
+    def line(value: dict[str, Json]) -> None:
         data = canonical.dumps(value) + b"\n"
         digest.update(data)
         stream.write(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import click
 from twisted.internet.defer import Deferred
@@ -25,6 +25,7 @@ from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
 from notary.admin.commands.repos import repos
+from notary.work.reactor import Reactor
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +62,7 @@ def main() -> NoReturn:
         sys.exit(work)
     statuses: list[int] = []
 
-    def body(reactor: Any) -> Deferred[None]:
+    def body(reactor: Reactor) -> Deferred[None]:
         running = Deferred.fromCoroutine(work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
         ended: Deferred[None] = Deferred()
 

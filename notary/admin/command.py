@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import re
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Concatenate, Final, ParamSpec, TextIO
+from typing import Concatenate, Final, ParamSpec, TextIO
 
 import click
 from twisted.internet.defer import CancelledError
@@ -24,6 +24,7 @@ from twisted.internet.defer import CancelledError
 from notary.admin.output import Output
 from notary.admin.session import Session
 from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
+from notary.work.reactor import Reactor
 
 _P = ParamSpec("_P")
 
@@ -68,9 +69,11 @@ class Work:
 
     config: Path
     as_json: bool
-    body: Callable[[Session], Coroutine[Any, Any, int]]
+    body: Callable[[Session], Awaitable[int]]
 
-    async def run(self, reactor: Any, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+    async def run(
+        self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
+    ) -> int:
         """Run it; its exit status. Errors become one line on ``stderr``."""
         out = Output(stdout, stderr, as_json=self.as_json)
         try:
@@ -93,12 +96,10 @@ class Work:
         return status
 
 
-def command(
-    name: str, **attributes: Any
-) -> Callable[[Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]], click.Command]:
+def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable[int]]], click.Command]:
     """Make a command of a coroutine function; its docstring is the help, further options are click's, below this."""
 
-    def decorate(body: Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]) -> click.Command:
+    def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
         def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Work:
             return Work(config, as_json, lambda session: body(session, *args, **kwargs))
@@ -115,8 +116,7 @@ def command(
             ),
         ):
             parsed = option(parsed)
-        made: click.Command = click.command(name, **attributes)(parsed)
-        return made
+        return click.command(name)(parsed)
 
     return decorate
 
@@ -134,11 +134,11 @@ class Duration(click.ParamType[timedelta]):
 
     name = "duration"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """Read it."""
         if isinstance(value, timedelta):
             return value
-        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
+        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", str(value))
         if found is None:
             self.fail(f"{value!r} is not a time; expected a number and m, h, d or w, such as 30d", param, ctx)
         return timedelta(**{_UNITS[found[2]]: int(found[1])})

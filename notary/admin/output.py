@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -50,7 +50,7 @@ class Output:
         if not self.as_json:
             self.say(message)
 
-    def line(self, text: str, record: Mapping[str, Any]) -> None:
+    def line(self, text: str, record: Mapping[str, object]) -> None:
         """One result: ``text`` for people, ``record`` for scripts."""
         if self.as_json:
             self._json(record)
@@ -58,14 +58,14 @@ class Output:
             self._out.print(printable(text))
 
     @contextmanager
-    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, Any]], None]]:
+    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
         """A table of results: call what this gives with the cells of a row, and the same as a record for scripts."""
         waiting: list[Sequence[str]] = []
         plain = not self.as_json and not self._out.is_terminal
         if plain:
             self._plain(columns)
 
-        def add(cells: Sequence[object], record: Mapping[str, Any]) -> None:
+        def add(cells: Sequence[object], record: Mapping[str, object]) -> None:
             if self.as_json:
                 self._json(record)
                 return
@@ -82,7 +82,7 @@ class Output:
         if waiting:
             self._draw(columns, waiting)
 
-    def tree(self, root: Node, record: Mapping[str, Any]) -> None:
+    def tree(self, root: Node, record: Mapping[str, object]) -> None:
         """A tree of lines; where this is no terminal, the lines indented by two spaces a level."""
         if self.as_json:
             self._json(record)
@@ -126,7 +126,7 @@ class Output:
         if self._bar is not None:
             self._bar.start()
 
-    def _json(self, record: Mapping[str, Any]) -> None:
+    def _json(self, record: Mapping[str, object]) -> None:
         self._write(json.dumps(record, default=show, ensure_ascii=True) + "\n")
 
     def _plain(self, cells: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
@@ -18,8 +18,14 @@ from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
+from notary.work.reactor import Reactor
 
-_Store = TypeVar("_Store")
+
+class _Closable(Protocol):
+    def close(self) -> Deferred[None]: ...
+
+
+_Store = TypeVar("_Store", bound=_Closable)
 
 
 class Session:
@@ -29,7 +35,7 @@ class Session:
     """
 
     def __init__(
-        self, config_file: Path, environ: Mapping[str, str], reactor: Any, out: Output, answers: TextIO
+        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, answers: TextIO
     ) -> None:
         self.reactor = reactor
         self.out = out
@@ -57,7 +63,7 @@ class Session:
         return found
 
     async def open(
-        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any, PoolSettings], Deferred[_Store]]
+        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Reactor, PoolSettings], Deferred[_Store]]
     ) -> _Store:
         """Open a store of the database that ``of`` names; it is closed when the session is.
 
@@ -65,7 +71,7 @@ class Session:
         """
         storage = self.storage(of)
         store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        self.at_end(store.close)  # type: ignore[attr-defined]  # every store has it
+        self.at_end(store.close)
         return store
 
     def storage(self, of: ServerConfig | SignerConfig, *, must_exist: bool = True) -> Storage:

@@ -7,7 +7,6 @@ A configuration that cannot even be read is the error of the command, all other 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from notary.admin import certificate_dates
 from notary.admin.command import Status, command
@@ -17,6 +16,7 @@ from notary.config import ServerConfig, SignerConfig
 from notary.config.files import certificate_files, settings
 from notary.errors import NotaryError
 from notary.net.tls import contexts
+from notary.storage import KeyStore, MetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 
 
@@ -97,9 +97,12 @@ def _dates(certificate: certificate_dates.Certificate, session: Session) -> _Che
 async def _database(session: Session, config: ServerConfig | SignerConfig) -> _Check:
     if not config.storage.kind.persistent:
         return "database", None, "in memory: it ends with the daemon"
-    opener: Any = open_metadata_store if isinstance(config, ServerConfig) else open_key_store
+    store: MetadataStore | KeyStore
     try:
-        store = await session.open(config, opener)
+        if isinstance(config, ServerConfig):
+            store = await session.open(config, open_metadata_store)
+        else:
+            store = await session.open(config, open_key_store)
         await store.check()
     except NotaryError as error:
         return "database", str(error), ""

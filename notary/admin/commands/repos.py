@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 
@@ -24,7 +24,7 @@ from notary.storage.open import open_key_inventory, open_key_store, open_metadat
 from notary.storage.operators import StoredCollection
 from notary.tuf.collection import Collection, newest
 from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, Targets
-from notary.tuf.public import RoleKeys
+from notary.tuf.public import PublicKey, RoleKeys
 
 _GUN = click.argument("gun")
 
@@ -63,7 +63,7 @@ def _cell(item: Item | None) -> str:
     return f"{item.file.version}, {item.expires:%Y-%m-%d}" if item.expires else f"{item.file.version}, unreadable"
 
 
-def _record(item: Item) -> dict[str, Any]:
+def _record(item: Item) -> dict[str, object]:
     file = item.file
     return {"version": file.version, "expires": item.expires, "bytes": file.size, "sha256": file.sha256}
 
@@ -77,7 +77,7 @@ async def show_(session: Session, gun: str) -> int:
     """Show one collection as a tree: its roles, their keys and thresholds, delegations, expiries."""
     inventory = await inventory_of(session)
 
-    def look(collection: StoredCollection) -> tuple[Node, dict[str, Any]]:
+    def look(collection: StoredCollection) -> tuple[Node, dict[str, object]]:
         return _Tree(collection, session).build()
 
     session.out.tree(*await visit(inventory, gun, look))
@@ -91,10 +91,10 @@ class _Tree:
         self._collection = collection
         self._now = session.now()
         self._found = summarise(collection)
-        self._roles: dict[str, Any] = {}
+        self._roles: dict[str, object] = {}
         self._signers: dict[str, RoleKeys] = {}
 
-    def build(self) -> tuple[Node, dict[str, Any]]:
+    def build(self) -> tuple[Node, dict[str, object]]:
         found = self._found
         order = sorted(found.items, key=lambda role: (role != ROOT, role.count("/"), role))
         # Root and parents first: they say who signs the others.
@@ -148,7 +148,7 @@ class _Tree:
         return "" if role in self._found.items else ", which is not published yet"
 
 
-def _key(key_id: str, key: Any) -> str:
+def _key(key_id: str, key: PublicKey) -> str:
     leaf = leaf_of(key) if key.key_type.endswith("-x509") else None
     return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.ends:%Y-%m-%d})" if leaf else "")
 
