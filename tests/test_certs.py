@@ -176,7 +176,7 @@ def test_signatures(pem: bytes) -> None:
 
 def test_what_operators_are_told_of_a_key(pem: bytes) -> None:
     leaf = walk.leaf_of(PublicKey("ecdsa-x509", pem))
-    assert leaf is None or leaf.ends.year == 2049
+    assert leaf is None or leaf.valid_until.year == 2049
     good = walk.leaf_of(PublicKey("ecdsa-x509", make_root_key(GUN).public))
     assert good is not None
     assert good.subject == f"CN={GUN}"

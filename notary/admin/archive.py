@@ -21,7 +21,7 @@ from notary.tuf.model import MAX_VERSION, Gun, RoleName
 
 FORMAT: Final = "notary-collection"
 FORMAT_VERSION: Final = 1
-MAX_LINE: Final = 1 << 30
+MAX_LINE_BYTES: Final = 1 << 30
 """The longest line, in bytes: a file of metadata in base64, which no server takes at that size."""
 
 _HEADER = frozenset({"format", "version", "gun", "files"})
@@ -131,7 +131,7 @@ def _order(file: File) -> tuple[str, int]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    while line := stream.readline(MAX_LINE):
+    while line := stream.readline(MAX_LINE_BYTES):
         yield line
 
 

@@ -15,17 +15,17 @@ from notary.errors import ConfigError, InvalidCertificate
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class CertificateDates:
     """One certificate: the configuration key and the file that it was found by, and when it ends (aware, UTC)."""
 
     key: str
     path: Path
     subject: str
-    begins: datetime
-    ends: datetime
+    valid_from: datetime
+    valid_until: datetime
 
 
-def read(key: str, path: Path) -> list[Certificate]:
+def read(key: str, path: Path) -> list[CertificateDates]:
     """The certificates in a file, in order. Raises ConfigError."""
     try:
         data = path.read_bytes()
@@ -34,7 +34,7 @@ def read(key: str, path: Path) -> list[Certificate]:
     try:
         with certs.reading():
             return [
-                Certificate(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
+                CertificateDates(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
                 for each in certs.all_in_pem(data)
             ]
     except InvalidCertificate:

@@ -1,6 +1,6 @@
 """``notary-admin``: the one list of commands, and the way from a command line to an exit status.
 
-Rules of this module: a command is added here and defined elsewhere. Work runs on the reactor that is there
+Rules of this module: a command is added here and defined elsewhere. Invocation runs on the reactor that is there
 (:func:`main` starts one), so that ``adbapi`` stays the one way to a database.
 """
 
@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from notary import __version__
-from notary.admin.command import Status, Work
+from notary.admin.command import Invocation, Status
 from notary.admin.commands.check_config import check_config
 from notary.admin.commands.expiring import expiring
 from notary.admin.commands.fsck import fsck
@@ -40,30 +40,30 @@ for each in COMMANDS:
     cli.add_command(each)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Work | int:
+def parse(arguments: Sequence[str] | None = None) -> Invocation | int:
     """Read a command line, by default that of the process: what to do, or the exit status if all is done already.
 
     Raises click.ClickException and click.Abort.
     """
-    found: Work | int = cli.main(arguments, "notary-admin", standalone_mode=False)
+    found: Invocation | int = cli.main(arguments, "notary-admin", standalone_mode=False)
     return found
 
 
 def main() -> NoReturn:
     """The console script."""
     try:
-        work = parse()
+        invocation = parse()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(Status.INTERRUPTED)
-    if not isinstance(work, Work):
-        sys.exit(work)
+    if not isinstance(invocation, Invocation):
+        sys.exit(invocation)
     statuses: list[int] = []
 
     def body(reactor: Reactor) -> Deferred[None]:
-        running = Deferred.fromCoroutine(work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+        running = Deferred.fromCoroutine(invocation.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
         ended: Deferred[None] = Deferred()
 
         def interrupt() -> Deferred[None] | None:

@@ -20,7 +20,7 @@ from notary.tuf.collection import Collection, File, Metadata, current, newest, p
 from notary.tuf.model import ROOT, Root
 from notary.tuf.public import PublicKey
 
-PAGE: Final = 500
+GUNS_PER_PAGE: Final = 500
 """How many names are read at a time."""
 
 _T = TypeVar("_T")
@@ -38,7 +38,7 @@ async def guns(
     total = await inventory.count(prefix) if session.out.shows_progress else None
     with session.out.progress(what, total) as advance:
         after = ""
-        while page := await inventory.guns(prefix, after, PAGE, remembered=remembered):
+        while page := await inventory.guns(prefix, after, GUNS_PER_PAGE, remembered=remembered):
             for gun in page:
                 if gun.startswith(prefix):
                     yield gun
@@ -62,7 +62,7 @@ async def selected(
         yield each
 
 
-async def visit(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
+async def visit_existing(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
     """What ``work`` makes of a collection. Raises NotFound if there is none, and what ``work`` raises."""
 
     def unless_empty(collection: StoredCollection) -> _T:
@@ -111,7 +111,7 @@ def summarise(collection: Collection) -> Summary:
     certificates: dict[str, datetime] = {}
     for role, file in sorted(files.items()):
         try:
-            metadata = read(collection, file)
+            metadata = read_metadata(collection, file)
         except NotaryError as error:
             items[role] = Item(file, None, str(error))
             problem = problem or f"{role}: {error}"
@@ -119,12 +119,12 @@ def summarise(collection: Collection) -> Summary:
         items[role] = Item(file, metadata.expires)
         if isinstance(metadata, Root):
             leaves = [leaf_of(key) for key in metadata.roles[ROOT].keys.values()]
-            certificates = {leaf.subject: leaf.ends for leaf in leaves if leaf is not None}
+            certificates = {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
     size = sum(file.size for file in collection.files)
     return Summary(items, certificates, len(collection.files), size, problem)
 
 
-def read(collection: Collection, file: File) -> Metadata:
+def read_metadata(collection: Collection, file: File) -> Metadata:
     """The metadata in a file. Raises InvalidMetadata."""
     try:
         return parse(file.role, collection.data(file))
@@ -137,7 +137,7 @@ class Leaf:
     """The certificate that a key stands in: whose it is, and when it ends (aware, UTC)."""
 
     subject: str
-    ends: datetime
+    valid_until: datetime
 
 
 def leaf_of(key: PublicKey) -> Leaf | None:

@@ -2,7 +2,7 @@
 
 Rules of this module: a command is a coroutine function of a :class:`Session` and its own options, and returns an exit
 status. :data:`STATUSES` is the one table from domain errors to statuses. Reading the command line opens nothing and
-runs nothing: it gives a :class:`Work`, which then runs on whatever reactor there is.
+runs nothing: it gives a :class:`Invocation`, which then runs on whatever reactor there is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Invocation:
     """A command whose options are known, yet to be run."""
 
     config: Path
@@ -101,8 +101,8 @@ def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable
 
     def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
-        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Work:
-            return Work(config, as_json, lambda session: body(session, *args, **kwargs))
+        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
+            return Invocation(config, as_json, lambda session: body(session, *args, **kwargs))
 
         for option in (
             click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),

@@ -124,7 +124,7 @@ def check(collection: Collection, feed: Sequence[FeedEntry] | None = None) -> li
 
     ``feed`` holds what the changefeed says of it; None if it has none, as in an exported file.
     """
-    return [*([] if feed is None else _follow(collection, feed)), *_Check(collection).run()]
+    return [*([] if feed is None else _check_feed(collection, feed)), *_Check(collection).run()]
 
 
 class _Check:
@@ -132,7 +132,7 @@ class _Check:
         self._collection = collection
         self._newest = newest(collection.files)
         self._targets: dict[str, Targets] = {}
-        self._sound: set[File] = set()
+        self._intact: set[File] = set()
 
     def run(self) -> Iterator[Finding]:
         if not self._newest:
@@ -143,16 +143,16 @@ class _Check:
             yield Finding("name", "", 0, str(error))
             return
         for file in self._collection.files:
-            found = list(self._content(file))
+            found = list(self._check_file(file))
             if not any(KINDS[each.kind].error for each in found):
-                self._sound.add(file)
+                self._intact.add(file)
             yield from found
-        yield from self._roots(gun)
-        yield from self._current()
+        yield from self._check_roots(gun)
+        yield from self._check_current()
 
     # -- each row by itself
 
-    def _content(self, file: File) -> Iterator[Finding]:
+    def _check_file(self, file: File) -> Iterator[Finding]:
         data = self._collection.data(file)
         if file.sha256 is None:
             yield self._finding("no-checksum", file, f"{file.size} bytes")
@@ -173,7 +173,7 @@ class _Check:
 
     # -- root, from the first on
 
-    def _roots(self, gun: Gun) -> Iterator[Finding]:
+    def _check_roots(self, gun: Gun) -> Iterator[Finding]:
         previous: Root | None = None
         expected = {1, 2}
         for file in self._collection.files:
@@ -183,7 +183,7 @@ class _Check:
                 yield self._finding("root-gap", file, f"version {max(expected) if previous else 1} should come before")
                 previous = None
             expected = {file.version + 1}
-            if file not in self._sound:
+            if file not in self._intact:
                 previous = None
                 continue
             data = self._collection.data(file)
@@ -199,7 +199,7 @@ class _Check:
 
     # -- what clients get
 
-    def _current(self) -> Iterator[Finding]:
+    def _check_current(self) -> Iterator[Finding]:
         for name in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
             if name not in self._newest:
                 yield Finding("missing", name, 0, "the collection has no version of it")
@@ -209,30 +209,30 @@ class _Check:
         index = Index(self._collection)
         files, absent = {str(TIMESTAMP): timestamp}, dict[str, str]()
         for lister in (TIMESTAMP, SNAPSHOT):
-            if files.get(lister) not in self._sound:
+            if files.get(lister) not in self._intact:
                 return
             there, absent = index.listed(files[lister])
             for role, sha256 in absent.items():
                 detail = f"{lister} version {files[lister].version} lists checksum {sha256}"
                 yield Finding("missing", role, 0, detail)
             files = {**there, **files}
-        yield from self._unlisted(files, absent)
-        yield from self._signatures(files)
+        yield from self._check_lists(files, absent)
+        yield from self._check_signatures(files)
 
-    def _unlisted(self, files: Mapping[str, File], absent: Mapping[str, str]) -> Iterator[Finding]:
+    def _check_lists(self, files: Mapping[str, File], absent: Mapping[str, str]) -> Iterator[Finding]:
         for role, file in self._newest.items():
             if role not in files and role not in absent:
                 yield self._finding("orphan", file, "newest version")
             elif role in files and files[role] != file:
                 yield self._finding("unlisted", file, f"listed is version {files[role].version}")
 
-    def _signatures(self, files: Mapping[str, File]) -> Iterator[Finding]:
+    def _check_signatures(self, files: Mapping[str, File]) -> Iterator[Finding]:
         file = files.get(ROOT)
-        if file is None or file not in self._sound:
+        if file is None or file not in self._intact:
             return
         root = Root.parse(stored_envelope(ROOT, self._collection.data(file)))
         for name in (TIMESTAMP, SNAPSHOT):
-            yield from self._signed(files[name], root.roles[name], "the keys that root names for it")
+            yield from self._check_signature(files[name], root.roles[name], "the keys that root names for it")
         roles = sorted((role for role in files if role.startswith(TARGETS)), key=lambda role: (role.count("/"), role))
         for role in roles:
             name, file = RoleName(role), files[role]
@@ -246,11 +246,11 @@ class _Check:
                 continue
             else:
                 signers, named_by = self._targets[parent].delegations[name].role, parent
-            if file in self._sound:
-                yield from self._signed(file, signers, f"the keys that {named_by} names for it")
+            if file in self._intact:
+                yield from self._check_signature(file, signers, f"the keys that {named_by} names for it")
                 self._targets[role] = Targets.parse(stored_envelope(name, self._collection.data(file)), name)
 
-    def _signed(self, file: File, signers: RoleKeys, who: str) -> Iterator[Finding]:
+    def _check_signature(self, file: File, signers: RoleKeys, who: str) -> Iterator[Finding]:
         name = RoleName(file.role)
         try:
             if name.is_delegation:
@@ -265,7 +265,7 @@ class _Check:
         return Finding(kind, file.role, file.version, detail)
 
 
-def _follow(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
+def _check_feed(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
     """Whether the changefeed and the timestamps tell the same story."""
     stored = {file.version: file.sha256 for file in collection.files if file.role == TIMESTAMP}
     latest = max(stored, default=0)

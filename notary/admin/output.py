@@ -1,8 +1,8 @@
-"""How commands speak: tables, trees and progress bars on a terminal, tab-separated lines elsewhere, JSON for scripts.
+"""The output of commands: tables, trees, progress bars on a terminal; tab-separated lines elsewhere; JSON for scripts.
 
-Rules of this module: results go to standard output, all else to standard error. Nothing is collected that can grow with
-the database: a table on a terminal is drawn every :data:`PAGE` rows. Text from the database is data, never markup, and
-control characters in it never reach a terminal.
+Rules of this module: results go to standard output, all else to standard error. The memory for output does not grow
+with the database: a table on a terminal is drawn every :data:`ROWS_PER_TABLE` rows. Text from the database is data,
+never markup, and its control characters never reach a terminal.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-PAGE: Final = 200
+ROWS_PER_TABLE: Final = 200
 """Rows of a table on a terminal before the next one begins."""
 
-_WORD: Final = 14
+_WHOLE_WORD_CHARACTERS: Final = 14
 """A longer word may be broken, where a table is too wide."""
 
 Node = tuple[str, Sequence["Node"]]
@@ -45,7 +45,7 @@ class Output:
         """A line for people, on standard error."""
         self._err.print(printable(message), style="")
 
-    def total(self, message: str) -> None:
+    def summary(self, message: str) -> None:
         """A line for people that sums up; scripts count for themselves, and cron mails whatever is written."""
         if not self.as_json:
             self.say(message)
@@ -69,12 +69,12 @@ class Output:
             if self.as_json:
                 self._json(record)
                 return
-            row = [printable(show(cell)) for cell in cells]
+            row = [printable(text_of(cell)) for cell in cells]
             if plain:
                 self._plain(row)
                 return
             waiting.append(row)
-            if len(waiting) == PAGE:
+            if len(waiting) == ROWS_PER_TABLE:
                 self._draw(columns, waiting)
                 waiting.clear()
 
@@ -117,7 +117,9 @@ class Output:
         table = Table(Column(columns[0], no_wrap=True, overflow="fold"))
         for number, column in enumerate(columns[1:], start=1):
             words = [word for row in [columns, *rows] for word in row[number].split()]
-            table.add_column(column, overflow="fold", min_width=min(_WORD, max(map(len, words), default=0)))
+            table.add_column(
+                column, overflow="fold", min_width=min(_WHOLE_WORD_CHARACTERS, max(map(len, words), default=0))
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         if self._bar is not None:
@@ -127,7 +129,7 @@ class Output:
             self._bar.start()
 
     def _json(self, record: Mapping[str, object]) -> None:
-        self._write(json.dumps(record, default=show, ensure_ascii=True) + "\n")
+        self._write(json.dumps(record, default=text_of, ensure_ascii=True) + "\n")
 
     def _plain(self, cells: Sequence[str]) -> None:
         self._write("\t".join(cells) + "\n")
@@ -143,7 +145,7 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def show(value: object) -> str:
+def text_of(value: object) -> str:
     """A cell: times in UTC to the second, nothing as ``-``."""
     if value is None:
         return "-"
@@ -152,7 +154,7 @@ def show(value: object) -> str:
     return str(value)
 
 
-def ago(when: datetime, now: datetime) -> str:
+def relative_time(when: datetime, now: datetime) -> str:
     """How far ``when`` lies ahead of ``now``, or behind it, in words."""
     if when < now:
         return f"expired {_span(now - when)} ago"
@@ -166,7 +168,7 @@ def _span(length: timedelta) -> str:
     return f"{hours} h" if hours else f"{seconds // 60} min"
 
 
-def size(count: int) -> str:
+def size_text(count: int) -> str:
     """A number of bytes for people."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):

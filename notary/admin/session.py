@@ -1,4 +1,4 @@
-"""What a command works with: the configuration, the stores it opens, the clock, the one who answers questions.
+"""What a command works with: the configuration, the stores it opens, the clock, the one who stdin questions.
 
 Rules of this module: a store is opened when a command asks for it, and closed when the command has ended, however it
 ends. The reactor of this process serves nobody but the command: what is pure runs on it, SQL in the pool's threads.
@@ -31,17 +31,17 @@ _Store = TypeVar("_Store", bound=_Closable)
 class Session:
     """One run of one command.
 
-    ``environ`` is the environment of the process; ``answers`` where a person answers from, if it is a terminal.
+    ``environ`` is the environment of the process; ``stdin`` where a person stdin from, if it is a terminal.
     """
 
     def __init__(
-        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, answers: TextIO
+        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, stdin: TextIO
     ) -> None:
         self.reactor = reactor
         self.out = out
         self.config = load_file(config_file, environ)
         self._environ = environ
-        self._answers = answers
+        self._stdin = stdin
         self._ends: list[Callable[[], object]] = []
 
     def now(self) -> datetime:
@@ -106,10 +106,10 @@ class Session:
         """
         if yes:
             return True
-        if not self._answers.isatty():
+        if not self._stdin.isatty():
             raise ConfigError("--yes: missing; there is no terminal to ask at, so this must say that you are sure")
         self.out.say(f"{question} [y/N]")
-        return self._answers.readline().strip().lower() in ("y", "yes")
+        return self._stdin.readline().strip().lower() in ("y", "yes")
 
 
 def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:

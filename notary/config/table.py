@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, field
 from pathlib import Path
-from typing import Any, Final, Generic, NamedTuple, TypeVar, get_type_hints, overload
+from typing import Final, Generic, NamedTuple, TypeVar, get_type_hints, overload
 
 from notary.config import secrets
 from notary.config.secrets import FILE_SUFFIX
@@ -289,7 +289,7 @@ class Reader(Generic[_C]):
 
     def _build(self, config: type[_T], prefix: str, **others: object) -> _T:
         make: Callable[..., _T] = config
-        types: Mapping[str, Any] = get_type_hints(config)
+        types = get_type_hints(config)
         values = dict(others)
         for item in dataclasses.fields(config):  # type: ignore[arg-type]  # it is a dataclass
             if "key" in item.metadata:

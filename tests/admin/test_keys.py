@@ -37,7 +37,7 @@ def but_wrapping(key):
 
 @pytest_twisted.ensureDeferred
 async def test_list(key_place, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "BATCH", 2)
+    monkeypatch.setattr(keys, "BATCH_KEYS", 2)
     (used,) = await key_place.fill(make_key(GUN), used=True)
     others = await key_place.fill(
         make_key(GUN, "snapshot", algorithm="ecdsa"), make_key("example.com/b", alias=NEW), make_key("other.org/c")
@@ -125,7 +125,7 @@ async def test_keys_are_the_signers(server_config):
 
 @pytest_twisted.ensureDeferred
 async def test_reencrypt(key_place, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "BATCH", 4)
+    monkeypatch.setattr(keys, "BATCH_KEYS", 4)
     algorithms = ("ed25519", "ecdsa", "rsa")
     before = await key_place.fill(*(make_key(f"example.com/{n}", algorithm=algorithms[n % 3]) for n in range(9)))
     before += await key_place.fill(make_key(GUN), make_key("example.com/b", alias=NEW), used=True)

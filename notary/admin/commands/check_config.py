@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from notary.admin import certificate_dates
+from notary.admin.certificate_dates import CertificateDates
 from notary.admin.command import Status, command
-from notary.admin.output import ago, show
+from notary.admin.output import relative_time, text_of
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
 from notary.config.files import certificate_files, settings
@@ -53,7 +54,7 @@ def _setting(value: object, *, secret: bool) -> str:
         return "-"
     if secret:
         return "(set, not shown)"
-    return " ".join(map(str, value)) if isinstance(value, tuple) and not hasattr(value, "_fields") else show(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) and not hasattr(value, "_fields") else text_of(value)
 
 
 def _checked(name: str, work: Callable[[], object], detail: str) -> _Check:
@@ -84,13 +85,14 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
             yield _dates(each, session)
 
 
-def _dates(certificate: certificate_dates.Certificate, session: Session) -> _Check:
+def _dates(certificate: CertificateDates, session: Session) -> _Check:
     now = session.now()
-    text = f"{certificate.subject}: valid to {show(certificate.ends)} ({ago(certificate.ends, now)})"
-    if certificate.ends <= now:
+    until = certificate.valid_until
+    text = f"{certificate.subject}: valid to {text_of(until)} ({relative_time(until, now)})"
+    if until <= now:
         return certificate.key, f"{text}: peers refuse it; put a new one into {certificate.path}", text
-    if certificate.begins > now:
-        return certificate.key, f"{text}: not valid before {show(certificate.begins)}: peers refuse it", text
+    if certificate.valid_from > now:
+        return certificate.key, f"{text}: not valid before {text_of(certificate.valid_from)}: peers refuse it", text
     return certificate.key, None, text
 
 

@@ -14,7 +14,7 @@ import click
 from notary.admin import certificate_dates
 from notary.admin.collections import guns, inventory_of, summarise
 from notary.admin.command import PREFIX_OPTION, Duration, Status, command
-from notary.admin.output import ago
+from notary.admin.output import relative_time
 from notary.admin.session import Session
 from notary.config import ServerConfig
 from notary.config.files import certificate_files
@@ -52,7 +52,7 @@ async def expiring(session: Session, within: timedelta, roles: tuple[str, ...], 
             if expires <= limit and kind in roles:
                 some = True
                 record = {"what": what, "where": where, "version": version, "expires": expires}
-                add([what, where, version, expires, ago(expires, session.now())], record)
+                add([what, where, version, expires, relative_time(expires, session.now())], record)
     return Status.FOUND if some else Status.OK
 
 
@@ -60,7 +60,7 @@ async def _dated(session: Session, prefix: str) -> AsyncIterator[_Dated]:
     """All that expires."""
     for key, path in certificate_files(session.config).items():
         for each in certificate_dates.read(key, path):
-            yield _CERTIFICATES, f"certificate {each.subject}", f"{key}: {path}", None, each.ends
+            yield _CERTIFICATES, f"certificate {each.subject}", f"{key}: {path}", None, each.valid_until
     if isinstance(session.config, ServerConfig):
         inventory = await inventory_of(session)
         async for gun in guns(session, inventory, prefix, "Collections"):

@@ -57,5 +57,5 @@ async def fsck(session: Session, gun: str, prefix: str) -> int:
         with session.out.table("Finding", "Meaning", "What to do") as add:
             for name, kind in sorted(seen.items()):
                 add([name, kind.meaning, kind.remedy], {})
-    session.out.total(f"{checked} collections checked: {errors} errors, {notes} notes")
+    session.out.summary(f"{checked} collections checked: {errors} errors, {notes} notes")
     return Status.FOUND if errors else Status.OK

@@ -13,7 +13,7 @@ import click
 from notary.admin.collectable import collectable
 from notary.admin.collections import inventory_of, selected
 from notary.admin.command import DRY_RUN_OPTION, GUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
-from notary.admin.output import size
+from notary.admin.output import size_text
 from notary.admin.session import Session
 from notary.errors import InvalidMetadata, InvalidRow, NotFound
 
@@ -61,7 +61,9 @@ async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, 
             total, total_size = total + count, total_size + freed
             if count or problem:
                 record = {"gun": name, "files": count, "bytes": freed, "removed": not dry_run, "problem": problem}
-                add([name, count, size(freed), problem or None], record)
+                add([name, count, size_text(freed), problem or None], record)
     said = "would be removed" if dry_run else "removed"
-    session.out.total(f"{total} files {said} ({size(total_size)}); {broken} collections left alone because of problems")
+    session.out.summary(
+        f"{total} files {said} ({size_text(total_size)}); {broken} collections left alone because of problems"
+    )
     return Status.FOUND if broken else Status.OK

@@ -25,10 +25,10 @@ from notary.net.grpc import Channel, RpcError
 from notary.net.tls import contexts
 from notary.proto import health_pb2
 
-SECONDS: Final = 4.0
+TIMEOUT_SECONDS: Final = 4.0
 """How long the daemon may take to answer."""
 
-_OK: Final = 200
+_HTTP_OK: Final = 200
 
 
 @command("health")
@@ -51,13 +51,13 @@ def _ask_server(config: ServerConfig) -> str:
     """Read the health page; "" or what is wrong."""
     address, files = config.server.http_addr, config.server
     host = address.host or "localhost"
-    connection = http.client.HTTPConnection(host, address.port, timeout=SECONDS)
+    connection = http.client.HTTPConnection(host, address.port, timeout=TIMEOUT_SECONDS)
     if files.tls_cert_file is not None and files.tls_key_file is not None:
         context = ssl.create_default_context(cafile=str(files.tls_cert_file))
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.check_hostname = False
         context.load_cert_chain(files.tls_cert_file, files.tls_key_file)
-        connection = http.client.HTTPSConnection(host, address.port, timeout=SECONDS, context=context)
+        connection = http.client.HTTPSConnection(host, address.port, timeout=TIMEOUT_SECONDS, context=context)
     with closing(connection):
         try:
             connection.request("GET", "/_notary_server/health")
@@ -65,7 +65,7 @@ def _ask_server(config: ServerConfig) -> str:
             body = answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
             return f"the server at {address} does not answer: {error}"
-    return "" if answer.status == _OK else f"the server at {address} says {answer.status}: {body}"
+    return "" if answer.status == _HTTP_OK else f"the server at {address} says {answer.status}: {body}"
 
 
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
@@ -78,7 +78,7 @@ async def _ask_signer(config: SignerConfig, session: Session) -> str:
     session.at_end(channel.close)
     request = health_pb2.HealthCheckRequest()  # of the signer as a whole, for which client_names does not count
     try:
-        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), SECONDS)
+        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), TIMEOUT_SECONDS)
     except RpcError as error:
         return f"the signer at {address} does not answer: {error}"
     if health_pb2.HealthCheckResponse.FromString(answer).status != health_pb2.HealthCheckResponse.SERVING:

@@ -27,18 +27,18 @@ from notary.storage.keywrap import rewrap
 from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
 
-BATCH: Final = 200
+BATCH_KEYS: Final = 200
 """Keys that are read, and replaced or removed in one transaction, at a time."""
 
-_MAX_ALIAS: Final = 50
+_MAX_ALIAS_CHARACTERS: Final = 50
 """The longest alias, in characters, that the reference's tables hold."""
 
-_SHORT: Final = 12
+_SHORT_ID_DIGITS: Final = 12
 """Digits of a key id in a table: enough to tell keys apart, and to leave room for the rest."""
 
 _COLUMNS: Final = ("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used")
 
-_VAIN: Final = 3
+_MAX_FRUITLESS_PASSES: Final = 3
 """Passes over all keys in which others were faster each time."""
 
 
@@ -58,7 +58,7 @@ async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncI
     total = await inventory.count() if session.out.shows_progress else None
     with session.out.progress(what, total) as advance:
         after = 0
-        while page := await inventory.page(after, BATCH):
+        while page := await inventory.page(after, BATCH_KEYS):
             yield page
             advance(len(page))
             after = page[-1].number
@@ -102,7 +102,7 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
 
 def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
     """The cells and the record of a key."""
-    key, short = row.key, row.key_id[:_SHORT]
+    key, short = row.key, row.key_id[:_SHORT_ID_DIGITS]
     if key is None:
         return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
     day = row.created.date() if row.created else None
@@ -141,17 +141,17 @@ async def reencrypt(session: Session, alias: str) -> int:
     _require(config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
-    wanted = done = vain = 0
+    wanted = done = fruitless = 0
     # The reactor's own threads: when somebody interrupts it, they end with it.
     in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
     rewrapped = partial(_rewrapped, config, alias, in_thread)
     # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
-    while vain < _VAIN:
+    while fruitless < _MAX_FRUITLESS_PASSES:
         wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
         if not wanted:
             break
         done += replaced
-        vain = 0 if replaced else vain + 1
+        fruitless = 0 if replaced else fruitless + 1
     else:
         raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
     session.out.line(
@@ -162,9 +162,9 @@ async def reencrypt(session: Session, alias: str) -> int:
 
 
 def _require(config: SignerConfig, alias: str) -> None:
-    if len(alias) > _MAX_ALIAS:
+    if len(alias) > _MAX_ALIAS_CHARACTERS:
         raise ConfigError(
-            f"--to: expected an alias of at most {_MAX_ALIAS} characters, which is what the database holds"
+            f"--to: expected an alias of at most {_MAX_ALIAS_CHARACTERS} characters, which is what the database holds"
         )
     if config.passphrase(alias) is None:
         raise ConfigError(
@@ -251,7 +251,7 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
                 if add is not None:
                     add(*_listed(row))
     if dry_run or not count:
-        session.out.total(f"{count} keys would be removed" if dry_run else "there is no such key")
+        session.out.summary(f"{count} keys would be removed" if dry_run else "there is no such key")
         return Status.OK
     if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
         return Status.REFUSED

@@ -14,9 +14,9 @@ from typing import BinaryIO, cast
 import click
 
 from notary.admin import archive, findings
-from notary.admin.collections import Item, guns, inventory_of, leaf_of, read, summarise, visit
+from notary.admin.collections import Item, guns, inventory_of, leaf_of, read_metadata, summarise, visit_existing
 from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
-from notary.admin.output import Node, ago, show, size
+from notary.admin.output import Node, relative_time, size_text, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
 from notary.storage import Update
@@ -46,12 +46,12 @@ async def list_(session: Session, prefix: str) -> int:
     with session.out.table(*columns) as add:
         async for gun in guns(session, inventory, prefix, "Collections"):
             with suppress(NotFound):  # it was deleted a moment ago
-                found = await visit(inventory, gun, summarise)
+                found = await visit_existing(inventory, gun, summarise)
                 delegations = sum(role not in BASE_ROLES for role in found.items)
                 cells = [_cell(found.items.get(role)) for role in BASE_ROLES]
                 roles = {role: _record(item) for role, item in found.items.items()}
                 add(
-                    [gun, *cells, delegations, found.count, size(found.size), found.problem or "-"],
+                    [gun, *cells, delegations, found.count, size_text(found.size), found.problem or "-"],
                     {"gun": gun, "roles": roles, "files": found.count, "bytes": found.size, "problem": found.problem},
                 )
     return Status.OK
@@ -73,14 +73,14 @@ def _record(item: Item) -> dict[str, object]:
 
 @command("show")
 @_GUN
-async def show_(session: Session, gun: str) -> int:
+async def show(session: Session, gun: str) -> int:
     """Show one collection as a tree: its roles, their keys and thresholds, delegations, expiries."""
     inventory = await inventory_of(session)
 
     def look(collection: StoredCollection) -> tuple[Node, dict[str, object]]:
         return _Tree(collection, session).build()
 
-    session.out.tree(*await visit(inventory, gun, look))
+    session.out.tree(*await visit_existing(inventory, gun, look))
     return Status.OK
 
 
@@ -108,7 +108,7 @@ class _Tree:
         stray = [node for parent, nodes in children.items() if parent and parent not in lines for node in nodes]
         if found.problem:
             top.append((f"PROBLEM: {found.problem}; see fsck", ()))
-        text = f"{self._collection.gun}: {found.count} files, {size(found.size)}"
+        text = f"{self._collection.gun}: {found.count} files, {size_text(found.size)}"
         record = {"gun": self._collection.gun, "files": found.count, "bytes": found.size, "problem": found.problem}
         return (text, [*top, *stray]), {**record, "roles": self._roles}
 
@@ -118,8 +118,9 @@ class _Tree:
         if item.expires is None:
             record["problem"] = item.problem
             return f"{role} version {item.file.version}: {item.problem}", ()
-        metadata = read(self._collection, item.file)
-        text = f"{role} version {item.file.version}, expires {show(item.expires)} ({ago(item.expires, self._now)})"
+        metadata = read_metadata(self._collection, item.file)
+        expiry = f"expires {text_of(item.expires)} ({relative_time(item.expires, self._now)})"
+        text = f"{role} version {item.file.version}, {expiry}"
         if isinstance(metadata, Root):
             self._signers.update(metadata.roles.items())
         if isinstance(metadata, Targets):
@@ -150,7 +151,7 @@ class _Tree:
 
 def _key(key_id: str, key: PublicKey) -> str:
     leaf = leaf_of(key) if key.key_type.endswith("-x509") else None
-    return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.ends:%Y-%m-%d})" if leaf else "")
+    return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.valid_until:%Y-%m-%d})" if leaf else "")
 
 
 # -- delete -----------------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ async def delete(
         key_ids = await (await session.open(signer, open_key_inventory)).key_ids(gun)
     if not count and not key_ids:
         raise NotFound(f"there is no collection {gun}{', and no key of it' if and_keys else ''}")
-    what = f"{gun}: {count} files, {size(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
+    what = f"{gun}: {count} files, {size_text(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
     record = {"gun": gun, "files": count, "bytes": total, "keys": list(key_ids)}
     if dry_run:
         session.out.line(f"would delete {what}", {**record, "deleted": False})
@@ -224,7 +225,7 @@ async def export(session: Session, gun: str, file: Path) -> int:
         return archive.write(collection, stream)
 
     with _new_file(file) as stream:
-        count = await visit(inventory, gun, write)
+        count = await visit_existing(inventory, gun, write)
     session.out.line(f"{gun}: {count} files", {"gun": gun, "files": count, "path": str(file)})
     return Status.OK
 
@@ -296,5 +297,5 @@ def _read(path: Path) -> archive.Archive:
         raise InvalidArchive(f"{str(path)!r}: {error}") from None
 
 
-for each in (list_, show_, delete, export, import_):
+for each in (list_, show, delete, export, import_):
     repos.add_command(each)
