@@ -1,7 +1,7 @@
-"""The certificates in a file: until when each is valid.
+"""The dates of the certificates in a file.
 
-Rules of this module: files are read; nothing is verified beyond that they can be: :mod:`notary.net.tls.contexts` does
-that the way the daemons do.
+Rules of this module: a file is read, and nothing in it is verified: :mod:`notary.net.tls.contexts` does that for the
+daemons and for ``check-config``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from notary.errors import ConfigError, InvalidCertificate
 
 @dataclass(frozen=True, slots=True)
 class CertificateDates:
-    """One certificate: the configuration key and the file that it was found by, and when it ends (aware, UTC)."""
+    """The dates of one certificate (aware, UTC), with the configuration key that names its file."""
 
     key: str
     path: Path
@@ -26,7 +26,7 @@ class CertificateDates:
 
 
 def read(key: str, path: Path) -> list[CertificateDates]:
-    """The certificates in a file, in order. Raises ConfigError."""
+    """Return the dates of the certificates in a file, in order. Raises ConfigError."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
 """``notary-admin``: the one list of commands, and the way from a command line to an exit status.
 
-Rules of this module: a command is added here and defined elsewhere. Invocation runs on the reactor that is there
-(:func:`main` starts one), so that ``adbapi`` stays the one way to a database.
+Rules of this module: a new command is a module in ``commands/`` and a row in :data:`COMMANDS`. :func:`main` starts the
+reactor, on which all commands run; stores are opened as the daemons open them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from notary.work.reactor import Reactor
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="notary-admin")
 def cli() -> None:
-    """Look after the stores of a Notary server and signer."""
+    """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
 COMMANDS: Final = (check_config, health, migrate, repos, keys, expiring, fsck, gc)
@@ -41,16 +41,17 @@ for each in COMMANDS:
 
 
 def parse(arguments: Sequence[str] | None = None) -> Invocation | int:
-    """Read a command line, by default that of the process: what to do, or the exit status if all is done already.
+    """Read a command line, by default that of the process.
 
-    Raises click.ClickException and click.Abort.
+    Returns the command to run, or an exit status if nothing remains to be done, as after ``--help``. Raises
+    click.ClickException and click.Abort.
     """
     found: Invocation | int = cli.main(arguments, "notary-admin", standalone_mode=False)
     return found
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the console script."""
     try:
         invocation = parse()
     except click.ClickException as error:
@@ -70,7 +71,7 @@ def main() -> NoReturn:
             if ended.called:
                 return None
             running.cancel()
-            return ended  # what was opened is closed first
+            return ended  # The reactor stops once the stores are closed.
 
         def end(status: int) -> None:
             statuses.append(status)
@@ -81,9 +82,9 @@ def main() -> NoReturn:
 
     try:
         react(body)
-    except SystemExit:  # react's own idea of the status
+    except SystemExit:  # react always exits, with a status of its own
         status = statuses[0] if statuses else Status.INTERRUPTED
         if status == Status.PIPE:
-            # What is still buffered can go nowhere; the interpreter would complain of it.
+            # The interpreter flushes the buffer at exit, and would report that the pipe is closed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(status)

@@ -1,7 +1,7 @@
-"""What several commands do with collections: walk all of them, and tell of each what clients get.
+"""Walks over collections, and the summary of what clients get of each one.
 
-Rules of this module: one collection at a time, so that memory does not grow with their number. A collection that is
-broken does not end a walk.
+Rules of this module: one collection is read at a time, so that memory does not grow with the number of collections. A
+broken collection does not end a walk.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from notary.tuf.model import ROOT, Root
 from notary.tuf.public import PublicKey
 
 GUNS_PER_PAGE: Final = 500
-"""How many names are read at a time."""
+"""The number of names in one read of the store."""
 
 _T = TypeVar("_T")
 
 
 async def inventory_of(session: Session) -> Inventory:
-    """The server's store. Raises ConfigError and StorageFailed."""
+    """Open the operators' view of the server's store. Raises ConfigError and StorageFailed."""
     return await session.open(session.server(), open_inventory)
 
 
 async def guns(
     session: Session, inventory: Inventory, prefix: str, what: str, *, remembered: bool = False
 ) -> AsyncIterator[str]:
-    """The name of every collection that begins with ``prefix``, under a progress bar that says ``what``."""
+    """Yield the name of every collection that begins with ``prefix``, under a progress bar with the label ``what``.
+
+    If ``remembered``, the names include collections that only the changefeed still names.
+    """
     total = await inventory.count(prefix) if session.out.shows_progress else None
     with session.out.progress(what, total) as advance:
         after = ""
@@ -49,10 +52,7 @@ async def guns(
 async def selected(
     session: Session, inventory: Inventory, gun: str, prefix: str, what: str, *, remembered: bool = False
 ) -> AsyncIterator[str]:
-    """Yield ``gun`` or, if that is "", every name that :func:`guns` yields. Raises NotFound if there is no ``gun``.
-
-    If ``remembered``, a collection exists as long as the changefeed names it.
-    """
+    """Yield ``gun`` or, if ``gun`` is "", every name that :func:`guns` yields. Raises NotFound."""
     if gun:
         if not await inventory.visit(gun, lambda found: bool(found.files or (remembered and found.feed()))):
             raise NotFound(f"there is no collection {gun}")
@@ -63,7 +63,7 @@ async def selected(
 
 
 async def visit_existing(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
-    """What ``work`` makes of a collection. Raises NotFound if there is none, and what ``work`` raises."""
+    """Return the result of ``work`` on a collection. Raises NotFound, and the errors of ``work``."""
 
     def unless_empty(collection: StoredCollection) -> _T:
         if not collection.files:
@@ -75,7 +75,7 @@ async def visit_existing(inventory: Inventory, gun: str, work: Callable[[StoredC
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One current file: its row, and when it expires (None if that cannot be read; then ``problem`` says why)."""
+    """One current file. ``expires`` is None if the file cannot be read; ``problem`` then says why."""
 
     file: File
     expires: datetime | None
@@ -84,20 +84,23 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What clients get of one collection, by role; how much is stored; what is wrong at first sight.
+    """A collection in short: the file of each role that clients get, and the first problem found, or "".
 
-    ``certificates`` are the ends of the certificates that hold its root keys, by subject.
+    Args:
+        certificate_ends: The ends of the certificates of its root keys, by their subjects.
+        stored_files: The number of all stored files.
+        stored_bytes: The size of all stored files.
     """
 
     items: Mapping[str, Item]
-    certificates: Mapping[str, datetime]
-    count: int
-    size: int
+    certificate_ends: Mapping[str, datetime]
+    stored_files: int
+    stored_bytes: int
     problem: str
 
 
 def summarise(collection: Collection) -> Summary:
-    """Look at every current file of a collection. Where the walk of readers ends early, the newest of each role."""
+    """Summarise a collection. If its current state is broken, the newest file of each role is taken instead."""
     problem = ""
     try:
         now = current(collection)
@@ -106,7 +109,7 @@ def summarise(collection: Collection) -> Summary:
     else:
         files = dict(now.files)
         if now.absent:
-            problem = f"the snapshot lists what is not there: {', '.join(sorted(now.absent))}"
+            problem = f"the snapshot lists missing files: {', '.join(sorted(now.absent))}"
     items: dict[str, Item] = {}
     certificates: dict[str, datetime] = {}
     for role, file in sorted(files.items()):
@@ -125,7 +128,7 @@ def summarise(collection: Collection) -> Summary:
 
 
 def read_metadata(collection: Collection, file: File) -> Metadata:
-    """The metadata in a file. Raises InvalidMetadata."""
+    """Parse the metadata in a file. Raises InvalidMetadata."""
     try:
         return parse(file.role, collection.data(file))
     except InvalidRole as error:
@@ -134,14 +137,14 @@ def read_metadata(collection: Collection, file: File) -> Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The certificate that a key stands in: whose it is, and when it ends (aware, UTC)."""
+    """The certificate of a key: its subject and its end (aware, UTC)."""
 
     subject: str
     valid_until: datetime
 
 
 def leaf_of(key: PublicKey) -> Leaf | None:
-    """The first certificate of a key; None if the key has none, or one in which these cannot be read."""
+    """Return the first certificate of a key; None if the key has no certificate, or one that cannot be read."""
     try:
         with certs.reading():
             for certificate in key.certificates[:1]:

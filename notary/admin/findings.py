@@ -1,10 +1,10 @@
-"""What is wrong with one stored collection, and what to do about it.
+"""The checks of one stored collection, with the meaning and the remedy of each kind of finding.
 
-Rules of this module: pure. One function over a collection; the bytes of one file are in memory at a time, but for what
-clients currently get. :data:`KINDS` is the one table of findings. Expiry is no finding: ``expiring`` tells.
+Rules of this module: pure. Besides the files that clients currently get, one file is in memory at a time. :data:`KINDS`
+is the one table of findings. Expired metadata is no finding: ``expiring`` lists it.
 
-Versions may have gaps: publishers skip some, and ``gc`` makes more. Root alone must be complete from the first version
-(1 or 2) on, because a client follows it one version at a time.
+Versions may have gaps: publishers skip versions, and ``gc`` removes some. Only the versions of root must be complete,
+from the first one (1 or 2) on, because a client follows them one at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from notary.tuf.signatures import require_signatures, require_succession, stored
 
 
 class Kind(NamedTuple):
-    """A kind of finding. ``error``: clients or publishers are hurt by it; otherwise it is only worth knowing."""
+    """A kind of finding: an ``error`` harms clients or publishers, and everything else is a note."""
 
     error: bool
     meaning: str
@@ -39,9 +39,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "unreadable": Kind(True, "a row holds values of the wrong type", "correct or delete the row"),
         "checksum": Kind(
             True,
-            "the recorded checksum is not that of the content: one of the two changed after it was written, and "
-            "clients refuse what they get",
-            f"{_BACKUP}; if it is current, publishing that role again helps too",
+            "the recorded checksum does not match the content: one of the two was changed after the file was written; "
+            "clients reject it",
+            f"{_BACKUP}; if the file is current, publishing the role again also helps",
         ),
         "no-checksum": Kind(
             False,
@@ -52,37 +52,37 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             True, "the content is not the metadata of its role", f"{_BACKUP}, or publish that role again"
         ),
         "version": Kind(
-            True, "the signed version is not the one it is stored under", f"{_BACKUP}, or publish that role again"
+            True, "the signed version differs from the stored version number", f"{_BACKUP}, or publish that role again"
         ),
         "root-gap": Kind(
             True,
-            "a version of root is missing: clients that know an older one cannot follow",
+            "a version of root is missing: clients with an older version cannot update",
             "restore the missing version from a backup, or from another installation with `repos export`",
         ),
         "root-chain": Kind(
             True,
-            "a root is not signed by itself or by the one before it: clients refuse it",
-            "restore root from a backup; if it was never valid, delete the collection and publish it anew",
+            "a root lacks the signatures of its own keys, or of the previous root's keys: clients reject it",
+            "restore root from a backup; if root was never valid, delete the collection and publish it again",
         ),
         "signature": Kind(
             True,
-            "a current file is not signed as root or its parent asks: clients refuse it",
-            "its publisher must sign and publish that role again; the server's timestamp renews with any publish",
+            "a current file lacks the signatures that root or its parent role requires: clients reject it",
+            "its publisher must sign and publish the role again; any publish renews the server's timestamp",
         ),
         "missing": Kind(
             True,
-            "a file that clients are told to fetch is not there",
+            "a file that clients must fetch is missing",
             f"{_BACKUP}, or publish that role again",
         ),
         "unlisted": Kind(
             False,
-            "the newest version of a role is not the one that the snapshot lists: clients get the listed one",
-            "nothing, unless its publisher misses it: the next publish replaces both",
+            "the snapshot does not list the newest version of a role: clients get the listed version",
+            "nothing, unless its publisher misses that version: the next publish replaces both",
         ),
         "orphan": Kind(
             False,
             "the snapshot does not list this role: a removed delegation",
-            "nothing; `gc` removes all but the last",
+            "nothing; `gc` removes all versions but the last",
         ),
         "undelegated": Kind(
             False,
@@ -91,22 +91,22 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "feed-ahead": Kind(
             True,
-            "the changefeed names a timestamp that is not there: rows of a publish were lost",
+            "the changefeed names a timestamp that is missing: rows of a publish were lost",
             "restore the collection from a backup, or publish it again",
         ),
         "feed-missing": Kind(
             False,
-            "the changefeed does not name the current timestamp: whoever follows the feed has not heard of it",
-            "nothing; the next publish is in the feed",
+            "the changefeed does not name the current timestamp: clients of the feed do not know it",
+            "nothing; the feed will name the next publish",
         ),
     }
 )
-"""Every kind of finding by its name."""
+"""The kinds of findings by their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: ``kind`` is a name in KINDS; ``version`` is 0 where no single one is meant."""
+    """One problem of a collection: ``kind`` is a name in KINDS; ``version`` is 0 if no single version is concerned."""
 
     kind: str
     role: str
@@ -115,14 +115,14 @@ class Finding:
 
     @property
     def error(self) -> bool:
-        """Whether somebody is hurt by it."""
+        """Whether clients or publishers are harmed."""
         return KINDS[self.kind].error
 
 
 def check(collection: Collection, feed: Sequence[FeedEntry] | None = None) -> list[Finding]:
-    """Everything that is wrong with ``collection``, in the order of the checks.
+    """Return all findings of a collection, in the order of the checks.
 
-    ``feed`` holds what the changefeed says of it; None if it has none, as in an exported file.
+    ``feed`` has the collection's entries in the changefeed; None if there is no changefeed, as in an exported file.
     """
     return [*([] if feed is None else _check_feed(collection, feed)), *_Check(collection).run()]
 
@@ -150,7 +150,7 @@ class _Check:
         yield from self._check_roots(gun)
         yield from self._check_current()
 
-    # -- each row by itself
+    # -- each file by itself
 
     def _check_file(self, file: File) -> Iterator[Finding]:
         data = self._collection.data(file)
@@ -171,7 +171,7 @@ class _Check:
         if version != file.version:
             yield self._finding("version", file, f"signed as version {version}")
 
-    # -- root, from the first on
+    # -- the roots, from the first version on
 
     def _check_roots(self, gun: Gun) -> Iterator[Finding]:
         previous: Root | None = None
@@ -240,7 +240,7 @@ class _Check:
             if parent is None:
                 signers, named_by = root.roles[TARGETS], "root"
             elif parent in files and parent not in self._targets:
-                continue  # what is wrong with the parent was said
+                continue  # the parent has a finding already
             elif parent not in self._targets or name not in self._targets[parent].delegations:
                 yield self._finding("undelegated", file, f"{parent} does not delegate to it")
                 continue
@@ -266,11 +266,11 @@ class _Check:
 
 
 def _check_feed(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
-    """Whether the changefeed and the timestamps tell the same story."""
+    """Compare the changefeed with the stored timestamps."""
     stored = {file.version: file.sha256 for file in collection.files if file.role == TIMESTAMP}
     latest = max(stored, default=0)
     for entry in feed:
-        # Of those below the newest, some may have been collected.
+        # gc may have removed timestamps older than the newest one.
         lost = entry.version > latest
         known = stored.get(entry.version)
         if lost or (known and entry.sha256 and entry.sha256 != known):
@@ -280,5 +280,5 @@ def _check_feed(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[F
 
 
 def unreadable(error: NotaryError) -> Finding:
-    """The finding of a collection of which the database cannot even give the rows."""
+    """Return the finding of a collection whose rows the database cannot return."""
     return Finding("unreadable", "", 0, str(error))

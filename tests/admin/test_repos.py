@@ -262,7 +262,7 @@ async def test_delete_with_the_keys(place, tmp_path, signer_config):
 async def test_keys_need_a_signers_configuration(server_config, tmp_path):
     for more in (["--keys"], ["--signer-config", server_config]):
         outcome = await admin("repos", "delete", GUN, "--config", server_config, *more)
-        assert (outcome.status, "go together" in outcome.err) == (Status.USAGE, True)
+        assert (outcome.status, "expected both or neither" in outcome.err) == (Status.USAGE, True)
 
 
 @pytest_twisted.ensureDeferred
@@ -287,7 +287,7 @@ async def test_a_store_in_memory_is_out_of_reach(tmp_path):
     value = {"server": {"http_addr": ":0"}, "trust_service": {"type": "local"}, "storage": {"backend": "memory"}}
     outcome = await admin("repos", "list", "--config", write_config(tmp_path, "server.json", value))
     assert outcome.status == Status.USAGE
-    assert "lives in the process of the daemon" in outcome.err
+    assert "is in the memory of the daemon" in outcome.err
 
 
 @pytest_twisted.ensureDeferred

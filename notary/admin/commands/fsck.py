@@ -21,10 +21,10 @@ def _check(collection: StoredCollection) -> list[findings.Finding]:
 @GUN_OPTION
 @PREFIX_OPTION
 async def fsck(session: Session, gun: str, prefix: str) -> int:
-    """Check every collection: checksums, metadata, signatures, versions, what is missing or left over, the changefeed.
+    """Check every collection: checksums, metadata, signatures, versions, missing and surplus files, the changefeed.
 
-    For each finding there is what it means and what to do. Nothing is changed. The exit status is 1 if there are
-    errors; notes alone leave it 0.
+    For each kind of finding, a second table has the meaning and the remedy. Nothing is changed. The exit status is 1 if
+    there are errors; it stays 0 if there are only notes.
     """
     inventory = await inventory_of(session)
     checked = errors = notes = 0

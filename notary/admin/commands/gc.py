@@ -18,7 +18,7 @@ from notary.admin.session import Session
 from notary.errors import InvalidMetadata, InvalidRow, NotFound
 
 BATCH_FILES: Final = 200
-"""How many files one transaction removes."""
+"""The most files that one transaction removes."""
 
 
 @command("gc")
@@ -26,21 +26,21 @@ BATCH_FILES: Final = 200
     "--keep",
     required=True,
     type=click.IntRange(min=1),
-    help="How many of the newest timestamps and snapshots stay, with all that they list.",
+    help="Number of the newest timestamps and snapshots to keep, with all files that they list.",
 )
 @GUN_OPTION
 @PREFIX_OPTION
 @DRY_RUN_OPTION
 @YES_OPTION
 async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, yes: bool) -> int:
-    """Remove old versions that nothing refers to.
+    """Remove old versions that no kept timestamp or snapshot lists.
 
-    Never removed: any root, the newest version of any role, what the current or a kept timestamp or snapshot lists.
-    Safe while servers run and publishers publish. A collection whose current state is broken is left alone, and the
-    exit status is then 1.
+    Roots, the newest version of each role, and the files that the current or a kept timestamp or snapshot lists are
+    never removed. The command is safe while servers run and publishers publish. A collection whose current state is
+    broken is skipped, and the exit status is then 1.
     """
     where = gun or (f"all collections that begin with {prefix}" if prefix else "all collections")
-    if not dry_run and not session.confirm(f"Remove old versions of {where}, but for the newest {keep}?", yes=yes):
+    if not dry_run and not session.confirm(f"Remove old versions of {where}, except the newest {keep}?", yes=yes):
         return Status.REFUSED
     inventory = await inventory_of(session)
     choose = partial(collectable, keep=keep)
@@ -64,6 +64,6 @@ async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, 
                 add([name, count, size_text(freed), problem or None], record)
     said = "would be removed" if dry_run else "removed"
     session.out.summary(
-        f"{total} files {said} ({size_text(total_size)}); {broken} collections left alone because of problems"
+        f"{total} files {said} ({size_text(total_size)}); {broken} collections skipped because of problems"
     )
     return Status.FOUND if broken else Status.OK
