@@ -28,14 +28,14 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 STATUSES: Final = {
     Status.OK: "Done.",
-    Status.FOUND: "Done, and found something that somebody should look at: it expires, or it is not in order.",
-    Status.USAGE: "The command line or the configuration cannot be used.",
-    Status.STORAGE: "The database cannot be reached, or could not do its work.",
-    Status.MISSING: "What was named does not exist.",
-    Status.REFUSED: "Refused: it is not allowed, or the answer was no.",
-    Status.FAULT: "A fault of the program; please report what it printed.",
-    Status.INTERRUPTED: "Somebody pressed Ctrl-C.",
-    Status.PIPE: "Whoever read the output went away.",
+    Status.FOUND: "Done, with findings that need attention: something expires or is broken.",
+    Status.USAGE: "The command line or the configuration is not valid.",
+    Status.STORAGE: "The database cannot be reached, or failed.",
+    Status.MISSING: "The named collection or key does not exist.",
+    Status.REFUSED: "Refused: the action is not allowed, or was not confirmed.",
+    Status.FAULT: "A bug in the program; please report its output.",
+    Status.INTERRUPTED: "Interrupted, as by Ctrl-C.",
+    Status.PIPE: "The output pipe was closed.",
 }
 
 OVERRIDE: Final = "Overrides a key of the configuration: its path in capitals with _ between names, as in {}."
@@ -164,7 +164,7 @@ def admin_page() -> str:
         ("EXIT STATUS", definitions((str(int(status)), meaning) for status, meaning in STATUSES.items())),
         ("SEE ALSO", [escaped("notary-server(8), notary-signer(8)")]),
     ]
-    return page("notary-admin", "look after the stores of a Notary server and signer", sections)
+    return page("notary-admin", "check, list, move and clean up the stores of a Notary server and signer", sections)
 
 
 def pages() -> dict[str, str]:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from notary import certs
-from notary.admin import certificates as files_of_operators
+from notary.admin import certificate_dates
 from notary.admin import collections as walk
 from notary.errors import ConfigError, InvalidCertificate, Unauthorized
 from notary.net.tls import contexts as tls
@@ -176,7 +176,7 @@ def test_signatures(pem: bytes) -> None:
 
 def test_what_operators_are_told_of_a_key(pem: bytes) -> None:
     leaf = walk.leaf_of(PublicKey("ecdsa-x509", pem))
-    assert leaf is None or leaf.ends.year == 2049
+    assert leaf is None or leaf.valid_until.year == 2049
     good = walk.leaf_of(PublicKey("ecdsa-x509", make_root_key(GUN).public))
     assert good is not None
     assert good.subject == f"CN={GUN}"
@@ -186,7 +186,7 @@ def test_files_of_operators(file: Path, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(PRIVATE.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     for read in (
-        lambda: files_of_operators.read("server.tls_cert_file", file),
+        lambda: certificate_dates.read("server.tls_cert_file", file),
         lambda: tls.client_options("localhost", file, None, None),
         lambda: tls.server_context(file, key),
         lambda: load_bundle(file),

@@ -212,7 +212,7 @@ def test_the_page_of_notary_admin_has_every_command_with_its_help(manual: Path) 
     for words in (
         "repos delete [OPTIONS] GUN",
         "--signer-config FILE",
-        "no backup of the metadata alone can be served",
+        "restored backup of the metadata cannot be renewed",
     ):
         assert words in text
     assert text.count("--json Write lines of JSON") == 1, "what all commands have in common stands there once"

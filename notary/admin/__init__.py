@@ -1,1 +1,1 @@
-"""``notary-admin``: what an operator does to the stores of the two daemons, from the command line."""
+"""``notary-admin``: the command line that operators use on the stores of both daemons."""

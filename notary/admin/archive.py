@@ -1,8 +1,8 @@
-"""A collection with its history as a file: lines of JSON (the format is in docs/notary-admin.md).
+"""A collection with its history as a file: lines of JSON (docs/notary-admin.md has the format).
 
-Rules of this module: pure but for the streams that it is given. The same collection makes the same bytes. What is read
-back is a :class:`notary.tuf.collection.Collection` like any other, so that ``fsck`` can judge it; nothing in the file
-names a place outside of it.
+Rules of this module: pure, but for the streams that are arguments. The same collection makes the same bytes. An archive
+that was read is a :class:`notary.tuf.collection.Collection` like any other, so that ``fsck`` can check it. No text of
+the file is used as a path.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, MalformedJSON
 from notary.tuf import canonical
-from notary.tuf.canonical import Members
+from notary.tuf.canonical import Json, Members
 from notary.tuf.collection import Collection, File, newest
 from notary.tuf.model import MAX_VERSION, Gun, RoleName
 
 FORMAT: Final = "notary-collection"
 FORMAT_VERSION: Final = 1
-MAX_LINE: Final = 1 << 30
-"""The longest line, in bytes: a file of metadata in base64, which no server takes at that size."""
+MAX_LINE_BYTES: Final = 1 << 30
+"""The longest line that is read. Metadata of this size in base64 is larger than any upload that a server accepts."""
 
 _HEADER = frozenset({"format", "version", "gun", "files"})
 _FILE = frozenset({"role", "version", "sha256", "data"})
@@ -30,10 +30,10 @@ _END = frozenset({"end"})
 
 
 def write(collection: Collection, stream: BinaryIO) -> int:
-    """Write a collection; the number of its files."""
+    """Write a collection to ``stream``. Returns the number of its files."""
     digest = hashlib.sha256()
 
-    def line(value: dict[str, Any]) -> None:
+    def line(value: dict[str, Json]) -> None:
         data = canonical.dumps(value) + b"\n"
         digest.update(data)
         stream.write(data)
@@ -50,7 +50,7 @@ def write(collection: Collection, stream: BinaryIO) -> int:
 
 
 class Archive:
-    """A collection that was read from a file; all of it is in memory."""
+    """A collection read from a file, held in memory as a whole."""
 
     def __init__(self, gun: Gun, contents: dict[File, bytes]) -> None:
         self.gun = gun
@@ -67,18 +67,18 @@ class Archive:
 
 
 def read(stream: BinaryIO) -> Archive:
-    """Read a collection. Raises InvalidArchive: it was cut off, altered, or is something else."""
+    """Read a collection. Raises InvalidArchive if the stream is truncated, altered, or no archive."""
     digest = hashlib.sha256()
     lines = _lines(stream)
     first = next(lines, b"")
     header = _members(first, 1, _HEADER)
     try:
         if header.text("format") != FORMAT:
-            raise InvalidArchive("this is no exported collection")
+            raise InvalidArchive("this is not an exported collection")
         if header.integer("version") != FORMAT_VERSION:
             raise InvalidArchive(
-                f"this is version {header.integer('version')} of the format; expected {FORMAT_VERSION}: use the "
-                "release that wrote it"
+                f"this file has version {header.integer('version')} of the format; expected {FORMAT_VERSION}: use the "
+                "release that wrote the file"
             )
         gun, count = Gun(header.text("gun")), header.integer("files")
     except (InvalidMetadata, InvalidGun) as error:
@@ -90,26 +90,26 @@ def read(stream: BinaryIO) -> Archive:
         line = next(lines, b"")
         file, data = _file(line, number)
         if last is not None and _order(file) <= last:
-            raise InvalidArchive(f"line {number}: {file.role} version {file.version} is out of order, or comes twice")
+            raise InvalidArchive(f"line {number}: {file.role} version {file.version} is out of order or repeated")
         last = _order(file)
         contents[file] = data
         digest.update(line)
     end = _members(next(lines, b""), count + 2, _END)
     try:
         if end.text("end") != digest.hexdigest():
-            raise InvalidArchive("the file was altered after it was written: its checksum is another one")
+            raise InvalidArchive("the file was altered after it was written: its checksum does not match")
     except InvalidMetadata as error:
         raise InvalidArchive(f"line {count + 2}: {error}") from None
     if next(lines, b""):
-        raise InvalidArchive(f"line {count + 3}: there is more after the end")
+        raise InvalidArchive(f"line {count + 3}: there is data after the last line")
     return Archive(gun, contents)
 
 
 def continuation(archive: Sequence[File], stored: Sequence[File]) -> list[File]:
-    """The files of an archive that are new to a store which holds ``stored`` of the same collection.
+    """Return the files of an archive that are newer than ``stored``, the stored files of the same collection.
 
-    Of each stored role the archive must have the newest stored version, and no other content for any version that both
-    have. Raises InvalidArchive if it does not: then it does not continue what is there.
+    Raises InvalidArchive if the archive does not continue the stored collection: it must have the newest stored version
+    of each role, and the same content for every version that both have.
     """
     offered = {(file.role, file.version): file.sha256 for file in archive}
     there = newest(stored)
@@ -118,10 +118,10 @@ def continuation(archive: Sequence[File], stored: Sequence[File]) -> list[File]:
         if sha256 is None and there[file.role] != file:
             continue
         if sha256 != file.sha256:
-            what = "is not in the file" if sha256 is None else "is another one in the file"
+            what = "is not in the file" if sha256 is None else "has other content in the file"
             raise InvalidArchive(
-                f"the collection exists, and its {file.role} version {file.version} {what}: it does not continue what "
-                "is stored; delete the collection first if this one is to replace it"
+                f"the collection exists, and its {file.role} version {file.version} {what}: the file does not continue "
+                "the stored collection; to replace the collection, delete it first"
             )
     return [file for file in archive if file.role not in there or file.version > there[file.role].version]
 
@@ -131,17 +131,17 @@ def _order(file: File) -> tuple[str, int]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    while line := stream.readline(MAX_LINE):
+    while line := stream.readline(MAX_LINE_BYTES):
         yield line
 
 
 def _members(line: bytes, number: int, names: frozenset[str]) -> Members:
     if not line.endswith(b"\n"):
-        raise InvalidArchive(f"line {number}: the file ends too early: it was cut off")
+        raise InvalidArchive(f"line {number}: the file ends too early: it is truncated")
     try:
         return Members(canonical.parse(line), names, f"line {number}", closed=True)
     except (MalformedJSON, InvalidMetadata) as error:
-        raise InvalidArchive(f"line {number}: not a line of an exported collection: {error}") from None
+        raise InvalidArchive(f"line {number}: this is not a line of an exported collection: {error}") from None
 
 
 def _file(line: bytes, number: int) -> tuple[File, bytes]:
@@ -153,7 +153,7 @@ def _file(line: bytes, number: int) -> tuple[File, bytes]:
     except (InvalidMetadata, InvalidRole, binascii.Error, ValueError) as error:
         raise InvalidArchive(f"line {number}: {error}") from None
     if not 1 <= version <= MAX_VERSION:
-        raise InvalidArchive(f"line {number}: there can be no version {version}")
+        raise InvalidArchive(f"line {number}: version {version} is not possible")
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InvalidArchive(f"line {number}: the content of {role} version {version} was altered")
     return File(str(role), version, sha256, len(data)), data

@@ -1,7 +1,7 @@
 """``notary-admin``: the one list of commands, and the way from a command line to an exit status.
 
-Rules of this module: a command is added here and defined elsewhere. Work runs on the reactor that is there
-(:func:`main` starts one), so that ``adbapi`` stays the one way to a database.
+Rules of this module: a new command is a module in ``commands/`` and a row in :data:`COMMANDS`. :func:`main` starts the
+reactor, on which all commands run; stores are opened as the daemons open them.
 """
 
 from __future__ import annotations
@@ -9,63 +9,69 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Final, NoReturn
 
 import click
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from notary import __version__
-from notary.admin.command import Status, Work
+from notary.admin.command import Invocation, Status
 from notary.admin.commands.check_config import check_config
+from notary.admin.commands.expiring import expiring
+from notary.admin.commands.fsck import fsck
+from notary.admin.commands.gc import gc
 from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
 from notary.admin.commands.repos import repos
-from notary.admin.commands.upkeep import expiring, fsck_, gc
+from notary.work.reactor import Reactor
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="notary-admin")
 def cli() -> None:
-    """Look after the stores of a Notary server and signer."""
+    """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-for each in (check_config, health, migrate, repos, keys, expiring, fsck_, gc):
+COMMANDS: Final = (check_config, health, migrate, repos, keys, expiring, fsck, gc)
+
+for each in COMMANDS:
     cli.add_command(each)
 
 
-def parse(arguments: Sequence[str] | None = None) -> Work | int:
-    """Read a command line, by default that of the process: what to do, or the exit status if all is done already.
+def parse(arguments: Sequence[str] | None = None) -> Invocation | int:
+    """Read a command line, by default that of the process.
 
-    Raises click.ClickException and click.Abort.
+    Returns the command to run, or an exit status if nothing remains to be done, as after ``--help``. Raises
+    click.ClickException and click.Abort.
     """
-    found: Work | int = cli.main(arguments, "notary-admin", standalone_mode=False)
+    found: Invocation | int = cli.main(arguments, "notary-admin", standalone_mode=False)
     return found
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the console script."""
     try:
-        work = parse()
+        invocation = parse()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(Status.INTERRUPTED)
-    if not isinstance(work, Work):
-        sys.exit(work)
+    if not isinstance(invocation, Invocation):
+        sys.exit(invocation)
     statuses: list[int] = []
 
-    def body(reactor: Any) -> Deferred[None]:
-        running = Deferred.fromCoroutine(work.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
+    def body(reactor: Reactor) -> Deferred[None]:
+        running = Deferred.fromCoroutine(invocation.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
         ended: Deferred[None] = Deferred()
 
         def interrupt() -> Deferred[None] | None:
             if ended.called:
                 return None
             running.cancel()
-            return ended  # what was opened is closed first
+            return ended  # The reactor stops once the stores are closed.
 
         def end(status: int) -> None:
             statuses.append(status)
@@ -76,9 +82,9 @@ def main() -> NoReturn:
 
     try:
         react(body)
-    except SystemExit:  # react's own idea of the status
+    except SystemExit:  # react always exits, with a status of its own
         status = statuses[0] if statuses else Status.INTERRUPTED
         if status == Status.PIPE:
-            # What is still buffered can go nowhere; the interpreter would complain of it.
+            # The interpreter flushes the buffer at exit, and would report that the pipe is closed.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(status)

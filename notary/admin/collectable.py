@@ -1,8 +1,9 @@
-"""Which files of a collection nobody needs any more.
+"""The files of a collection that may be removed.
 
-Rules of this module: pure. Kept are: every root, because clients follow it version by version; the newest version of
-every role, because it bounds what may be published next; the newest timestamps and snapshots, as many as asked for;
-whatever a kept timestamp or snapshot lists. A collection whose current state is broken gives up nothing.
+Rules of this module: pure. Four kinds of files are kept: every root, because clients follow roots one version at a
+time; the newest version of every role, because the next published version must be higher; the newest timestamps and
+snapshots, of each as many as the operator asks for; and every file that a kept timestamp or snapshot lists. Nothing may
+be removed from a collection whose current state is broken.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
 
 def collectable(collection: Collection, keep: int) -> list[File]:
-    """What may be removed when the ``keep`` (1 or more) newest timestamps and snapshots must stay whole.
+    """Return the files that may be removed while the ``keep`` (at least 1) newest timestamps and snapshots stay usable.
 
-    In the order in which it is safe to remove: what lists a file goes before that file. Raises NotFound or
-    InvalidMetadata if the current state is broken; ``fsck`` says how.
+    The order is safe for removal: a file comes after all files that list it. Raises NotFound or InvalidMetadata if the
+    current state is broken; ``fsck`` reports the details.
     """
     if not _has_history(collection.files, keep):
         return []
     index = Index(collection)
     now = current(collection, index)
     if now.absent:
-        raise InvalidMetadata(f"the snapshot lists files that are not there: {', '.join(sorted(now.absent))}")
+        raise InvalidMetadata(f"the snapshot lists missing files: {', '.join(sorted(now.absent))}")
     needed = {*newest(collection.files).values(), *now.files.values()}
     needed.update(file for file in collection.files if file.role == ROOT)
     needed.update(_last(collection.files, TIMESTAMP, keep), _last(collection.files, SNAPSHOT, keep))
@@ -40,7 +41,7 @@ def collectable(collection: Collection, keep: int) -> list[File]:
 
 
 def _has_history(files: Sequence[File], keep: int) -> bool:
-    """Whether anything could go at all: most collections need not be read."""
+    """Return whether any file may be removable. Most collections have none, and need not be read."""
     timestamps = sum(file.role == TIMESTAMP for file in files)
     others = sum(file.role not in (TIMESTAMP, ROOT) for file in files)
     return timestamps > keep or others > len({file.role for file in files} - {TIMESTAMP, ROOT})
@@ -51,7 +52,7 @@ def _last(files: Iterable[File], role: str, keep: int) -> list[File]:
 
 
 def _listed(index: Index, file: File) -> Iterable[File]:
-    """What a timestamp or snapshot lists, as far as it is there and can be read: an old one need not be whole."""
+    """Return the stored files that a timestamp or snapshot lists; none if an old one cannot be read."""
     try:
         return index.listed(file)[0].values()
     except InvalidMetadata:

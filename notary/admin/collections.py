@@ -1,7 +1,7 @@
-"""What several commands do with collections: walk all of them, and tell of each what clients get.
+"""Walks over collections, and the summary of what clients get of each one.
 
-Rules of this module: one collection at a time, so that memory does not grow with their number. A collection that is
-broken does not end a walk.
+Rules of this module: one collection is read at a time, so that memory does not grow with the number of collections. A
+broken collection does not end a walk.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from notary.tuf.collection import Collection, File, Metadata, current, newest, p
 from notary.tuf.model import ROOT, Root
 from notary.tuf.public import PublicKey
 
-PAGE: Final = 500
-"""How many names are read at a time."""
+GUNS_PER_PAGE: Final = 500
+"""The number of names in one read of the store."""
 
 _T = TypeVar("_T")
 
 
 async def inventory_of(session: Session) -> Inventory:
-    """The server's store. Raises ConfigError and StorageFailed."""
+    """Open the operators' view of the server's store. Raises ConfigError and StorageFailed."""
     return await session.open(session.server(), open_inventory)
 
 
 async def guns(
     session: Session, inventory: Inventory, prefix: str, what: str, *, remembered: bool = False
 ) -> AsyncIterator[str]:
-    """The name of every collection that begins with ``prefix``, under a progress bar that says ``what``."""
+    """Yield the name of every collection that begins with ``prefix``, under a progress bar with the label ``what``.
+
+    If ``remembered``, the names include collections that only the changefeed still names.
+    """
     total = await inventory.count(prefix) if session.out.shows_progress else None
     with session.out.progress(what, total) as advance:
         after = ""
-        while page := await inventory.guns(prefix, after, PAGE, remembered=remembered):
+        while page := await inventory.guns(prefix, after, GUNS_PER_PAGE, remembered=remembered):
             for gun in page:
                 if gun.startswith(prefix):
                     yield gun
@@ -46,8 +49,21 @@ async def guns(
             after = page[-1]
 
 
-async def visit(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
-    """What ``work`` makes of a collection. Raises NotFound if there is none, and what ``work`` raises."""
+async def selected(
+    session: Session, inventory: Inventory, gun: str, prefix: str, what: str, *, remembered: bool = False
+) -> AsyncIterator[str]:
+    """Yield ``gun`` or, if ``gun`` is "", every name that :func:`guns` yields. Raises NotFound."""
+    if gun:
+        if not await inventory.visit(gun, lambda found: bool(found.files or (remembered and found.feed()))):
+            raise NotFound(f"there is no collection {gun}")
+        yield gun
+        return
+    async for each in guns(session, inventory, prefix, what, remembered=remembered):
+        yield each
+
+
+async def visit_existing(inventory: Inventory, gun: str, work: Callable[[StoredCollection], _T]) -> _T:
+    """Return the result of ``work`` on a collection. Raises NotFound, and the errors of ``work``."""
 
     def unless_empty(collection: StoredCollection) -> _T:
         if not collection.files:
@@ -59,7 +75,7 @@ async def visit(inventory: Inventory, gun: str, work: Callable[[StoredCollection
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One current file: its row, and when it expires (None if that cannot be read; then ``problem`` says why)."""
+    """One current file. ``expires`` is None if the file cannot be read; ``problem`` then says why."""
 
     file: File
     expires: datetime | None
@@ -68,20 +84,23 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What clients get of one collection, by role; how much is stored; what is wrong at first sight.
+    """A collection in short: the file of each role that clients get, and the first problem found, or "".
 
-    ``certificates`` are the ends of the certificates that hold its root keys, by subject.
+    Args:
+        certificate_ends: The ends of the certificates of its root keys, by their subjects.
+        stored_files: The number of all stored files.
+        stored_bytes: The size of all stored files.
     """
 
     items: Mapping[str, Item]
-    certificates: Mapping[str, datetime]
-    count: int
-    size: int
+    certificate_ends: Mapping[str, datetime]
+    stored_files: int
+    stored_bytes: int
     problem: str
 
 
 def summarise(collection: Collection) -> Summary:
-    """Look at every current file of a collection. Where the walk of readers ends early, the newest of each role."""
+    """Summarise a collection. If its current state is broken, the newest file of each role is taken instead."""
     problem = ""
     try:
         now = current(collection)
@@ -90,12 +109,12 @@ def summarise(collection: Collection) -> Summary:
     else:
         files = dict(now.files)
         if now.absent:
-            problem = f"the snapshot lists what is not there: {', '.join(sorted(now.absent))}"
+            problem = f"the snapshot lists missing files: {', '.join(sorted(now.absent))}"
     items: dict[str, Item] = {}
     certificates: dict[str, datetime] = {}
     for role, file in sorted(files.items()):
         try:
-            metadata = read(collection, file)
+            metadata = read_metadata(collection, file)
         except NotaryError as error:
             items[role] = Item(file, None, str(error))
             problem = problem or f"{role}: {error}"
@@ -103,13 +122,13 @@ def summarise(collection: Collection) -> Summary:
         items[role] = Item(file, metadata.expires)
         if isinstance(metadata, Root):
             leaves = [leaf_of(key) for key in metadata.roles[ROOT].keys.values()]
-            certificates = {leaf.subject: leaf.ends for leaf in leaves if leaf is not None}
+            certificates = {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
     size = sum(file.size for file in collection.files)
     return Summary(items, certificates, len(collection.files), size, problem)
 
 
-def read(collection: Collection, file: File) -> Metadata:
-    """The metadata in a file. Raises InvalidMetadata."""
+def read_metadata(collection: Collection, file: File) -> Metadata:
+    """Parse the metadata in a file. Raises InvalidMetadata."""
     try:
         return parse(file.role, collection.data(file))
     except InvalidRole as error:
@@ -118,14 +137,14 @@ def read(collection: Collection, file: File) -> Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The certificate that a key stands in: whose it is, and when it ends (aware, UTC)."""
+    """The certificate of a key: its subject and its end (aware, UTC)."""
 
     subject: str
-    ends: datetime
+    valid_until: datetime
 
 
 def leaf_of(key: PublicKey) -> Leaf | None:
-    """The first certificate of a key; None if the key has none, or one in which these cannot be read."""
+    """Return the first certificate of a key; None if the key has no certificate, or one that cannot be read."""
     try:
         with certs.reading():
             for certificate in key.certificates[:1]:

@@ -1,8 +1,8 @@
-"""What makes a function a command: the options that all share, and the way from its outcome to an exit status.
+"""The decorator of commands, the options that commands share, and the table from errors to exit statuses.
 
 Rules of this module: a command is a coroutine function of a :class:`Session` and its own options, and returns an exit
-status. :data:`STATUSES` is the one table from domain errors to statuses. Reading the command line opens nothing and
-runs nothing: it gives a :class:`Work`, which then runs on whatever reactor there is.
+status. :data:`STATUSES` is the one table from domain errors to statuses. Reading a command line opens nothing and runs
+nothing: the result is an :class:`Invocation`, which runs on the reactor that it is given.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import re
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Concatenate, Final, ParamSpec, TextIO
+from typing import Concatenate, Final, ParamSpec, TextIO
 
 import click
 from twisted.internet.defer import CancelledError
@@ -24,6 +24,7 @@ from twisted.internet.defer import CancelledError
 from notary.admin.output import Output
 from notary.admin.session import Session
 from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
+from notary.work.reactor import Reactor
 
 _P = ParamSpec("_P")
 
@@ -33,21 +34,21 @@ class Status(IntEnum):
 
     OK = 0
     FOUND = 1
-    """The command did its work, and found what it looks for: something that expires, or is not in order."""
+    """The command did its work and has findings: something expires or is broken."""
     USAGE = 2
-    """The command line or a configuration cannot be used."""
+    """The command line or a configuration is not valid."""
     STORAGE = 3
-    """The database cannot be reached, or could not do its work."""
+    """The database cannot be reached, or failed."""
     MISSING = 4
-    """What was named does not exist."""
+    """The named collection or key does not exist."""
     REFUSED = 5
-    """What was asked for is not allowed, or was answered with no."""
+    """The action is not allowed, or the operator did not confirm it."""
     FAULT = 70
-    """A fault of the program."""
+    """A bug in the program."""
     INTERRUPTED = 130
-    """Somebody pressed Ctrl-C."""
+    """The command was interrupted, as by Ctrl-C."""
     PIPE = 141
-    """Whoever read the output went away."""
+    """The output pipe was closed."""
 
 
 STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
@@ -59,19 +60,21 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
         NotaryError: Status.REFUSED,
     }
 )
-"""The status of each domain error; the nearest base class counts."""
+"""The status of each domain error; an error without a row has that of its nearest base class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A command whose options are known, yet to be run."""
+class Invocation:
+    """A command with its options, ready to run."""
 
     config: Path
     as_json: bool
-    body: Callable[[Session], Coroutine[Any, Any, int]]
+    body: Callable[[Session], Awaitable[int]]
 
-    async def run(self, reactor: Any, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
-        """Run it; its exit status. Errors become one line on ``stderr``."""
+    async def run(
+        self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
+    ) -> int:
+        """Run the command and return its exit status. A domain error becomes one line on ``stderr``."""
         out = Output(stdout, stderr, as_json=self.as_json)
         try:
             session = Session(self.config, environ, reactor, out, stdin)
@@ -93,15 +96,13 @@ class Work:
         return status
 
 
-def command(
-    name: str, **attributes: Any
-) -> Callable[[Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]], click.Command]:
-    """Make a command of a coroutine function; its docstring is the help, further options are click's, below this."""
+def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable[int]]], click.Command]:
+    """Make a command of a coroutine function, whose docstring is the help; its own options are decorators below."""
 
-    def decorate(body: Callable[Concatenate[Session, _P], Coroutine[Any, Any, int]]) -> click.Command:
+    def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
-        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Work:
-            return Work(config, as_json, lambda session: body(session, *args, **kwargs))
+        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
+            return Invocation(config, as_json, lambda session: body(session, *args, **kwargs))
 
         for option in (
             click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),
@@ -115,25 +116,29 @@ def command(
             ),
         ):
             parsed = option(parsed)
-        made: click.Command = click.command(name, **attributes)(parsed)
-        return made
+        return click.command(name)(parsed)
 
     return decorate
 
+
+GUN_OPTION: Final = click.option("--gun", default="", help="Only this collection.")
+PREFIX_OPTION: Final = click.option("--prefix", default="", help="Only collections whose names begin with this.")
+DRY_RUN_OPTION: Final = click.option("--dry-run", is_flag=True, help="Change nothing; only report what would be done.")
+YES_OPTION: Final = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Duration(click.ParamType[timedelta]):
-    """A number and a unit: 90m, 12h, 30d, 4w."""
+    """The type of options with a number and a unit: 90m, 12h, 30d, 4w."""
 
     name = "duration"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it."""
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the value as a length of time; fail on anything else."""
         if isinstance(value, timedelta):
             return value
-        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
+        found = re.fullmatch(r"([0-9]{1,6})([mhdw])", str(value))
         if found is None:
-            self.fail(f"{value!r} is not a time; expected a number and m, h, d or w, such as 30d", param, ctx)
+            self.fail(f"{value!r} is not a length of time; expected a number and m, h, d or w, such as 30d", param, ctx)
         return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -1,10 +1,10 @@
-"""What is wrong with one stored collection, and what to do about it.
+"""The checks of one stored collection, with the meaning and the remedy of each kind of finding.
 
-Rules of this module: pure. One function over a collection; the bytes of one file are in memory at a time, but for what
-clients currently get. :data:`KINDS` is the one table of findings. Expiry is no finding: ``expiring`` tells.
+Rules of this module: pure. Besides the files that clients currently get, one file is in memory at a time. :data:`KINDS`
+is the one table of findings. Expired metadata is no finding: ``expiring`` lists it.
 
-Versions may have gaps: publishers skip some, and ``gc`` makes more. Root alone must be complete from the first version
-(1 or 2) on, because a client follows it one version at a time.
+Versions may have gaps: publishers skip versions, and ``gc`` removes some. Only the versions of root must be complete,
+from the first one (1 or 2) on, because a client follows them one at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from notary.tuf.signatures import require_signatures, require_succession, stored
 
 
 class Kind(NamedTuple):
-    """A kind of finding. ``error``: clients or publishers are hurt by it; otherwise it is only worth knowing."""
+    """A kind of finding: an ``error`` harms clients or publishers, and everything else is a note."""
 
     error: bool
     meaning: str
@@ -39,9 +39,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "unreadable": Kind(True, "a row holds values of the wrong type", "correct or delete the row"),
         "checksum": Kind(
             True,
-            "the recorded checksum is not that of the content: one of the two changed after it was written, and "
-            "clients refuse what they get",
-            f"{_BACKUP}; if it is current, publishing that role again helps too",
+            "the recorded checksum does not match the content: one of the two was changed after the file was written; "
+            "clients reject it",
+            f"{_BACKUP}; if the file is current, publishing the role again also helps",
         ),
         "no-checksum": Kind(
             False,
@@ -52,37 +52,37 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             True, "the content is not the metadata of its role", f"{_BACKUP}, or publish that role again"
         ),
         "version": Kind(
-            True, "the signed version is not the one it is stored under", f"{_BACKUP}, or publish that role again"
+            True, "the signed version differs from the stored version number", f"{_BACKUP}, or publish that role again"
         ),
         "root-gap": Kind(
             True,
-            "a version of root is missing: clients that know an older one cannot follow",
+            "a version of root is missing: clients with an older version cannot update",
             "restore the missing version from a backup, or from another installation with `repos export`",
         ),
         "root-chain": Kind(
             True,
-            "a root is not signed by itself or by the one before it: clients refuse it",
-            "restore root from a backup; if it was never valid, delete the collection and publish it anew",
+            "a root lacks the signatures of its own keys, or of the previous root's keys: clients reject it",
+            "restore root from a backup; if root was never valid, delete the collection and publish it again",
         ),
         "signature": Kind(
             True,
-            "a current file is not signed as root or its parent asks: clients refuse it",
-            "its publisher must sign and publish that role again; the server's timestamp renews with any publish",
+            "a current file lacks the signatures that root or its parent role requires: clients reject it",
+            "its publisher must sign and publish the role again; any publish renews the server's timestamp",
         ),
         "missing": Kind(
             True,
-            "a file that clients are told to fetch is not there",
+            "a file that clients must fetch is missing",
             f"{_BACKUP}, or publish that role again",
         ),
         "unlisted": Kind(
             False,
-            "the newest version of a role is not the one that the snapshot lists: clients get the listed one",
-            "nothing, unless its publisher misses it: the next publish replaces both",
+            "the snapshot does not list the newest version of a role: clients get the listed version",
+            "nothing, unless its publisher misses that version: the next publish replaces both",
         ),
         "orphan": Kind(
             False,
             "the snapshot does not list this role: a removed delegation",
-            "nothing; `gc` removes all but the last",
+            "nothing; `gc` removes all versions but the last",
         ),
         "undelegated": Kind(
             False,
@@ -91,22 +91,22 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "feed-ahead": Kind(
             True,
-            "the changefeed names a timestamp that is not there: rows of a publish were lost",
+            "the changefeed names a timestamp that is missing: rows of a publish were lost",
             "restore the collection from a backup, or publish it again",
         ),
         "feed-missing": Kind(
             False,
-            "the changefeed does not name the current timestamp: whoever follows the feed has not heard of it",
-            "nothing; the next publish is in the feed",
+            "the changefeed does not name the current timestamp: clients of the feed do not know it",
+            "nothing; the feed will name the next publish",
         ),
     }
 )
-"""Every kind of finding by its name."""
+"""The kinds of findings by their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: ``kind`` is a name in KINDS; ``version`` is 0 where no single one is meant."""
+    """One problem of a collection: ``kind`` is a name in KINDS; ``version`` is 0 if no single version is concerned."""
 
     kind: str
     role: str
@@ -115,16 +115,16 @@ class Finding:
 
     @property
     def error(self) -> bool:
-        """Whether somebody is hurt by it."""
+        """Whether clients or publishers are harmed."""
         return KINDS[self.kind].error
 
 
 def check(collection: Collection, feed: Sequence[FeedEntry] | None = None) -> list[Finding]:
-    """Everything that is wrong with ``collection``, in the order of the checks.
+    """Return all findings of a collection, in the order of the checks.
 
-    ``feed`` holds what the changefeed says of it; None if it has none, as in an exported file.
+    ``feed`` has the collection's entries in the changefeed; None if there is no changefeed, as in an exported file.
     """
-    return [*([] if feed is None else _follow(collection, feed)), *_Check(collection).run()]
+    return [*([] if feed is None else _check_feed(collection, feed)), *_Check(collection).run()]
 
 
 class _Check:
@@ -132,7 +132,7 @@ class _Check:
         self._collection = collection
         self._newest = newest(collection.files)
         self._targets: dict[str, Targets] = {}
-        self._sound: set[File] = set()
+        self._intact: set[File] = set()
 
     def run(self) -> Iterator[Finding]:
         if not self._newest:
@@ -143,16 +143,16 @@ class _Check:
             yield Finding("name", "", 0, str(error))
             return
         for file in self._collection.files:
-            found = list(self._content(file))
+            found = list(self._check_file(file))
             if not any(KINDS[each.kind].error for each in found):
-                self._sound.add(file)
+                self._intact.add(file)
             yield from found
-        yield from self._roots(gun)
-        yield from self._current()
+        yield from self._check_roots(gun)
+        yield from self._check_current()
 
-    # -- each row by itself
+    # -- each file by itself
 
-    def _content(self, file: File) -> Iterator[Finding]:
+    def _check_file(self, file: File) -> Iterator[Finding]:
         data = self._collection.data(file)
         if file.sha256 is None:
             yield self._finding("no-checksum", file, f"{file.size} bytes")
@@ -171,9 +171,9 @@ class _Check:
         if version != file.version:
             yield self._finding("version", file, f"signed as version {version}")
 
-    # -- root, from the first on
+    # -- the roots, from the first version on
 
-    def _roots(self, gun: Gun) -> Iterator[Finding]:
+    def _check_roots(self, gun: Gun) -> Iterator[Finding]:
         previous: Root | None = None
         expected = {1, 2}
         for file in self._collection.files:
@@ -183,7 +183,7 @@ class _Check:
                 yield self._finding("root-gap", file, f"version {max(expected) if previous else 1} should come before")
                 previous = None
             expected = {file.version + 1}
-            if file not in self._sound:
+            if file not in self._intact:
                 previous = None
                 continue
             data = self._collection.data(file)
@@ -199,7 +199,7 @@ class _Check:
 
     # -- what clients get
 
-    def _current(self) -> Iterator[Finding]:
+    def _check_current(self) -> Iterator[Finding]:
         for name in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
             if name not in self._newest:
                 yield Finding("missing", name, 0, "the collection has no version of it")
@@ -209,30 +209,30 @@ class _Check:
         index = Index(self._collection)
         files, absent = {str(TIMESTAMP): timestamp}, dict[str, str]()
         for lister in (TIMESTAMP, SNAPSHOT):
-            if files.get(lister) not in self._sound:
+            if files.get(lister) not in self._intact:
                 return
             there, absent = index.listed(files[lister])
             for role, sha256 in absent.items():
                 detail = f"{lister} version {files[lister].version} lists checksum {sha256}"
                 yield Finding("missing", role, 0, detail)
             files = {**there, **files}
-        yield from self._unlisted(files, absent)
-        yield from self._signatures(files)
+        yield from self._check_lists(files, absent)
+        yield from self._check_signatures(files)
 
-    def _unlisted(self, files: Mapping[str, File], absent: Mapping[str, str]) -> Iterator[Finding]:
+    def _check_lists(self, files: Mapping[str, File], absent: Mapping[str, str]) -> Iterator[Finding]:
         for role, file in self._newest.items():
             if role not in files and role not in absent:
                 yield self._finding("orphan", file, "newest version")
             elif role in files and files[role] != file:
                 yield self._finding("unlisted", file, f"listed is version {files[role].version}")
 
-    def _signatures(self, files: Mapping[str, File]) -> Iterator[Finding]:
+    def _check_signatures(self, files: Mapping[str, File]) -> Iterator[Finding]:
         file = files.get(ROOT)
-        if file is None or file not in self._sound:
+        if file is None or file not in self._intact:
             return
         root = Root.parse(stored_envelope(ROOT, self._collection.data(file)))
         for name in (TIMESTAMP, SNAPSHOT):
-            yield from self._signed(files[name], root.roles[name], "the keys that root names for it")
+            yield from self._check_signature(files[name], root.roles[name], "the keys that root names for it")
         roles = sorted((role for role in files if role.startswith(TARGETS)), key=lambda role: (role.count("/"), role))
         for role in roles:
             name, file = RoleName(role), files[role]
@@ -240,17 +240,17 @@ class _Check:
             if parent is None:
                 signers, named_by = root.roles[TARGETS], "root"
             elif parent in files and parent not in self._targets:
-                continue  # what is wrong with the parent was said
+                continue  # the parent has a finding already
             elif parent not in self._targets or name not in self._targets[parent].delegations:
                 yield self._finding("undelegated", file, f"{parent} does not delegate to it")
                 continue
             else:
                 signers, named_by = self._targets[parent].delegations[name].role, parent
-            if file in self._sound:
-                yield from self._signed(file, signers, f"the keys that {named_by} names for it")
+            if file in self._intact:
+                yield from self._check_signature(file, signers, f"the keys that {named_by} names for it")
                 self._targets[role] = Targets.parse(stored_envelope(name, self._collection.data(file)), name)
 
-    def _signed(self, file: File, signers: RoleKeys, who: str) -> Iterator[Finding]:
+    def _check_signature(self, file: File, signers: RoleKeys, who: str) -> Iterator[Finding]:
         name = RoleName(file.role)
         try:
             if name.is_delegation:
@@ -265,12 +265,12 @@ class _Check:
         return Finding(kind, file.role, file.version, detail)
 
 
-def _follow(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
-    """Whether the changefeed and the timestamps tell the same story."""
+def _check_feed(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Finding]:
+    """Compare the changefeed with the stored timestamps."""
     stored = {file.version: file.sha256 for file in collection.files if file.role == TIMESTAMP}
     latest = max(stored, default=0)
     for entry in feed:
-        # Of those below the newest, some may have been collected.
+        # gc may have removed timestamps older than the newest one.
         lost = entry.version > latest
         known = stored.get(entry.version)
         if lost or (known and entry.sha256 and entry.sha256 != known):
@@ -280,5 +280,5 @@ def _follow(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[Findi
 
 
 def unreadable(error: NotaryError) -> Finding:
-    """The finding of a collection of which the database cannot even give the rows."""
+    """Return the finding of a collection whose rows the database cannot return."""
     return Finding("unreadable", "", 0, str(error))

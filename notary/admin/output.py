@@ -1,8 +1,8 @@
-"""How commands speak: tables, trees and progress bars on a terminal, tab-separated lines elsewhere, JSON for scripts.
+"""The output of commands: tables, trees, progress bars on a terminal; tab-separated lines elsewhere; JSON for scripts.
 
-Rules of this module: results go to standard output, all else to standard error. Nothing is collected that can grow with
-the database: a table on a terminal is drawn every :data:`PAGE` rows. Text from the database is data, never markup, and
-control characters in it never reach a terminal.
+Rules of this module: results go to standard output, all else to standard error. The memory for output does not grow
+with the database: a table on a terminal is drawn every :data:`ROWS_PER_TABLE` rows. Text from the database is data,
+never markup, and its control characters never reach a terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,21 +19,18 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-PAGE: Final = 200
-"""Rows of a table on a terminal before the next one begins."""
+ROWS_PER_TABLE: Final = 200
+"""The most rows of one table on a terminal; more rows begin another table."""
 
-_WORD: Final = 14
-"""A longer word may be broken, where a table is too wide."""
+_WHOLE_WORD_CHARACTERS: Final = 14
+"""The longest word that is never broken in a table too wide for its terminal."""
 
 Node = tuple[str, Sequence["Node"]]
-"""A line of a tree, and what hangs below it."""
+"""A line of a tree, and the nodes below it."""
 
 
 class Output:
-    """Where one command writes to.
-
-    ``stdout`` and ``stderr`` are text streams. With ``as_json``, every result is one line of JSON.
-    """
+    """The output of one command to two text streams. With ``as_json``, every result is one line of JSON."""
 
     def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -42,39 +39,39 @@ class Output:
         self._bar: Progress | None = None
 
     def say(self, message: str) -> None:
-        """A line for people, on standard error."""
+        """Write a line for people to standard error."""
         self._err.print(printable(message), style="")
 
-    def total(self, message: str) -> None:
-        """A line for people that sums up; scripts count for themselves, and cron mails whatever is written."""
+    def summary(self, message: str) -> None:
+        """Write a closing line for people, with totals. With JSON there is none: cron would mail it."""
         if not self.as_json:
             self.say(message)
 
-    def line(self, text: str, record: Mapping[str, Any]) -> None:
-        """One result: ``text`` for people, ``record`` for scripts."""
+    def line(self, text: str, record: Mapping[str, object]) -> None:
+        """Write one result: ``text`` for people, ``record`` for scripts."""
         if self.as_json:
             self._json(record)
         else:
             self._out.print(printable(text))
 
     @contextmanager
-    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, Any]], None]]:
-        """A table of results: call what this gives with the cells of a row, and the same as a record for scripts."""
+    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
+        """Open a table of results. The function it yields adds a row: cells for people, a record for scripts."""
         waiting: list[Sequence[str]] = []
         plain = not self.as_json and not self._out.is_terminal
         if plain:
             self._plain(columns)
 
-        def add(cells: Sequence[object], record: Mapping[str, Any]) -> None:
+        def add(cells: Sequence[object], record: Mapping[str, object]) -> None:
             if self.as_json:
                 self._json(record)
                 return
-            row = [printable(show(cell)) for cell in cells]
+            row = [printable(text_of(cell)) for cell in cells]
             if plain:
                 self._plain(row)
                 return
             waiting.append(row)
-            if len(waiting) == PAGE:
+            if len(waiting) == ROWS_PER_TABLE:
                 self._draw(columns, waiting)
                 waiting.clear()
 
@@ -82,8 +79,8 @@ class Output:
         if waiting:
             self._draw(columns, waiting)
 
-    def tree(self, root: Node, record: Mapping[str, Any]) -> None:
-        """A tree of lines; where this is no terminal, the lines indented by two spaces a level."""
+    def tree(self, root: Node, record: Mapping[str, object]) -> None:
+        """Write a tree of lines; if the output is not a terminal, each level is indented by two spaces."""
         if self.as_json:
             self._json(record)
         elif self._out.is_terminal:
@@ -94,12 +91,12 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether anybody sees a progress bar: only then is its total worth counting."""
+        """Whether a progress bar is visible. Its total is worth counting only then."""
         return not self.as_json and self._err.is_terminal
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A bar on standard error, if that is a terminal: call what this gives with how much more is done."""
+        """Show a progress bar if standard error is a terminal. The function it yields advances the bar."""
         if not self.shows_progress:
             yield lambda _more: None
             return
@@ -113,21 +110,23 @@ class Output:
                 self._bar = None
 
     def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        # What a row is about stays whole as long as there is room; the rest may wrap, if it can between words.
+        # The first column stays whole as long as it fits; the other columns wrap, between words if possible.
         table = Table(Column(columns[0], no_wrap=True, overflow="fold"))
         for number, column in enumerate(columns[1:], start=1):
             words = [word for row in [columns, *rows] for word in row[number].split()]
-            table.add_column(column, overflow="fold", min_width=min(_WORD, max(map(len, words), default=0)))
+            table.add_column(
+                column, overflow="fold", min_width=min(_WHOLE_WORD_CHARACTERS, max(map(len, words), default=0))
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         if self._bar is not None:
-            self._bar.stop()  # takes it from the screen
+            self._bar.stop()  # clears it from the screen
         self._out.print(table)
         if self._bar is not None:
             self._bar.start()
 
-    def _json(self, record: Mapping[str, Any]) -> None:
-        self._write(json.dumps(record, default=show, ensure_ascii=True) + "\n")
+    def _json(self, record: Mapping[str, object]) -> None:
+        self._write(json.dumps(record, default=text_of, ensure_ascii=True) + "\n")
 
     def _plain(self, cells: Sequence[str]) -> None:
         self._write("\t".join(cells) + "\n")
@@ -137,14 +136,14 @@ class Output:
 
 
 def printable(text: str) -> str:
-    """``text`` with everything that could move a cursor, or break a line, written as an escape."""
+    """Return ``text`` with all characters that could move a cursor or break a line as escapes."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def show(value: object) -> str:
-    """A cell: times in UTC to the second, nothing as ``-``."""
+def text_of(value: object) -> str:
+    """Return a value as the text of a cell: a time in UTC to the second, None as ``-``."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -152,8 +151,8 @@ def show(value: object) -> str:
     return str(value)
 
 
-def ago(when: datetime, now: datetime) -> str:
-    """How far ``when`` lies ahead of ``now``, or behind it, in words."""
+def relative_time(when: datetime, now: datetime) -> str:
+    """Return the distance of ``when`` from ``now`` in words, as of an expiry."""
     if when < now:
         return f"expired {_span(now - when)} ago"
     return f"in {_span(when - now)}"
@@ -166,8 +165,8 @@ def _span(length: timedelta) -> str:
     return f"{hours} h" if hours else f"{seconds // 60} min"
 
 
-def size(count: int) -> str:
-    """A number of bytes for people."""
+def size_text(count: int) -> str:
+    """Return a number of bytes as text for people."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:  # noqa: PLR2004 - what a KiB is

@@ -1,7 +1,8 @@
-"""What a command works with: the configuration, the stores it opens, the clock, the one who answers questions.
+"""The session of a command: its configuration, the stores that it opens, its clock, and questions to the operator.
 
-Rules of this module: a store is opened when a command asks for it, and closed when the command has ended, however it
-ends. The reactor of this process serves nobody but the command: what is pure runs on it, SQL in the pool's threads.
+Rules of this module: a store is opened when a command asks for it, and closed when the command has ended, also after an
+error. Only the command uses the reactor of this process, so pure functions run on it at any length; SQL runs in the
+pool's threads.
 """
 
 from __future__ import annotations
@@ -9,48 +10,53 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from notary import config
 from notary.admin.output import Output
-from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage
+from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_config
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
+from notary.work.reactor import Reactor
 
-_Store = TypeVar("_Store")
+
+class _Closable(Protocol):
+    def close(self) -> Deferred[None]: ...
+
+
+_Store = TypeVar("_Store", bound=_Closable)
 
 
 class Session:
     """One run of one command.
 
-    ``environ`` is the environment of the process; ``answers`` where a person answers from, if it is a terminal.
+    ``environ`` is the environment of the process. Answers are read from ``stdin`` if it is a terminal.
     """
 
     def __init__(
-        self, config_file: Path, environ: Mapping[str, str], reactor: Any, out: Output, answers: TextIO
+        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, stdin: TextIO
     ) -> None:
         self.reactor = reactor
         self.out = out
         self.config = load_file(config_file, environ)
         self._environ = environ
-        self._answers = answers
+        self._stdin = stdin
         self._ends: list[Callable[[], object]] = []
 
     def now(self) -> datetime:
-        """The time, aware, UTC."""
+        """Return the time (aware, UTC)."""
         return datetime.fromtimestamp(self.reactor.seconds(), UTC)
 
     def server(self) -> ServerConfig:
-        """The configuration, which must be a server's. Raises ConfigError."""
+        """Return the configuration, which must be that of a server. Raises ConfigError."""
         if not isinstance(self.config, ServerConfig):
             raise ConfigError("--config: this is a signer's configuration; expected a server's (server.http_addr)")
         return self.config
 
     def signer(self, config_file: Path | None = None) -> SignerConfig:
-        """The configuration, or that in ``config_file``, which must be a signer's. Raises ConfigError."""
+        """Return the configuration, or that in ``config_file``; it must be that of a signer. Raises ConfigError."""
         found = self.config if config_file is None else load_file(config_file, self._environ)
         if not isinstance(found, SignerConfig):
             option = "--config" if config_file is None else "--signer-config"
@@ -58,61 +64,63 @@ class Session:
         return found
 
     async def open(
-        self, of: ServerConfig | SignerConfig, opener: Callable[[str, str, Any, PoolSettings], Deferred[_Store]]
+        self, config: ServerConfig | SignerConfig, opener: Callable[[str, str, Reactor, PoolSettings], Deferred[_Store]]
     ) -> _Store:
-        """Open a store of the database that ``of`` names; it is closed when the session is.
+        """Open a store on the database of a daemon; the session closes the store when the session is closed.
 
-        ``opener`` is one of those in :mod:`notary.storage`. Raises ConfigError and StorageFailed.
+        ``opener`` is a function of :mod:`notary.storage.open`. Raises ConfigError and StorageFailed.
         """
-        storage = self.storage(of)
+        storage = self.storage(config)
         store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage))
-        self.at_end(store.close)  # type: ignore[attr-defined]  # every store has it
+        self.at_end(store.close)
         return store
 
-    def storage(self, of: ServerConfig | SignerConfig, *, must_exist: bool = True) -> Storage:
-        """The database that ``of`` names: not memory, and a file that is there if it ``must_exist``.
+    def storage(self, config: ServerConfig | SignerConfig, *, must_exist: bool = True) -> Storage:
+        """Return the section ``storage`` of a daemon. Raises ConfigError if this process cannot open its database.
 
-        Raises ConfigError.
+        Such a database is in the memory of the daemon, or ``must_exist`` and is a file that does not.
         """
-        storage = of.storage
+        storage = config.storage
         if not storage.kind.persistent:
             raise ConfigError(
-                f'storage.backend: "{storage.backend}" lives in the process of the daemon, where no other can see it; '
+                f'storage.backend: "{storage.backend}" is in the memory of the daemon, which nothing else can read; '
                 f"expected one of {', '.join(PERSISTENT)}"
             )
         if must_exist and storage.kind.file and not Path(storage.db_url).exists():
-            # A daemon would make it, and the command then find nothing in it.
-            raise ConfigError(f"storage.db_url: there is no file {storage.db_url!r}; expected that of the daemon")
+            # Opening the store would create the file, and the command would find an empty database.
+            raise ConfigError(f"storage.db_url: there is no file {storage.db_url!r}; expected the daemon's database")
         return storage
 
     def at_end(self, close: Callable[[], object]) -> None:
-        """Call ``close`` when the command has ended; the last one given is the first one called."""
+        """Call ``close`` when the command has ended. The calls are in reverse order."""
         self._ends.append(close)
 
     async def close(self) -> None:
-        """Close what was opened."""
+        """Close everything that the session opened."""
         while self._ends:
             await maybeDeferred(self._ends.pop())
 
     def confirm(self, question: str, *, yes: bool) -> bool:
-        """Whether to go on: because of ``yes``, or because the person at the terminal says so.
+        """Return whether the action is confirmed: by ``yes``, or by an answer at the terminal.
 
-        Raises ConfigError if there is neither.
+        Raises ConfigError if there is neither ``yes`` nor a terminal.
         """
         if yes:
             return True
-        if not self._answers.isatty():
-            raise ConfigError("--yes: missing; there is no terminal to ask at, so this must say that you are sure")
+        if not self._stdin.isatty():
+            raise ConfigError(
+                "--yes: missing; without a terminal for the question, this option must confirm the action"
+            )
         self.out.say(f"{question} [y/N]")
-        return self._answers.readline().strip().lower() in ("y", "yes")
+        return self._stdin.readline().strip().lower() in ("y", "yes")
 
 
 def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:
-    """Read a daemon's configuration file, with the environment over it as in the daemon. Raises ConfigError."""
+    """Read a daemon's configuration file; the environment overrides it as in the daemon. Raises ConfigError."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror}); expected a configuration file") from None
     except ValueError:
         raise ConfigError(f"{str(path)!r} is not UTF-8; expected a configuration file") from None
-    return config.load(text, environ, path.absolute().parent)
+    return load_config(text, environ, path.absolute().parent)

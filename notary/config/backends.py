@@ -1,7 +1,7 @@
-"""What a configuration must know of each storage backend: whether it keeps data, and what its ``db_url`` names.
+"""The table of storage backends: whether each of them keeps data, and what its ``db_url`` names.
 
-Rules of this module: pure. This table is the one list of the values of ``storage.backend``; the databases themselves
-are rows of :mod:`notary.storage.sql.backends`, and a test holds that both tables name the same.
+Rules of this module: pure. This table is the one list of the values of ``storage.backend``. The databases themselves
+are rows of :mod:`notary.storage.sql.backends`; a test compares the names in both tables.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Backend:
     """One value of ``storage.backend``.
 
     Args:
-        persistent: Data outlives the process, in the place that ``storage.db_url`` names.
-        remote: That place is a server, reached by connections.
-        file: That place is a file, whose path may be relative to the configuration.
+        persistent: Data outlives the process; ``storage.db_url`` names the database.
+        remote: The database is a server, and the daemon connects to it.
+        file: The database is a file; its path may be relative to the configuration file.
     """
 
     name: str

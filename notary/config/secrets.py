@@ -1,8 +1,8 @@
-"""Secrets that are kept in files: systemd's credentials, Docker's secrets.
+"""Secrets that are kept in files, such as credentials of systemd and secrets of Docker.
 
-Rules of this module: it is the only one of this package that touches files, and only those that a configuration names
-for a secret. No message shows what is in a file, or its path: whoever confuses ``db_url`` with ``db_url_file`` has
-written the secret itself where the path belongs.
+Rules of this module: this is the only module of the package that reads files, and it reads only those that a
+configuration names for a secret. No message shows the content of such a file, nor its path: a user who confuses
+``db_url`` with ``db_url_file`` has written the secret itself in place of the path.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Final
 
 from notary.errors import ConfigError
 
-SUFFIX: Final = "_file"
-"""What the key of a secret has behind it where a file holds the value: ``storage.db_url_file``."""
+FILE_SUFFIX: Final = "_file"
+"""The end of the key that names the file of a secret: ``storage.db_url_file`` in place of ``storage.db_url``."""
 
-MOST_BYTES: Final = 1 << 16
-"""The largest file that is read, in bytes: rather an error than memory filled by a device or a mistaken path."""
+MAX_FILE_BYTES: Final = 1 << 16
+"""The largest file that is read: a device or a mistaken path must not fill the memory."""
 
 
 def read(name: str, path: Path) -> str:
-    """Return the secret that a file holds: its text, without the line ends behind it.
+    """Return the secret that a file holds: its text without trailing newlines.
 
-    ``name`` is what named the file, a key or a variable, for messages. Raises ConfigError.
+    ``name`` is the key or the variable that names the file, for messages. Raises ConfigError.
     """
-    expected = f"the path of a file of at most {MOST_BYTES} bytes that holds the secret as UTF-8"
+    expected = f"the path of a file of at most {MAX_FILE_BYTES} bytes that holds the secret as UTF-8"
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "not a path"
+        why = getattr(error, "strerror", None) or "it is not a path"
         raise ConfigError(f"{name}: the file that it names cannot be read ({why}); expected {expected}") from None
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{name}: the file that it names is too large; expected {expected}")
     try:
         text = content.decode().rstrip("\r\n")

@@ -2,14 +2,15 @@
 
 Rules of this module:
 
-- It knows no key: the table is the dataclasses that it is given. A field made with ``key`` is a key, a field whose type
-  is a dataclass is a section, any other field is not configured.
+- Pure, but for the files of secrets (``secrets``).
+- No key is named here: the table is the dataclasses that the reader is given. A field made with ``key`` is a key, a
+  field whose type is a dataclass is a section, and any other field is not configured.
 - As in the reference (docs/protocol.md, section 6): letter case in key names does not matter; a value that is null or
   ``""`` counts as absent, also in the environment; a variable overrides the file; a section cannot be overridden.
-- A key whose condition does not hold is ignored, whatever its value.
+- A key whose condition does not hold is ignored, even if its value is bad.
 - A bad value raises ConfigError: one line with the key or the variable, the value and what was expected. The values of
   secrets are never shown.
-- Where a secret has a key, a file may hold its value: the key with ``_file`` behind it names the file.
+- A file may hold the value of a secret: the key with ``_file`` after it names the file.
 """
 
 from __future__ import annotations
@@ -17,55 +18,80 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Final, Generic, NamedTuple, TypeVar, get_type_hints, overload
 
 from notary.config import secrets
-from notary.config.values import FILE, Kind, Secret
+from notary.config.secrets import FILE_SUFFIX
+from notary.config.values import FILE, Kind
 from notary.errors import ConfigError
 
-T = TypeVar("T")
+_C = TypeVar("_C")
+_D = TypeVar("_D")
+_T = TypeVar("_T")
+
+_SHOWN_CHARACTERS: Final = 100
+"""The longest value that a message shows whole."""
+
+_INTEGER_DIGITS: Final = 19
+"""The longest number that is read as an integer."""
 
 
 class Key(NamedTuple):
-    """What the table knows of one key besides its path, its default and its field's type.
+    """The row of one key, without its path, its default and its field's type.
 
     Args:
         kind: The type of its values.
         doc: One or two sentences for the reference documentation.
-        required: It must be given (if ``when`` holds).
-        when: (path of another key, values of it): without one of these values this key is ignored.
+        required: The key must be given (if ``when`` holds).
+        when: (path of another key, values of that key): without one of these values, this key is ignored.
         needs: Paths of keys that must be given where this one is.
-        secret: Its value is never shown.
     """
 
-    kind: Kind
+    kind: Kind[object]
     doc: str
     required: bool = False
     when: tuple[str, tuple[str, ...]] | None = None
     needs: tuple[str, ...] = ()
-    secret: bool = False
 
 
+@overload
+def key(kind: Kind[_T], doc: str) -> _T: ...
+
+
+@overload
 def key(
-    kind: Kind,
+    kind: Kind[_T],
     doc: str,
     *,
-    default: Any = MISSING,
+    default: _D,
     required: bool = False,
     when: tuple[str, tuple[str, ...]] | None = None,
     needs: tuple[str, ...] = (),
-    secret: bool = False,
-) -> Any:
-    """Make a dataclass field that is a key; one without a default is required."""
-    row = Key(kind, doc, required or default is MISSING, when, needs, secret)
+) -> _T | _D: ...
+
+
+def key(
+    kind: Kind[_T],
+    doc: str,
+    *,
+    default: object = MISSING,
+    required: bool = False,
+    when: tuple[str, tuple[str, ...]] | None = None,
+    needs: tuple[str, ...] = (),
+) -> object:
+    """Make a dataclass field that is a key; one without a default is required.
+
+    As that of :func:`dataclasses.field`, the declared result is the type of the field's values.
+    """
+    row = Key(kind, doc, required or default is MISSING, when, needs)
     return field(default=default, metadata={"key": row})
 
 
-def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
-    """List the keys of a configuration as (path, key, default); the default is ``dataclasses.MISSING`` if none."""
+def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, object]]:
+    """Yield the keys of a configuration as (path, key, default); without a default that is ``dataclasses.MISSING``."""
     types = get_type_hints(config)
     for item in dataclasses.fields(config):
         if "key" in item.metadata:
@@ -74,40 +100,30 @@ def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
             yield from keys(types[item.name], f"{prefix}{item.name}.")
 
 
-def differences(one: Any, other: Any) -> tuple[str, ...]:
-    """Return the paths of the keys whose values are not the same in two configurations of one kind."""
-    return tuple(path for path, _, _ in keys(type(one)) if _value(one, path) != _value(other, path))
-
-
-def _value(config: Any, path: str) -> Any:
+def value_at(config: object, path: str) -> object:
+    """Return the value of the key with this path."""
     for name in path.split("."):
         config = getattr(config, name)
     return config
 
 
-class _Given(NamedTuple):
-    """A value that was given, and what to call it in a message: its path or its variable.
-
-    If it is ``in_file``, the value is the path of the file that holds it.
-    """
-
-    name: str
-    value: Any
-    in_file: bool = False
+def differences(one: _C, other: _C) -> tuple[str, ...]:
+    """Return the paths of the keys whose values differ between two configurations of one daemon."""
+    return tuple(path for path, _, _ in keys(type(one)) if value_at(one, path) != value_at(other, path))
 
 
 def variable_part(path: str) -> str:
-    """Write a path, or an alias, as the part of a variable's name after the prefix."""
+    """Return a path, or an alias, as the part of a variable's name after the prefix."""
     return path.upper().replace(".", "_")
 
 
-def parse(text: str) -> dict[str, Any]:
-    """Parse the file; the names of all members become lower-case. Raises ConfigError."""
+def parse(text: str) -> dict[str, object]:
+    """Parse a configuration file; the names of all members become lower-case. Raises ConfigError."""
     if text.startswith("\ufeff"):
         raise ConfigError("configuration file: line 1, column 1: begins with a byte order mark; expected plain UTF-8")
 
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
         for name, value in pairs:
             if name.lower() in found:
                 raise ConfigError(f"configuration file: {shown(name)} is given twice; expected each key once")
@@ -118,8 +134,8 @@ def parse(text: str) -> dict[str, Any]:
         raise ConfigError(f"configuration file: {name} is not JSON; expected a number")
 
     def integer(digits: str) -> int | float:
-        # Python refuses to convert thousands of digits; as a float they fail later, where the key is known.
-        return int(digits) if len(digits) < 20 else float(digits)  # noqa: PLR2004
+        # Python does not convert thousands of digits. As a float, they fail later, where the key is known.
+        return int(digits) if len(digits) <= _INTEGER_DIGITS else float(digits)
 
     try:
         tree = json.loads(text, object_pairs_hook=members, parse_constant=constant, parse_int=integer)
@@ -127,62 +143,71 @@ def parse(text: str) -> dict[str, Any]:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConfigError(f"configuration file: {where}: {error.msg}; expected JSON") from None
     except RecursionError:
-        raise ConfigError("configuration file: nested too deep; expected the keys of the reference") from None
+        raise ConfigError("configuration file: nested too deep; expected the keys of docs/configuration.md") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"configuration file: {shown(tree)} is not an object; expected {{...}}")
     return tree
 
 
-def shown(value: Any) -> str:
-    """Write a value for a message: one line, not too long."""
+def shown(value: object) -> str:
+    """Return a value as text for a message: one line, cut if it is long."""
     text = json.dumps(value)
-    return text if len(text) <= 100 else text[:97] + "..."  # noqa: PLR2004
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-def _bad(given: _Given, key: Key) -> ConfigError:
-    value = "the value (not shown)" if key.secret else shown(given.value)
-    return ConfigError(f"{given.name}: {value} cannot be used; expected {key.kind.expected}")
+class _Given(NamedTuple):
+    """A value that was given. ``name`` is its path or its variable, for messages.
 
-
-class Reader:
-    """Reads one configuration by its table.
-
-    Args:
-        config: ServerConfig or SignerConfig.
-        text: The configuration file.
-        environ: The environment; only variables that begin with ``prefix`` matter.
-        prefix: Of the variables, with its final underscore.
-        directory: Where relative paths begin.
+    If it is ``in_file``, the value is the path of the file that holds the secret.
     """
 
-    def __init__(self, config: type, text: str, environ: Mapping[str, str], prefix: str, directory: Path) -> None:
+    name: str
+    value: object
+    in_file: bool = False
+
+
+class Reader(Generic[_C]):
+    """Reads one configuration by its table.
+
+    ``unknown_variables`` are the variables that name no key.
+
+    Args:
+        config: The class of the configuration.
+        text: The configuration file.
+        environ: The environment; only variables that begin with ``prefix`` matter.
+        prefix: The beginning of the variables' names, with its final underscore.
+        directory: The directory that relative paths start from.
+    """
+
+    def __init__(self, config: type[_C], text: str, environ: Mapping[str, str], prefix: str, directory: Path) -> None:
+        self._config = config
         self._table = {path: (key, default) for path, key, default in keys(config)}
         self._names = {path: (path, False) for path in self._table}
-        self._names |= {path + secrets.SUFFIX: (path, True) for path, (key, _) in self._table.items() if key.secret}
+        self._names |= {path + FILE_SUFFIX: (path, True) for path, (key, _) in self._table.items() if key.kind.secret}
         self._sections = {path[:dot] for path in self._table for dot in range(len(path)) if path[dot] == "."}
         self._prefix = prefix
         self._directory = directory
         self._given: dict[str, _Given] = {}
         self.warnings: list[str] = []
-        self.other_variables: dict[str, str] = {}
+        self.unknown_variables: dict[str, str] = {}
         self._read_file(parse(text), "")
         self._read_environment({name: value for name, value in environ.items() if name.startswith(prefix) and value})
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, object] = {}
 
-    def _read_file(self, tree: dict[str, Any], parent: str) -> None:
+    def _read_file(self, tree: dict[str, object], parent: str) -> None:
         for name, value in tree.items():
             path = parent + name
             if path in self._names:
                 if value not in (None, ""):
                     self._give(self._given, path, path, value)
             elif path not in self._sections:
-                near = self.nearest(path, [*self._names, *self._sections])
+                near = self._nearest(path, [*self._names, *self._sections])
                 self.warnings.append(f"{shown(path)[1:-1]}: unknown key, ignored; the nearest known key is {near}")
             elif isinstance(value, dict):
                 self._read_file(value, path + ".")
             elif value not in (None, ""):
                 inner = [key for known, (key, _) in self._table.items() if known.startswith(path + ".")]
-                text = "the value (not shown)" if any(key.secret for key in inner) else shown(value)
+                text = "the value (not shown)" if any(key.kind.secret for key in inner) else shown(value)
                 raise ConfigError(f"{path}: {text} is not an object; expected {{...}} with the keys of {path}")
 
     def _read_environment(self, variables: Mapping[str, str]) -> None:
@@ -193,17 +218,17 @@ class Reader:
             if name in paths:
                 self._give(given, paths[name], name, value)
             elif name in sections:
-                inner = self.nearest(name, [each for each in paths if each.startswith(name + "_")])
+                inner = self._nearest(name, [each for each in paths if each.startswith(name + "_")])
                 raise ConfigError(
                     f"{name}: names the section {sections[name]}, which no variable can replace; "
                     f"expected a variable for each key, such as {inner}"
                 )
             else:
-                self.other_variables[name] = value
+                self.unknown_variables[name] = value
         self._given |= given
 
-    def _give(self, given: dict[str, _Given], path: str, name: str, value: Any) -> None:
-        """Note a value, by the path of its key or of the file that holds it; ``name`` is for messages."""
+    def _give(self, given: dict[str, _Given], path: str, name: str, value: object) -> None:
+        """Record a value under the path of its key, or of the file that holds it; ``name`` is for messages."""
         key, in_file = self._names[path]
         if key in given:
             raise ConfigError(
@@ -211,27 +236,27 @@ class Reader:
             )
         given[key] = _Given(name, value, in_file)
 
-    def warn_of_variables(self, consequence: str, beginnings: tuple[str, ...] = ("",)) -> None:
-        """Warn of the variables that name no key and begin, after the prefix, with one of ``beginnings``."""
+    def warn_of_unknown_variables(self, consequence: str, beginnings: tuple[str, ...] = ("",)) -> None:
+        """Warn of the unknown variables that begin, after the prefix, with one of ``beginnings``."""
         known = [self._prefix + variable_part(path) for path in self._names]
         self.warnings += [
-            f"{name}: names no known key, {consequence}; the nearest known variable is {self.nearest(name, known)}"
-            for name in self.other_variables
+            f"{name}: names no known key, {consequence}; the nearest known variable is {self._nearest(name, known)}"
+            for name in self.unknown_variables
             if name.removeprefix(self._prefix).startswith(beginnings)
         ]
 
-    def stand_in(self, path: str, variable: str) -> None:
-        """Let a variable give the value of a key that nothing else gives."""
-        if path not in self._given and self.other_variables.get(variable):
-            self._given[path] = _Given(variable, self.other_variables[variable])
+    def fall_back(self, path: str, variable: str) -> None:
+        """Take the value of a key from this unknown variable if the key is not given."""
+        if path not in self._given and self.unknown_variables.get(variable):
+            self._given[path] = _Given(variable, self.unknown_variables[variable])
 
     @staticmethod
-    def nearest(name: str, known: list[str]) -> str:
-        """Return the known name that looks most like this one."""
+    def _nearest(name: str, known: list[str]) -> str:
+        """Return the known name that is most similar to ``name``."""
         return max(sorted(known), key=lambda each: difflib.SequenceMatcher(None, name, each).ratio())
 
-    def read(self, config: type[T], **others: Any) -> T:
-        """Convert every value and build the configuration. Raises ConfigError."""
+    def read(self, **others: object) -> _C:
+        """Convert every value and build the configuration; ``others`` are fields without a key. Raises ConfigError."""
         for path, (key, default) in self._table.items():
             self._values[path] = self._value(path, key, default)
         for path, (key, _) in self._table.items():
@@ -241,10 +266,9 @@ class Reader:
                         f"{needed}: missing; expected {self._table[needed][0].kind.expected}, "
                         f"because {self._given[path].name} is given"
                     )
-        built: T = self._build(config, "", **others)
-        return built
+        return self._build(self._config, "", **others)
 
-    def _value(self, path: str, key: Key, default: Any) -> Any:
+    def _value(self, path: str, key: Key, default: object) -> object:
         if key.when is not None and self._values[key.when[0]] not in key.when[1]:
             return default
         given = self._given.get(path)
@@ -259,24 +283,17 @@ class Reader:
             )
             value = key.kind.convert(text)
         except (ValueError, TypeError, OverflowError):
-            raise _bad(given, key) from None
-        if key.kind.file:
-            return self._directory / value
-        return Secret(value) if key.secret else value
+            bad = "the value (not shown)" if key.kind.secret else shown(given.value)
+            raise ConfigError(f"{given.name}: {bad} cannot be used; expected {key.kind.expected}") from None
+        return self._directory / value if isinstance(value, Path) else value
 
-    def _in_file(self, given: _Given) -> str:
-        try:
-            path = FILE.convert(given.value)
-        except ValueError:
-            raise ConfigError(f"{given.name}: the value (not shown) is no path; expected {FILE.expected}") from None
-        return secrets.read(given.name, self._directory / path)
-
-    def _build(self, config: type, prefix: str, **others: Any) -> Any:
+    def _build(self, config: type[_T], prefix: str, **others: object) -> _T:
+        make: Callable[..., _T] = config
         types = get_type_hints(config)
         values = dict(others)
-        for item in dataclasses.fields(config):
+        for item in dataclasses.fields(config):  # type: ignore[arg-type]  # it is a dataclass
             if "key" in item.metadata:
                 values[item.name] = self._values[prefix + item.name]
             elif dataclasses.is_dataclass(types[item.name]):
                 values[item.name] = self._build(types[item.name], f"{prefix}{item.name}.")
-        return config(**values)
+        return make(**values)

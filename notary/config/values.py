@@ -1,7 +1,7 @@
 """The types of configuration values: what a value must be, and what a message says was expected.
 
-Rules of this module: a convert function takes a value of the JSON file, or a string of the environment, and raises
-ValueError or TypeError if it is no such value. Numbers may be written as strings, as the reference tolerates.
+Rules of this module: pure. A convert function takes a value of the JSON file, or a string of the environment, and
+raises ValueError or TypeError if the value is not of its type. Numbers may be written as strings, as in the reference.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import math
 import posixpath
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Final, Generic, NamedTuple, TypeVar
 
-MAX_CACHE_AGE = 31_536_000
-"""The longest ``max-age`` that may be configured, in seconds (one year, as in the reference)."""
-
-LOG_LEVELS = ("debug", "info", "warning", "error", "fatal", "panic")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
 
-_MAX_PORT = 0xFFFF
-_MOST_WORKERS = 256
+_MAX_SECONDS: Final = 31_536_000
+"""The longest time that a key may have: one year, the reference's limit of ``max-age``."""
+
+_MAX_PORT: Final = 0xFFFF
+_MAX_WORKERS: Final = 256
+
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 class Secret(str):
@@ -33,7 +36,7 @@ class Secret(str):
 
 
 class Address(NamedTuple):
-    """Where to listen. ``host`` is an IP address, a host name, or "" for every interface; ``port`` 0 means any."""
+    """An address to listen on. ``host`` is an IP address, a host name, or "" for every interface; ``port`` 0 is any."""
 
     host: str
     port: int
@@ -42,33 +45,41 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Kind(NamedTuple):
-    """A type of values: what messages say was expected, and how to convert.
+class Kind(NamedTuple, Generic[_T_co]):
+    """A type of values.
 
     Args:
+        expected: The words of messages and of docs/configuration.md for such a value.
+        convert: Makes the value. Raises ValueError or TypeError.
+        secret: The value is never shown.
         file: The value is a path, relative to the directory of the configuration file.
-        certificates: That file holds certificates, as PEM: they have dates that an operator must watch.
+        certificates: That file holds certificates, as PEM: their dates must be watched.
     """
 
     expected: str
-    convert: Callable[[Any], Any]
+    convert: Callable[[object], _T_co]
+    secret: bool = False
     file: bool = False
     certificates: bool = False
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError
     return str(value)
 
 
-def _file_name(value: Any) -> str:
+def _secret(value: object) -> Secret:
+    return Secret(_text(value))
+
+
+def _path(value: object) -> Path:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
-    return value
+    return Path(value)
 
 
-def _integer(value: Any) -> int:
+def _integer(value: object) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value, re.ASCII):
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -78,7 +89,7 @@ def _integer(value: Any) -> int:
     return value
 
 
-def _boolean(value: Any) -> bool:
+def _boolean(value: object) -> bool:
     if isinstance(value, str) and value.lower() in {"1", "t", "true", "0", "f", "false"}:
         return value.lower() in {"1", "t", "true"}
     if not isinstance(value, bool):
@@ -86,21 +97,21 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-def _seconds(value: Any) -> float:
+def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise TypeError
     seconds = float(value)
-    if not (math.isfinite(seconds) and 0 < seconds <= MAX_CACHE_AGE):
+    if not (math.isfinite(seconds) and 0 < seconds <= _MAX_SECONDS):
         raise ValueError
     return seconds
 
 
-def _workers(value: Any) -> int:
-    return 0 if value == "auto" else _between(1, _MOST_WORKERS)(value)
+def _workers(value: object) -> int:
+    return 0 if value == "auto" else _between(1, _MAX_WORKERS)(value)
 
 
-def _between(low: int, high: int) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
+def _between(low: int, high: int) -> Callable[[object], int]:
+    def convert(value: object) -> int:
         number = _integer(value)
         if not low <= number <= high:
             raise ValueError
@@ -109,10 +120,10 @@ def _between(low: int, high: int) -> Callable[[Any], int]:
     return convert
 
 
-def one_of(*choices: str) -> Kind:
-    """Make the type of values that are one of a few strings, letter case included."""
+def one_of(*choices: str) -> Kind[str]:
+    """Return the type of values that are one of these strings; letter case matters."""
 
-    def convert(value: Any) -> str:
+    def convert(value: object) -> str:
         if value not in choices:
             raise ValueError
         return str(value)
@@ -121,7 +132,7 @@ def one_of(*choices: str) -> Kind:
     return Kind(" or ".join(quoted) if len(quoted) < 3 else f"one of {', '.join(quoted)}", convert)  # noqa: PLR2004
 
 
-def _host(value: Any) -> str:
+def _host(value: object) -> str:
     host = _text(value)
     if ":" in host or re.fullmatch(r"[0-9.]+", host):
         ipaddress.ip_address(host)  # raises ValueError
@@ -130,7 +141,7 @@ def _host(value: Any) -> str:
     return host
 
 
-def _address(value: Any) -> Address:
+def _address(value: object) -> Address:
     match = re.fullmatch(r"(?:\[([^][]+)\]|([^][:]*)):([0-9]{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[3]) > _MAX_PORT:
         raise ValueError
@@ -140,7 +151,7 @@ def _address(value: Any) -> Address:
 
 
 DEBUG_ADDRESS = Address("localhost", 8080)
-"""Where the debug server listens if its configuration does not say: the reference's address."""
+"""The default address of the debug server, which is the reference's."""
 
 
 def _is_loopback(host: str) -> bool:
@@ -150,8 +161,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _debug(value: Any) -> Address | None:
-    """Where the debug server listens, or None for nowhere."""
+def _debug(value: object) -> Address | None:
+    """Return the address of the debug server, or None for no debug server."""
     if isinstance(value, dict):
         if not set(value) <= {"address", "unsafe_any_interface"}:
             raise ValueError
@@ -166,7 +177,7 @@ def _debug(value: Any) -> Address | None:
     return address
 
 
-def _level(value: Any) -> str:
+def _level(value: object) -> str:
     name = str(value).lower()
     name = {"warn": "warning", "trace": "debug"}.get(name, name)
     if name not in LOG_LEVELS:
@@ -174,52 +185,53 @@ def _level(value: Any) -> str:
     return name
 
 
-def _gun_prefixes(value: Any) -> tuple[str, ...]:
+def _gun_prefixes(value: object) -> tuple[str, ...]:
     prefixes = value.split() if isinstance(value, str) else value
     if not isinstance(prefixes, list):
         raise TypeError
     for prefix in prefixes:
-        # The rule of the reference: a prefix is its own cleaned path plus one slash, and stays below the root.
+        # The rule of the reference: a prefix is a cleaned path and one slash, and does not lead above its start.
         clean = posixpath.normpath(prefix.strip()) if isinstance(prefix, str) else ""
         if clean + "/" != prefix or clean == "." or clean.startswith(("/", "..")):
             raise ValueError
     return tuple(prefixes)
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(value: object) -> tuple[str, ...]:
     names = value.split() if isinstance(value, str) else value
     if not isinstance(names, list):
         raise TypeError
     if not names:
-        raise ValueError  # nobody, or everybody? It is a right: do not guess
+        raise ValueError  # It could mean nobody or everybody, and it grants a right.
     for name in names:
         if not isinstance(name, str) or not name or re.search(r"[\s*]", name):
             raise ValueError
     return tuple(names)
 
 
-TEXT = Kind("a string", _text)
-FILE = Kind("the path of a file, relative to the directory of the configuration file", _file_name, file=True)
-CERTIFICATE_FILE = FILE._replace(certificates=True)
-BOOLEAN = Kind("true or false", _boolean)
-BYTES = Kind("a whole number of bytes of at least 1", _between(1, 1 << 62))
-COUNT = Kind("a whole number between 1 and 10000", _between(1, 10_000))
-NUMBER_OR_NONE = Kind("a whole number, or 0", _between(0, 1 << 31))
-BYTES_OR_NONE = Kind("a whole number of bytes, or 0", _between(0, 1 << 62))
-WORKERS = Kind(f'a whole number between 1 and {_MOST_WORKERS}, or "auto"', _workers)
-SECONDS = Kind(f"a number of seconds above 0, at most {MAX_CACHE_AGE}", _seconds)
-MAX_AGE = Kind(f"a whole number of seconds between 0 and {MAX_CACHE_AGE}", _between(0, MAX_CACHE_AGE))
-PORT = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))
-HOST = Kind("a host name or an IP address", _host)
-ADDRESS = Kind('"host:port", "[IPv6 address]:port" or ":port", with a port number between 0 and 65535', _address)
-DEBUG = Kind(
+TEXT: Final = Kind("a string", _text)
+SECRET: Final = Kind("a string", _secret, secret=True)
+FILE: Final = Kind("the path of a file, relative to the directory of the configuration file", _path, file=True)
+CERTIFICATE_FILE: Final = FILE._replace(certificates=True)
+BOOLEAN: Final = Kind("true or false", _boolean)
+BYTES: Final = Kind("a whole number of bytes, at least 1", _between(1, 1 << 62))
+BYTES_OR_NONE: Final = Kind("a whole number of bytes, or 0", _between(0, 1 << 62))
+COUNT: Final = Kind("a whole number between 1 and 10000", _between(1, 10_000))
+COUNT_OR_NONE: Final = Kind("a whole number, or 0", _between(0, 1 << 31))
+WORKERS: Final = Kind(f'a whole number between 1 and {_MAX_WORKERS}, or "auto"', _workers)
+SECONDS: Final = Kind(f"a number of seconds above 0, at most {_MAX_SECONDS}", _seconds)
+MAX_AGE: Final = Kind(f"a whole number of seconds between 0 and {_MAX_SECONDS}", _between(0, _MAX_SECONDS))
+PORT: Final = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))
+HOST: Final = Kind("a host name or an IP address", _host)
+ADDRESS: Final = Kind('"host:port", "[IPv6 address]:port" or ":port", with a port number between 0 and 65535', _address)
+DEBUG: Final = Kind(
     'true, false, "localhost:port" (or another loopback address), or '
     '{"address": "host:port", "unsafe_any_interface": true}',
     _debug,
 )
-LEVEL = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
-GUN_PREFIXES = Kind(
-    'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or spaces around',
+LEVEL: Final = Kind(f"one of {', '.join(LOG_LEVELS)}", _level)
+GUN_PREFIXES: Final = Kind(
+    'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or outer spaces',
     _gun_prefixes,
 )
-NAMES = Kind("a list of one or more names, without spaces or wildcards in them", _names)
+NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)

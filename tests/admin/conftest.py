@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from notary.admin.cli import parse
-from notary.admin.command import Work
+from notary.admin.command import Invocation
 from tests.storage.conftest import BACKENDS, key_place, prepared_databases
 from tests.support.stored import Place
 
@@ -49,11 +49,11 @@ async def admin(
     stdin = io.StringIO() if answer is None else Terminal(answer)
     out, err = stream(), stream()
     try:
-        work = parse([str(each) for each in arguments])
+        invocation = parse([str(each) for each in arguments])
     except click.ClickException as error:
         return Outcome(error.exit_code, "", error.format_message())
-    assert isinstance(work, Work)
-    status = await work.run(on, environ or {}, stdin, out, err)
+    assert isinstance(invocation, Invocation)
+    status = await invocation.run(on, environ or {}, stdin, out, err)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from notary.admin import findings
 from notary.admin.collectable import collectable
 from notary.admin.command import Status
-from notary.admin.commands import upkeep
+from notary.admin.commands import gc
 from notary.errors import InvalidMetadata, NotFound
 from notary.tuf.model import Gun
 from tests.admin.conftest import admin
@@ -161,7 +161,7 @@ async def grown(place, gun: str = GUN, count: int = 5) -> Publisher:
 
 @pytest_twisted.ensureDeferred
 async def test_the_command(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(upkeep, "_BATCH", 2)  # several transactions a collection
+    monkeypatch.setattr(gc, "BATCH_FILES", 2)  # several transactions a collection
     await grown(place)
     await grown(place, "example.com/other", 1)
     config = place.config(tmp_path)

@@ -37,7 +37,7 @@ def but_wrapping(key):
 
 @pytest_twisted.ensureDeferred
 async def test_list(key_place, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "BATCH", 2)
+    monkeypatch.setattr(keys, "BATCH_KEYS", 2)
     (used,) = await key_place.fill(make_key(GUN), used=True)
     others = await key_place.fill(
         make_key(GUN, "snapshot", algorithm="ecdsa"), make_key("example.com/b", alias=NEW), make_key("other.org/c")
@@ -125,7 +125,7 @@ async def test_keys_are_the_signers(server_config):
 
 @pytest_twisted.ensureDeferred
 async def test_reencrypt(key_place, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys, "BATCH", 4)
+    monkeypatch.setattr(keys, "BATCH_KEYS", 4)
     algorithms = ("ed25519", "ecdsa", "rsa")
     before = await key_place.fill(*(make_key(f"example.com/{n}", algorithm=algorithms[n % 3]) for n in range(9)))
     before += await key_place.fill(make_key(GUN), make_key("example.com/b", alias=NEW), used=True)
@@ -164,7 +164,7 @@ async def test_reencrypt_leaves_what_it_cannot_open(key_place, tmp_path):
     before = await key_place.keys()
     outcome = await run(key_place, tmp_path, "reencrypt", "--to", NEW)
     assert outcome.status == Status.FOUND
-    assert outcome.out == f"1 keys put under {NEW}, 5 left as they are\n"
+    assert outcome.out == f"1 keys encrypted under {NEW}, 5 left unchanged\n"
     lines = {key.key_id: line for key in (lost, *broken) for line in outcome.err.splitlines() if key.key_id in line}
     assert "there is no passphrase of alias 'alias_other'" in lines[lost.key_id]
     assert "the two halves" in lines[mixed.key_id]
@@ -183,8 +183,8 @@ async def test_reencrypt_leaves_what_it_cannot_open(key_place, tmp_path):
 @pytest.mark.parametrize(
     ("alias", "text"),
     [
-        (OTHER, "NOTARY_SIGNER_ALIAS_OTHER: missing or empty; expected the passphrase to change to"),
-        ("a" * 51, "--to: expected an alias of at most 50 characters, which is what the database holds"),
+        (OTHER, "NOTARY_SIGNER_ALIAS_OTHER: missing or empty; expected the new passphrase"),
+        ("a" * 51, "--to: expected an alias of at most 50 characters, the limit of the database"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -254,4 +254,4 @@ async def test_prune_without_a_terminal(key_place, tmp_path):
 async def test_prune_of_nothing(key_place, tmp_path):
     await key_place.fill(make_key(GUN))
     outcome = await run(key_place, tmp_path, "prune", "--older-than", "1h", "--yes")
-    assert (outcome.status, outcome.err) == (Status.OK, "there is no such key\n")
+    assert (outcome.status, outcome.err) == (Status.OK, "there are no such keys\n")

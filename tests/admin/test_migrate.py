@@ -58,7 +58,7 @@ async def test_an_old_database(old_server, mariadb):
     assert f"done, steps: {len(records)}" in done.err
     assert mariadb.execute(old_server.database, "SELECT version, dirty FROM schema_migrations") == [(5, 0)]
     again = await admin("migrate", "--config", config)
-    assert (again.status, again.err) == (Status.OK, "nothing was to be done\n")
+    assert (again.status, again.err) == (Status.OK, "there was nothing to do\n")
     assert (await admin("check-config", "--config", config)).status == Status.OK
 
 
@@ -104,7 +104,7 @@ async def test_memory_has_nothing_to_migrate(tmp_path):
     )
     refused = await admin("migrate", "--config", config)
     assert refused.status == Status.USAGE
-    assert "lives in the process of the daemon" in refused.err
+    assert "is in the memory of the daemon" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 
 from notary.admin import collections
 from notary.admin.command import Status
-from notary.admin.output import ago, size
+from notary.admin.output import relative_time, size_text
 from notary.storage import StoredKey
 from notary.storage.open import open_key_store
 from tests.admin.conftest import admin, write_config
@@ -81,7 +81,7 @@ async def test_a_prefix_means_itself(place, tmp_path, prefix):
 
 @pytest_twisted.ensureDeferred
 async def test_pages_miss_nothing_and_repeat_nothing(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(collections, "PAGE", 3)
+    monkeypatch.setattr(collections, "GUNS_PER_PAGE", 3)
     guns = [f"g{number}" for number in range(10)] + ["G3", "h/É", "h/e"]
     for number, gun in enumerate(guns):
         # By hand: a database that cannot tell two of these apart would refuse a publish, but may hold both.
@@ -109,7 +109,7 @@ async def test_forms_of_a_list(place, tmp_path, monkeypatch):
     assert lines[0][:2] == ["GUN", "Root"]
     assert [line[0] for line in lines[1:]] == [GUN, "example.com/team/base", "other.org/tool"]
     assert {len(line) for line in lines} == {9}
-    monkeypatch.setattr("notary.admin.output.PAGE", 2)
+    monkeypatch.setattr("notary.admin.output.ROWS_PER_TABLE", 2)
     drawn = await admin("repos", "list", "--config", config, terminal=True)
     assert drawn.out.count("┏") == 2, "a table is drawn every two rows"
     assert all(f"│ {gun} " in drawn.out for gun in (GUN, "other.org/tool"))
@@ -262,7 +262,7 @@ async def test_delete_with_the_keys(place, tmp_path, signer_config):
 async def test_keys_need_a_signers_configuration(server_config, tmp_path):
     for more in (["--keys"], ["--signer-config", server_config]):
         outcome = await admin("repos", "delete", GUN, "--config", server_config, *more)
-        assert (outcome.status, "go together" in outcome.err) == (Status.USAGE, True)
+        assert (outcome.status, "expected both or neither" in outcome.err) == (Status.USAGE, True)
 
 
 @pytest_twisted.ensureDeferred
@@ -287,7 +287,7 @@ async def test_a_store_in_memory_is_out_of_reach(tmp_path):
     value = {"server": {"http_addr": ":0"}, "trust_service": {"type": "local"}, "storage": {"backend": "memory"}}
     outcome = await admin("repos", "list", "--config", write_config(tmp_path, "server.json", value))
     assert outcome.status == Status.USAGE
-    assert "lives in the process of the daemon" in outcome.err
+    assert "is in the memory of the daemon" in outcome.err
 
 
 @pytest_twisted.ensureDeferred
@@ -300,9 +300,12 @@ async def test_a_database_that_is_no_database(server_config, tmp_path):
 
 def test_expiry_in_words():
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    words = [ago(now + timedelta(**each), now) for each in ({"days": 3}, {"hours": 5}, {"minutes": 7}, {"days": -2})]
+    words = [
+        relative_time(now + timedelta(**each), now)
+        for each in ({"days": 3}, {"hours": 5}, {"minutes": 7}, {"days": -2})
+    ]
     assert words == ["in 3 d", "in 5 h", "in 7 min", "expired 2 d ago"]
-    assert [size(each) for each in (0, 1023, 1024, 5 << 20, 3 << 30)] == [
+    assert [size_text(each) for each in (0, 1023, 1024, 5 << 20, 3 << 30)] == [
         "0 B",
         "1023 B",
         "1.0 KiB",

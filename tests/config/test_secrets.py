@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from notary.config import Secret, load_server, load_signer
-from notary.config.secrets import MOST_BYTES
+from notary.config.secrets import MAX_FILE_BYTES
 from notary.errors import ConfigError
 
 HIDDEN = "hunter2"
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "only-a-newline").write_text("\n")
     (tmp_path / "latin1").write_bytes(f"{HIDDEN}\xe9".encode("latin-1"))
     (tmp_path / "nul").write_text(f"{HIDDEN}\0")
-    (tmp_path / "large").write_text(HIDDEN * MOST_BYTES)
+    (tmp_path / "large").write_text(HIDDEN * MAX_FILE_BYTES)
     return tmp_path
 
 

@@ -124,7 +124,7 @@ def test_there_and_back(move: Move, tmp_path: Path) -> None:
         planned = move.admin(name, "migrate", "--dry-run", as_owner=True)
         assert planned == move.admin(name, "migrate", "--dry-run", as_owner=True), "nothing has changed"
         move.admin(name, "migrate", as_owner=True)
-        assert "nothing was to be done" in move.admin(name, "migrate", as_owner=True)
+        assert "there was nothing to do" in move.admin(name, "migrate", as_owner=True)
         move.admin(name, "check-config")
 
     # Step 5 and 6, with the rights that ours need.

@@ -1,22 +1,24 @@
-"""``check-config`` tells whether a daemon would start with a configuration, and on its database.
+"""``check-config`` reports whether a daemon would start with a configuration and its database.
 
-Rules of this module: it uses what the daemons use wherever it can, changes nothing, opens no port, and shows no secret.
-A configuration that cannot even be read is the error of the command, all other problems are lines of its report.
+Rules of this module: the checks call the functions that the daemons call where possible. Nothing is changed, no port is
+opened, and no secret is shown. A configuration that cannot be read ends the command with an error; all other problems
+are lines of the report.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from notary.admin import certificates
+from notary.admin import certificate_dates
+from notary.admin.certificate_dates import CertificateDates
 from notary.admin.command import Status, command
-from notary.admin.output import ago, show
+from notary.admin.output import relative_time, text_of
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
 from notary.config.files import certificate_files, settings
 from notary.errors import NotaryError
 from notary.net.tls import contexts
+from notary.storage import KeyStore, MetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 
 
@@ -24,15 +26,15 @@ from notary.storage.open import open_key_store, open_metadata_store
 async def check_config(session: Session) -> int:
     """Check a configuration: its values, its certificates, its database.
 
-    Says what the daemon would work with (secrets are not shown), then what is not in order. The exit status is 1 if
-    something would keep the daemon from starting or its peers from trusting it.
+    Prints the value of every key (secrets are not shown), then the result of every check. The exit status is 1 if the
+    daemon would not start, or if its peers would not trust it.
     """
     config, out = session.config, session.out
     daemon = "server" if isinstance(config, ServerConfig) else "signer"
     with out.table("Key", "Value") as add:
         add(["(daemon)", daemon], {"key": "(daemon)", "value": daemon})
         for path, key, value in settings(config):
-            text = _setting(value, secret=key.secret)
+            text = _setting(value, secret=key.kind.secret)
             add([path, text], {"key": path, "value": text})
     checks = [*_files(session, config), await _database(session, config)]
     sound = True
@@ -45,7 +47,7 @@ async def check_config(session: Session) -> int:
 
 
 _Check = tuple[str, str | None, str]
-"""What was checked, what is wrong with it if anything is, and what there is to say if nothing is."""
+"""The name of the check; the problem, if there is one; the detail to print if there is none."""
 
 
 def _setting(value: object, *, secret: bool) -> str:
@@ -53,7 +55,7 @@ def _setting(value: object, *, secret: bool) -> str:
         return "-"
     if secret:
         return "(set, not shown)"
-    return " ".join(map(str, value)) if isinstance(value, tuple) and not hasattr(value, "_fields") else show(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) and not hasattr(value, "_fields") else text_of(value)
 
 
 def _checked(name: str, work: Callable[[], object], detail: str) -> _Check:
@@ -65,18 +67,18 @@ def _checked(name: str, work: Callable[[], object], detail: str) -> _Check:
 
 
 def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_Check]:
-    """The pairs of certificate and key, as the daemon loads them; then every certificate's dates."""
+    """Check the pairs of certificate and key as the daemon loads them, then the dates of every certificate."""
     files = config.server
     if files.tls_cert_file is not None and files.tls_key_file is not None:
         pair = files.tls_cert_file, files.tls_key_file, files.client_ca_file
-        yield _checked("server TLS", lambda: contexts.server_context(*pair), "certificate, key and authorities fit")
+        yield _checked("server TLS", lambda: contexts.server_context(*pair), "certificate, key and authorities match")
     if isinstance(config, ServerConfig) and config.trust_service.type == "remote":
         trust = config.trust_service
         own = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key fit")
+        yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key match")
     for key, path in certificate_files(config).items():
         try:
-            found = certificates.read(key, path)
+            found = certificate_dates.read(key, path)
         except NotaryError as error:
             yield key, str(error), ""
             continue
@@ -84,22 +86,26 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
             yield _dates(each, session)
 
 
-def _dates(certificate: certificates.Certificate, session: Session) -> _Check:
+def _dates(certificate: CertificateDates, session: Session) -> _Check:
     now = session.now()
-    text = f"{certificate.subject}: valid to {show(certificate.ends)} ({ago(certificate.ends, now)})"
-    if certificate.ends <= now:
-        return certificate.key, f"{text}: peers refuse it; put a new one into {certificate.path}", text
-    if certificate.begins > now:
-        return certificate.key, f"{text}: not valid before {show(certificate.begins)}: peers refuse it", text
+    until = certificate.valid_until
+    text = f"{certificate.subject}: valid to {text_of(until)} ({relative_time(until, now)})"
+    if until <= now:
+        return certificate.key, f"{text}: peers reject it; put a new certificate into {certificate.path}", text
+    if certificate.valid_from > now:
+        return certificate.key, f"{text}: not valid before {text_of(certificate.valid_from)}: peers reject it", text
     return certificate.key, None, text
 
 
 async def _database(session: Session, config: ServerConfig | SignerConfig) -> _Check:
     if not config.storage.kind.persistent:
-        return "database", None, "in memory: it ends with the daemon"
-    opener: Any = open_metadata_store if isinstance(config, ServerConfig) else open_key_store
+        return "database", None, "in memory: data is lost when the daemon ends"
+    store: MetadataStore | KeyStore
     try:
-        store = await session.open(config, opener)
+        if isinstance(config, ServerConfig):
+            store = await session.open(config, open_metadata_store)
+        else:
+            store = await session.open(config, open_key_store)
         await store.check()
     except NotaryError as error:
         return "database", str(error), ""

@@ -1,8 +1,8 @@
-"""``health`` asks a running daemon on this machine how it is: what the health checks of containers run.
+"""``health`` asks a running daemon on this machine for its health; the health checks of containers run this command.
 
-Rules of this module: the question goes to the address that the configuration tells the daemon to listen on, and the
-daemon is known by the very certificate that the configuration gives it. No other authority is asked, so the check needs
-no name that fits and works while the daemon is behind whatever proxy.
+Rules of this module: the request goes to the address in the configuration of the daemon, and only the certificate in
+that configuration is trusted. So the certificate need not have the name of that address, and the check also works if
+the daemon is behind a proxy.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from notary.net.grpc import Channel, RpcError
 from notary.net.tls import contexts
 from notary.proto import health_pb2
 
-SECONDS: Final = 4.0
-"""How long the daemon may take to answer."""
+TIMEOUT_SECONDS: Final = 4.0
+"""The longest time until the daemon answers."""
 
-_OK: Final = 200
+_HTTP_OK: Final = 200
 
 
 @command("health")
 async def health(session: Session) -> int:
-    """Ask the running daemon of this configuration, on this machine, whether it can work.
+    """Ask the running daemon of this configuration, on this machine, whether it is healthy.
 
-    The exit status is 0 if it can, and 1 if it cannot or does not answer; a line says why. A signer is asked with its
-    own certificate, which its client_ca_file must therefore accept.
+    The exit status is 0 if the daemon is healthy, and 1 if it is not or does not answer; a line says why. The request
+    to a signer presents the signer's own certificate, so client_ca_file must accept that certificate.
     """
     config = session.config
     if isinstance(config, ServerConfig):
-        trouble = await deferToThread(_ask_server, config)
+        problem = await deferToThread(_ask_server, config)
     else:
-        trouble = await _ask_signer(config, session)
-    session.out.say(trouble or "healthy")
-    return Status.FOUND if trouble else Status.OK
+        problem = await _ask_signer(config, session)
+    session.out.say(problem or "healthy")
+    return Status.FOUND if problem else Status.OK
 
 
 def _ask_server(config: ServerConfig) -> str:
-    """Read the health page; "" or what is wrong."""
+    """Read the health page. Returns the problem, or "" if there is none."""
     address, files = config.server.http_addr, config.server
     host = address.host or "localhost"
-    connection = http.client.HTTPConnection(host, address.port, timeout=SECONDS)
+    connection = http.client.HTTPConnection(host, address.port, timeout=TIMEOUT_SECONDS)
     if files.tls_cert_file is not None and files.tls_key_file is not None:
         context = ssl.create_default_context(cafile=str(files.tls_cert_file))
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.check_hostname = False
         context.load_cert_chain(files.tls_cert_file, files.tls_key_file)
-        connection = http.client.HTTPSConnection(host, address.port, timeout=SECONDS, context=context)
+        connection = http.client.HTTPSConnection(host, address.port, timeout=TIMEOUT_SECONDS, context=context)
     with closing(connection):
         try:
             connection.request("GET", "/_notary_server/health")
@@ -65,20 +65,20 @@ def _ask_server(config: ServerConfig) -> str:
             body = answer.read().decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
             return f"the server at {address} does not answer: {error}"
-    return "" if answer.status == _OK else f"the server at {address} says {answer.status}: {body}"
+    return "" if answer.status == _HTTP_OK else f"the server at {address} says {answer.status}: {body}"
 
 
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
-    """Call the health service; "" or what is wrong."""
+    """Call the health service. Returns the problem, or "" if there is none."""
     address, files = config.server.grpc_addr, config.server
     options = contexts.client_options(
         _name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)
-    request = health_pb2.HealthCheckRequest()  # of the signer as a whole, for which client_names does not count
+    request = health_pb2.HealthCheckRequest()  # the signer as a whole; client_names does not restrict this call
     try:
-        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), SECONDS)
+        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), TIMEOUT_SECONDS)
     except RpcError as error:
         return f"the signer at {address} does not answer: {error}"
     if health_pb2.HealthCheckResponse.FromString(answer).status != health_pb2.HealthCheckResponse.SERVING:
@@ -87,7 +87,7 @@ async def _ask_signer(config: SignerConfig, session: Session) -> str:
 
 
 def _name(certificate: Path) -> str:
-    """A name that the certificate in this file carries. Raises ConfigError."""
+    """Return a name of the certificate in this file. Raises ConfigError."""
     try:
         data = certificate.read_bytes()
         with certs.reading():
@@ -95,4 +95,4 @@ def _name(certificate: Path) -> str:
             names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             return names.get_values_for_type(x509.DNSName)[0]
     except (OSError, InvalidCertificate) as error:
-        raise ConfigError(f"server.tls_cert_file: no name of this certificate can be read: {error}") from None
+        raise ConfigError(f"server.tls_cert_file: no DNS name of this certificate can be read: {error}") from None

@@ -1,8 +1,7 @@
-"""``keys``: the signer's private keys, listed, moved to another passphrase, and cleared of those that nobody used.
+"""``keys`` lists the signer's private keys, encrypts them anew under another passphrase, and removes unused ones.
 
-Rules of this module: a signer works on the same database at the same time, and whatever it does to a key counts. Keys
-are met page by page in the order of the database, so that memory does not grow with their number. Nothing private is
-shown.
+Rules of this module: a signer uses the same database at the same time, and its changes to a key are preserved. Keys are
+read page by page in the order of the database, so that memory does not grow with their number. No secret is shown.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import click
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 
-from notary.admin.command import Duration, Status, command
+from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
 from notary.admin.session import Session
 from notary.config import SIGNER_PREFIX, SignerConfig
 from notary.config.table import variable_part
@@ -27,37 +26,38 @@ from notary.storage.keywrap import rewrap
 from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
 
-BATCH: Final = 200
-"""Keys that are read, and replaced or removed in one transaction, at a time."""
+BATCH_KEYS: Final = 200
+"""The number of keys in one read, and the most keys in one transaction."""
 
-_MAX_ALIAS: Final = 50
-"""The longest alias, in characters, that the reference's tables hold."""
+_MAX_ALIAS_CHARACTERS: Final = 50
+"""The longest alias that fits into the tables of the reference."""
 
-_SHORT: Final = 12
-"""Digits of a key id in a table: enough to tell keys apart, and to leave room for the rest."""
+_SHORT_ID_DIGITS: Final = 12
+"""The digits of a key id that tables show: enough to distinguish keys."""
 
 _COLUMNS: Final = ("Key", "GUN", "Role", "Algorithm", "Alias", "Created", "Last used")
 
-_VAIN: Final = 3
-"""Passes over all keys in which others were faster each time."""
+_MAX_FRUITLESS_PASSES: Final = 3
+"""The command gives up after this many passes in which every key had changed meanwhile."""
 
-_PREFIX = click.option("--prefix", default="", help="Only keys of collections whose names begin with this.")
+
+_PREFIX: Final = click.option("--prefix", default="", help="Only keys of collections whose names begin with this.")
 
 
 @click.group("keys")
 def keys() -> None:
-    """List the signer's keys, change the passphrase that they are under, remove those never used.
+    """List the signer's keys, encrypt them under another passphrase, remove unused ones.
 
-    FILE is the signer's configuration; NOTARY_SIGNER_* is read from the environment, as the signer does.
+    FILE is the signer's configuration. As for the signer, NOTARY_SIGNER_* is read from the environment.
     """
 
 
 async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncIterator[Sequence[KeyRow]]:
-    """All keys, under a progress bar that says ``what``."""
+    """Yield all keys in pages, under a progress bar with the label ``what``."""
     total = await inventory.count() if session.out.shows_progress else None
     with session.out.progress(what, total) as advance:
         after = 0
-        while page := await inventory.page(after, BATCH):
+        while page := await inventory.page(after, BATCH_KEYS):
             yield page
             advance(len(page))
             after = page[-1].number
@@ -69,14 +69,14 @@ async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncI
 @command("list")
 @_PREFIX
 @click.option("--role", default="", help="Only keys of this role, such as timestamp.")
-@click.option("--alias", default="", help="Only keys that are under the passphrase of this alias.")
+@click.option("--alias", default="", help="Only keys encrypted under the passphrase of this alias.")
 @click.option("--pending", "only_pending", is_flag=True, help="Only keys that have never signed anything.")
 async def list_(session: Session, prefix: str, role: str, alias: str, only_pending: bool) -> int:
-    """List the keys, oldest first: whose they are, which passphrase they are under, when they were used.
+    """List the keys, oldest first: collection and role, the alias of the passphrase, creation and use.
 
-    "pending" is a key that was made and handed out, but has never signed; the same collection, role and algorithm gets
-    it again until it does. Of keys that have signed, our signer records the first signature only. The exit status is 1
-    if a row cannot be read. Tables show the first digits of key ids, --json all of them, and the time of day.
+    A key is "pending" until its first signature; until then, requests for a key of the same collection, role and
+    algorithm get the same key. Our signer records only the first signature. The exit status is 1 if a row cannot be
+    read. Tables show the first digits of key ids and the dates; --json shows whole key ids and the time of day.
     """
     inventory = await session.open(session.signer(), open_key_inventory)
 
@@ -100,8 +100,8 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
 
 
 def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
-    """The cells and the record of a key."""
-    key, short = row.key, row.key_id[:_SHORT]
+    """Return the cells and the record of a key."""
+    key, short = row.key, row.key_id[:_SHORT_ID_DIGITS]
     if key is None:
         return [short, row.problem, *"-----"], {"key_id": row.key_id, "problem": row.problem}
     day = row.created.date() if row.created else None
@@ -124,55 +124,56 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
 
 
 @command("reencrypt")
-@click.option("--to", "alias", required=True, help="The alias of the passphrase that all keys shall be under.")
+@click.option("--to", "alias", required=True, help="The alias of the new passphrase for all keys.")
 async def reencrypt(session: Session, alias: str) -> int:
-    """Put every key under the passphrase of another alias, while the signer serves.
+    """Encrypt every key under the passphrase of another alias, while the signer serves.
 
-    First give NOTARY_SIGNER_<ALIAS> to every signer, set storage.default_alias to it, and restart them: a signer can
-    only use keys whose passphrase it was started with, and makes new keys under its default alias. Then run this with
-    the old passphrases and the new one in the environment. When it ends with status 0, the old ones are not needed any
-    more, except by backups.
+    First give NOTARY_SIGNER_<ALIAS> to every signer, set storage.default_alias to this alias, and restart the signers:
+    a signer can only use keys whose passphrase it was started with, and encrypts new keys under its default alias. Then
+    run this command with the old passphrases and the new one in the environment. After exit status 0, only backups need
+    the old passphrases.
 
-    It may be interrupted at any time and started again, and goes on where it was. A key that cannot be opened is
-    reported and left as it is; then the exit status is 1.
+    The command may be interrupted at any time; started again, it continues with the remaining keys. A key that cannot
+    be decrypted is reported and left unchanged; the exit status is then 1.
     """
     config = session.signer()
     _require(config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
-    wanted = done = vain = 0
-    # The reactor's own threads: when somebody interrupts it, they end with it.
+    wanted = done = fruitless = 0
+    # The reactor's own threads end with the reactor, also after an interrupt.
     in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
     rewrapped = partial(_rewrapped, config, alias, in_thread)
-    # Until nothing is left to do: keys are made meanwhile, or replaced by somebody else.
-    while vain < _VAIN:
+    # Several passes are needed if signers create or replace keys meanwhile.
+    while fruitless < _MAX_FRUITLESS_PASSES:
         wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
         if not wanted:
             break
         done += replaced
-        vain = 0 if replaced else vain + 1
+        fruitless = 0 if replaced else fruitless + 1
     else:
-        raise StorageFailed(f"{wanted} keys were changed by somebody else each time: see who, and start this again")
+        raise StorageFailed(
+            f"{wanted} keys were changed by another process in each pass: find that process, then start this command "
+            "again"
+        )
     session.out.line(
-        f"{done} keys put under {alias}, {len(failed)} left as they are",
+        f"{done} keys encrypted under {alias}, {len(failed)} left unchanged",
         {"alias": alias, "reencrypted": done, "failed": len(failed)},
     )
     return Status.FOUND if failed else Status.OK
 
 
 def _require(config: SignerConfig, alias: str) -> None:
-    if len(alias) > _MAX_ALIAS:
+    if len(alias) > _MAX_ALIAS_CHARACTERS:
         raise ConfigError(
-            f"--to: expected an alias of at most {_MAX_ALIAS} characters, which is what the database holds"
+            f"--to: expected an alias of at most {_MAX_ALIAS_CHARACTERS} characters, the limit of the database"
         )
     if config.passphrase(alias) is None:
-        raise ConfigError(
-            f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; expected the passphrase to change to"
-        )
+        raise ConfigError(f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; expected the new passphrase")
 
 
 _Outcome: TypeAlias = StoredKey | str
-"""A key under its new passphrase, or what keeps it from that."""
+"""A key under its new passphrase, or the reason why it stays under the old one."""
 
 
 def _rewrapped(
@@ -194,7 +195,10 @@ async def _pass(
     rewrapped: Callable[[KeyRow], Deferred[_Outcome]],
     failed: set[int],
 ) -> tuple[int, int]:
-    """Go through all keys once: how many were to be replaced, how many were. ``failed`` is who cannot be."""
+    """Go through all keys once. Returns how many keys needed a replacement, and how many were replaced.
+
+    ``failed`` has the numbers of keys that cannot be replaced; this pass adds to it.
+    """
     wanted = replaced = 0
     async for page in _pages(session, inventory, "Keys"):
         rows = [row for row in page if row.number not in failed and not (row.key and row.key.passphrase_alias == alias)]
@@ -215,19 +219,18 @@ async def _pass(
 
 
 @command("prune")
-@click.option("--older-than", "age", type=Duration(), required=True, help="Only keys made longer ago, such as 30d.")
+@click.option("--older-than", "age", type=Duration(), required=True, help="Only keys older than this, such as 30d.")
 @_PREFIX
-@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@DRY_RUN_OPTION
+@YES_OPTION
 async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, yes: bool) -> int:
-    """Remove keys that have never signed anything, and were made long ago.
+    """Remove old keys that have never signed anything.
 
-    A key is pending from when a client asks for it to its first signature. Those that stay so are left over from
-    publishes that were never finished and rotations that were never published; removing them keeps nobody from anything
-    but finishing just that: a client that still has the old answer must ask again ("notary key rotate", or "notary
-    init" for a collection that was never published). A key named by a published root is never pending: the server signs
-    with it in the same publish. The exception is a root that was published elsewhere and then copied in; so allow the
-    keys some time, a month say.
+    A key is pending until its first signature. Keys stay pending after a publish that was never finished, or a rotation
+    that was never published. If such a key is removed, the client that requested it must request another one to finish:
+    by "notary key rotate", or by "notary init" for a collection that was never published. A key in a published root is
+    not pending, because the server signs with it in the same publish. The exception is a root that was published
+    elsewhere and then imported, so choose an age of a month or more.
     """
     inventory = await session.open(session.signer(), open_key_inventory)
     before = session.now() - age
@@ -250,7 +253,7 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
                 if add is not None:
                     add(*_listed(row))
     if dry_run or not count:
-        session.out.total(f"{count} keys would be removed" if dry_run else "there is no such key")
+        session.out.summary(f"{count} keys would be removed" if dry_run else "there are no such keys")
         return Status.OK
     if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
         return Status.REFUSED

@@ -1,6 +1,6 @@
-"""``migrate`` brings the tables of a daemon's database to the form that this release needs.
+"""``migrate`` brings the tables of a daemon's database to the schema of this release.
 
-Rules of this module: the work is :mod:`notary.storage.sql.migrate`; this is its command line.
+Rules of this module: this is only the command line; :mod:`notary.storage.sql.migrate` does the work.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from notary.storage.sql.migrate import SERVER, SIGNER
 
 
 @command("migrate")
-@click.option("--dry-run", is_flag=True, help="Change nothing; write the SQL that would be run.")
-@click.option(
-    "--resume", is_flag=True, help="Run a migration that broke off once more, from its beginning, then go on."
-)
+@click.option("--dry-run", is_flag=True, help="Change nothing; print the SQL that would be run.")
+@click.option("--resume", is_flag=True, help="Run an interrupted migration again from its beginning, then continue.")
 async def migrate(session: Session, *, dry_run: bool, resume: bool) -> int:
-    """Bring a database to the form that this release needs.
+    """Bring a database to the schema of this release.
 
-    Makes the tables of an empty database, and brings those forward that any Notary from 0.3 on has left. It may be run
-    again at any time, by several at once, and while the daemons serve. The database user needs the right to change
-    tables, which that of a daemon need not have.
+    The command creates the tables of an empty database, and upgrades those of any Notary from 0.3 on. It may be run
+    repeatedly, several times at once, and while the daemons serve. The database user needs the right to create and
+    alter tables, which the user of a daemon does not need.
     """
     config = session.config
     service = SERVER if isinstance(config, ServerConfig) else SIGNER
@@ -37,10 +35,10 @@ async def migrate(session: Session, *, dry_run: bool, resume: bool) -> int:
             if not session.out.as_json:
                 for line in text.splitlines():
                     session.out.line(line, {})
-        session.out.say(f"steps to take: {len(steps)}" if steps else "nothing is to be done")
+        session.out.say(f"steps to take: {len(steps)}" if steps else "there is nothing to do")
         return Status.OK
     done = await migrate_database(
         storage.backend, storage.db_url, service, session.reactor, resume=resume, report=session.out.say
     )
-    session.out.say(f"done, steps: {done}" if done else "nothing was to be done")
+    session.out.say(f"done, steps: {done}" if done else "there was nothing to do")
     return Status.OK

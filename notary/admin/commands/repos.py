@@ -1,6 +1,7 @@
-"""``repos``: list, show, delete, export and import collections.
+"""``repos`` lists, shows, deletes, exports and imports collections.
 
-Rules of this module: whatever removes or writes asks first, or is told not to; nothing is overwritten.
+Rules of this module: a command asks before it deletes, unless ``--yes`` is given. No file and no stored version is
+overwritten.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 
 from notary.admin import archive, findings
-from notary.admin.collections import Item, guns, inventory_of, leaf_of, read, summarise, visit
-from notary.admin.command import Status, command
-from notary.admin.output import Node, ago, show, size
+from notary.admin.collections import (
+    Item,
+    Summary,
+    guns,
+    inventory_of,
+    leaf_of,
+    read_metadata,
+    summarise,
+    visit_existing,
+)
+from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
+from notary.admin.output import Node, relative_time, size_text, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
 from notary.storage import Update
@@ -24,11 +34,9 @@ from notary.storage.open import open_key_inventory, open_key_store, open_metadat
 from notary.storage.operators import StoredCollection
 from notary.tuf.collection import Collection, newest
 from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, Targets
-from notary.tuf.public import RoleKeys
+from notary.tuf.public import PublicKey, RoleKeys
 
 _GUN = click.argument("gun")
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 
 
 @click.group("repos")
@@ -40,21 +48,21 @@ def repos() -> None:
 
 
 @command("list")
-@click.option("--prefix", default="", help="Only collections whose names begin with this.")
+@PREFIX_OPTION
 async def list_(session: Session, prefix: str) -> int:
-    """List all collections: for each role the current version and its expiry; how much is stored."""
+    """List all collections: the current version and expiry of each role, the number and size of stored files."""
     inventory = await inventory_of(session)
     columns = ("GUN", *(role.capitalize() for role in BASE_ROLES), "Delegations", "Files", "Size", "Problem")
     with session.out.table(*columns) as add:
         async for gun in guns(session, inventory, prefix, "Collections"):
-            with suppress(NotFound):  # it was deleted a moment ago
-                found = await visit(inventory, gun, summarise)
+            with suppress(NotFound):  # deleted since its name was read
+                found = await visit_existing(inventory, gun, summarise)
                 delegations = sum(role not in BASE_ROLES for role in found.items)
                 cells = [_cell(found.items.get(role)) for role in BASE_ROLES]
                 roles = {role: _record(item) for role, item in found.items.items()}
                 add(
-                    [gun, *cells, delegations, found.count, size(found.size), found.problem or "-"],
-                    {"gun": gun, "roles": roles, "files": found.count, "bytes": found.size, "problem": found.problem},
+                    [gun, *cells, delegations, found.stored_files, size_text(found.stored_bytes), found.problem or "-"],
+                    {"gun": gun, "roles": roles, **_totals(found)},
                 )
     return Status.OK
 
@@ -65,9 +73,13 @@ def _cell(item: Item | None) -> str:
     return f"{item.file.version}, {item.expires:%Y-%m-%d}" if item.expires else f"{item.file.version}, unreadable"
 
 
-def _record(item: Item) -> dict[str, Any]:
+def _record(item: Item) -> dict[str, object]:
     file = item.file
     return {"version": file.version, "expires": item.expires, "bytes": file.size, "sha256": file.sha256}
+
+
+def _totals(summary: Summary) -> dict[str, object]:
+    return {"files": summary.stored_files, "bytes": summary.stored_bytes, "problem": summary.problem}
 
 
 # -- show -------------------------------------------------------------------------------------------------------------
@@ -75,31 +87,31 @@ def _record(item: Item) -> dict[str, Any]:
 
 @command("show")
 @_GUN
-async def show_(session: Session, gun: str) -> int:
-    """Show one collection as a tree: its roles, their keys and thresholds, delegations, expiries."""
+async def show(session: Session, gun: str) -> int:
+    """Show one collection as a tree: its roles with their keys, thresholds, delegations and expiries."""
     inventory = await inventory_of(session)
 
-    def look(collection: StoredCollection) -> tuple[Node, dict[str, Any]]:
+    def look(collection: StoredCollection) -> tuple[Node, dict[str, object]]:
         return _Tree(collection, session).build()
 
-    session.out.tree(*await visit(inventory, gun, look))
+    session.out.tree(*await visit_existing(inventory, gun, look))
     return Status.OK
 
 
 class _Tree:
-    """The tree of one collection, for people and as a record."""
+    """Builds the tree of one collection, for people and as a record."""
 
     def __init__(self, collection: Collection, session: Session) -> None:
         self._collection = collection
         self._now = session.now()
         self._found = summarise(collection)
-        self._roles: dict[str, Any] = {}
+        self._roles: dict[str, object] = {}
         self._signers: dict[str, RoleKeys] = {}
 
-    def build(self) -> tuple[Node, dict[str, Any]]:
+    def build(self) -> tuple[Node, dict[str, object]]:
         found = self._found
         order = sorted(found.items, key=lambda role: (role != ROOT, role.count("/"), role))
-        # Root and parents first: they say who signs the others.
+        # Root and parents come first: their metadata has the keys of the other roles.
         children: dict[str, list[Node]] = {}
         lines = {role: self._role(role) for role in order}
         for role in reversed(order):
@@ -110,9 +122,8 @@ class _Tree:
         stray = [node for parent, nodes in children.items() if parent and parent not in lines for node in nodes]
         if found.problem:
             top.append((f"PROBLEM: {found.problem}; see fsck", ()))
-        text = f"{self._collection.gun}: {found.count} files, {size(found.size)}"
-        record = {"gun": self._collection.gun, "files": found.count, "bytes": found.size, "problem": found.problem}
-        return (text, [*top, *stray]), {**record, "roles": self._roles}
+        text = f"{self._collection.gun}: {found.stored_files} files, {size_text(found.stored_bytes)}"
+        return (text, [*top, *stray]), {"gun": self._collection.gun, **_totals(found), "roles": self._roles}
 
     def _role(self, role: str) -> tuple[str, Sequence[Node]]:
         item = self._found.items[role]
@@ -120,8 +131,9 @@ class _Tree:
         if item.expires is None:
             record["problem"] = item.problem
             return f"{role} version {item.file.version}: {item.problem}", ()
-        metadata = read(self._collection, item.file)
-        text = f"{role} version {item.file.version}, expires {show(item.expires)} ({ago(item.expires, self._now)})"
+        metadata = read_metadata(self._collection, item.file)
+        expiry = f"expires {text_of(item.expires)} ({relative_time(item.expires, self._now)})"
+        text = f"{role} version {item.file.version}, {expiry}"
         if isinstance(metadata, Root):
             self._signers.update(metadata.roles.items())
         if isinstance(metadata, Targets):
@@ -150,9 +162,9 @@ class _Tree:
         return "" if role in self._found.items else ", which is not published yet"
 
 
-def _key(key_id: str, key: Any) -> str:
+def _key(key_id: str, key: PublicKey) -> str:
     leaf = leaf_of(key) if key.key_type.endswith("-x509") else None
-    return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.ends:%Y-%m-%d})" if leaf else "")
+    return f"{key_id} {key.key_type}" + (f" ({leaf.subject}, valid to {leaf.valid_until:%Y-%m-%d})" if leaf else "")
 
 
 # -- delete -----------------------------------------------------------------------------------------------------------
@@ -160,24 +172,24 @@ def _key(key_id: str, key: Any) -> str:
 
 @command("delete")
 @_GUN
-@click.option("--keys", "and_keys", is_flag=True, help="The signer's keys of the collection too.")
+@click.option("--keys", "and_keys", is_flag=True, help="Also delete the signer's keys of the collection.")
 @click.option(
     "--signer-config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The signer's configuration file, for --keys.",
+    help="The configuration file of the signer, for --keys.",
 )
-@_DRY_RUN
-@_YES
+@DRY_RUN_OPTION
+@YES_OPTION
 async def delete(
     session: Session, gun: str, and_keys: bool, signer_config: Path | None, dry_run: bool, yes: bool
 ) -> int:
     """Delete a collection: every version of every role.
 
-    With --keys, the keys that the signer made for it are deleted too, for good: no backup of the metadata alone can be
-    served by this pair again.
+    With --keys, the signer's keys of the collection are deleted too. This cannot be undone: without these keys, a
+    restored backup of the metadata cannot be renewed.
     """
     if and_keys != (signer_config is not None):
-        raise ConfigError("--keys, --signer-config: one of them is missing; they go together")
+        raise ConfigError("--keys, --signer-config: one is missing; expected both or neither")
     inventory = await inventory_of(session)
     count, total = await inventory.visit(gun, lambda found: (len(found.files), sum(one.size for one in found.files)))
     key_ids: Sequence[str] = ()
@@ -185,8 +197,8 @@ async def delete(
         signer = session.signer(signer_config)
         key_ids = await (await session.open(signer, open_key_inventory)).key_ids(gun)
     if not count and not key_ids:
-        raise NotFound(f"there is no collection {gun}{', and no key of it' if and_keys else ''}")
-    what = f"{gun}: {count} files, {size(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
+        raise NotFound(f"there is no collection {gun}{', and no key of this collection' if and_keys else ''}")
+    what = f"{gun}: {count} files, {size_text(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
     record = {"gun": gun, "files": count, "bytes": total, "keys": list(key_ids)}
     if dry_run:
         session.out.line(f"would delete {what}", {**record, "deleted": False})
@@ -194,7 +206,7 @@ async def delete(
     if not session.confirm(f"Delete {what}?", yes=yes):
         return Status.REFUSED
     store = await session.open(session.server(), open_metadata_store)
-    await store.delete(cast("Gun", gun))  # what is stored may have a name that no upload could have
+    await store.delete(cast("Gun", gun))  # a stored name may be one that no upload could have
     if signer_config is not None:
         keys = await session.open(session.signer(signer_config), open_key_store)
         for key_id in key_ids:
@@ -214,30 +226,30 @@ _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 async def export(session: Session, gun: str, file: Path) -> int:
     """Write a collection with its history to FILE, which must not exist yet.
 
-    The keys are not in it: neither the publisher's nor the signer's. A collection in which fsck finds errors is not
-    written, because it could not be imported.
+    FILE contains no private keys, neither the publisher's nor the signer's. A collection in which fsck finds errors is
+    not written, because it could not be imported.
     """
     inventory = await inventory_of(session)
 
     def write(collection: StoredCollection) -> int:
-        _require_sound(collection)
+        _require_valid(collection)
         stream.seek(0)
         stream.truncate()
         return archive.write(collection, stream)
 
     with _new_file(file) as stream:
-        count = await visit(inventory, gun, write)
+        count = await visit_existing(inventory, gun, write)
     session.out.line(f"{gun}: {count} files", {"gun": gun, "files": count, "path": str(file)})
     return Status.OK
 
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that was not there before, and is not there afterwards unless all goes well."""
+    """Create a file, and remove it again if the block fails. Raises InvalidArchive if the file exists."""
     try:
         stream = path.open("xb")
     except OSError as error:
-        raise InvalidArchive(f"{str(path)!r} cannot be made ({error.strerror})") from None
+        raise InvalidArchive(f"{str(path)!r} cannot be created ({error.strerror})") from None
     try:
         with stream:
             yield stream
@@ -248,7 +260,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _require_sound(collection: Collection) -> None:
+def _require_valid(collection: Collection) -> None:
     faults = [each for each in findings.check(collection) if each.error]
     if faults:
         first = faults[0]
@@ -261,19 +273,19 @@ def _require_sound(collection: Collection) -> None:
 
 @command("import")
 @_FILE
-@_DRY_RUN
+@DRY_RUN_OPTION
 async def import_(session: Session, file: Path, dry_run: bool) -> int:
-    """Take in a collection that export wrote, after verifying all of it.
+    """Verify a collection that export wrote, and store it.
 
-    Root must be signed from the first version on, every current file to its threshold; expired ones are allowed. If the
-    collection exists, FILE must continue it: then only what is newer is stored.
+    All roots from the first version on must be signed, and every current file must be signed to its threshold. Expired
+    files are allowed. If the collection exists, FILE must continue it, and only newer files are stored.
     """
     config = session.server()
     found = _read(file)
-    _require_sound(found)
+    _require_valid(found)
     prefixes = config.repositories.gun_prefixes
     if prefixes and not found.gun.startswith(prefixes):
-        raise InvalidGun(f"{found.gun}: the server holds only what begins with {' or '.join(prefixes)}")
+        raise InvalidGun(f"{found.gun}: the server holds only GUNs that begin with {' or '.join(prefixes)}")
     inventory = await inventory_of(session)
     stored = await inventory.visit(found.gun, lambda collection: list(collection.files))
     new = archive.continuation(found.files, stored)
@@ -298,5 +310,5 @@ def _read(path: Path) -> archive.Archive:
         raise InvalidArchive(f"{str(path)!r}: {error}") from None
 
 
-for each in (list_, show_, delete, export, import_):
+for each in (list_, show, delete, export, import_):
     repos.add_command(each)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
@@ -38,18 +39,6 @@ _T = TypeVar("_T")
 
 _RETRY_SECONDS: Final = 0.01
 """The longest pause before the second attempt. It doubles with each attempt, and the real pause is a random part."""
-
-
-class Reactor(Protocol):
-    """What a store itself needs of the reactor; ``adbapi`` also needs IReactorCore, to start and stop with it."""
-
-    def seconds(self) -> float:
-        """The time in seconds since the epoch."""
-        ...
-
-    def callFromThread(self, call: Callable[..., object], *args: object, **kwargs: object) -> object:
-        """Run ``call`` in the reactor's thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The certificates in a file: until when each is valid.
+"""The dates of the certificates in a file.
 
-Rules of this module: files are read; nothing is verified beyond that they can be: :mod:`notary.net.tls.contexts` does
-that the way the daemons do.
+Rules of this module: a file is read, and nothing in it is verified: :mod:`notary.net.tls.contexts` does that for the
+daemons and for ``check-config``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from notary.errors import ConfigError, InvalidCertificate
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    """One certificate: the configuration key and the file that it was found by, and when it ends (aware, UTC)."""
+class CertificateDates:
+    """The dates of one certificate (aware, UTC), with the configuration key that names its file."""
 
     key: str
     path: Path
     subject: str
-    begins: datetime
-    ends: datetime
+    valid_from: datetime
+    valid_until: datetime
 
 
-def read(key: str, path: Path) -> list[Certificate]:
-    """The certificates in a file, in order. Raises ConfigError."""
+def read(key: str, path: Path) -> list[CertificateDates]:
+    """Return the dates of the certificates in a file, in order. Raises ConfigError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -34,7 +34,7 @@ def read(key: str, path: Path) -> list[Certificate]:
     try:
         with certs.reading():
             return [
-                Certificate(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
+                CertificateDates(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
                 for each in certs.all_in_pem(data)
             ]
     except InvalidCertificate:
