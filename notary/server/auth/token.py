@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,10 @@ from jwcrypto.jws import JWS  # type: ignore[import-untyped]
 from OpenSSL import crypto
 
 from notary import certs
+from notary.config import Auth
 from notary.errors import ConfigError, InvalidCertificate, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
-from notary.server.auth import Access
+from notary.server.auth import Access, Authentication
+from notary.server.sources import Source
 from notary.tuf.canonical import Members, parse
 from notary.tuf.public import rsa_is_costly
 
@@ -235,6 +238,21 @@ class TokenAuth:
         if error:
             parameters.append(f'error="{error}"')
         return Unauthorized(message, "Bearer " + ",".join(parameters), tuple(access))
+
+
+def build(auth: Auth) -> Authentication:
+    """Build the controller from the section ``auth``. Raises ConfigError if its bundle is missing or cannot be used."""
+    options = auth.options
+    if options.rootcertbundle is None:
+        raise ConfigError(f"{_BUNDLE}: missing; expected a file of certificates")
+    bundle = load_bundle(options.rootcertbundle)
+    controller = TokenAuth(options.realm, options.service, options.issuer, bundle, options.autoredirect)
+
+    def sources(auth: Auth) -> Sequence[Source]:
+        path = auth.options.rootcertbundle
+        return () if path is None else (Source((_BUNDLE,), (path,), partial(load_bundle, path), controller.trust),)
+
+    return Authentication(controller, sources)
 
 
 def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
