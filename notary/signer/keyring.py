@@ -24,17 +24,19 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import Final, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningUnavailable
-from notary.storage import KeyStore, StoredKey, keywrap
-from notary.storage.keywrap import Passphrases, public_half
-from notary.tuf import private
+from notary.signer.custody import KeyCustody, OpenKey
+from notary.storage import KeyStore
+from notary.storage.keywrap import public_half
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
 from notary.work.singleflight import SingleFlight
+from notary.work.threads import InThread
 
 CAPACITY: Final = 4096
 """How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
@@ -54,19 +56,9 @@ _KEY_ID = re.compile(r"[0-9a-f]{64}")
 _Wanted: TypeAlias = tuple[str, str, str]
 """What a key is asked for: gun, role and algorithm."""
 
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """Start ``work``."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class KeyInfo:
     """The public half of a key, and the role that it was made for."""
 
     key: PublicKey
@@ -87,8 +79,7 @@ class Keyring:
 
     Args:
         store: Where keys are, wrapped.
-        passphrases: What opens stored keys, and wraps new ones.
-        alias: The alias of the passphrase that wraps new keys.
+        custody: Makes private keys, and opens stored ones.
         in_thread: Runs what takes milliseconds.
         now: The time (aware).
         capacity: How many unwrapped keys to keep, and of how many it is remembered for what they were asked for.
@@ -98,16 +89,14 @@ class Keyring:
     def __init__(
         self,
         store: KeyStore,
-        passphrases: Passphrases,
-        alias: str,
+        custody: KeyCustody,
         in_thread: InThread,
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
         allow: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store = store
-        self._passphrases = passphrases
-        self._alias = alias
+        self._custody = custody
         self._in_thread = in_thread
         self._now = now
         self._capacity = capacity
@@ -116,7 +105,7 @@ class Keyring:
         self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
         self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
         """How often a key was asked for, by what came of it."""
-        self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
+        self._unwrapped: OrderedDict[str, _CachedKey] = OrderedDict()
         self._asked_for: OrderedDict[_Wanted, None] = OrderedDict()
         self.hits = 0
         """How many times a key was in the cache."""
@@ -150,18 +139,18 @@ class Keyring:
             raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME} characters")
         return await self._creating((gun, role, algorithm))
 
-    async def find(self, key_id: str) -> Found:
+    async def find(self, key_id: str) -> KeyInfo:
         """The public half of a key. Raises KeyNotFound, SigningFailed, StorageFailed."""
         known = self._recall(key_id)
         if known is not None:
-            return Found(known.key.public, known.role)
+            return KeyInfo(known.key.public, known.role)
         row = await self._store.get(_checked(key_id))
-        return Found(public_half(row), row.role)
+        return KeyInfo(public_half(row), row.role)
 
-    def sign_at_once(self, key_id: str, message: bytes) -> Signed | None:
-        """What :meth:`sign` returns, or None if that has to wait for the store or a thread."""
+    def sign_fast(self, key_id: str, message: bytes) -> Signed | None:
+        """Return exactly what :meth:`sign` would, or None if :meth:`sign` has to wait for the store or a thread."""
         known = self._recall(key_id)
-        return None if known is None or known.pending else known.sign(message)
+        return None if known is None or known.pending or not known.key.quick else known.sign(message)
 
     async def sign(self, key_id: str, message: bytes) -> Signed:
         """Sign ``message``, which is the whole of it, not a digest.
@@ -171,7 +160,7 @@ class Keyring:
         known = self._recall(key_id)
         if known is None:
             known = await self._loading(_checked(key_id))
-        signed = known.sign(message)
+        signed = known.sign(message) if known.key.quick else await self._in_thread(partial(known.sign, message))
         if known.pending:
             await self._marking(key_id)
             known.pending = False
@@ -237,28 +226,24 @@ class Keyring:
             raise SigningUnavailable(
                 "as many keys as limits.pending_keys_per_hour allows were made in this hour; try again later", seconds
             )
-        key, row = await self._in_thread(lambda: self._make(*wanted))
+        key, row = await self._in_thread(lambda: self._custody.make(*wanted))
         deletions = self._deletions
         kept = await self._store.add(row)
         self.creations["made" if kept.key_id == row.key_id else "found"] += 1
         if kept.key_id == row.key_id and deletions == self._deletions:
-            self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
+            self._remember(kept.key_id, _CachedKey(key, kept.role, pending=True))
         return public_half(kept)
-
-    def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:
-        key = private.generate(algorithm)
-        return key, keywrap.wrap(key, gun, role, self._alias, self._passphrases)
 
     # -- unwrapping ---------------------------------------------------------------------------------------------------
 
-    async def _load(self, key_id: str) -> _Unwrapped:
+    async def _load(self, key_id: str) -> _CachedKey:
         row = await self._store.get(key_id)
-        key = await self._in_thread(lambda: keywrap.unwrap(row, self._passphrases))
-        return _Unwrapped(key, row.role, pending=row.last_used is None)
+        key = await self._in_thread(lambda: self._custody.open(row))
+        return _CachedKey(key, row.role, pending=row.last_used is None)
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 
-    def _recall(self, key_id: str) -> _Unwrapped | None:
+    def _recall(self, key_id: str) -> _CachedKey | None:
         known = self._unwrapped.get(key_id)
         if known is None:
             self.misses += 1
@@ -267,7 +252,7 @@ class Keyring:
             self._unwrapped.move_to_end(key_id)
         return known
 
-    def _remember(self, key_id: str, known: _Unwrapped) -> None:
+    def _remember(self, key_id: str, known: _CachedKey) -> None:
         self._unwrapped[key_id] = known
         if len(self._unwrapped) > self._capacity:
             self._unwrapped.popitem(last=False)
@@ -285,10 +270,10 @@ class Keyring:
 
 
 @dataclass(slots=True)
-class _Unwrapped:
+class _CachedKey:
     """A key that can sign; ``pending`` until its first signature is recorded."""
 
-    key: private.PrivateKey
+    key: OpenKey
     role: str
     pending: bool
 

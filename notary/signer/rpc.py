@@ -155,7 +155,7 @@ class Rpc:
 
     def _sign(self, request: signer_pb2.SignatureRequest) -> _Answer:
         key_id, content = request.keyID.ID, request.content
-        signed = self._keyring.sign_at_once(key_id, content)
+        signed = self._keyring.sign_fast(key_id, content)
         return self._sign_later(key_id, content) if signed is None else self._signature(signed)
 
     async def _sign_later(self, key_id: str, content: bytes) -> bytes:

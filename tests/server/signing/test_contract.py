@@ -30,6 +30,7 @@ from notary.server import tap
 from notary.server.signing import Signing, SigningService, services
 from notary.server.signing.local import LocalSigner
 from notary.server.signing.remote import RemoteSigner
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
@@ -68,7 +69,7 @@ class Place:
 
 def remote() -> Place:
     clock, store = Clock(), MemoryKeyStore()
-    keyring = Keyring(store, lambda _: "a passphrase", "one", maybeDeferred, lambda: NOW)
+    keyring = Keyring(store, JweCustody(lambda _: "a passphrase", "one"), maybeDeferred, lambda: NOW)
     rpc = Rpc(keyring, store.check, Metrics(version="0"), seconds=clock.seconds)
     memory = Memory(clock, GrpcFactory(rpc.methods(), clock))
     channel = Channel(memory, clock, name="signer.example:7899")
