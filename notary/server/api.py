@@ -39,7 +39,7 @@ from notary.server.auth import AccessController
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
-from notary.server.repository import SMALL, Repository
+from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
 from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
@@ -252,7 +252,7 @@ class Api:
         """Publish the uploaded files."""
         gun = match.collection()
         validator = self._validators.of(peer_of(call), lambda: call.gone)
-        run = execute if call.size <= SMALL else validator.in_thread
+        run = execute if call.size <= SMALL_BYTES else validator.in_thread
         files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
         timestamp = await self._repository.publish(gun, files, validator)
         self._metrics.uploaded(ACCEPTED, call.size)

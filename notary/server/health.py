@@ -1,9 +1,9 @@
 """What the health page says: the last result of every periodic check.
 
-Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run every
-``INTERVAL`` seconds and at start, never because somebody asks, so that a slow database cannot make the page slow and
-asking often cannot load the database. One that takes longer than that has failed. A server whose signer fails is
-degraded: it serves every read, so it stays ready (``READS``), and says that it takes no publishes.
+Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run at the start and
+every ``INTERVAL_SECONDS``, and never because of a request: a slow database cannot make the page slow, and frequent
+requests cannot load the database. A check that takes longer than ``INTERVAL_SECONDS`` has failed. A server whose signer
+fails is degraded: it serves every read, so it stays ready (``READS``), and reports that it takes no publishes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from notary.errors import NotaryError
 from notary.observe.readiness import STARTING, Readiness
 
-INTERVAL = 10.0
+INTERVAL_SECONDS = 10.0
 """Seconds between two runs of a check."""
 
 DATABASE = "DB operational"
@@ -73,7 +73,7 @@ class Health(Service):
         for name in self._checks:
             loop = LoopingCall(lambda name=name: Deferred.fromCoroutine(self._run(name)))
             loop.clock = self._clock
-            loop.start(INTERVAL)
+            loop.start(INTERVAL_SECONDS)
             self._loops.append(loop)
 
     def stopService(self) -> None:
@@ -86,11 +86,11 @@ class Health(Service):
     async def _run(self, name: str) -> None:
         failure = ""
         try:
-            await self._checks[name]().addTimeout(INTERVAL, self._clock)
+            await self._checks[name]().addTimeout(INTERVAL_SECONDS, self._clock)
         except NotaryError as error:
             failure = str(error)
         except TimeoutError:
-            failure = f"no answer within {INTERVAL:.0f} seconds"
+            failure = f"no answer within {INTERVAL_SECONDS:.0f} seconds"
         except Exception:  # noqa: BLE001 - one broken check must not end the others
             self._log.failure("health check broke: {check}", check=name)
             failure = "the check itself failed; the log says why"

@@ -47,7 +47,7 @@ _SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
 _Root: TypeAlias = tuple[Gun, bytes]
 """A collection and the SHA-256 of its root."""
 
-KEPT = 1_000
+KEPT_FILES = 1_000
 """How many timestamps and snapshots are not parsed again for a reader."""
 
 KEPT_NAMES = 100_000
@@ -56,11 +56,11 @@ KEPT_NAMES = 100_000
 KEPT_ROOTS = 10_000
 """How many verified roots are remembered, of 300 bytes each: verifying one is a third of validating a small upload."""
 
-LARGE = 2_000_000
+LARGE_BYTES = 2_000_000
 """Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
 which no other thread goes on, so that every read would wait."""
 
-SMALL = 8_192
+SMALL_BYTES = 8_192
 """Bytes of a file or an upload that may be looked at on the reactor's thread, whatever is in it."""
 
 LITTLE_MICROSECONDS = 3_000
@@ -150,8 +150,8 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, len, KEPT_NAMES)
-        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT_FILES, len, KEPT_NAMES)
+        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT_FILES)
         self._verified_roots: Recent[_Root, bool] = Recent(KEPT_ROOTS)
         # However many readers come at once, one thread looks into a file or renews a collection for all of them.
         self._listing = SingleFlight(self._list)
@@ -186,9 +186,9 @@ class Repository:
             listed = self._listed.get(timestamp.sha256), self._listed.get(snapshot.sha256)
             if _lists(listed[0], SNAPSHOT, snapshot) and _lists(listed[1], role, stored):
                 return stored
-        return Deferred.fromCoroutine(self._walk_slowly(gun, role, found))
+        return Deferred.fromCoroutine(self._walk_full(gun, role, found))
 
-    async def _walk_slowly(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
+    async def _walk_full(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         snapshot = await self._vouched(gun, _present(found, TIMESTAMP), SNAPSHOT, found)
         return await self._vouched(gun, snapshot, role, found)
 
@@ -289,7 +289,7 @@ class Repository:
 
     async def _signed(self, draft: draft.Draft) -> bytes:
         # More keys than a few make it a matter of verifying, however little is signed.
-        place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL + 1)
+        place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL_BYTES + 1)
         return await sign_draft(self._signing, draft, place)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ class Repository:
         services are down.
         """
         plan, current = await self._validated(gun, files, validator)
-        if plan.verified_root is not None and len(plan.verified_root) <= SMALL:
+        if plan.verified_root is not None and len(plan.verified_root) <= SMALL_BYTES:
             self._verified_roots.put(_root(gun, plan.verified_root), True)
         updates = [*plan.updates]
         snapshot = None
@@ -325,8 +325,8 @@ class Repository:
     ) -> tuple[Plan, Mapping[RoleName, Stored]]:
         """What an upload leads to, and what it was judged against."""
         size = sum([len(data) for _, data in files])
-        if size < LARGE:
-            run = execute if size <= SMALL else validator.in_thread
+        if size < LARGE_BYTES:
+            run = execute if size <= SMALL_BYTES else validator.in_thread
             uploads = await run(lambda: publish.read(files))
             current = await self._loaded(gun, [upload.role for upload in uploads], run)
             verified = self._is_root_verified(gun, current)
@@ -349,7 +349,7 @@ class Repository:
 
     def _place(self, size: int) -> InThread:
         """Where work on ``size`` bytes is done that is not an upload's validation."""
-        return execute if size <= SMALL else self._in_thread
+        return execute if size <= SMALL_BYTES else self._in_thread
 
     async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
         """The stored files that an upload of ``roles`` is judged against. Raises TooDemanding if they are too large.
@@ -370,7 +370,11 @@ class Repository:
 
     def _is_root_verified(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
         root = current.get(ROOT)
-        return root is not None and len(root.data) <= SMALL and self._verified_roots.get(_root(gun, root.data)) is True
+        return (
+            root is not None
+            and len(root.data) <= SMALL_BYTES
+            and self._verified_roots.get(_root(gun, root.data)) is True
+        )
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 

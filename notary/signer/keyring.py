@@ -48,7 +48,7 @@ MAX_WAITING: Final = 250
 """How many keys may wait to be made: a second's work, if they are ecdsa, and a fraction of the calls that a connection
 may have open."""
 
-MAX_NAME: Final = 255
+MAX_NAME_CHARACTERS: Final = 255
 """The longest name of a collection or role, in characters: what the reference's tables hold."""
 
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
@@ -133,10 +133,10 @@ class Keyring:
         Raises UnsupportedAlgorithm, InvalidGun or InvalidRole (a name too long to be stored), SigningFailed (there is
         no passphrase to wrap it), SigningUnavailable (too many are being made, or were in this hour), StorageFailed.
         """
-        if len(gun) > MAX_NAME:
-            raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME} characters")
-        if len(role) > MAX_NAME:
-            raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME} characters")
+        if len(gun) > MAX_NAME_CHARACTERS:
+            raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME_CHARACTERS} characters")
+        if len(role) > MAX_NAME_CHARACTERS:
+            raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME_CHARACTERS} characters")
         return await self._creating((gun, role, algorithm))
 
     async def find(self, key_id: str) -> KeyInfo:

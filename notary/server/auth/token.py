@@ -46,14 +46,14 @@ ALGORITHMS: Final = (
 LEEWAY: Final = timedelta(seconds=60)
 """How far the clock of a token's issuer may be off."""
 
-MAX_TOKEN: Final = 64 * 1024
+MAX_TOKEN_CHARACTERS: Final = 64 * 1024
 """Characters of the longest token that is looked at."""
 
 MAX_STRUCTURE: Final = 5_000
 """Commas, braces and brackets that a token's header or claims may hold: 500 rights need no more. They are read on the
 reactor's thread, before it is known who made the token."""
 
-MAX_CHAIN: Final = 8
+MAX_CHAIN_CERTIFICATES: Final = 8
 """Certificates of the longest chain that a token may bring."""
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
@@ -145,7 +145,7 @@ class TokenAuth:
 
     def _check(self, token: str, now: datetime) -> tuple[str, frozenset[Access]]:
         """The subject of ``token`` and the rights that it gives. Raises _TokenError or InvalidMetadata."""
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise _TokenError("it is too long")
         if _COMPACT.fullmatch(token) is None:
             raise _TokenError("it is not a signed token in the compact form")
@@ -199,7 +199,7 @@ class TokenAuth:
         The rules are those of the reference (Go's x509, any extended key usage): every certificate, ours as well, must
         be inside its time, every issuer must be an authority, and only signatures over SHA-1 and MD5 are too weak.
         """
-        if len(chain) > MAX_CHAIN:
+        if len(chain) > MAX_CHAIN_CERTIFICATES:
             raise _TokenError("its chain of certificates is too long")
         try:
             certificates = [_certificate(encoded) for encoded in chain]
