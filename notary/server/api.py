@@ -1,8 +1,8 @@
 """The HTTP API: ONE route table and its handlers.
 
-Rules of this module: docs/protocol.md section 1 is its specification. A route says everything that is not its handler's
-own work: who may, what may be cached, how a name that cannot exist is answered. Handlers turn a call into a use case of
-:mod:`notary.server.repository` and its result into a response, and nothing more.
+Rules of this module: docs/protocol.md section 1 is its specification. A route says everything besides the work of its
+handler: which rights are needed, and how a name that cannot exist is answered. A handler calls one use case of
+:mod:`notary.server.repository` and turns the result into a response.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from notary.work.allowance import Allowance, Seldom
 JSON = "application/json"
 
 DEFAULT_RECORDS = 100
-"""How many changes an answer holds when the client says 0."""
+"""How many changes an answer holds if the client asks for 0."""
 
 MAX_RECORDS = 10_000
-"""How many changes an answer holds at the most: a client that wants more asks again with the last id."""
+"""The most changes that an answer holds. A client asks for further changes with the last id."""
 
 PAGES = 4
-"""How many pages of the changefeed are made at the same time: the largest takes several megabytes while it is."""
+"""How many pages of the changefeed are made at the same time: making the largest takes several megabytes."""
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
@@ -69,7 +69,7 @@ Handler: TypeAlias = "Callable[[Api, Call, Match[object]], Deferred[Response] | 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """How long caches may keep an answer, in seconds; 0 forbids keeping it."""
+    """How long caches may keep an answer: ``max_age`` seconds; 0 forbids caching."""
 
     max_age: int
     must_revalidate: bool
@@ -85,9 +85,10 @@ class CachePolicy:
 class Api:
     """Answers calls.
 
-    ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
-    ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
-    ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
+    ``current`` is the cache policy of files that may be replaced, ``consistent`` that of files that never change.
+    ``gun_prefixes`` are the prefixes of the collections that this server holds; without any, it holds all. ``now``
+    returns the time (aware, UTC). ``keys`` limits how many new keys each peer asks for. ``seconds`` is the clock that
+    limits how often some lines are logged.
     ``logs_info`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -125,11 +126,11 @@ class Api:
         self._no_signer = Seldom(self._no_key, seconds)
 
     def takes_body(self, call: Call) -> bool:
-        """Whether anything is done with the body of a call."""
+        """Return whether a handler reads the body of ``call``."""
         return _ROUTER.find(call.method, call.path).route.takes_body
 
     def admit(self, call: Call) -> Response | None:
-        """Refuse a call before its body is read, if the body cannot matter."""
+        """Refuse a call before its body is read, if it would be refused for any body."""
         match = _ROUTER.find(call.method, call.path)
         call.notes["operation"] = match.route.operation
         try:
@@ -148,7 +149,7 @@ class Api:
         try:
             self._let_in(match, call)
             result = match.route.handler(self, call, match)
-        except Exception as error:  # noqa: BLE001 - a client gets an answer whatever happens
+        except Exception as error:  # noqa: BLE001 - the client gets an answer to every error
             return self._answer_to(error, match.route, call)
         if isinstance(result, Response):
             return result
@@ -161,7 +162,7 @@ class Api:
     def _answer_to(
         self, error: BaseException, route: Route[object], call: Call, failure: Failure | None = None
     ) -> Response:
-        """What is answered if a handler fails."""
+        """Return the answer to the failure of a handler."""
         if isinstance(error, InvalidGun) and not isinstance(error, route.bad_name):
             error = route.bad_name(str(error))  # the store cannot tell the name from another one
         if isinstance(error, NotaryError):
@@ -186,11 +187,11 @@ class Api:
         )
 
     def failed(self, error: Exception) -> Response:
-        """The answer to a fault of the HTTP layer itself, or of this class: it is not the client's."""
+        """Return the answer to a bug in the HTTP layer or in this class."""
         return self._unexpected(UNKNOWN, Failure(error), "none", "")
 
     def _unexpected(self, fault: HttpFault, failure: Failure, operation: str, path: str) -> Response:
-        """The answer to a fault of this program: nothing but the id under which the log has it."""
+        """Log a bug, and return the answer, which shows only the id of the log entry."""
         known_as = error_id()
         self._metrics.unexpected()
         self._metrics.refused(fault.code)
@@ -200,7 +201,7 @@ class Api:
         return fault_response(fault, {"id": known_as})
 
     def _let_in(self, match: Match[object], call: Call) -> None:
-        """Raise what stands against serving this route to this caller, whatever its body says."""
+        """Raise the error for which the call is refused whatever its body is; note collection and user for the log."""
         route, name = match.route, match.name
         if name is not None:
             call.notes["gun"] = name
@@ -217,8 +218,8 @@ class Api:
                 call.notes["user"] = user
 
     def _refuse(self, route: Route[object], call: Call, error: NotaryError) -> Response:
-        # What Twisted throws into a coroutine refers to itself by its traceback, and so to a whole upload, until the
-        # garbage collector comes by.
+        # An error that Twisted throws into a coroutine is part of a reference cycle through its traceback, which would
+        # keep a whole upload until the next garbage collection.
         error.__traceback__ = None
         fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -241,11 +242,11 @@ class Api:
     # -- handlers -----------------------------------------------------------------------------------------------------
 
     async def ping(self, _call: Call, _match: Match[object]) -> Response:
-        """Say that this is a registry-style API (clients ask before they ask for tokens)."""
+        """Answer the request by which clients find out whether they need a token."""
         return Response(200, b"{}", (("Content-Type", JSON_UTF8),))
 
     async def not_found(self, _call: Call, _match: Match[object]) -> Response:
-        """Raise NotFound: every path that is not in the table."""
+        """Raise NotFound, for each path that is not in the table."""
         raise NotFound("nothing is served at this path")
 
     async def update(self, call: Call, match: Match[object]) -> Response:
@@ -260,27 +261,27 @@ class Api:
         return Response(200, b"", ())
 
     def by_hash(self, _call: Call, match: Match[object]) -> Deferred[Response]:
-        """One immutable file, by checksum."""
+        """Serve one immutable file, by checksum."""
         stored = self._repository.by_checksum(*match.gun_and_role(), match.names["checksum"].lower())
         return stored.addCallback(_metadata, self._consistent_headers)
 
     def by_version(self, _call: Call, match: Match[object]) -> Deferred[Response]:
-        """One immutable file, by version."""
+        """Serve one immutable file, by version."""
         stored = self._repository.by_version(*match.gun_and_role(), _version(match.names["version"]))
         return stored.addCallback(_metadata, self._consistent_headers)
 
     def current(self, _call: Call, match: Match[object]) -> Deferred[Response]:
-        """The file of a role that counts now."""
+        """Serve the current file of a role."""
         return self._repository.current(*match.gun_and_role()).addCallback(_metadata, self._current_headers)
 
     async def get_key(self, call: Call, match: Match[object]) -> Response:
-        """The public key with which the server signs a role."""
+        """Serve the public key with which the server signs a role."""
         gun, role = match.gun_and_role()
         key = await self._repository.get_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
     async def rotate_key(self, call: Call, match: Match[object]) -> Response:
-        """The public key with which the server will sign a role."""
+        """Serve the public key with which the server will sign a role."""
         gun, role = match.gun_and_role()
         key = await self._repository.rotate_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
@@ -289,7 +290,7 @@ class Api:
         self._log.error("no key is made: {why}", why=why)
 
     def _may_ask_for_key(self, call: Call) -> None:
-        """Count a key for its caller. Raises TooManyKeys."""
+        """Count a new key for the peer of ``call``. Raises TooManyKeys."""
         peer = peer_of(call)
         seconds = self._keys.take(peer)
         self._metrics.asked_for_key(refused=bool(seconds))
@@ -298,14 +299,14 @@ class Api:
             raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
     async def delete(self, _call: Call, match: Match[object]) -> Response:
-        """Forget a collection."""
+        """Delete a collection."""
         gun = match.collection()
         if await self._repository.delete(gun):
             self._log.info("trust data deleted for {gun}", gun=gun)
         return Response(200, b"", ())
 
     async def changefeed(self, call: Call, match: Match[object]) -> Response:
-        """A page of the changes of one collection, or of all."""
+        """Serve a page of the changes of one collection, or of all."""
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
@@ -317,20 +318,20 @@ class Api:
         return await self._in_thread(lambda: _changes(changes))
 
     async def health(self, _call: Call, _match: Match[object]) -> Response:
-        """Whether the services behind this one work."""
+        """Serve the failures of the database and the signing service."""
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
     async def alive(self, _call: Call, _match: Match[object]) -> Response:
-        """That this process answers."""
+        """Answer that this process runs."""
         return ALIVE
 
     async def ready(self, _call: Call, _match: Match[object]) -> Response:
-        """Whether requests should be sent to this process, and what it can do."""
+        """Serve whether this process is ready for requests, and what it can do."""
         return self._health.readiness().response()
 
     async def metrics(self, _call: Call, _match: Match[object]) -> Response:
-        """The figures of this process, for Prometheus."""
+        """Serve the metrics of this process, for Prometheus."""
         content_type, body = await self._metrics.whole()
         return Response(200, body, (("Content-Type", content_type),))
 
@@ -363,7 +364,7 @@ _ROUTER = Router(ROUTES, otherwise=Route("NotFound", "", r"/", Api.not_found))
 
 
 def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, bytes]]:
-    """The files of an upload, in its order: their roles, as they are written, and their contents.
+    """Return the files of an upload, in their order: the name of each role, as the client wrote it, and the content.
 
     The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
     MalformedUpload.
@@ -375,7 +376,7 @@ def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, by
 
 
 def _version(text: str) -> int:
-    """A version from a path. No stored version is 0 or has more digits than a 32-bit integer."""
+    """Return a version from a path. Raises NotFound for 0, and for more digits than a 32-bit integer has."""
     digits = text.lstrip("0")
     if not 0 < len(digits) <= _VERSION_DIGITS:
         raise NotFound(f"there is no version {text[:20]}")
@@ -387,7 +388,7 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
-        if len(stored.data) > SHARED_BYTES:  # remembered, it would keep the file that keeps it
+        if len(stored.data) > SHARED_BYTES:  # a remembered response would hold the file that holds the response
             return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response
@@ -412,6 +413,6 @@ def _changes(changes: Sequence[Change]) -> bytes:
         }
         for change in changes
     )
-    # One by one: in between, other threads go on.
+    # Each record is serialised on its own, so that other threads run in between.
     listed = ", ".join([json.dumps(record) for record in records])
     return f'{{"count": {len(changes)}, "records": [{listed}]}}'.encode()

@@ -24,7 +24,7 @@ RETRY_SECONDS = "5"
 
 @dataclass(frozen=True, slots=True)
 class HttpFault:
-    """How one kind of error is answered."""
+    """The answer to one kind of error."""
 
     status: int
     code: str
@@ -34,7 +34,7 @@ class HttpFault:
 UNKNOWN = HttpFault(500, "UNKNOWN", "unknown error")
 TOO_LARGE = HttpFault(413, "TOO_LARGE", "The request is larger than this server accepts.")
 CLIENT_GONE = HttpFault(499, "CLIENT_GONE", "The client went away.")
-"""For the log and the metrics: nobody is there to see it."""
+"""Only the log and the metrics show this answer, because the client has gone."""
 UNAVAILABLE = HttpFault(503, "UNAVAILABLE", "The service is not available at present; try again later.")
 UPDATING = HttpFault(500, "UPDATING", "An error has occurred while updating the TUF repository.")
 
@@ -60,7 +60,7 @@ FAULTS: Mapping[type[Exception], HttpFault] = {
 
 
 def detail(error: Exception) -> Any:
-    """What a client learns of an error beyond its code; clients of uploads parse it."""
+    """Return the detail of an error for the client; clients parse the detail of a refused upload."""
     if isinstance(error, errors.InvalidUpdate):
         inner = {"Msg": str(error)} | ({"Missing": error.missing} if error.missing else {})
         return {"Name": error.fault.value, "Error": inner}
@@ -70,12 +70,12 @@ def detail(error: Exception) -> Any:
 
 
 def fault_response(fault: HttpFault, detail: Any = None, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """The answer to a failed call: a JSON body in the form that every Notary client knows."""
+    """Return the answer to a failed call, with a JSON body in the form that every Notary client knows."""
     body = json.dumps({"errors": [{"code": fault.code, "message": fault.message, "detail": detail}]}).encode()
     return Response(fault.status, body, (("Content-Type", JSON_UTF8), *headers))
 
 
 def edge_response(status: int, message: str) -> Response:
-    """The answer to what never became a call (malformed, too large, too slow); same form, the nearest code."""
+    """Return the answer to a request that never became a call (malformed, too large, too slow), in the same form."""
     fault = TOO_LARGE if status == TOO_LARGE.status else HttpFault(status, "UNKNOWN", message)
     return fault_response(fault, message, (("Retry-After", RETRY_SECONDS),) if status == BUSY else ())

@@ -51,7 +51,7 @@ from notary.work.reactor import utc_now
 from notary.work.usage import PoolUsage
 
 READERS = 2
-"""Threads for what readers wait for, and for everything else that is short: validation never uses them."""
+"""Threads for the work that readers wait for and for other short work; validations never use these threads."""
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""

@@ -48,7 +48,7 @@ from notary.work.reactor import utc_now
 from notary.work.usage import PoolUsage
 
 THREADS = CREATIONS + 1
-"""Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
+"""Threads that make and open keys: one is always left for a signature whose key must be opened."""
 
 
 class Signer(Serving):

@@ -215,7 +215,7 @@ class TokenAuth:
             store.add_cert(anchor)
         try:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
-            # OpenSSL leaves this to its caller. The last certificate is ours: nobody's signature on it matters.
+            # OpenSSL leaves this check to its caller. The last certificate is trusted, whatever its signature is.
             weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
         except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
@@ -304,7 +304,7 @@ def _object(part: str, name: str) -> dict[str, Any]:
 
 
 def _rights(grants: Iterable[Any]) -> frozenset[Access]:
-    """What the claim ``access`` gives, action by action."""
+    """Return the rights that the claim ``access`` grants, one for each action."""
     rights: set[Access] = set()
     for grant in grants:
         members = Members(grant, _RIGHTS, "its access")
@@ -368,7 +368,7 @@ def _fingerprint(certificate: x509.Certificate) -> str:
 
 
 def _members(jwk: dict[str, Any]) -> tuple[str, ...]:
-    """What makes a JWK the key that it is. Raises InvalidMetadata or _TokenError if it is no public key."""
+    """Return the members that identify a JWK's key. Raises InvalidMetadata or _TokenError if it is no public key."""
     reader = Members(jwk, frozenset({"kty"}), "its jwk")
     kind = reader.text("kty")
     if kind not in _JWK_MEMBERS:
