@@ -29,7 +29,7 @@ TELLING = DIRECT - {"split"}  # text can be split too
 WORST_GROWTH = 2.3  # a linear pattern doubles its steps, a quadratic one comes close to 4
 
 NAMELESS: dict[tuple[str, str], Any] = {
-    ("notary.server.api", "route.path"): lambda: [route.path for route in ROUTES],
+    ("notary.server.routes", "route.pattern"): lambda: [route.pattern for route in ROUTES],
     ("notary.daemon.workers.totals", "names"): lambda: [pattern for pattern, _ in _RULES],
     ("notary.storage.sql.backends.postgres.dsn", "rule.pattern"): lambda: [
         rule.pattern for rule in dsn._POSTGRES.values()
@@ -38,7 +38,7 @@ NAMELESS: dict[tuple[str, str], Any] = {
 }
 """Patterns that have no name where they are used: the module, the expression that stands for them, and all of them."""
 
-COMPILED_ELSEWHERE = {("notary.server.api", "path")}
+COMPILED_ELSEWHERE = {("notary.server.routes", "self.path")}
 """Where the patterns of a table are compiled from an argument."""
 
 

@@ -1,22 +1,22 @@
 """The HTTP API: ONE route table and its handlers.
 
-Rules of this module: docs/protocol.md section 1 is its specification. A route says everything that is not its handler's
-own work: who may, what may be cached, how a name that cannot exist is answered. Handlers turn a call into a use case of
-:mod:`notary.server.repository` and its result into a response, and nothing more.
+Rules of this module: docs/protocol.md section 1 is its specification. A route says everything besides the work of its
+handler: which rights are needed, and how a name that cannot exist is answered. A handler calls one use case of
+:mod:`notary.server.repository` and turns the result into a response.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from math import ceil
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, execute
 from twisted.logger import Logger
@@ -26,7 +26,6 @@ from notary import errors
 from notary.errors import (
     InvalidGun,
     InvalidParameters,
-    InvalidRole,
     MalformedUpload,
     NotaryError,
     NotFound,
@@ -36,96 +35,41 @@ from notary.net.http.bodies import peer_of
 from notary.net.http.site import Call, Response, parse_multipart
 from notary.observe.logs import error_id
 from notary.observe.readiness import ALIVE
-from notary.server.auth import Access, AccessController
-from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, Fault, detail, fault_response
+from notary.server.auth import AccessController
+from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
-from notary.server.repository import SMALL, Repository
+from notary.server.repository import SMALL_BYTES, Repository
+from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
 from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
 from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
-from notary.tuf.model import Gun, RoleName
+from notary.tuf.model import Gun
 from notary.tuf.publish import MAX_FILES
 from notary.work.allowance import Allowance, Seldom
 
 JSON = "application/json"
 
 DEFAULT_RECORDS = 100
-"""How many changes an answer holds when the client says 0."""
+"""How many changes an answer holds if the client asks for 0."""
 
 MAX_RECORDS = 10_000
-"""How many changes an answer holds at the most: a client that wants more asks again with the last id."""
+"""The most changes that an answer holds. A client asks for further changes with the last id."""
 
 PAGES = 4
-"""How many pages of the changefeed are made at the same time: the largest takes several megabytes while it is."""
+"""How many pages of the changefeed are made at the same time: making the largest takes several megabytes."""
 
 _VERSION_DIGITS = 10
 _INT32 = range(-(2**31), 2**31)
 
-
-# -- routes -----------------------------------------------------------------------------------------------------------
-
-_CATALOG = ("registry", "catalog", "*")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One row of the table.
-
-    ``operation`` is the label in metrics and logs. ``path`` must match the whole decoded path, or, if ``of_gun``, what
-    follows ``/v2/<gun>/_trust/``. ``actions`` are the rights asked for that collection (for the catalogue where there
-    is none); None asks for nothing. ``bad_prefix`` and ``bad_name`` are raised when the collection is outside the
-    configured prefixes or no collection can have this name. ``broken`` answers failures that are not the client's.
-    ``takes_body`` says whether the handler reads a body.
-    """
-
-    operation: str
-    method: str
-    path: re.Pattern[str]
-    of_gun: bool
-    handler: Callable[[Api, Call, Found], Deferred[Response] | Coroutine[Any, Any, Response]]
-    actions: tuple[str, ...] | None = ()
-    bad_prefix: type[NotaryError] = NotFound
-    bad_name: type[NotaryError] = NotFound
-    broken: Fault = UNKNOWN
-    takes_body: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a path asks for: its row of the table, and what it names.
-
-    ``name`` is the collection as it is written, None if the path has none; ``bad_name`` and ``bad_role`` say why there
-    can be no such collection or role. ``names`` has the other groups of the row's pattern. ``access`` are the rights
-    that its caller needs.
-    """
-
-    route: Route
-    names: Mapping[str, str]
-    access: Sequence[Access] = ()
-    name: str | None = None
-    gun: Gun | None = None
-    bad_name: str = ""
-    role: RoleName | None = None
-    bad_role: str = ""
-
-    def collection(self) -> Gun:
-        """The collection; ``Api`` has refused what can be none."""
-        if self.gun is None:
-            raise NotFound(self.bad_name)
-        return self.gun
-
-    def gun_and_role(self) -> tuple[Gun, RoleName]:
-        """The collection and the role. Raises NotFound if there can be no such role."""
-        if self.role is None:
-            raise NotFound(self.bad_role)
-        return self.collection(), self.role
+Handler: TypeAlias = "Callable[[Api, Call, Match[object]], Deferred[Response] | Coroutine[Any, Any, Response]]"
+"""Answers the calls of one route."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """How long caches may keep an answer, in seconds; 0 forbids keeping it."""
+    """How long caches may keep an answer: ``max_age`` seconds; 0 forbids caching."""
 
     max_age: int
     must_revalidate: bool
@@ -141,9 +85,10 @@ class CachePolicy:
 class Api:
     """Answers calls.
 
-    ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
-    ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
-    ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
+    ``current`` is the cache policy of files that may be replaced, ``consistent`` that of files that never change.
+    ``gun_prefixes`` are the prefixes of the collections that this server holds; without any, it holds all. ``now``
+    returns the time (aware, UTC). ``keys`` limits how many new keys each peer asks for. ``seconds`` is the clock that
+    limits how often some lines are logged.
     ``logs_info`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -181,17 +126,17 @@ class Api:
         self._no_signer = Seldom(self._no_key, seconds)
 
     def takes_body(self, call: Call) -> bool:
-        """Whether anything is done with the body of a call."""
-        return find(call.method, call.path).route.takes_body
+        """Return whether a handler reads the body of ``call``."""
+        return _ROUTER.find(call.method, call.path).route.takes_body
 
     def admit(self, call: Call) -> Response | None:
-        """Refuse a call before its body is read, if the body cannot matter."""
-        found = find(call.method, call.path)
-        call.notes["operation"] = found.route.operation
+        """Refuse a call before its body is read, if it would be refused for any body."""
+        match = _ROUTER.find(call.method, call.path)
+        call.notes["operation"] = match.route.operation
         try:
-            self._let_in(found, call)
+            self._let_in(match, call)
         except NotaryError as error:
-            return self._refuse(found.route, call, error)
+            return self._refuse(match.route, call, error)
         return None
 
     def __call__(self, call: Call) -> Response | Deferred[Response]:
@@ -199,23 +144,25 @@ class Api:
 
         Reads that can be answered from memory need no coroutine, which would cost as much as all the rest of them.
         """
-        found = find(call.method, call.path)
-        call.notes["operation"] = found.route.operation
+        match = _ROUTER.find(call.method, call.path)
+        call.notes["operation"] = match.route.operation
         try:
-            self._let_in(found, call)
-            result = found.route.handler(self, call, found)
-        except Exception as error:  # noqa: BLE001 - a client gets an answer whatever happens
-            return self._answer_to(error, found.route, call)
+            self._let_in(match, call)
+            result = match.route.handler(self, call, match)
+        except Exception as error:  # noqa: BLE001 - the client gets an answer to every error
+            return self._answer_to(error, match.route, call)
         if isinstance(result, Response):
             return result
         answer = result if isinstance(result, Deferred) else Deferred.fromCoroutine(result)
-        return answer.addErrback(self._handler_failed, found.route, call)
+        return answer.addErrback(self._handler_failed, match.route, call)
 
-    def _handler_failed(self, failure: Failure, route: Route, call: Call) -> Response:
+    def _handler_failed(self, failure: Failure, route: Route[object], call: Call) -> Response:
         return self._answer_to(cast("BaseException", failure.value), route, call, failure)
 
-    def _answer_to(self, error: BaseException, route: Route, call: Call, failure: Failure | None = None) -> Response:
-        """What is answered if a handler fails."""
+    def _answer_to(
+        self, error: BaseException, route: Route[object], call: Call, failure: Failure | None = None
+    ) -> Response:
+        """Return the answer to the failure of a handler."""
         if isinstance(error, InvalidGun) and not isinstance(error, route.bad_name):
             error = route.bad_name(str(error))  # the store cannot tell the name from another one
         if isinstance(error, NotaryError):
@@ -240,11 +187,11 @@ class Api:
         )
 
     def failed(self, error: Exception) -> Response:
-        """The answer to a fault of the HTTP layer itself, or of this class: it is not the client's."""
+        """Return the answer to a bug in the HTTP layer or in this class."""
         return self._unexpected(UNKNOWN, Failure(error), "none", "")
 
-    def _unexpected(self, fault: Fault, failure: Failure, operation: str, path: str) -> Response:
-        """The answer to a fault of this program: nothing but the id under which the log has it."""
+    def _unexpected(self, fault: HttpFault, failure: Failure, operation: str, path: str) -> Response:
+        """Log a bug, and return the answer, which shows only the id of the log entry."""
         known_as = error_id()
         self._metrics.unexpected()
         self._metrics.refused(fault.code)
@@ -253,26 +200,26 @@ class Api:
         )
         return fault_response(fault, {"id": known_as})
 
-    def _let_in(self, found: Found, call: Call) -> None:
-        """Raise what stands against serving this route to this caller, whatever its body says."""
-        route, name = found.route, found.name
+    def _let_in(self, match: Match[object], call: Call) -> None:
+        """Raise the error for which the call is refused whatever its body is; note collection and user for the log."""
+        route, name = match.route, match.name
         if name is not None:
             call.notes["gun"] = name
             if self._gun_prefixes and not name.startswith(self._gun_prefixes):
                 raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
-            if found.gun is None:
-                raise route.bad_name(found.bad_name)
+            if match.gun is None:
+                raise route.bad_name(match.bad_name)
         if route.actions is not None:
             headers = call.headers
             user = self._access.authorize(
-                headers.get("authorization"), headers.get("host", ""), found.access, self._now()
+                headers.get("authorization"), headers.get("host", ""), match.access, self._now()
             )
             if user:
                 call.notes["user"] = user
 
-    def _refuse(self, route: Route, call: Call, error: NotaryError) -> Response:
-        # What Twisted throws into a coroutine refers to itself by its traceback, and so to a whole upload, until the
-        # garbage collector comes by.
+    def _refuse(self, route: Route[object], call: Call, error: NotaryError) -> Response:
+        # An error that Twisted throws into a coroutine is part of a reference cycle through its traceback, which would
+        # keep a whole upload until the next garbage collection.
         error.__traceback__ = None
         fault = CLIENT_GONE if isinstance(error, errors.ClientGone) else FAULTS.get(type(error), route.broken)
         server_error = fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -282,7 +229,7 @@ class Api:
             ours = server_error and not isinstance(error, errors.Overloaded)
             report = self._log.error if ours else self._log.info
             report("{code}: {error}", code=fault.code, error=str(error), operation=route.operation, path=call.path)
-        if route.handler is Api.update:
+        if route.counts_upload:
             self._metrics.uploaded(fault.code, call.size)
         self._metrics.refused(fault.code)
         headers: tuple[tuple[str, str], ...] = ()
@@ -294,48 +241,48 @@ class Api:
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
-    async def ping(self, _call: Call, _found: Found) -> Response:
-        """Say that this is a registry-style API (clients ask before they ask for tokens)."""
+    async def ping(self, _call: Call, _match: Match[object]) -> Response:
+        """Answer the request by which clients find out whether they need a token."""
         return Response(200, b"{}", (("Content-Type", JSON_UTF8),))
 
-    async def not_found(self, _call: Call, _found: Found) -> Response:
-        """Raise NotFound: every path that is not in the table."""
+    async def not_found(self, _call: Call, _match: Match[object]) -> Response:
+        """Raise NotFound, for each path that is not in the table."""
         raise NotFound("nothing is served at this path")
 
-    async def update(self, call: Call, found: Found) -> Response:
+    async def update(self, call: Call, match: Match[object]) -> Response:
         """Publish the uploaded files."""
-        gun = found.collection()
+        gun = match.collection()
         validator = self._validators.of(peer_of(call), lambda: call.gone)
-        run = execute if call.size <= SMALL else validator.in_thread
+        run = execute if call.size <= SMALL_BYTES else validator.in_thread
         files = await run(partial(read_files, call.headers.get("content-type", ""), call.take_body()))
         timestamp = await self._repository.publish(gun, files, validator)
         self._metrics.uploaded(ACCEPTED, call.size)
         self._log.info("updated {gun} to timestamp version {version}", gun=gun, version=timestamp.version)
         return Response(200, b"", ())
 
-    def by_hash(self, _call: Call, found: Found) -> Deferred[Response]:
-        """One immutable file, by checksum."""
-        stored = self._repository.by_checksum(*found.gun_and_role(), found.names["checksum"].lower())
+    def by_hash(self, _call: Call, match: Match[object]) -> Deferred[Response]:
+        """Serve one immutable file, by checksum."""
+        stored = self._repository.by_checksum(*match.gun_and_role(), match.names["checksum"].lower())
         return stored.addCallback(_metadata, self._consistent_headers)
 
-    def by_version(self, _call: Call, found: Found) -> Deferred[Response]:
-        """One immutable file, by version."""
-        stored = self._repository.by_version(*found.gun_and_role(), _version(found.names["version"]))
+    def by_version(self, _call: Call, match: Match[object]) -> Deferred[Response]:
+        """Serve one immutable file, by version."""
+        stored = self._repository.by_version(*match.gun_and_role(), _version(match.names["version"]))
         return stored.addCallback(_metadata, self._consistent_headers)
 
-    def current(self, _call: Call, found: Found) -> Deferred[Response]:
-        """The file of a role that counts now."""
-        return self._repository.current(*found.gun_and_role()).addCallback(_metadata, self._current_headers)
+    def current(self, _call: Call, match: Match[object]) -> Deferred[Response]:
+        """Serve the current file of a role."""
+        return self._repository.current(*match.gun_and_role()).addCallback(_metadata, self._current_headers)
 
-    async def get_key(self, call: Call, found: Found) -> Response:
-        """The public key with which the server signs a role."""
-        gun, role = found.gun_and_role()
+    async def get_key(self, call: Call, match: Match[object]) -> Response:
+        """Serve the public key with which the server signs a role."""
+        gun, role = match.gun_and_role()
         key = await self._repository.get_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
-    async def rotate_key(self, call: Call, found: Found) -> Response:
-        """The public key with which the server will sign a role."""
-        gun, role = found.gun_and_role()
+    async def rotate_key(self, call: Call, match: Match[object]) -> Response:
+        """Serve the public key with which the server will sign a role."""
+        gun, role = match.gun_and_role()
         key = await self._repository.rotate_key(gun, role, partial(self._may_ask_for_key, call))
         return Response(200, canonical.dumps(key.to_json()), (("Content-Type", JSON),))
 
@@ -343,7 +290,7 @@ class Api:
         self._log.error("no key is made: {why}", why=why)
 
     def _may_ask_for_key(self, call: Call) -> None:
-        """Count a key for its caller. Raises TooManyKeys."""
+        """Count a new key for the peer of ``call``. Raises TooManyKeys."""
         peer = peer_of(call)
         seconds = self._keys.take(peer)
         self._metrics.asked_for_key(refused=bool(seconds))
@@ -351,132 +298,73 @@ class Api:
             self._many_keys(f"{peer} has asked for more keys than limits.pending_keys_per_hour allows")
             raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
-    async def delete(self, _call: Call, found: Found) -> Response:
-        """Forget a collection."""
-        gun = found.collection()
+    async def delete(self, _call: Call, match: Match[object]) -> Response:
+        """Delete a collection."""
+        gun = match.collection()
         if await self._repository.delete(gun):
             self._log.info("trust data deleted for {gun}", gun=gun)
         return Response(200, b"", ())
 
-    async def changefeed(self, call: Call, found: Found) -> Response:
-        """A page of the changes of one collection, or of all."""
+    async def changefeed(self, call: Call, match: Match[object]) -> Response:
+        """Serve a page of the changes of one collection, or of all."""
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        body = await self._pages.run(self._page, found.gun, change_id, page)
+        body = await self._pages.run(self._page, match.gun, change_id, page)
         return Response(200, body, (("Content-Type", JSON),))
 
     async def _page(self, gun: Gun | None, change_id: int | None, records: int) -> bytes:
         changes = await self._repository.changes(gun, change_id, records)
         return await self._in_thread(lambda: _changes(changes))
 
-    async def health(self, _call: Call, _found: Found) -> Response:
-        """Whether the services behind this one work."""
+    async def health(self, _call: Call, _match: Match[object]) -> Response:
+        """Serve the failures of the database and the signing service."""
         failures = self._health.failures()
         return Response(503 if failures else 200, json.dumps(failures).encode(), (("Content-Type", JSON_UTF8),))
 
-    async def alive(self, _call: Call, _found: Found) -> Response:
-        """That this process answers."""
+    async def alive(self, _call: Call, _match: Match[object]) -> Response:
+        """Answer that this process runs."""
         return ALIVE
 
-    async def ready(self, _call: Call, _found: Found) -> Response:
-        """Whether requests should be sent to this process, and what it can do."""
+    async def ready(self, _call: Call, _match: Match[object]) -> Response:
+        """Serve whether this process is ready for requests, and what it can do."""
         return self._health.readiness().response()
 
-    async def metrics(self, _call: Call, _found: Found) -> Response:
-        """The figures of this process, for Prometheus."""
+    async def metrics(self, _call: Call, _match: Match[object]) -> Response:
+        """Serve the metrics of this process, for Prometheus."""
         content_type, body = await self._metrics.whole()
         return Response(200, body, (("Content-Type", content_type),))
 
 
-# A GUN is everything between these two, greedy; never "*". A role that is no role at all is found out by RoleName.
-_BEFORE, _AFTER = "/v2/", "/_trust/"
-_TAIL = 512  # characters: the longest role and the longest checksum need 400
-_PATHS = 4096  # of those asked for last, it is remembered what they name: each of them has at most _TAIL characters
-_ROLE = r"(?P<role>root|targets(?:/[^/\s]+)*|snapshot|timestamp)"
-_SERVER_ROLE = r"(?P<role>snapshot|timestamp)"
-_HEX = r"(?P<checksum>[a-fA-F0-9]{64}|[a-fA-F0-9]{96}|[a-fA-F0-9]{128})"
 _PUSH, _PULL, _ALL = ("push", "pull"), ("pull",), ("*",)
 
-
-def _route(operation: str, method: str, path: str, handler: Any, actions: Any, **options: Any) -> Route:
-    return Route(operation, method, re.compile(path, re.ASCII), not path.startswith("/"), handler, actions, **options)
-
-
 # fmt: off
-ROUTES: Sequence[Route] = (
-    _route("Ping", "GET", r"/v2/", Api.ping, ()),
-    _route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
-           bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True),
-    _route("GetRoleByHash", "GET", rf"tuf/{_ROLE}\.{_HEX}\.json", Api.by_hash, _PULL),
-    _route("GetRoleByVersion", "GET", rf"tuf/(?P<version>[0-9]+)\.{_ROLE}\.json", Api.by_version, _PULL),
-    _route("GetRole", "GET", rf"tuf/{_ROLE}\.json", Api.current, _PULL),
-    _route("GetKey", "GET", rf"tuf/{_SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
-    _route("RotateKey", "POST", rf"tuf/{_SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
-    _route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL),
-    _route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
-    _route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed, ()),
-    _route("Health", "GET", r"/_notary_server/health", Api.health, None),
-    _route("Alive", "GET", r"/livez", Api.alive, None),
-    _route("Ready", "GET", r"/readyz", Api.ready, None),
-    _route("Metrics", "GET", r"/metrics", Api.metrics, None),
+ROUTES: Sequence[Route[Handler]] = (
+    Route("Ping", "GET", r"/v2/", Api.ping),
+    Route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
+          bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True, counts_upload=True),
+    Route("GetRoleByHash", "GET", rf"tuf/{ROLE}\.{CHECKSUM}\.json", Api.by_hash, _PULL),
+    Route("GetRoleByVersion", "GET", rf"tuf/{VERSION}\.{ROLE}\.json", Api.by_version, _PULL),
+    Route("GetRole", "GET", rf"tuf/{ROLE}\.json", Api.current, _PULL),
+    Route("GetKey", "GET", rf"tuf/{SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
+    Route("RotateKey", "POST", rf"tuf/{SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
+    Route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL),
+    Route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
+    Route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed),
+    Route("Health", "GET", r"/_notary_server/health", Api.health, None),
+    Route("Alive", "GET", r"/livez", Api.alive, None),
+    Route("Ready", "GET", r"/readyz", Api.ready, None),
+    Route("Metrics", "GET", r"/metrics", Api.metrics, None),
 )
 # fmt: on
-_NOTHING = _route("NotFound", "", r"", Api.not_found, ())
-
-
-def find(method: str, path: str) -> Found:
-    """The first row that fits, and what its path names. HEAD is answered wherever GET is."""
-    return (_remembered if len(path) <= _TAIL else _find)("GET" if method == "HEAD" else method, path)
-
-
-def _find(method: str, path: str) -> Found:
-    for name, rest in _splits(path):
-        for route in ROUTES:
-            if route.method == method and route.of_gun is bool(name) and (match := route.path.fullmatch(rest)):
-                return _found(route, name, match.groupdict())
-    return Found(_NOTHING, {}, [_CATALOG])
-
-
-_remembered = lru_cache(_PATHS)(_find)
-
-
-def _found(route: Route, name: str, names: dict[str, str]) -> Found:
-    gun, bad_name, role, bad_role = None, "", None, ""
-    if name:
-        try:
-            gun = Gun(name)
-        except InvalidGun as error:
-            bad_name = str(error)
-    if "role" in names:
-        try:
-            role = RoleName(names.pop("role"))
-        except InvalidRole as error:
-            bad_role = str(error)
-    access = [("repository", name, action) for action in route.actions or ()] if name else [_CATALOG]
-    return Found(route, names, access, name or None, gun, bad_name, role, bad_role)
-
-
-def _splits(path: str) -> Iterator[tuple[str, str]]:
-    """The ways to read a path: as a whole, and as a GUN and what follows it, from the longest GUN to the shortest.
-
-    A delegation may hold ``/_trust/`` too. What follows a GUN is never longer than ``_TAIL``, which bounds the work.
-    """
-    yield "", path
-    if not path.startswith(_BEFORE):
-        return
-    end = len(path)
-    while (end := path.rfind(_AFTER, len(_BEFORE), end)) > len(_BEFORE) - 1 and len(path) - end <= _TAIL:
-        gun = path[len(_BEFORE) : end]
-        if gun and "*" not in gun:
-            yield gun, path[end + len(_AFTER) :]
+_ROUTER = Router(ROUTES, otherwise=Route("NotFound", "", r"/", Api.not_found))
 
 
 # -- what handlers read and write -------------------------------------------------------------------------------------
 
 
 def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, bytes]]:
-    """The files of an upload, in its order: their roles, as they are written, and their contents.
+    """Return the files of an upload, in their order: the name of each role, as the client wrote it, and the content.
 
     The role is the raw file name of a part, less a trailing ``.json`` (docs/protocol.md, section 1). Raises
     MalformedUpload.
@@ -488,7 +376,7 @@ def read_files(content_type: str, blocks: Iterable[bytes]) -> list[tuple[str, by
 
 
 def _version(text: str) -> int:
-    """A version from a path. No stored version is 0 or has more digits than a 32-bit integer."""
+    """Return a version from a path. Raises NotFound for 0, and for more digits than a 32-bit integer has."""
     digits = text.lstrip("0")
     if not 0 < len(digits) <= _VERSION_DIGITS:
         raise NotFound(f"there is no version {text[:20]}")
@@ -500,7 +388,7 @@ def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
     if response is None:
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
-        if len(stored.data) > SHARED_BYTES:  # remembered, it would keep the file that keeps it
+        if len(stored.data) > SHARED_BYTES:  # a remembered response would hold the file that holds the response
             return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
     return response
@@ -525,6 +413,6 @@ def _changes(changes: Sequence[Change]) -> bytes:
         }
         for change in changes
     )
-    # One by one: in between, other threads go on.
+    # Each record is serialised on its own, so that other threads run in between.
     listed = ", ".join([json.dumps(record) for record in records])
     return f'{{"count": {len(changes)}, "records": [{listed}]}}'.encode()

@@ -1,9 +1,9 @@
 """What the health page says: the last result of every periodic check.
 
-Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run every
-``INTERVAL`` seconds and at start, never because somebody asks, so that a slow database cannot make the page slow and
-asking often cannot load the database. One that takes longer than that has failed. A server whose signer fails is
-degraded: it serves every read, so it stays ready (``READS``), and says that it takes no publishes.
+Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run at the start and
+every ``INTERVAL_SECONDS``, and never because of a request: a slow database cannot make the page slow, and frequent
+requests cannot load the database. A check that takes longer than ``INTERVAL_SECONDS`` has failed. A server whose signer
+fails is degraded: it serves every read, so it stays ready (``READS``), and reports that it takes no publishes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from twisted.logger import Logger
 from notary.errors import NotaryError
 from notary.observe.readiness import STARTING, Readiness
 
-INTERVAL = 10.0
-"""Seconds between two runs of a check."""
+INTERVAL_SECONDS = 10.0
+"""Seconds between two runs of a check, and the longest time for one run."""
 
 DATABASE = "DB operational"
 SIGNER = "Trust operational"
 """The names of the checks on the health page; those of the reference."""
 
 READS = frozenset({DATABASE})
-"""The checks without which nothing can be read."""
+"""The checks that must pass for reads to be served."""
 
 
 class Health(Service):
-    """Runs ``checks`` (name to check) by ``clock`` while it is started; ``on_result(name, ok)`` hears each outcome."""
+    """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class Health(Service):
         self._log = Logger(namespace="notary.server.health")
 
     def failures(self) -> Mapping[str, str]:
-        """The checks that fail, with the error of each; empty when all is well."""
+        """Return the error of each failing check, by name; empty if every check passes."""
         return dict(self._failures)
 
     def readiness(self) -> Readiness:
-        """Whether this server should be sent requests: as long as it can serve reads and does not stop."""
+        """Return whether this server is ready for requests: it can serve reads, and it is not stopping."""
         if self._retired:
             return Readiness(ready=False, status="stopping")
         if not self._checked.issuperset(self._checks):
@@ -64,20 +64,20 @@ class Health(Service):
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:
-        """From now on this server is not ready: it stops."""
+        """Report from now on that this server is not ready, because it stops."""
         self._retired = True
 
     def startService(self) -> None:
-        """Begin to check."""
+        """Begin to run the checks."""
         super().startService()
         for name in self._checks:
             loop = LoopingCall(lambda name=name: Deferred.fromCoroutine(self._run(name)))
             loop.clock = self._clock
-            loop.start(INTERVAL)
+            loop.start(INTERVAL_SECONDS)
             self._loops.append(loop)
 
     def stopService(self) -> None:
-        """Check no more."""
+        """Run no more checks."""
         for loop in self._loops:
             loop.stop()
         self._loops.clear()
@@ -86,16 +86,16 @@ class Health(Service):
     async def _run(self, name: str) -> None:
         failure = ""
         try:
-            await self._checks[name]().addTimeout(INTERVAL, self._clock)
+            await self._checks[name]().addTimeout(INTERVAL_SECONDS, self._clock)
         except NotaryError as error:
             failure = str(error)
         except TimeoutError:
-            failure = f"no answer within {INTERVAL:.0f} seconds"
+            failure = f"no answer within {INTERVAL_SECONDS:.0f} seconds"
         except Exception:  # noqa: BLE001 - one broken check must not end the others
             self._log.failure("health check broke: {check}", check=name)
             failure = "the check itself failed; the log says why"
         if not self.running:
-            return  # it failed because what it asks is being closed
+            return  # the check failed because its service is being closed
         self._checked.add(name)
         before = self._failures.pop(name, "")
         if failure:

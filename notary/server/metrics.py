@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from notary.observe.metrics import SECONDS, SIZES, Calls, Distribution, Figures
 
 ACCEPTED: Final = "accepted"
-"""The outcome of an upload that was published; of the others it is the code of the error."""
+"""The outcome of a published upload. The outcome of a refused upload is the code of its error."""
 
 _METHODS: Final = {name: name.lower() for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 _MICROSECONDS: Final = 1_000_000
@@ -73,7 +73,7 @@ class Metrics(Figures):
         self._signing.observe(operation, seconds, ok=ok)
 
     def asked_for_key(self, *, refused: bool) -> None:
-        """Count one request for a key that may have to be made; ``refused`` says that its peer has had its share."""
+        """Count one request for a key that may have to be made; ``refused`` if its peer has used up its allowance."""
         self._asked_keys["refused" if refused else "asked"] += 1
 
     def refused(self, code: str) -> None:

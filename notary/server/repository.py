@@ -1,9 +1,9 @@
 """The use cases of the server: read, publish, get and rotate keys, delete, list changes.
 
-Rules of this module: knows the ports (store, signing service) and the pure TUF core, but no HTTP. What is read is
-served byte for byte as it was stored. What takes longer than the reactor may be held runs in a thread or in another
-process; how much work it is decides, not who asks for it. Reads wait for no validation. Nothing is written before
-everything is valid and signed, and then in one transaction.
+Rules of this module: it knows the ports (store, signing service) and the pure TUF core, but no HTTP. A file is served
+byte for byte as it was stored. Work that would hold the reactor too long runs in a thread or in another process; the
+amount of work decides, not the client. Reads never wait for a validation. Nothing is written before everything is valid
+and signed, and then all of it in one transaction.
 """
 
 from __future__ import annotations
@@ -47,43 +47,43 @@ _SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
 _Root: TypeAlias = tuple[Gun, bytes]
 """A collection and the SHA-256 of its root."""
 
-KEPT = 1_000
-"""How many timestamps and snapshots are not parsed again for a reader."""
+KEPT_FILES = 1_000
+"""For how many timestamps and snapshots the listed checksums are remembered, so that reads need not parse the files."""
 
 KEPT_NAMES = 100_000
-"""How many names these may list together: 500 bytes each at the most."""
+"""How many names the remembered files may list together, of 500 bytes each at most."""
 
 KEPT_ROOTS = 10_000
-"""How many verified roots are remembered, of 300 bytes each: verifying one is a third of validating a small upload."""
+"""How many verified roots are remembered, at 300 bytes each: verifying one is a third of validating a small upload."""
 
-LARGE = 2_000_000
-"""Bytes of an upload from which on it is validated in another process: reading them as JSON takes 20 ms a megabyte, in
-which no other thread goes on, so that every read would wait."""
+LARGE_BYTES = 2_000_000
+"""Uploads of at least this size are validated in another process: parsing JSON takes 20 ms a megabyte, during which no
+other thread runs, so every read would wait."""
 
-SMALL = 8_192
-"""Bytes of a file or an upload that may be looked at on the reactor's thread, whatever is in it."""
+SMALL_BYTES = 8_192
+"""Files and uploads up to this size are parsed on the reactor's thread."""
 
 LITTLE_MICROSECONDS = 3_000
-"""How much work (:mod:`notary.tuf.cost`) is done on the reactor's thread: an ordinary small upload is half of that, and
-a thread would only add its own cost to it."""
+"""The most work (:mod:`notary.tuf.cost`) of an upload that is done on the reactor's thread: an ordinary small upload
+needs half of it, and a thread would only add its own cost."""
 
 MUCH_MICROSECONDS = 400_000
-"""How much work of validating is done in another process, which takes half as long to start: a thread would go on
-taking the interpreter lock from the reactor's."""
+"""The most work of an upload that is done in a thread. More is done in another process, whose start takes half as long:
+a thread would take the interpreter lock from the reactor's thread again and again."""
 
 FEW_KEYS = 10
-"""By how many keys a small file of the server may be signed, and each signature verified, on the reactor's thread."""
+"""Up to this number of keys, the signatures of a small file of the server are verified on the reactor's thread."""
 
 STORED_BYTES = 256 << 20
-"""How much of the store an upload may be judged against: a small one can hang on any number of large parents."""
+"""The most stored bytes that an upload is validated against: a small upload may depend on many large parents."""
 
 STORED_AT_ONCE = 8
-"""How many stored files are loaded before their sizes are known."""
+"""How many stored files are loaded before their sizes are checked."""
 
 SHA256_BYTES = 32
 
 RETRY = timedelta(minutes=1)
-"""How long expired metadata that could not be renewed is served before the next try."""
+"""How long expired metadata is served, after a failed renewal, before the next try."""
 
 
 class Recent(Generic[K, V]):
@@ -122,17 +122,17 @@ class Recent(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """Stored files that are looked into, told apart by their checksums."""
+    """Stored files that are parsed. Two objects are equal if their checksums are."""
 
     checksums: str
     stored: tuple[Stored, ...] = field(compare=False)
 
 
 class Repository:
-    """Every collection that a server holds.
+    """The collections of a server.
 
-    ``now`` gives the time (aware, UTC). ``on_refresh`` is told the role of each timestamp or snapshot that the server
-    renewed because it had expired; ``on_expired_root`` is called when it did so under an expired root.
+    ``now`` returns the time (aware, UTC). ``on_refresh`` is called with the role of each expired timestamp or snapshot
+    that the server has renewed, ``on_expired_root`` for each renewal under an expired root.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT, len, KEPT_NAMES)
-        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT)
+        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT_FILES, len, KEPT_NAMES)
+        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT_FILES)
         self._verified_roots: Recent[_Root, bool] = Recent(KEPT_ROOTS)
-        # However many readers come at once, one thread looks into a file or renews a collection for all of them.
+        # Concurrent readers share one parse of a file, and one renewal of a collection.
         self._listing = SingleFlight(self._list)
         self._dating = SingleFlight(self._date)
         self._renewing = SingleFlight(self._renew)
@@ -162,18 +162,18 @@ class Repository:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def by_checksum(self, gun: Gun, role: RoleName, sha256: str) -> Deferred[Stored]:
-        """One immutable file by its checksum (lower-case hex). Raises NotFound."""
+        """Return one immutable file by its checksum (lower-case hex). Raises NotFound."""
         return self._store.by_checksum(gun, role, sha256)
 
     def by_version(self, gun: Gun, role: RoleName, version: int) -> Deferred[Stored]:
-        """One immutable file by its version. Raises NotFound."""
+        """Return one immutable file by its version. Raises NotFound."""
         return self._store.by_version(gun, role, version)
 
     def current(self, gun: Gun, role: RoleName) -> Deferred[Stored]:
-        """The file of ``role`` that clients shall use now. Raises NotFound.
+        """Return the current file of ``role``. Raises NotFound.
 
-        Root and targets roles are found by walking from the timestamp over the snapshot, so that only what a published
-        timestamp vouches for is ever served; an expired timestamp or snapshot that the server can sign is renewed.
+        A root or targets file is found by walking from the timestamp over the snapshot, so that only files that a
+        published timestamp lists are served. An expired timestamp or snapshot that the server can sign is renewed.
         (docs/protocol.md, section 1)
         """
         if role in _SIGNED_BY_SERVER:
@@ -186,14 +186,14 @@ class Repository:
             listed = self._listed.get(timestamp.sha256), self._listed.get(snapshot.sha256)
             if _lists(listed[0], SNAPSHOT, snapshot) and _lists(listed[1], role, stored):
                 return stored
-        return Deferred.fromCoroutine(self._walk_slowly(gun, role, found))
+        return Deferred.fromCoroutine(self._walk_full(gun, role, found))
 
-    async def _walk_slowly(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
+    async def _walk_full(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         snapshot = await self._vouched(gun, _present(found, TIMESTAMP), SNAPSHOT, found)
         return await self._vouched(gun, snapshot, role, found)
 
     async def _vouched(self, gun: Gun, by: Stored, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
-        """The file of ``role`` whose checksum stands in ``by``; nearly always the one in ``found``."""
+        """Return the file of ``role`` whose checksum ``by`` lists; nearly always ``found`` has it."""
         listed = self._listed.get(by.sha256)
         if listed is None:
             listed = await self._listing(_Files(by.sha256, (by,)))
@@ -246,7 +246,7 @@ class Repository:
         return await self._vouched(gun, timestamp, SNAPSHOT, found)
 
     async def _renew(self, gun: Gun) -> bool:
-        """Sign and store what has expired. False if the server lacks the keys: then the old files are served."""
+        """Sign and store what has expired. False if the server lacks the keys; the old files are served then."""
         found = await self._store.current(gun, [ROOT, SNAPSHOT, TIMESTAMP])
         renewal = await self._in_thread(lambda: refresh.stale(found, self._now()))
         if renewal is None:
@@ -264,13 +264,13 @@ class Repository:
         try:
             await self._store.publish(gun, updates, found[TIMESTAMP].sha256)
         except OldVersion:
-            return True  # what the other one wrote is as good
+            return True  # another request or instance has renewed it
         for update in updates:
             self._on_refresh(update.role)
         return True
 
     async def _signed_renewal(self, gun: Gun, renewal: refresh.Refresh) -> list[Update]:
-        """What can be renewed: the snapshot's key may be its publisher's, while the timestamp's is always ours."""
+        """Return the renewed files. The timestamp's key is the server's; the snapshot's may be the publisher's."""
         updates = []
         snapshot = None
         if renewal.snapshot is not None:
@@ -288,31 +288,31 @@ class Repository:
         return Update(TIMESTAMP, draft.version, await self._signed(draft))
 
     async def _signed(self, draft: draft.Draft) -> bytes:
-        # More keys than a few make it a matter of verifying, however little is signed.
-        place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL + 1)
+        # With many keys, verifying the signatures takes long even for a small payload.
+        place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL_BYTES + 1)
         return await sign_draft(self._signing, draft, place)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     async def publish(self, gun: Gun, files: Sequence[tuple[str, bytes]], validator: Validator) -> Update:
-        """Validate uploaded files (names of roles, contents), complete them with what the server signs, store it all.
+        """Validate uploaded files (names of roles, contents), sign what the server adds, and store all of it.
 
-        ``validator`` says where, if that is too much work for the reactor's thread; once the upload is known to be
-        valid, it is stored whatever becomes of its client.
+        ``validator`` runs validations that are too much work for the reactor's thread. A valid upload is stored even if
+        its client has gone.
 
         Returns the new timestamp. Raises NoFilename, InvalidRole, MalformedJSON, InvalidUpdate, OldVersion and
         InvalidGun; Overloaded and ClientGone, as :class:`Validator` does; SigningFailed and StorageFailed when these
         services are down.
         """
         plan, current = await self._validated(gun, files, validator)
-        if plan.verified_root is not None and len(plan.verified_root) <= SMALL:
+        if plan.verified_root is not None and len(plan.verified_root) <= SMALL_BYTES:
             self._verified_roots.put(_root(gun, plan.verified_root), True)
         updates = [*plan.updates]
         snapshot = None
         if plan.snapshot is not None:
             snapshot = await self._signed(plan.snapshot)
             updates.append(Update(SNAPSHOT, plan.snapshot.version, snapshot))
-        # Last, because the timestamp holds the snapshot's checksum.
+        # The timestamp comes last, because it lists the snapshot's checksum.
         size = sum([len(update.data) for update in updates if update.role == SNAPSHOT])
         draft = await self._place(size)(lambda: plan.timestamp(snapshot))
         timestamp = await self._signed_timestamp(draft)
@@ -323,10 +323,10 @@ class Repository:
     async def _validated(
         self, gun: Gun, files: Sequence[tuple[str, bytes]], validator: Validator
     ) -> tuple[Plan, Mapping[RoleName, Stored]]:
-        """What an upload leads to, and what it was judged against."""
+        """Return the plan of an upload, and the stored files that the upload was validated against."""
         size = sum([len(data) for _, data in files])
-        if size < LARGE:
-            run = execute if size <= SMALL else validator.in_thread
+        if size < LARGE_BYTES:
+            run = execute if size <= SMALL_BYTES else validator.in_thread
             uploads = await run(lambda: publish.read(files))
             current = await self._loaded(gun, [upload.role for upload in uploads], run)
             verified = self._is_root_verified(gun, current)
@@ -343,20 +343,20 @@ class Repository:
         else:
             current = await self._loaded(gun, publish.named(files), self._in_thread)
             verified = self._is_root_verified(gun, current)
-        held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what crosses over
+        held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what is sent to the process
         plan = await validator.in_process(publish.validate_files, gun, held, files, self._now(), root_verified=verified)
         return plan, current
 
     def _place(self, size: int) -> InThread:
-        """Where work on ``size`` bytes is done that is not an upload's validation."""
-        return execute if size <= SMALL else self._in_thread
+        """Return where work on ``size`` bytes runs, other than validations."""
+        return execute if size <= SMALL_BYTES else self._in_thread
 
     async def _loaded(self, gun: Gun, roles: Sequence[RoleName], run: InThread) -> Mapping[RoleName, Stored]:
-        """The stored files that an upload of ``roles`` is judged against. Raises TooDemanding if they are too large.
+        """Return the stored files that an upload of ``roles`` is validated against. Raises TooDemanding if too large.
 
-        What is loaded in several steps may be of several moments; then the store refuses what follows from it.
+        Files that are loaded in several steps may be of several moments; the store refuses the resulting publish then.
         """
-        # What every upload needs comes first, in one step with what most need besides.
+        # The files that every upload needs come first, and in the same step those that most uploads need.
         needed = sorted(await run(lambda: publish.needed(roles)), key=lambda role: (role.depth, role))
         found: dict[RoleName, Stored] = {}
         for start in range(0, len(needed), STORED_AT_ONCE):
@@ -370,15 +370,19 @@ class Repository:
 
     def _is_root_verified(self, gun: Gun, current: Mapping[RoleName, Stored]) -> bool:
         root = current.get(ROOT)
-        return root is not None and len(root.data) <= SMALL and self._verified_roots.get(_root(gun, root.data)) is True
+        return (
+            root is not None
+            and len(root.data) <= SMALL_BYTES
+            and self._verified_roots.get(_root(gun, root.data)) is True
+        )
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     async def get_key(self, gun: Gun, role: RoleName, may_create: Callable[[], None] = lambda: None) -> PublicKey:
-        """The key that the current root names for ``role`` if the server can sign with it, else a pending key.
+        """Return the key that the current root names for ``role``, if the server can sign with it, or a pending key.
 
-        ``may_create`` is called, and may raise, before a key is asked for that may have to be made. Raises InvalidGun:
-        nobody could publish with it.
+        ``may_create`` is called, and may raise, before the signing service is asked for a key that may have to be made.
+        Raises InvalidGun for a collection that could not be published.
         """
         found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
@@ -392,9 +396,9 @@ class Repository:
         return await self._signing.create_key(gun, role)
 
     async def rotate_key(self, gun: Gun, role: RoleName, may_create: Callable[[], None] = lambda: None) -> PublicKey:
-        """A pending key; the server signs with it from when a root that names it is published.
+        """Return a pending key; the server signs with this key once a published root names it.
 
-        ``may_create`` is as for ``get_key``. Raises InvalidGun.
+        ``may_create`` is as in ``get_key``. Raises InvalidGun.
         """
         await self._store.has(gun)
         may_create()
@@ -403,7 +407,7 @@ class Repository:
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     async def delete(self, gun: Gun) -> bool:
-        """Forget a collection. False if there was none. Its keys stay with the signing service."""
+        """Delete a collection. False if there was none. Its keys stay with the signing service."""
         return await self._store.delete(gun)
 
     async def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Sequence[Change]:
@@ -412,7 +416,7 @@ class Repository:
 
 
 def _ids(root: bytes, role: RoleName) -> list[str]:
-    """The canonical ids of the keys that a stored root names for ``role``: as many as the server would sign with."""
+    """Return the canonical ids of the keys that a stored root names for ``role``, up to MAX_SIGNATURES."""
     named = Root.parse(model.stored_envelope(ROOT, root)).roles[role].keys.values()
     return [key.canonical_id for key in islice(named, MAX_SIGNATURES)]
 
@@ -422,7 +426,7 @@ def _root(gun: Gun, data: bytes) -> _Root:
 
 
 def _checksums(stored: Stored) -> Mapping[str, str]:
-    """What a timestamp or snapshot lists: the checksum of each role, lower-case hex. Other names may be anything."""
+    """Return the checksums (lower-case hex) that a timestamp or snapshot lists, by name; a name may be no role."""
     kind = Timestamp if stored.role == TIMESTAMP else Snapshot
     meta = kind.parse(model.stored_envelope(stored.role, stored.data)).meta
     return {
@@ -433,7 +437,7 @@ def _checksums(stored: Stored) -> Mapping[str, str]:
 
 
 def _lists(listed: Mapping[str, str] | None, role: RoleName, stored: Stored) -> bool:
-    """Whether a file whose list is known vouches for ``stored``."""
+    """Return whether ``listed`` has the checksum of ``stored``."""
     return listed is not None and listed.get(role) == stored.sha256
 
 

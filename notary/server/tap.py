@@ -28,24 +28,19 @@ from notary.daemon.serving import Serving
 from notary.daemon.systemd import passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
-from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
-from notary.net.grpc import Channel
+from notary.errors import InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
 from notary.server.api import Api, CachePolicy
-from notary.server.auth import AccessController
-from notary.server.auth.none import NoAuth
-from notary.server.auth.token import TokenAuth, load_bundle
+from notary.server.auth import schemes
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import Metrics
 from notary.server.repository import Repository
-from notary.server.signing import SigningService
-from notary.server.signing.local import LocalSigner
-from notary.server.signing.remote import RemoteSigner
+from notary.server.signing import services
 from notary.server.validators import Turns, Validators
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
@@ -56,7 +51,7 @@ from notary.work.reactor import utc_now
 from notary.work.usage import PoolUsage
 
 READERS = 2
-"""Threads for what readers wait for, and for everything else that is short: validation never uses them."""
+"""Threads for the work that readers wait for and for other short work; validations never use these threads."""
 
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
@@ -91,13 +86,16 @@ class Server(Serving):
         self._config = config
         self._log = Logger(namespace="notary.server")
         self._metrics = Metrics(version=__version__)
-        self._access = _access_controller(config)
+        self._authentication = schemes.SCHEMES[config.auth.type](config.auth)
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
-        self._signer_tls: contexts.ClientOptions | None = None
-        self._signing = timed(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
+        trust = config.trust_service
+        signing = services.SERVICES[trust.type](trust, reactor)
+        self._log.info(signing.log_line)
+        self._signing_sources = signing.sources
+        self._signing = timed(signing.service, reactor, self._metrics.observe_signing, KeyNotFound)
         self._health: Health | None = None
         self._manhole = make_manhole(reactor, config.manhole, self)
 
@@ -133,7 +131,7 @@ class Server(Serving):
         max_age = config.caching.max_age
         api = Api(
             repository,
-            self._access,
+            self._authentication.controller,
             health,
             metrics,
             self.in_thread,
@@ -177,39 +175,18 @@ class Server(Serving):
 
     def _parts(self, config: ServerConfig) -> Sequence[Part]:
         """What is read from files, by a configuration that may be newer than the one that this server runs by."""
-        server, trust, bundle = config.server, config.trust_service, config.auth.options.rootcertbundle
+        server = config.server
         parts = []
         if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
             pair = server.tls_cert_file, server.tls_key_file
             load: Callable[[], Any] = partial(contexts.server_context, *pair, server.client_ca_file)
             keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
             parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
-        if self._signer_tls is not None:
-            files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-            keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
-            parts.append(part(keys, files, partial(contexts.client_context, *files), self._signer_tls.use))
-        if isinstance(self._access, TokenAuth) and bundle is not None:
-            keys = ("auth.options.rootcertbundle",)
-            parts.append(part(keys, (bundle,), partial(load_bundle, bundle), self._access.trust))
-        return parts
+        sources = (*self._signing_sources(config.trust_service), *self._authentication.sources(config.auth))
+        return [*parts, *(part(*source) for source in sources)]
 
     def _ready(self) -> Response:
         return (STARTING if self._health is None else self._health.readiness()).response()
-
-    def _signing_service(self) -> SigningService:
-        trust = self._config.trust_service
-        if trust.type == "local":
-            self._log.info(
-                "Using local signing service, which requires ED25519. "
-                "Ignoring all other trust_service parameters, including keyAlgorithm"
-            )
-            return LocalSigner()
-        self._log.info("Using remote signing service")
-        options = contexts.client_options(
-            trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        )
-        self._signer_tls = options
-        return RemoteSigner(Channel.to(self.reactor, trust.hostname, trust.port, options), trust.key_algorithm)
 
     def _limits(self) -> Limits:
         limits = self._config.limits
@@ -224,17 +201,6 @@ class Server(Serving):
             body_rate=limits.body_rate,
             idle_seconds=limits.idle_timeout,
         )
-
-
-def _access_controller(config: ServerConfig) -> AccessController:
-    if config.auth.type != "token":
-        return NoAuth()
-    options = config.auth.options
-    if options.rootcertbundle is None:
-        raise ConfigError("auth.options.rootcertbundle: missing; expected a file of certificates")
-    return TokenAuth(
-        options.realm, options.service, options.issuer, load_bundle(options.rootcertbundle), options.autoredirect
-    )
 
 
 class Options(options.Options):

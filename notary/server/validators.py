@@ -1,8 +1,9 @@
 """Where uploads are validated: few at a time, and each client in its turn.
 
-Rules of this module: reads never come here, so no upload can make them wait. A client that sends many uploads makes
-itself wait, and others only for one of its uploads each. No more than a bounded number wait; beyond it, the client that
-has the most waiting is refused. What nobody waits for any more is not begun.
+Rules of this module: reads never come here, so no upload can make a read wait. A client that sends many uploads delays
+its own uploads, and those of each other client by one upload at a time. The number of waiting uploads is bounded;
+beyond the bound, the newest upload of the client with the most waiting uploads is refused. An upload whose client has
+gone is not begun.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 WAITING: Final = 64
-"""How many uploads may wait for a thread, and how many for a process. None of them works longer than a second."""
+"""How many uploads may wait for a thread, and how many for a process. Each of them takes a second at most."""
 
 RETRY_SECONDS: Final = 5
-"""When a client that was refused may try again."""
+"""Seconds after which a refused client may try again."""
 
 
 class InThread(Protocol):
@@ -53,9 +54,9 @@ class _Waiting:
 
 
 class Turns:
-    """Lets ``at_once`` pieces of work run at the same time, and at most ``room`` wait: each client's in its own line.
+    """Runs up to ``at_once`` pieces of work at a time; up to ``room`` pieces wait, in one queue for each client.
 
-    The lines take turns.
+    The queues take turns.
     """
 
     def __init__(self, at_once: int, room: int = WAITING) -> None:
@@ -69,10 +70,10 @@ class Turns:
         return sum(map(len, self._lines.values()))
 
     def run(self, client: str, gone: Callable[[], bool], start: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Call ``start`` when it is the turn of ``client``; the result is that of its Deferred.
+        """Call ``start`` when ``client`` has its turn; return the result of its Deferred.
 
-        Fails with Overloaded if there is no room to wait, now or later, and with ClientGone if ``gone`` says so when
-        the turn has come.
+        Fails with Overloaded if there is no room to wait, now or later, and with ClientGone if ``gone`` returns True
+        when the turn has come.
         """
         if self.waiting >= self._room:
             self._drop_gone()
@@ -84,7 +85,7 @@ class Turns:
         return entry.done
 
     def close(self) -> None:
-        """Refuse what waits, and what still comes."""
+        """Refuse the waiting work, and all further work."""
         self._room = self._free = 0
         while self._lines:
             self._pop(next(iter(self._lines))).done.errback(_overloaded())
@@ -98,7 +99,7 @@ class Turns:
                 del self._lines[client]
 
     def _make_room(self, client: str) -> bool:
-        """Refuse the newest work of whoever has more waiting than ``client`` would have. False if nobody has."""
+        """Refuse the newest work of the longest queue. False if that of ``client`` would be as long."""
         longest = max(self._lines, key=lambda name: len(self._lines[name]), default=None)
         if longest is None or len(self._lines[longest]) <= len(self._lines.get(client, ())) + 1:
             return False
@@ -132,7 +133,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Where the upload of one client may be validated. Its methods fail as :meth:`Turns.run` does, too."""
+    """Runs the validation of one client's upload. The methods also fail as :meth:`Turns.run` does."""
 
     _validators: Validators
     _client: str
@@ -151,7 +152,10 @@ class Validator:
 
 
 class Validators:
-    """Where all uploads are validated: ``threads`` are the turns at ``in_thread``, ``processes`` at ``in_process``."""
+    """Runs the validation of all uploads.
+
+    ``threads`` has the turns of ``in_thread``, and ``processes`` those of ``in_process``.
+    """
 
     def __init__(self, in_thread: InThread, threads: Turns, in_process: InProcess, processes: Turns) -> None:
         self.in_thread = in_thread
@@ -165,12 +169,12 @@ class Validators:
         return self.threads.waiting + self.processes.waiting
 
     def close(self) -> None:
-        """Refuse those that wait."""
+        """Refuse all waiting uploads."""
         self.threads.close()
         self.processes.close()
 
     def of(self, client: str, gone: Callable[[], bool]) -> Validator:
-        """Where an upload of ``client`` is validated; ``gone`` says whether its client still waits for the answer."""
+        """Return the validator of an upload of ``client``; ``gone`` returns True when the client waits no longer."""
         return Validator(self, client, gone)
 
 

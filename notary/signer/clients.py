@@ -1,10 +1,10 @@
-"""Which clients may call the signer, of those whom TLS let in.
+"""Which of the clients that TLS accepts may call the signer.
 
-Rules of this module: a client is known by the names in its certificate and by nothing else. The decision is made once a
-connection; the log hears of each refusal, with its reason, and the client is told no more than that it was refused.
-Whether the signer as a whole is healthy is told to everybody whom TLS lets in: health checks of containers and
-balancers do not hold the server's certificate. The health of a named service is what a server asks for to learn whether
-it may call that service, so that answer needs the name.
+Rules of this module: a client is known by the names in its certificate and by nothing else. The decision is made once
+for each connection. The log has each refusal with its reason; the client learns only that it was refused. The health of
+the signer as a whole is open to every client that TLS accepts, because health checks of containers and load balancers
+do not hold the server's certificate. The health of a named service needs the name: a server asks for it to find out
+whether it may call that service.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from twisted.logger import Logger
 from notary.net.grpc import Context, Handler, Peer, RpcError, Status
 
 _OPEN: Final[Mapping[str, bytes]] = MappingProxyType({"/grpc.health.v1.Health/Check": b""})
-"""Requests that every client may make: a HealthCheckRequest that names no service has no bytes."""
+"""Requests that every client may make, by method: a HealthCheckRequest that names no service has no bytes."""
 
 
 def names_of(certificate: x509.Certificate) -> frozenset[str]:
-    """The DNS names of a certificate or, if it has none, its common names; in lower case."""
+    """Return the DNS names of a certificate or, if it has none, its common names; in lower case."""
     try:
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = alternative.get_values_for_type(x509.DNSName)
@@ -37,7 +37,7 @@ def names_of(certificate: x509.Certificate) -> frozenset[str]:
 
 
 class Clients:
-    """Lets clients pass whose certificate carries one of ``names`` (letter case does not matter)."""
+    """Serves the clients whose certificate has one of ``names``; letter case does not matter."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(name.lower() for name in names)
@@ -45,7 +45,7 @@ class Clients:
         self._log = Logger(namespace="notary.signer.clients")
 
     def guard(self, methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
-        """The same methods, for these clients only; others get PERMISSION_DENIED."""
+        """Return the same methods for these clients only; other clients get PERMISSION_DENIED."""
         return {path: self._guarded(handler, _OPEN.get(path)) for path, handler in methods.items()}
 
     def _guarded(self, handler: Handler, for_all: bytes | None) -> Handler:
@@ -68,7 +68,7 @@ class Clients:
             return False
         try:
             names = names_of(peer.certificate)
-        except Exception:  # noqa: BLE001 - fails closed: parsers of hostile bytes raise what they like
+        except Exception:  # noqa: BLE001 - fails closed: a parser of hostile bytes may raise any error
             self._log.error("client {peer} is refused: its certificate cannot be read", peer=peer.address)
             return False
         if names.isdisjoint(self._names):

@@ -2,18 +2,18 @@
 
 Rules of this module:
 
-- Keys are named by their canonical id (docs/protocol.md, section 2) and come out of the store wrapped. Whatever takes
-  milliseconds (making, wrapping, unwrapping) runs in a thread, and at most once at a time for one key; those who ask
-  meanwhile share the outcome, also if the one who asked first gives up.
-- Of keys to be made, a few are made at a time, in the order in which they were asked for, so that threads and
-  connections are left for signatures. More than ``MAX_WAITING`` do not wait, and what nobody waits for any more is not
-  begun.
-- Unwrapped keys stay in a cache that is bounded in number, new ones from the moment they are stored: their first
-  signature needs no unwrapping. A deleted key leaves it; what the deletion overtook does not bring it back.
-- Who asks for a key for the first time gets a new one made at once, and only the transaction that stores it looks
-  whether one is pending: nearly always there is none.
-- A key is pending from its creation to its first signature (docs/protocol.md, section 5). That signature is given out
-  only when the store has recorded it; later ones write nothing.
+- Keys are named by their canonical id (docs/protocol.md, section 2). The store holds keys that must be opened before
+  they sign. Work of milliseconds (making and opening keys) runs in a thread, and at most once at a time for one key:
+  callers that ask meanwhile share the outcome, also if the first caller gives up.
+- ``CREATIONS`` keys are made at a time, in the order of the requests, so that threads and connections are left for
+  signatures. At most ``MAX_WAITING`` requests wait, and a key that no caller waits for any more is not made.
+- Open keys stay in a cache that is bounded in number. A new key enters the cache when it is stored, so its first
+  signature needs no opening. A deleted key leaves the cache, and a load that the deletion overtook does not bring it
+  back.
+- The first request for a gun, role and algorithm makes a new key at once, because a pending one is rare; the
+  transaction that stores the key finds out whether one is pending.
+- A key is pending from its creation to its first signature (docs/protocol.md, section 5). That signature is returned
+  only when the store has recorded it; later signatures write nothing.
 - No private bytes, passphrase or message is logged, or shown by an error or a ``repr``.
 """
 
@@ -24,50 +24,42 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import Final, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningUnavailable
-from notary.storage import KeyStore, StoredKey, keywrap
-from notary.storage.keywrap import Passphrases, public_half
-from notary.tuf import private
+from notary.signer.custody import KeyCustody, OpenKey
+from notary.storage import KeyStore
+from notary.storage.keywrap import public_half
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
 from notary.work.singleflight import SingleFlight
+from notary.work.threads import InThread
 
 CAPACITY: Final = 4096
-"""How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
+"""How many open keys are cached: 15 megabytes of ecdsa keys, 38 of rsa."""
 
 CREATIONS: Final = 2
-"""How many keys are made, and stored, at a time: fewer than the threads that make and unwrap keys."""
+"""How many keys are made, and stored, at a time: fewer than the threads that make and open keys."""
 
 MAX_WAITING: Final = 250
-"""How many keys may wait to be made: a second's work, if they are ecdsa, and a fraction of the calls that a connection
+"""How many requests for keys may wait: a second's work for ecdsa keys, and a fraction of the calls that a connection
 may have open."""
 
-MAX_NAME: Final = 255
+MAX_NAME_CHARACTERS: Final = 255
 """The longest name of a collection or role, in characters: what the reference's tables hold."""
 
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 _Wanted: TypeAlias = tuple[str, str, str]
-"""What a key is asked for: gun, role and algorithm."""
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """Start ``work``."""
-        ...
+"""The purpose of a key: gun, role and algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The public half of a key, and the role that it was made for."""
+class KeyInfo:
+    """The public half of a key, and the role that the key was made for."""
 
     key: PublicKey
     role: str
@@ -75,7 +67,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signature: by which key, with which method (docs/protocol.md, section 2)."""
+    """A signature, its key, and its method (docs/protocol.md, section 2)."""
 
     key: PublicKey
     method: str
@@ -87,27 +79,24 @@ class Keyring:
 
     Args:
         store: Where keys are, wrapped.
-        passphrases: What opens stored keys, and wraps new ones.
-        alias: The alias of the passphrase that wraps new keys.
+        custody: Makes private keys, and opens stored ones.
         in_thread: Runs what takes milliseconds.
-        now: The time (aware).
-        capacity: How many unwrapped keys to keep, and of how many it is remembered for what they were asked for.
-        allow: Counts a key that is about to be made, and returns 0; or the seconds until another one may be.
+        now: Returns the time (aware).
+        capacity: How many open keys are cached, and how many requests for keys are remembered.
+        allow: Counts a key that is about to be made and returns 0; or returns the seconds until one may be made.
     """
 
     def __init__(
         self,
         store: KeyStore,
-        passphrases: Passphrases,
-        alias: str,
+        custody: KeyCustody,
         in_thread: InThread,
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
         allow: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._store = store
-        self._passphrases = passphrases
-        self._alias = alias
+        self._custody = custody
         self._in_thread = in_thread
         self._now = now
         self._capacity = capacity
@@ -115,13 +104,13 @@ class Keyring:
         self._begun = 0  # creations
         self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
         self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
-        """How often a key was asked for, by what came of it."""
-        self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
+        """Number of requests for keys, by their outcome."""
+        self._open_keys: OrderedDict[str, _CachedKey] = OrderedDict()
         self._asked_for: OrderedDict[_Wanted, None] = OrderedDict()
         self.hits = 0
-        """How many times a key was in the cache."""
+        """Number of look-ups that found a key in the cache."""
         self.misses = 0
-        """How many times it was not."""
+        """Number of look-ups that found no key in the cache."""
         self._deletions = 0
         self._creating = SingleFlight(self._create)
         self._loading = SingleFlight(self._load, self._remember)
@@ -130,48 +119,49 @@ class Keyring:
 
     @property
     def cached(self) -> int:
-        """How many unwrapped keys are kept now."""
-        return len(self._unwrapped)
+        """How many open keys are cached now."""
+        return len(self._open_keys)
 
     @property
     def waiting(self) -> int:
-        """How many keys wait to be made."""
+        """How many requests for keys wait."""
         return len(self._waiting)
 
     async def create(self, gun: str, role: str, algorithm: str) -> PublicKey:
-        """The pending key of this collection, role and algorithm, made now if there is none.
+        """Return the pending key of this collection, role and algorithm; make a key if none is pending.
 
-        Raises UnsupportedAlgorithm, InvalidGun or InvalidRole (a name too long to be stored), SigningFailed (there is
-        no passphrase to wrap it), SigningUnavailable (too many are being made, or were in this hour), StorageFailed.
+        Raises UnsupportedAlgorithm, InvalidGun or InvalidRole (a name too long to be stored), SigningFailed (the
+        custody cannot make a key), SigningUnavailable (too many keys are being made, or were in this hour),
+        StorageFailed.
         """
-        if len(gun) > MAX_NAME:
-            raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME} characters")
-        if len(role) > MAX_NAME:
-            raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME} characters")
+        if len(gun) > MAX_NAME_CHARACTERS:
+            raise InvalidGun(f"{quote(gun)}: no key is made for names of more than {MAX_NAME_CHARACTERS} characters")
+        if len(role) > MAX_NAME_CHARACTERS:
+            raise InvalidRole(f"{quote(role)}: no key is made for roles of more than {MAX_NAME_CHARACTERS} characters")
         return await self._creating((gun, role, algorithm))
 
-    async def find(self, key_id: str) -> Found:
-        """The public half of a key. Raises KeyNotFound, SigningFailed, StorageFailed."""
+    async def find(self, key_id: str) -> KeyInfo:
+        """Return the public half of a key, and its role. Raises KeyNotFound, SigningFailed, StorageFailed."""
         known = self._recall(key_id)
         if known is not None:
-            return Found(known.key.public, known.role)
+            return KeyInfo(known.key.public, known.role)
         row = await self._store.get(_checked(key_id))
-        return Found(public_half(row), row.role)
+        return KeyInfo(public_half(row), row.role)
 
-    def sign_at_once(self, key_id: str, message: bytes) -> Signed | None:
-        """What :meth:`sign` returns, or None if that has to wait for the store or a thread."""
+    def sign_fast(self, key_id: str, message: bytes) -> Signed | None:
+        """Return exactly what :meth:`sign` would, or None if :meth:`sign` has to wait for the store or a thread."""
         known = self._recall(key_id)
-        return None if known is None or known.pending else known.sign(message)
+        return None if known is None or known.pending or not known.key.quick else known.sign(message)
 
     async def sign(self, key_id: str, message: bytes) -> Signed:
-        """Sign ``message``, which is the whole of it, not a digest.
+        """Sign ``message``, which is the whole message, not a digest.
 
-        Raises KeyNotFound, SigningFailed (the key cannot be unwrapped or used), UnsupportedAlgorithm, StorageFailed.
+        Raises KeyNotFound, SigningFailed (the key cannot be opened or used), UnsupportedAlgorithm, StorageFailed.
         """
         known = self._recall(key_id)
         if known is None:
             known = await self._loading(_checked(key_id))
-        signed = known.sign(message)
+        signed = known.sign(message) if known.key.quick else await self._in_thread(partial(known.sign, message))
         if known.pending:
             await self._marking(key_id)
             known.pending = False
@@ -192,7 +182,7 @@ class Keyring:
             self._begin_next()
 
     async def _turn(self, wanted: _Wanted) -> None:
-        """Wait until a key may be made. Raises SigningUnavailable, or CancelledError if nobody wants it any more."""
+        """Wait until a key may be made. Raises SigningUnavailable; CancelledError if no caller waits for the key."""
         if self._begun < CREATIONS:
             self._begun += 1
             return
@@ -219,7 +209,7 @@ class Keyring:
         self._waiting.pop(wanted).errback(CancelledError())
 
     async def _create_now(self, wanted: _Wanted) -> PublicKey:
-        # Those who ask for the first time nearly always need a new key, and the store looks once more in any case.
+        # A first request nearly always needs a new key, and the store looks for a pending one in any case.
         kept = await self._store.pending(*wanted) if wanted in self._asked_for else None
         self._asked_for[wanted] = None
         self._asked_for.move_to_end(wanted)
@@ -237,40 +227,36 @@ class Keyring:
             raise SigningUnavailable(
                 "as many keys as limits.pending_keys_per_hour allows were made in this hour; try again later", seconds
             )
-        key, row = await self._in_thread(lambda: self._make(*wanted))
+        key, row = await self._in_thread(lambda: self._custody.make(*wanted))
         deletions = self._deletions
         kept = await self._store.add(row)
         self.creations["made" if kept.key_id == row.key_id else "found"] += 1
         if kept.key_id == row.key_id and deletions == self._deletions:
-            self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
+            self._remember(kept.key_id, _CachedKey(key, kept.role, pending=True))
         return public_half(kept)
 
-    def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:
-        key = private.generate(algorithm)
-        return key, keywrap.wrap(key, gun, role, self._alias, self._passphrases)
+    # -- opening ------------------------------------------------------------------------------------------------------
 
-    # -- unwrapping ---------------------------------------------------------------------------------------------------
-
-    async def _load(self, key_id: str) -> _Unwrapped:
+    async def _load(self, key_id: str) -> _CachedKey:
         row = await self._store.get(key_id)
-        key = await self._in_thread(lambda: keywrap.unwrap(row, self._passphrases))
-        return _Unwrapped(key, row.role, pending=row.last_used is None)
+        key = await self._in_thread(lambda: self._custody.open(row))
+        return _CachedKey(key, row.role, pending=row.last_used is None)
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 
-    def _recall(self, key_id: str) -> _Unwrapped | None:
-        known = self._unwrapped.get(key_id)
+    def _recall(self, key_id: str) -> _CachedKey | None:
+        known = self._open_keys.get(key_id)
         if known is None:
             self.misses += 1
         else:
             self.hits += 1
-            self._unwrapped.move_to_end(key_id)
+            self._open_keys.move_to_end(key_id)
         return known
 
-    def _remember(self, key_id: str, known: _Unwrapped) -> None:
-        self._unwrapped[key_id] = known
-        if len(self._unwrapped) > self._capacity:
-            self._unwrapped.popitem(last=False)
+    def _remember(self, key_id: str, known: _CachedKey) -> None:
+        self._open_keys[key_id] = known
+        if len(self._open_keys) > self._capacity:
+            self._open_keys.popitem(last=False)
 
     async def _mark(self, key_id: str) -> None:
         await self._store.mark_used(key_id, self._now())
@@ -279,26 +265,26 @@ class Keyring:
         deleted = await self._store.delete(key_id)
         # Not before: until now the row could be read again.
         self._deletions += 1
-        self._unwrapped.pop(key_id, None)
+        self._open_keys.pop(key_id, None)
         self._loading.forget(key_id)
         return deleted
 
 
 @dataclass(slots=True)
-class _Unwrapped:
-    """A key that can sign; ``pending`` until its first signature is recorded."""
+class _CachedKey:
+    """An open key in the cache; ``pending`` until the store has recorded the key's first signature."""
 
-    key: private.PrivateKey
+    key: OpenKey
     role: str
     pending: bool
 
     def sign(self, message: bytes) -> Signed:
-        """Sign ``message``; as long as the key is pending, the signature is not to be given out."""
+        """Sign ``message``. The caller must not return the signature while the key is pending."""
         return Signed(self.key.public, self.key.method, self.key.sign(message))
 
 
 def _checked(key_id: str) -> str:
-    """The same id. Raises KeyNotFound, without telling what was asked for, if no key can have it."""
+    """Return ``key_id``. Raises KeyNotFound, whose message does not show ``key_id``, if no key can have this id."""
     if _KEY_ID.fullmatch(key_id) is None:
         raise KeyNotFound("there is no such key: a key id is 64 hexadecimal digits, in lower case")
     return key_id

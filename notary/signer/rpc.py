@@ -3,11 +3,11 @@
 Rules of this module:
 
 - :meth:`Rpc.methods` is the one table of methods, :data:`_STATUSES` the one table from domain errors to statuses.
-- The text of a domain error goes to the client and to the log. Of any other error the client learns nothing, and the
-  log its type and place only, because its text might hold a secret.
-- The log names keys, collections and roles; never a message, of which it could make no sense anyway.
-- The health service says SERVING only while the key store answers. It asks the store each time: whoever polls slowly
-  gets the truth, and whoever polls at once shares one question.
+- The text of a domain error goes to the client and to the log. Any other error might hold a secret in its text, so the
+  client learns nothing of it, and the log has only its type and place.
+- The log names keys, collections and roles, and never shows a message.
+- The health service says SERVING only while the key store answers. Each health check asks the store; checks that arrive
+  at the same time share one question.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from notary.work.allowance import Seldom
 from notary.work.singleflight import SingleFlight
 
 SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
-"""The names that a health check may ask for: those of the reference, and the signer as a whole."""
+"""The service names of health checks: those of the reference, and "" for the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
-"""All others are INTERNAL, as with the reference, whose server tells NOT_FOUND from the rest and nothing else; but for
-SigningUnavailable, which is RESOURCE_EXHAUSTED, and of which the log hears once a minute."""
+"""Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
+SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
 
 _Request = TypeVar("_Request", bound=Message)
 _Answer: TypeAlias = bytes | Awaitable[Message | bytes]
@@ -48,9 +48,8 @@ _Answer: TypeAlias = bytes | Awaitable[Message | bytes]
 class Rpc:
     """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks.
 
-    ``logs_info`` says whether anybody reads log lines of level info: to make one for each signature, only for it to be
-    dropped, costs as much as a sixth of the signature. ``seconds`` is a clock, for lines that are not written too
-    often.
+    ``logs_info`` returns whether lines of level info are logged: a line that is made for each signature and then
+    dropped costs a sixth of the signature. ``seconds`` is the clock that limits how often some lines are logged.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Rpc:
         self._no_key = Seldom(lambda line: self._log.error("no key is made: {why}", why=line), seconds)
 
     def methods(self) -> Mapping[str, Handler]:
-        """What to serve: from the path of a method to what turns its request into its answer, or raises RpcError."""
+        """Return the handlers by the paths of their methods. A handler returns the answer, or raises RpcError."""
         return {
             "/proto.KeyManagement/CreateKey": self._handler(signer_pb2.CreateKeyRequest, self._create_key),
             "/proto.KeyManagement/DeleteKey": self._handler(signer_pb2.KeyID, self._delete_key),
@@ -92,7 +91,7 @@ class Rpc:
             try:
                 answer = method(request)
             except Exception as error:  # noqa: BLE001 - the edge
-                raise self._told(name, error) from None
+                raise self._logged(name, error) from None
             return answer if isinstance(answer, bytes) else wait(answer)
 
         async def wait(answer: Awaitable[Message | bytes]) -> bytes:
@@ -100,15 +99,12 @@ class Rpc:
                 made = await answer
                 return made if isinstance(made, bytes) else made.SerializeToString()
             except Exception as error:  # noqa: BLE001 - the edge
-                raise self._told(name, error) from None
+                raise self._logged(name, error) from None
 
         return handle
 
-    def _told(self, method: str, error: Exception) -> Exception:
-        """What the client gets to know of an error that was raised; the log is told here.
-
-        Whatever it is, one call fails and the signer goes on.
-        """
+    def _logged(self, method: str, error: Exception) -> Exception:
+        """Log an error, and return the error that the client gets. One call fails, and the signer goes on."""
         if isinstance(error, RpcError | CancelledError):
             return error
         if isinstance(error, SigningUnavailable):
@@ -155,7 +151,7 @@ class Rpc:
 
     def _sign(self, request: signer_pb2.SignatureRequest) -> _Answer:
         key_id, content = request.keyID.ID, request.content
-        signed = self._keyring.sign_at_once(key_id, content)
+        signed = self._keyring.sign_fast(key_id, content)
         return self._sign_later(key_id, content) if signed is None else self._signature(signed)
 
     async def _sign_later(self, key_id: str, content: bytes) -> bytes:
@@ -172,7 +168,7 @@ class Rpc:
     # -- health -------------------------------------------------------------------------------------------------------
 
     async def readiness(self) -> Readiness:
-        """Whether this signer can sign: as long as its store answers and it does not stop."""
+        """Return whether this signer can sign: its store answers, and the signer is not stopping."""
         if self._retired:
             return Readiness(ready=False, status="stopping")
         works = await self._asking("store")
@@ -180,7 +176,7 @@ class Rpc:
         return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
 
     def retire(self) -> None:
-        """From now on this signer is not ready: it stops."""
+        """Report from now on that this signer is not ready, because it stops."""
         self._retired = True
 
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
@@ -190,7 +186,7 @@ class Rpc:
         return response(status=response.SERVING if await self._asking("store") else response.NOT_SERVING)
 
     async def _ask(self, _what: str) -> bool:
-        """Whether the store answers; the log hears of changes."""
+        """Return whether the store answers, and log each change."""
         try:
             await self._check()
         except StorageFailed as error:
@@ -207,7 +203,7 @@ class Rpc:
 
 @lru_cache(maxsize=CAPACITY)
 def _signed_by(key: PublicKey, method: str) -> bytes:
-    """A signature but for its content, which can follow: a message may come in parts, one behind the other."""
+    """Return a serialised Signature without its content. Serialised messages of one type merge when they are joined."""
     return signer_pb2.Signature(
         keyInfo=_info(key), algorithm=signer_pb2.Algorithm(algorithm=method)
     ).SerializeToString()

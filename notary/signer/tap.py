@@ -6,7 +6,6 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +37,7 @@ from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
+from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
@@ -48,7 +48,7 @@ from notary.work.reactor import utc_now
 from notary.work.usage import PoolUsage
 
 THREADS = CREATIONS + 1
-"""Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
+"""Threads that make and open keys: one is always left for a signature whose key must be opened."""
 
 
 class Signer(Serving):
@@ -72,6 +72,7 @@ class Signer(Serving):
         self._worker = worker
         self._config = config
         self._latest = config
+        self._custody = custodies.custody_of(lambda: self._latest)
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
@@ -96,9 +97,7 @@ class Signer(Serving):
         store = timed(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        keyring = Keyring(
-            store, self._passphrases(), storage.default_alias, self.in_thread, utc_now, allow=allowance.take
-        )
+        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
         self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
         methods = rpc.methods()
         metrics.serving(methods, keyring)
@@ -127,16 +126,6 @@ class Signer(Serving):
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
-
-    def _passphrase(self, alias: str) -> str | None:
-        return self._latest.passphrase(alias)
-
-    def _passphrases(self) -> Callable[[str], str | None]:
-        if self._config.storage.kind.persistent:
-            return self._passphrase
-        # What is forgotten with the process needs no passphrase that outlives it.
-        passphrase = secrets.token_urlsafe()
-        return lambda _alias: passphrase
 
 
 class Options(options.Options):

@@ -28,6 +28,7 @@ from notary.net.grpc import Channel, Context, Peer, RpcError
 from notary.net.http.site import Response
 from notary.net.tls.contexts import ServerOptions, server_context
 from notary.net.tls.transport import SecureUnixServer
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
@@ -209,7 +210,7 @@ def _methods() -> tuple[tuple[str, Any], ...]:
     store = MemoryKeyStore()
     made = store.add(world().row)
     assert made.called
-    keyring = Keyring(store, {ALIAS: PASSPHRASE}.get, ALIAS, inmemory.maybe_now, lambda: NOW)
+    keyring = Keyring(store, JweCustody({ALIAS: PASSPHRASE}.get, ALIAS), inmemory.maybe_now, lambda: NOW)
     return tuple(sorted(Rpc(keyring, lambda: succeed(None), Metrics(version="0")).methods().items()))
 
 

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from notary.server.repository import LARGE, SMALL
+from notary.server.repository import LARGE_BYTES, SMALL_BYTES
 from notary.server.validators import WAITING
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_metadata_store
@@ -74,7 +74,7 @@ async def test_few_bytes_that_are_much_work_are_verified_in_a_thread():
     author.rotate("targets", Key("ecdsa", public_bytes(P384), P384))
     files = author.first()
     files["targets"] = bogus(files["targets"], author.roles["targets"].keys[0], 15, 96)
-    assert sum(map(len, files.values())) < SMALL
+    assert sum(map(len, files.values())) < SMALL_BYTES
     answer, ran = await places.during(places.server.upload(GUN, files))
     assert (answer.code, ran) == ("INVALID_UPDATE", {"validators"})
 
@@ -101,7 +101,7 @@ async def test_less_than_a_large_upload_that_is_very_much_work_is_judged_in_a_pr
         author.delegate(f"targets/a{number}", bad)
     files = author.first()
     files |= {role: bogus(data, bad, 90, 96) for role, data in files.items() if "/" in role}
-    assert sum(map(len, files.values())) < LARGE
+    assert sum(map(len, files.values())) < LARGE_BYTES
     answer, ran = await places.during(places.server.upload(GUN, files))
     assert (answer.code, answer.detail["Name"]) == ("INVALID_UPDATE", "ErrBadTargets")
     assert ran == {"validators", "processes"}
@@ -181,7 +181,7 @@ async def test_too_many_uploads_that_wait_are_refused_with_a_time_to_try_again()
     for number in range(200):
         author.add(f"{number}", b"content")
     files = author.first()
-    assert sum(map(len, files.values())) > SMALL
+    assert sum(map(len, files.values())) > SMALL_BYTES
     busy = server.validators.in_thread = Threads()
     asked = [server.upload(GUN, files) for _ in range(2 + WAITING)]
     waiting = [Deferred.fromCoroutine(one) for one in asked]
@@ -256,10 +256,10 @@ async def test_nothing_large_is_read_written_or_digested_on_the_reactors_thread(
         author.delegate(f"targets/a{number}")
         author.roles["root"].keys.append(make_root_key(GUN, private=author.roles["root"].keys[0].private))
     files = author.first()
-    assert min(len(files[role]) for role in ("root", "targets")) > 2 * SMALL
+    assert min(len(files[role]) for role in ("root", "targets")) > 2 * SMALL_BYTES
     assert (await server.upload(GUN, files)).status == 200
     snapshot = await server.get(f"{TUF}snapshot.json")
-    assert len(snapshot.body) > 2 * SMALL
+    assert len(snapshot.body) > 2 * SMALL_BYTES
     author.add("another", b"content", "targets/a1")
     assert (await server.upload(GUN, author.publish("targets/a1"))).status == 200
     server.repository._listed = type(server.repository._listed)(10)
@@ -271,7 +271,7 @@ async def test_nothing_large_is_read_written_or_digested_on_the_reactors_thread(
     server.advance(days=365 * 4)
     assert (await server.get(f"{TUF}snapshot.json")).json["signed"]["version"] == 3
     assert seen
-    assert [one for one in seen if one[1] > 2 * SMALL] == []
+    assert [one for one in seen if one[1] > 2 * SMALL_BYTES] == []
 
 
 @pytest_twisted.ensureDeferred

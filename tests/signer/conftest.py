@@ -13,6 +13,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
+from notary.signer.custody import KeyCustody
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.storage import KeyStore
 from notary.storage.open import open_key_store
@@ -38,7 +40,11 @@ class Bench:
         capacity: int = 100,
         allow: Callable[[], float] = lambda: 0.0,
     ) -> Keyring:
-        return Keyring(store or self.store, self.passphrases.get, alias, self.in_thread, lambda: NOW, capacity, allow)
+        custody = JweCustody(self.passphrases.get, alias)
+        return Keyring(store or self.store, custody, self.in_thread, lambda: NOW, capacity, allow)
+
+    def keyring_of(self, custody: KeyCustody) -> Keyring:
+        return Keyring(self.store, custody, self.in_thread, lambda: NOW)
 
     def in_thread(self, work: Callable[[], object]):
         self.threads += 1

@@ -12,6 +12,7 @@ from twisted.logger import capturedLogs
 from notary.errors import SigningUnavailable
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.proto import signer_pb2
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import CREATIONS, MAX_WAITING, Keyring
 from notary.signer.metrics import Metrics
 from notary.signer.rpc import Rpc
@@ -50,7 +51,7 @@ class Flooded:
     def __init__(self, store, allow=lambda: 0.0) -> None:
         self.store = store
         self.gate = Gate()
-        self.keyring = Keyring(store, PASSPHRASES.get, ALIAS, self.gate.in_thread, lambda: NOW, 4096, allow)
+        self.keyring = Keyring(store, JweCustody(PASSPHRASES.get, ALIAS), self.gate.in_thread, lambda: NOW, 4096, allow)
         self.asked: list[Deferred] = []
         self.results: list[object] = []
 

@@ -139,7 +139,7 @@ class Broken:
         self.error = error
         self.at_once = at_once
 
-    def sign_at_once(self, _key_id, _message):
+    def sign_fast(self, _key_id, _message):
         if self.at_once:
             raise self.error
 

@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
@@ -91,7 +92,7 @@ async def test_a_publish_waits_for_the_database_three_times(server_url, sent):
 async def test_a_key_waits_for_the_database_twice_when_made_and_three_times_when_first_used(signer_url, sent):
     store = await open_key_store("mysql", signer_url, reactor, ONE)
     try:
-        keyring = Keyring(store, {"alias": "a passphrase"}.get, "alias", deferToThread, lambda: NOW)
+        keyring = Keyring(store, JweCustody({"alias": "a passphrase"}.get, "alias"), deferToThread, lambda: NOW)
         since(sent)
         key = await keyring.create("example.com/a", "timestamp", "ecdsa")
         # BEGIN, take the turn, is one pending? Make room, INSERT, COMMIT, give the turn back.

@@ -17,7 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 
 from notary.errors import InvalidUpdate, TooDemanding, UploadFault
-from notary.server.repository import LARGE
+from notary.server.repository import LARGE_BYTES
 from notary.tuf.model import TARGETS, Gun
 from notary.work.processes import Bounds, Offload, OffloadFailed
 from tests.support.api import GUN, new_author, new_store
@@ -216,7 +216,7 @@ async def test_an_upload_whose_process_is_killed_is_answered_500_and_the_next_is
     server.validators.in_process = lambda *_, **__: offload.run(die)
     author = await new_author(server)
     files = author.first()
-    answer = await server.upload(GUN, {**files, "targets": b" " * LARGE})
+    answer = await server.upload(GUN, {**files, "targets": b" " * LARGE_BYTES})
     assert (answer.status, answer.code, answer.detail) == (500, "UPDATING", None)
     assert (await server.upload(GUN, files)).status == 200
 
@@ -235,7 +235,7 @@ async def test_a_large_upload_is_judged_as_a_small_one(offload):
     for number in range(12_000):
         author.add(f"{number:040}", b"")
     files = author.first()
-    assert len(files["targets"]) > LARGE
+    assert len(files["targets"]) > LARGE_BYTES
     broken = await server.upload(GUN, {**files, "targets": files["targets"] + b"x"})
     assert broken.code == "MALFORMED_JSON"
     nameless = await server.upload(GUN, [("", b"{}"), *files.items()])

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +30,10 @@ from jwcrypto.jws import JWS  # type: ignore[import-untyped]
 from OpenSSL import crypto
 
 from notary import certs
+from notary.config import Auth
 from notary.errors import ConfigError, InvalidCertificate, InvalidMetadata, MalformedJSON, NotaryError, Unauthorized
-from notary.server.auth import Access
+from notary.server.auth import Access, Authentication
+from notary.server.sources import Source
 from notary.tuf.canonical import Members, parse
 from notary.tuf.public import rsa_is_costly
 
@@ -43,14 +46,14 @@ ALGORITHMS: Final = (
 LEEWAY: Final = timedelta(seconds=60)
 """How far the clock of a token's issuer may be off."""
 
-MAX_TOKEN: Final = 64 * 1024
+MAX_TOKEN_CHARACTERS: Final = 64 * 1024
 """Characters of the longest token that is looked at."""
 
 MAX_STRUCTURE: Final = 5_000
 """Commas, braces and brackets that a token's header or claims may hold: 500 rights need no more. They are read on the
 reactor's thread, before it is known who made the token."""
 
-MAX_CHAIN: Final = 8
+MAX_CHAIN_CERTIFICATES: Final = 8
 """Certificates of the longest chain that a token may bring."""
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
@@ -142,7 +145,7 @@ class TokenAuth:
 
     def _check(self, token: str, now: datetime) -> tuple[str, frozenset[Access]]:
         """The subject of ``token`` and the rights that it gives. Raises _TokenError or InvalidMetadata."""
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_TOKEN_CHARACTERS:
             raise _TokenError("it is too long")
         if _COMPACT.fullmatch(token) is None:
             raise _TokenError("it is not a signed token in the compact form")
@@ -196,7 +199,7 @@ class TokenAuth:
         The rules are those of the reference (Go's x509, any extended key usage): every certificate, ours as well, must
         be inside its time, every issuer must be an authority, and only signatures over SHA-1 and MD5 are too weak.
         """
-        if len(chain) > MAX_CHAIN:
+        if len(chain) > MAX_CHAIN_CERTIFICATES:
             raise _TokenError("its chain of certificates is too long")
         try:
             certificates = [_certificate(encoded) for encoded in chain]
@@ -212,7 +215,7 @@ class TokenAuth:
             store.add_cert(anchor)
         try:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
-            # OpenSSL leaves this to its caller. The last certificate is ours: nobody's signature on it matters.
+            # OpenSSL leaves this check to its caller. The last certificate is trusted, whatever its signature is.
             weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
         except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
@@ -235,6 +238,21 @@ class TokenAuth:
         if error:
             parameters.append(f'error="{error}"')
         return Unauthorized(message, "Bearer " + ",".join(parameters), tuple(access))
+
+
+def build(auth: Auth) -> Authentication:
+    """Build the controller from the section ``auth``. Raises ConfigError if its bundle is missing or cannot be used."""
+    options = auth.options
+    if options.rootcertbundle is None:
+        raise ConfigError(f"{_BUNDLE}: missing; expected a file of certificates")
+    bundle = load_bundle(options.rootcertbundle)
+    controller = TokenAuth(options.realm, options.service, options.issuer, bundle, options.autoredirect)
+
+    def sources(auth: Auth) -> Sequence[Source]:
+        path = auth.options.rootcertbundle
+        return () if path is None else (Source((_BUNDLE,), (path,), partial(load_bundle, path), controller.trust),)
+
+    return Authentication(controller, sources)
 
 
 def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
@@ -286,7 +304,7 @@ def _object(part: str, name: str) -> dict[str, Any]:
 
 
 def _rights(grants: Iterable[Any]) -> frozenset[Access]:
-    """What the claim ``access`` gives, action by action."""
+    """Return the rights that the claim ``access`` grants, one for each action."""
     rights: set[Access] = set()
     for grant in grants:
         members = Members(grant, _RIGHTS, "its access")
@@ -350,7 +368,7 @@ def _fingerprint(certificate: x509.Certificate) -> str:
 
 
 def _members(jwk: dict[str, Any]) -> tuple[str, ...]:
-    """What makes a JWK the key that it is. Raises InvalidMetadata or _TokenError if it is no public key."""
+    """Return the members that identify a JWK's key. Raises InvalidMetadata or _TokenError if it is no public key."""
     reader = Members(jwk, frozenset({"kty"}), "its jwk")
     kind = reader.text("kty")
     if kind not in _JWK_MEMBERS:

@@ -1,23 +1,31 @@
-"""Signing for the server: the port, and how a draft is signed through it. Each service is a module beside this one.
+"""Signing for the server: the port, what a signing service is, and how a draft is signed through one.
 
-Rules of this package: keys are named by their *canonical* id (docs/protocol.md, section 2). A key is pending from its
-creation to its first signature; while it is pending it is handed out again for the same collection and role, so that a
-client that asks twice before it publishes gets one key. Private keys never leave this package.
+Rules of this package:
+
+- Each service is a module beside this one and a row in :mod:`notary.server.signing.services`. Every service passes the
+  contract in ``tests/server/signing/test_contract.py``.
+- Keys are named by their *canonical* id (docs/protocol.md, section 2).
+- A key is pending from its creation to its first signature. While a key is pending, each request for a key of the same
+  collection and role gets this key, so that a client that asks twice before it publishes gets one key.
+- Private keys never leave this package.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTCP
 
+from notary.config import TrustService
 from notary.errors import KeyNotFound
+from notary.server.sources import Source
 from notary.server.validators import InThread
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.public import PublicKey
-
-T = TypeVar("T")
 
 
 class SigningService(Protocol):
@@ -46,6 +54,30 @@ class SigningService(Protocol):
     def close(self) -> Deferred[None]:
         """Release connections. Nothing may be called after."""
         ...
+
+
+def _no_sources(_trust: TrustService) -> Sequence[Source]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """A signing service that has been built.
+
+    Args:
+        service: The signing service.
+        log_line: What the log says of ``service`` at the start.
+        sources: The files that ``service`` is to be read from by a configuration, which may be newer than the one that
+            built ``service``.
+    """
+
+    service: SigningService
+    log_line: str
+    sources: Callable[[TrustService], Sequence[Source]] = _no_sources
+
+
+Builder: TypeAlias = Callable[[TrustService, IReactorTCP], Signing]
+"""Builds the signing service of a configuration; reads files and opens nothing. Raises ConfigError."""
 
 
 async def sign_draft(service: SigningService, draft: Draft, place: InThread) -> bytes:

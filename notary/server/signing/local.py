@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTCP
 
+from notary.config import TrustService
 from notary.errors import KeyNotFound
+from notary.server.signing import Signing
 from notary.tuf import private
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
@@ -59,3 +62,12 @@ class LocalSigner:
         if owner is not None:
             del self._pending[owner]
         return key.method, key.sign(payload)
+
+
+def build(_trust: TrustService, _reactor: IReactorTCP) -> Signing:
+    """Build the service, which has no options."""
+    return Signing(
+        LocalSigner(),
+        "Using local signing service, which requires ED25519. "
+        "Ignoring all other trust_service parameters, including keyAlgorithm",
+    )

@@ -6,16 +6,22 @@ of the signer, not of the client's request. (docs/protocol.md, section 4)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTCP
 from twisted.python.failure import Failure
 
+from notary.config import TrustService
 from notary.errors import KeyNotFound, SigningFailed, SigningUnavailable
 from notary.net.grpc import Channel, RpcError, Status
+from notary.net.tls import contexts
 from notary.proto import health_pb2, signer_pb2
+from notary.server.signing import Signing
+from notary.server.sources import Source
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
 
@@ -140,3 +146,16 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     if not answer.publicKey:
         raise _SenselessAnswer
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
+
+
+def build(trust: TrustService, reactor: IReactorTCP) -> Signing:
+    """Build the service, which connects when it is first asked. Raises ConfigError if a file cannot be used."""
+    options = contexts.client_options(trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key)
+    keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
+
+    def sources(trust: TrustService) -> Sequence[Source]:
+        files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
+        return (Source(keys, files, partial(contexts.client_context, *files), options.use),)
+
+    channel = Channel.to(reactor, trust.hostname, trust.port, options)
+    return Signing(RemoteSigner(channel, trust.key_algorithm), "Using remote signing service", sources)

@@ -22,7 +22,14 @@ from notary.errors import ConfigError, Unauthorized
 from notary.server.auth import AccessController
 from notary.server.auth import token as token_auth
 from notary.server.auth.none import NoAuth
-from notary.server.auth.token import LEEWAY, MAX_CHAIN, MAX_STRUCTURE, MAX_TOKEN, TokenAuth, load_bundle
+from notary.server.auth.token import (
+    LEEWAY,
+    MAX_CHAIN_CERTIFICATES,
+    MAX_STRUCTURE,
+    MAX_TOKEN_CHARACTERS,
+    TokenAuth,
+    load_bundle,
+)
 from tests.support.oddrsa import EXPONENT_32, OddKey
 from tests.support.tokens import (
     ACCEPTED,
@@ -269,9 +276,9 @@ def test_without_autoredirect_the_host_does_not_matter(access):
 
 
 def test_tokens_up_to_the_limit_are_read_and_longer_ones_are_not(world, access):
-    spare = MAX_TOKEN - len(world.good(pad="").removeprefix("Bearer "))
+    spare = MAX_TOKEN_CHARACTERS - len(world.good(pad="").removeprefix("Bearer "))
     authorization = world.good(pad="x" * (spare * 3 // 4 - 2))
-    assert MAX_TOKEN - 8 <= len(authorization) - len("Bearer ") <= MAX_TOKEN
+    assert MAX_TOKEN_CHARACTERS - 8 <= len(authorization) - len("Bearer ") <= MAX_TOKEN_CHARACTERS
     assert authorize(access, authorization) == "alice"
     longer = world.good(pad="x" * (spare * 3 // 4 + 8))
     assert str(refused(access, longer)) == "the token is not accepted: it is too long"
@@ -310,7 +317,7 @@ def test_a_token_holds_a_bounded_number_of_things_and_none_is_looked_at_before_i
 
 
 def test_chains_up_to_the_limit_are_followed_and_longer_ones_are_not(world, access):
-    more = [world.foreign.certificate] * (MAX_CHAIN - 1)
+    more = [world.foreign.certificate] * (MAX_CHAIN_CERTIFICATES - 1)
     assert authorize(access, world.headed(world.under_root, x5c=x5c(world.under_root.certificate, *more))) == "alice"
     longer = x5c(world.under_root.certificate, *more, world.foreign.certificate)
     assert "too long" in str(refused(access, world.headed(world.under_root, x5c=longer)))

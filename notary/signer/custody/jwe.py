@@ -1,0 +1,61 @@
+"""Private keys in the key store, wrapped in a JWE under a passphrase, as in the reference.
+
+Rules of this module: rows are wrapped and unwrapped by :mod:`notary.storage.keywrap`, which ``notary-admin`` uses too;
+both take milliseconds. The passphrase is looked up at each use, so that a reload can replace it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from notary.config import SignerConfig
+from notary.storage import StoredKey, keywrap
+from notary.storage.keywrap import Passphrases
+from notary.tuf import private
+from notary.tuf.public import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class JweKey:
+    """A private key in the memory of this process.
+
+    ``sign`` is the method of the private key itself, so that a signature costs no further call.
+    """
+
+    public: PublicKey
+    method: str
+    sign: Callable[[bytes], bytes] = field(repr=False)
+    quick: bool = True
+
+
+class JweCustody:
+    """Keys that are unwrapped into memory. New keys are wrapped with the passphrase of ``alias``."""
+
+    def __init__(self, passphrases: Passphrases, alias: str) -> None:
+        self._passphrases = passphrases
+        self._alias = alias
+
+    def make(self, gun: str, role: str, algorithm: str) -> tuple[JweKey, StoredKey]:
+        """See the port. Raises SigningFailed if there is no passphrase of the alias."""
+        key = private.generate(algorithm)
+        return _open(key), keywrap.wrap(key, gun, role, self._alias, self._passphrases)
+
+    def open(self, row: StoredKey) -> JweKey:
+        """See the port. Raises SigningFailed if there is no passphrase, a wrong one, or damage."""
+        return _open(keywrap.unwrap(row, self._passphrases))
+
+
+def build(current: Callable[[], SignerConfig]) -> JweCustody:
+    """Build the custody, which every configuration sets up."""
+    storage = current().storage
+    if storage.kind.persistent:
+        return JweCustody(lambda alias: current().passphrase(alias), storage.default_alias)
+    # Keys that are forgotten with the process need no passphrase that outlives it.
+    passphrase = secrets.token_urlsafe()
+    return JweCustody(lambda _alias: passphrase, storage.default_alias)
+
+
+def _open(key: private.PrivateKey) -> JweKey:
+    return JweKey(key.public, key.method, key.sign)

@@ -1,0 +1,273 @@
+"""What every custody of private keys keeps to, and that a custody is one row: a toy one works in a whole signer.
+
+A new custody gets a row in ``MAKERS``.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from notary.config import SignerConfig, load_signer
+from notary.errors import SigningFailed, UnsupportedAlgorithm
+from notary.signer.custody import ByKeywrap, KeyCustody, custodies
+from notary.signer.custody.jwe import JweCustody
+from notary.signer.tap import Signer
+from notary.storage import StoredKey
+from notary.storage.open import open_key_store
+from notary.tuf import jwe, private
+from notary.tuf.model import Signature
+from notary.tuf.public import PublicKey, verify
+from tests.support.peers import free_port
+from tests.support.signer import Client, Pair, signer_config
+
+GUN = "example.com/app"
+ALIAS = "alias_one"
+ENVIRONMENT = {"NOTARY_SIGNER_ALIAS_ONE": "the first passphrase, which is long"}
+MESSAGE = b"a message"
+ALGORITHMS = ["ed25519", "ecdsa", "rsa"]
+UNKNOWN = "HSM-OF-ANOTHER-HOUSE"
+
+
+def _jwe() -> KeyCustody:
+    return JweCustody({ALIAS: "the first passphrase, which is long"}.get, ALIAS)
+
+
+MAKERS: Mapping[str, Callable[[], KeyCustody]] = {jwe.KEYWRAP: _jwe}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def keywrap(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def custody(keywrap: str) -> KeyCustody:
+    return MAKERS[keywrap]()
+
+
+def good(key: Any, signature: bytes, message: bytes = MESSAGE) -> bool:
+    return verify(key.public, Signature(key.public.key_id, key.method, signature), message)
+
+
+def test_every_custody_is_tested_here():
+    assert set(MAKERS) == set(custodies.CUSTODIES)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_new_key_and_its_row_are_the_same_key(custody, keywrap, algorithm):
+    key, row = custody.make(GUN, "timestamp", algorithm)
+    assert (row.key_id, row.algorithm, row.public) == (key.public.key_id, algorithm, key.public.public)
+    assert (row.gun, row.role, row.last_used, row.keywrap_alg) == (GUN, "timestamp", None, keywrap)
+    assert PublicKey(row.algorithm, row.public).key_id == row.key_id
+    assert good(key, key.sign(MESSAGE))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_another_process_opens_the_row(custody, keywrap, algorithm):
+    made, row = custody.make(GUN, "snapshot", algorithm)
+    opened = MAKERS[keywrap]().open(row)
+    assert (opened.public, opened.method) == (made.public, made.method)
+    assert good(opened, opened.sign(MESSAGE))
+    assert not good(opened, opened.sign(MESSAGE), b"another message")
+
+
+def test_each_key_is_new(custody):
+    assert len({custody.make(GUN, "timestamp", "ed25519")[1].key_id for _ in range(5)}) == 5
+
+
+def test_whether_a_key_is_quick_stays(custody, keywrap):
+    made, row = custody.make(GUN, "timestamp", "ed25519")
+    assert isinstance(made.quick, bool)
+    assert MAKERS[keywrap]().open(row).quick is made.quick
+
+
+def test_other_algorithms_are_refused(custody):
+    with pytest.raises(UnsupportedAlgorithm):
+        custody.make(GUN, "timestamp", "dsa")
+
+
+@pytest.mark.parametrize("wrapped", [b"", b"\x00", b"a.b.c.d.e", b"x" * 10_000], ids=["empty", "zero", "dots", "long"])
+def test_a_damaged_row_is_a_failure_that_names_its_key(custody, wrapped):
+    _, row = custody.make(GUN, "timestamp", "ed25519")
+    with pytest.raises(SigningFailed, match=row.key_id):
+        custody.open(replace(row, private=wrapped))
+
+
+def test_a_row_of_another_key_is_a_failure(custody):
+    (_, one), (_, other) = (custody.make(GUN, "timestamp", "ed25519") for _ in range(2))
+    for row in (replace(one, public=other.public), replace(one, private=other.private), replace(one, key_id="0" * 64)):
+        with pytest.raises(SigningFailed):
+            custody.open(row)
+
+
+def test_a_key_shows_nothing_private(custody):
+    key, row = custody.make(GUN, "timestamp", "ed25519")
+    for shown in (repr(key), repr(custody.open(row)), str(key)):
+        assert row.private.decode("latin-1") not in shown
+        assert "passphrase" not in shown
+
+
+def test_a_key_signs_in_several_threads_at_once(custody):
+    key, _ = custody.make(GUN, "timestamp", "ecdsa")
+    with ThreadPoolExecutor(4) as pool:
+        assert all(good(key, signature) for signature in pool.map(key.sign, [MESSAGE] * 20))
+
+
+# -- several ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SlowKey:
+    """A key that must not sign on the reactor's thread; ``threads`` notes where it signed."""
+
+    key: private.PrivateKey
+    threads: list[threading.Thread]
+    quick: bool = False
+
+    @property
+    def public(self) -> PublicKey:
+        return self.key.public
+
+    @property
+    def method(self) -> str:
+        return self.key.method
+
+    def sign(self, payload: bytes) -> bytes:
+        self.threads.append(threading.current_thread())
+        return self.key.sign(payload)
+
+
+class Toy:
+    """Keeps keys in ``box``, as a machine of its own would; a row holds only the place in it."""
+
+    def __init__(self, box: dict[bytes, private.PrivateKey]) -> None:
+        self.box = box
+        self.threads: list[threading.Thread] = []
+
+    def make(self, gun: str, role: str, algorithm: str) -> tuple[SlowKey, StoredKey]:
+        key = private.generate(algorithm)
+        place = b"%d" % len(self.box)
+        self.box[place] = key
+        public = key.public
+        row = StoredKey(public.key_id, public.key_type, public.public, place, gun, role, "", "none", "TOY")
+        return SlowKey(key, self.threads), row
+
+    def open(self, row: StoredKey) -> SlowKey:
+        return SlowKey(self.box[row.private], self.threads)
+
+
+def test_the_first_makes_keys_and_each_opens_its_own():
+    toy, ours = Toy({}), _jwe()
+    both = ByKeywrap({"TOY": toy, jwe.KEYWRAP: ours})
+    made, row = both.make(GUN, "timestamp", "ed25519")
+    assert row.keywrap_alg == "TOY"
+    assert both.open(row).public == made.public
+    wrapped, row = ours.make(GUN, "timestamp", "ed25519")
+    assert both.open(row).public == wrapped.public
+
+
+def test_a_row_that_nobody_opens_is_a_failure_that_names_its_algorithm():
+    both = ByKeywrap({"TOY": Toy({}), jwe.KEYWRAP: _jwe()})
+    _, row = both.make(GUN, "timestamp", "ed25519")
+    with pytest.raises(SigningFailed, match=f"key {row.key_id} has keywrap_alg .{UNKNOWN}.* it opens TOY, PBES2"):
+        both.open(replace(row, keywrap_alg=UNKNOWN))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_keyring_finds_a_key_that_it_cannot_open(bench):
+    """The public half of a key is there for all; only to sign with it is a failure."""
+    _, row = _jwe().make(GUN, "timestamp", "ed25519")
+    await bench.store.add(replace(row, keywrap_alg=UNKNOWN))
+    keyring = bench.keyring_of(ByKeywrap({jwe.KEYWRAP: _jwe()}))
+    assert (await keyring.find(row.key_id)).role == "timestamp"
+    assert keyring.sign_fast(row.key_id, MESSAGE) is None
+    with pytest.raises(SigningFailed, match=UNKNOWN):
+        await keyring.sign(row.key_id, MESSAGE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_not_quick_signs_in_a_thread(bench):
+    toy = Toy({})
+    keyring = bench.keyring_of(toy)
+    key = await keyring.create(GUN, "timestamp", "ed25519")
+    for _ in range(2):  # pending, then not
+        assert keyring.sign_fast(key.key_id, MESSAGE) is None
+        signed = await keyring.sign(key.key_id, MESSAGE)
+        assert verify(key, Signature(key.key_id, signed.method, signed.signature), MESSAGE)
+    assert len(toy.threads) == 2
+    assert threading.main_thread() not in toy.threads
+
+
+# -- a toy in a whole signer ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Pair:
+    return Pair.mint(tmp_path_factory.mktemp("tls"))
+
+
+async def called(config: SignerConfig, pair: Pair, work: Callable[[Client], Any]) -> Any:
+    """What ``work`` returns, as a client of a signer that serves only for it."""
+    port = free_port()
+    address = config.server.grpc_addr._replace(port=port)
+    service = Signer(replace(config, server=replace(config.server, grpc_addr=address)), reactor)
+    await service.startService()
+
+    def connected() -> Any:
+        with Client(pair, port) as client:
+            return work(client)
+
+    try:
+        return await deferToThread(connected)
+    finally:
+        await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_toy_custody_is_one_row(pair: Pair, tmp_path: Path, monkeypatch):
+    """No other part of the signer hears of it: it makes keys, they outlive the signer, and older keys still sign."""
+    storage = {"backend": "sqlite3", "db_url": str(tmp_path / "keys.db"), "default_alias": ALIAS}
+    config = load_signer(json.dumps(signer_config(pair, 0, storage)), ENVIRONMENT, tmp_path)
+
+    def create(client: Client) -> str:
+        key_id: str = client.create(GUN, "timestamp", "ecdsa").keyInfo.keyID.ID
+        assert client.sign(key_id, MESSAGE).content
+        return key_id
+
+    older = await called(config, pair, create)
+    box: dict[bytes, private.PrivateKey] = {}
+    toys: list[Toy] = []
+
+    def build(current: Callable[[], SignerConfig]) -> Toy:
+        assert current().storage.backend == "sqlite3"
+        toys.append(Toy(box))
+        return toys[-1]
+
+    monkeypatch.setattr(custodies, "CUSTODIES", {"TOY": build, **custodies.CUSTODIES})
+    key_id = await called(config, pair, create)
+    assert [key.public.key_id for key in box.values()] == [key_id]
+
+    def sign(client: Client) -> None:
+        assert client.sign(key_id, MESSAGE).content
+        assert client.sign(older, MESSAGE).content
+
+    await called(config, pair, sign)  # the signer has restarted
+    assert [len(toy.threads) for toy in toys] == [1, 1]
+    assert all(threading.main_thread() not in toy.threads for toy in toys)
+
+    store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
+    rows = [await store.get(each) for each in (older, key_id)]
+    await store.close()
+    assert [row.keywrap_alg for row in rows] == [jwe.KEYWRAP, "TOY"]
+    assert all(row.last_used for row in rows)
