@@ -24,9 +24,9 @@ from twisted.internet.task import deferLater
 from twisted.internet.tcp import Port, Server
 from twisted.python.failure import Failure
 
+from notary.net.refusals import OnRefused
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
 from notary.net.tls.contexts import ServerOptions, is_address
-from notary.net.tls.refusals import OnRefused
 from notary.net.tls.transport import SecureServer, SecureUnixServer
 
 _BACKLOG: Final = 1024

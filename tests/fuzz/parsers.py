@@ -56,7 +56,7 @@ from notary.net.grpc.status import RpcError
 from notary.net.http import fast as plain
 from notary.net.http import target
 from notary.net.http.multipart import Part, parse_multipart
-from notary.net.tls.verdicts import judge
+from notary.net.tls.verdicts import explain_verify_error
 from notary.server.auth.token import TokenAuth
 from notary.signer.clients import Clients
 from notary.storage.keywrap import unwrap
@@ -294,7 +294,7 @@ def _shown_in_a_handshake(der: bytes) -> None:
     except (crypto.Error, ValueError, UnsupportedAlgorithm):
         return
     for number in (9, 10, 18, 22, 1000):
-        assert judge(shown, number, 0, "server.client_ca_file").why
+        assert explain_verify_error(shown, number, 0, "server.client_ca_file").kind
     try:
         certificate = shown.to_cryptography()
     except Exception:  # noqa: BLE001 - the library's affair: what we make of it is asked above

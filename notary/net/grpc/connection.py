@@ -40,8 +40,8 @@ from zope.interface import implementer
 from notary.net.grpc.fast import Fields, QuickDecoder, Request, answer
 from notary.net.grpc.frames import LARGEST_FRAME, TINY_FRAME, Budget, Scanner, Violation
 from notary.net.grpc.http2 import Http2
+from notary.net.refusals import HandshakeFailed
 from notary.net.tcp import ReadListener
-from notary.net.tls.verdicts import HandshakeFailed
 
 _WINDOW: Final = 1 << 20  # bytes of messages, in all streams, that a peer may send before we have seen them
 _INITIAL_WINDOW: Final = 65_535  # of every connection (RFC 9113, section 6.9.2)

@@ -34,8 +34,7 @@ from notary.net.grpc.connection import Connection, Limits
 from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
-from notary.net.tls.refusals import OnRefused, Refusals
-from notary.net.tls.verdicts import Why, unreadable
+from notary.net.refusals import OnRefused, RefusalKind, Refusals, unreadable_certificate
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -144,8 +143,8 @@ class _ServerConnection(Connection):
                 try:
                     self.peer.certificate = certificate.to_cryptography()
                 except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-                    self.why = str(unreadable(strange))
-                    self.factory.on_refused(self.peer.address, Why.BAD_CERTIFICATE, self.why)
+                    self.why = str(unreadable_certificate(strange))
+                    self.factory.on_refused(self.peer.address, RefusalKind.BAD_CERTIFICATE, self.why)
                     self.abort()
                     return
         cast("Any", self.transport).registerProducer(self, True)
@@ -173,7 +172,7 @@ class _ServerConnection(Connection):
     def lost(self, *, quiet: bool) -> None:
         """Tell why, if there never was HTTP/2."""
         if not self.spoke and self._last is None and not quiet:
-            self.factory.on_refused(self.peer.address, Why.PROTOCOL, self.why)
+            self.factory.on_refused(self.peer.address, RefusalKind.PROTOCOL, self.why)
         self.factory.forget(self)
 
     def sweep(self, now: float) -> None:

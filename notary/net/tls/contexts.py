@@ -25,8 +25,9 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from notary.net.refusals import HandshakeFailed, unreadable_certificate
 from notary.net.tls.files import trust, use_certificate
-from notary.net.tls.verdicts import Cause, HandshakeFailed, judge, judge_name, unreadable
+from notary.net.tls.verdicts import Cause, explain_verify_error, explain_wrong_name
 
 _log = Logger()
 _lib: Final = Binding.lib
@@ -115,7 +116,7 @@ class ClientOptions:
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
         cause: Cause = connection.get_app_data().cause
         if not trusted:
-            return _refuse(cause, judge(certificate, error, depth, self.trusted_by))
+            return _refuse(cause, explain_verify_error(certificate, error, depth, self.trusted_by))
         if depth > 0:
             return True
         try:
@@ -126,9 +127,9 @@ class ClientOptions:
                 else:
                     verify_certificate_hostname(leaf, self._hostname)
             except (VerificationError, CertificateError) as unlike:
-                return _refuse(cause, judge_name(leaf, self._hostname, unlike))
+                return _refuse(cause, explain_wrong_name(leaf, self._hostname, unlike))
         except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-            return _refuse(cause, unreadable(strange))
+            return _refuse(cause, unreadable_certificate(strange))
         return True
 
 
@@ -215,7 +216,9 @@ def client_options(
 def _verify_client(
     trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
 ) -> bool:
-    return bool(trusted) or _refuse(connection.get_app_data(), judge(certificate, error, depth, trusted_by))
+    return bool(trusted) or _refuse(
+        connection.get_app_data(), explain_verify_error(certificate, error, depth, trusted_by)
+    )
 
 
 def _context(method: int) -> SSL.Context:

@@ -1,6 +1,6 @@
 """The client's side of TLS, which tells the protocol above why a handshake failed.
 
-Rules of this module: the protocol above gets a :class:`~notary.net.tls.verdicts.HandshakeFailed` in place of OpenSSL's
+Rules of this module: the protocol above gets a :class:`~notary.net.refusals.HandshakeFailed` in place of OpenSSL's
 error, as from the server's side (:mod:`notary.net.tls.transport`).
 """
 

@@ -28,9 +28,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import host_and_port
+from notary.net.refusals import HandshakeFailed, OnRefused, RefusalKind
 from notary.net.tcp import Ending, PlainServer, ReadListener
-from notary.net.tls.refusals import OnRefused
-from notary.net.tls.verdicts import Cause, HandshakeFailed, Why, is_tls
+from notary.net.tls.verdicts import Cause, is_tls
 
 _log = Logger()
 
@@ -263,7 +263,7 @@ class SecureServer(PlainServer):
     def _refuse(self, text: str) -> Exception:
         """End the connection for a reason of ours."""
         self._failed(CONNECTION_LOST)
-        return HandshakeFailed(Why.OTHER, text)
+        return HandshakeFailed(RefusalKind.OTHER, text)
 
     def _failed(self, error: Exception) -> Exception:
         with contextlib.suppress(OSError):
@@ -351,7 +351,7 @@ class SecureServer(PlainServer):
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
         if failed is not None and self._on_refused is not None:
-            self._on_refused(peer, failed.why, str(failed))
+            self._on_refused(peer, failed.kind, str(failed))
 
 
 # OpenSSL says of each message only which connection it came on. (pyOpenSSL would make a function for each connection.)

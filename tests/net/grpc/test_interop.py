@@ -27,8 +27,8 @@ from twisted.python.failure import Failure
 
 from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status
 from notary.net.listen import listen
+from notary.net.refusals import Refusals
 from notary.net.tls.contexts import GRPC, HTTP, client_options, server_options
-from notary.net.tls.refusals import Refusals
 from tests.support.certs import Authority
 
 ECHO = "/test.Echo/Echo"

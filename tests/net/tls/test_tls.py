@@ -26,8 +26,8 @@ from twisted.logger import globalLogPublisher
 from notary.errors import ConfigError
 from notary.net.http.site import Call, Limits, Response, Site
 from notary.net.listen import listen
+from notary.net.refusals import HandshakeFailed, RefusalKind
 from notary.net.tls.contexts import GRPC, ClientOptions, client_options, server_context, server_options
-from notary.net.tls.verdicts import HandshakeFailed, Why
 from tests.support.certs import DAY, Authority, Leaf, key_pem, pem
 from tests.support.tlsclient import connected
 
@@ -204,7 +204,7 @@ async def test_only_authenticated_encryption_with_forward_secrecy(world: World, 
         context.set_cipher_list(ciphers)
         context.load_verify_locations(str(world.ca))
         body, reason = await ask(port, ClientOptions(context, "localhost"))
-        assert (body, reason.why) == (b"", Why.PROTOCOL)
+        assert (body, reason.kind) == (b"", RefusalKind.PROTOCOL)
 
 
 @pytest_twisted.ensureDeferred
@@ -317,10 +317,10 @@ async def test_mutual_tls(world: World, serve, bundle: str, client: str | None, 
         pytest.param("::1", "root", None, id="address-6"),
         pytest.param("localhost", "middle", None, id="intermediate-as-anchor"),
         pytest.param("localhost", "leaf", None, id="leaf-as-anchor"),
-        pytest.param("notary-server", "root", Why.WRONG_NAME, id="another-name"),
-        pytest.param("192.0.2.1", "root", Why.WRONG_NAME, id="another-address"),
-        pytest.param("localhost", "stranger", Why.UNKNOWN_ISSUER, id="untrusted"),
-        pytest.param("localhost", None, Why.UNKNOWN_ISSUER, id="not-one-of-the-systems"),
+        pytest.param("notary-server", "root", RefusalKind.WRONG_NAME, id="another-name"),
+        pytest.param("192.0.2.1", "root", RefusalKind.WRONG_NAME, id="another-address"),
+        pytest.param("localhost", "stranger", RefusalKind.UNKNOWN_ISSUER, id="untrusted"),
+        pytest.param("localhost", None, RefusalKind.UNKNOWN_ISSUER, id="not-one-of-the-systems"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -337,7 +337,7 @@ async def test_a_client_knows_its_server(world: World, serve, hostname: str, tru
     if why is None:
         assert (body, type(reason)) == (b"hello", ConnectionDone)
     else:
-        assert (body, reason.why) == (b"", why)
+        assert (body, reason.kind) == (b"", why)
 
 
 @pytest_twisted.ensureDeferred
@@ -346,7 +346,7 @@ async def test_a_certificate_without_names_is_nobodys(world: World, serve) -> No
     nameless = world.middle.leaf("localhost", common_name_only=True)
     port = await serve(tls=server_options(*nameless.write(world.folder, "nameless")))
     body, reason = await ask(port, client_options("localhost", world.ca))
-    assert (body, reason.why) == (b"", Why.WRONG_NAME)
+    assert (body, reason.kind) == (b"", RefusalKind.WRONG_NAME)
     assert "no name that counts" in str(reason)
 
 
