@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import idna
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -27,10 +26,10 @@ from zope.interface import implementer
 
 from notary.net.refusals import HandshakeFailed, unreadable_certificate
 from notary.net.tls.files import trust, use_certificate
+from notary.net.tls.openssl import ClientConnection
 from notary.net.tls.verdicts import Cause, explain_verify_error, explain_wrong_name
 
 _log = Logger()
-_lib: Final = Binding.lib
 
 HTTP: Final = (b"http/1.1",)
 """The protocols (ALPN) of HTTPS."""
@@ -63,30 +62,6 @@ class ServerOptions:
         return connection
 
 
-class _Connection(SSL.Connection):
-    """One for Twisted's TLS, which empties OpenSSL's queue of errors before each call (notary.net.tls.transport)."""
-
-    def send(self, buf: Any, flags: int = 0) -> int:
-        """Encrypt."""
-        _lib.ERR_clear_error()
-        return super().send(buf, flags)
-
-    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """Decrypt."""
-        _lib.ERR_clear_error()
-        return super().recv(bufsiz, flags)
-
-    def do_handshake(self) -> None:
-        """Go on with the handshake."""
-        _lib.ERR_clear_error()
-        super().do_handshake()
-
-    def shutdown(self) -> bool:
-        """Say goodbye."""
-        _lib.ERR_clear_error()
-        return super().shutdown()
-
-
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
     """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
@@ -107,7 +82,7 @@ class ClientOptions:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        connection = _Connection(self._context)
+        connection = ClientConnection(self._context)
         connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))

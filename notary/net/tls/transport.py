@@ -3,8 +3,7 @@
 Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so what has not
 been read is still in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md); during the handshake
 this module hands it one record at a time. What a client can have OpenSSL do without sending data is counted and bounded
-(docs/adr/0018-records-without-data.md). OpenSSL's queue of errors is emptied before each call, so that no connection is
-blamed for what another one or another library left there. An exception that nobody expected is logged and ends its
+(docs/adr/0018-records-without-data.md). An exception that nobody expected is logged and ends its
 connection; none reaches the reactor. Neither side's last words are lost: before a connection closes the server sends
 its goodbye and waits for the peer's, for as long as the protocol above lets it; and what has come is read, because a
 socket that is closed with unread input takes back what it has sent.
@@ -16,7 +15,6 @@ import contextlib
 import socket
 from typing import Any, Final
 
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet import unix
@@ -30,29 +28,20 @@ from zope.interface import implementer
 from notary.net.address import host_and_port
 from notary.net.refusals import HandshakeFailed, OnRefused, RefusalKind
 from notary.net.tcp import Ending, PlainServer, ReadListener
+from notary.net.tls.contexts import ServerOptions
+from notary.net.tls.openssl import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Session
 from notary.net.tls.verdicts import Cause, is_tls
 
 _log = Logger()
 
-_RECORD: Final = 1 << 14  # bytes that a record of TLS holds at the most (RFC 8446, section 5.1)
 _HEAD: Final = 5  # bytes of the head of a record
-_SEALED: Final = _RECORD + 2048  # bytes that follow it at the most, encrypted (RFC 5246, section 6.2.3)
+_SEALED: Final = RECORD_BYTES + 2048  # bytes that follow it at the most, encrypted (RFC 5246, section 6.2.3)
 _LEAST: Final = 512  # bytes that a record counts for, at least, when a share of the socket is read
 _GREETING_RECORDS: Final = 64
 """Records that a client's half of a handshake may take. With a chain of certificates it is a dozen; who sends it a byte
 at a time keeps OpenSSL busy for a third of a second."""
 _QUIET_MESSAGES: Final = 32
 """Messages (of TLS 1.3: KeyUpdate) that there may be between two records of data, the client's and our answers."""
-
-# OpenSSL as pyOpenSSL calls it, which does so for handshakes and whatever goes wrong. For each record that is read or
-# written it would call five functions more, a tenth of what a small answer costs.
-_lib: Final = Binding.lib
-_ffi: Final = Binding.ffi
-_LATER: Final = frozenset({_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE})
-_room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in the reactor's thread
-_STEP: Final = _lib.SSL_CB_ACCEPT_LOOP
-_DONE: Final = _lib.SSL_CB_ACCEPT_EXIT
-_ANSWER: Final = 1 << 20  # bytes of our half of a handshake that are taken from OpenSSL at a time, more than it has
 
 
 @implementer(ISSLTransport)
@@ -68,11 +57,11 @@ class SecureServer(PlainServer):
     _shaken = False  # OpenSSL has what it needs for that; the last of what it says may be unsent
     _stuck = False  # OpenSSL must write before it can read on
 
-    def __init__(self, options: Any, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
+    def __init__(self, options: ServerOptions, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
         self._on_refused = on_refused
         self._cause = Cause("server.client_ca_file")
         self._tls: SSL.Connection = options.connection(self._cause)
-        self._ssl: Any = self._tls._ssl  # noqa: SLF001
+        self._session = Session(self._tls)
         self._heard = b""  # of a record of the handshake that has not come whole
         self._records = 0  # of the handshake
         self._unsent = bytearray()  # of our half of the handshake
@@ -124,46 +113,42 @@ class SecureServer(PlainServer):
 
     def _read(self) -> Ending:
         """Read a fair share of the records that are there; only who wants to know where they end pays for asking."""
-        size = 0
+        size, session = 0, self._session
         while True:
-            _lib.ERR_clear_error()
-            count = _lib.SSL_read(self._ssl, _room, _RECORD)
-            if count <= 0:
-                return self._not_read(count)
+            data = session.read()
+            if not data:
+                return self._not_read()
             self._quiet = 0
             if not self.disconnecting:
-                self.protocol.dataReceived(_ffi.buffer(_room, count)[:])
+                self.protocol.dataReceived(data)
+            count = len(data)
             size += max(_LEAST, count)
-            if not self._reading or size >= self.bufferSize or (self._listener is None and count < _RECORD):
+            if not self._reading or size >= self.bufferSize or (self._listener is None and count < RECORD_BYTES):
                 return None
 
-    def _not_read(self, result: int) -> Ending:
+    def _not_read(self) -> Ending:
         # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
         # read.
         if self._quiet > self._quiet_most:
             said = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
             return self._refuse(f"TLS: the peer sends {said}")
-        why = _lib.SSL_get_error(self._ssl, result)
-        if why == _lib.SSL_ERROR_WANT_READ:
+        error = self._session.error()
+        if error == WANT_READ:
             return None
-        if why == _lib.SSL_ERROR_WANT_WRITE:
+        if error == WANT_WRITE:
             # It owes an answer (to a KeyUpdate) that the socket does not take: until it does, the reactor would ask
             # again and again for what nobody can read.
             self._stuck = True
             super().stopReading()
             super().startWriting()
             return None
-        if why == _lib.SSL_ERROR_ZERO_RETURN:
+        if error == ZERO_RETURN:
             return self._left()
         try:
-            self._explain(result)
-        except SSL.Error as error:
-            return self._failed(error)
+            self._session.explain()
+        except SSL.Error as reason:
+            return self._failed(reason)
         return None
-
-    def _explain(self, result: int) -> None:
-        """Raise what a result of OpenSSL means that is no success."""
-        self._tls._raise_ssl_error(self._ssl, result)  # noqa: SLF001
 
     # -- the handshake ------------------------------------------------------------------------------------------------
 
@@ -213,26 +198,22 @@ class SecureServer(PlainServer):
     def _step(self) -> None:
         """Have OpenSSL take a record of the handshake. Raises SSL.Error."""
         record, self._heard = self._heard, b""
-        self._tls.bio_write(record)
-        _lib.ERR_clear_error()
-        result = _lib.SSL_do_handshake(self._ssl)
-        why = _lib.SSL_ERROR_NONE if result > 0 else _lib.SSL_get_error(self._ssl, result)
+        session = self._session
+        session.give(record)
         try:
-            if why not in (_lib.SSL_ERROR_NONE, _lib.SSL_ERROR_WANT_READ):
-                self._explain(result)
+            self._shaken = session.do_handshake()
+            if not self._shaken and session.error() != WANT_READ:
+                session.explain()
         finally:
-            with contextlib.suppress(SSL.WantReadError):
-                self._unsent += self._tls.bio_read(_ANSWER)
-        self._shaken = result > 0
+            self._unsent += session.take()
 
     def _begin(self) -> None:
         """The handshake is done: from now on OpenSSL has the socket, and its messages are counted."""
-        _lib.SSL_set_fd(self._ssl, self.fileno())
+        self._session.use_socket(self.fileno())
         self._up = True
-        if _lib.SSL_version(self._ssl) < SSL.TLS1_3_VERSION:
+        if self._tls.get_protocol_version() < SSL.TLS1_3_VERSION:
             self._quiet_most = 0  # what may come is renegotiation, which we do not do
-        _by_ssl[self._ssl] = self
-        _lib.SSL_set_info_callback(self._ssl, _on_state)
+        self._session.listen(self)
         if self._waiting:
             super().startWriting()
 
@@ -245,7 +226,7 @@ class SecureServer(PlainServer):
         """Count a message that is no data. OpenSSL reads on as long as such messages come, if it is not stopped."""
         self._quiet += 1
         if self._quiet > self._quiet_most:
-            _lib.SSL_set_shutdown(self._ssl, SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+            self._session.stop()
 
     # -- the end of reading -------------------------------------------------------------------------------------------
 
@@ -255,9 +236,8 @@ class SecureServer(PlainServer):
             self.stopReading()
             self.disconnecting = 1
             return None
-        _lib.ERR_clear_error()
         with contextlib.suppress(SSL.Error):
-            self._tls.shutdown()
+            self._session.shutdown()
         return CONNECTION_DONE
 
     def _refuse(self, text: str) -> Exception:
@@ -292,14 +272,13 @@ class SecureServer(PlainServer):
 
     def writeSomeData(self, data: bytes | memoryview) -> Any:
         """Send as much of ``data`` as the socket takes; return how much, or what ends the connection."""
-        sent, size = 0, len(data) if self._up else 0
+        sent, size, session = 0, len(data) if self._up else 0, self._session
         while sent < size:
-            piece = bytes(data[sent : sent + _RECORD])  # a copy only if it is not all of it
-            _lib.ERR_clear_error()
-            count = _lib.SSL_write(self._ssl, piece, len(piece))
+            piece = bytes(data[sent : sent + RECORD_BYTES])  # a copy only if it is not all of it
+            count = session.write(piece)
             if count <= 0:
                 try:
-                    self._explain(count)
+                    session.explain()
                 except (SSL.WantWriteError, SSL.WantReadError):
                     return sent
                 except SSL.Error:
@@ -323,9 +302,8 @@ class SecureServer(PlainServer):
     def _postLoseConnection(self) -> Ending:
         """All is sent: say goodbye, once; then the peer's is awaited."""
         if not self._writeDisconnected:
-            _lib.ERR_clear_error()
             try:
-                if self._tls.shutdown():
+                if self._session.shutdown():
                     return CONNECTION_DONE
             except SSL.WantWriteError:
                 self.startWriting()
@@ -344,7 +322,7 @@ class SecureServer(PlainServer):
         """Tell the protocol why, and who listens for refusals."""
         if not hasattr(self, "socket"):
             return  # it has been told
-        _by_ssl.pop(self._ssl, None)
+        self._session.forget()
         told = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
         failed = None if told else self._cause.ended(reason)
         peer = host_and_port(self.getPeer())
@@ -352,18 +330,6 @@ class SecureServer(PlainServer):
         self._listener = None
         if failed is not None and self._on_refused is not None:
             self._on_refused(peer, failed.kind, str(failed))
-
-
-# OpenSSL says of each message only which connection it came on. (pyOpenSSL would make a function for each connection.)
-_by_ssl: Final[dict[Any, SecureServer]] = {}
-
-
-@_ffi.callback("void (*)(const SSL *, int, int)")  # type: ignore[untyped-decorator]
-def _on_state(ssl: Any, where: int, _: int) -> None:
-    """Note a message that is no data: OpenSSL calls this at each step of a message, and when it is done with it."""
-    connection = _by_ssl.get(ssl)
-    if connection is not None and (where == _DONE or (where == _STEP and connection.refuses_messages)):
-        connection.count_message()
 
 
 class SecureUnixServer(SecureServer, unix.Server):
