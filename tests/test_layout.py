@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import notary
+from notary.config import ServerConfig, SignerConfig
+from notary.config.table import keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -340,3 +342,18 @@ def test_protocols_do_not_import_each_other(path: Path) -> None:
 )
 def test_an_import_across_protocols_is_caught(module: str, source: str, found: int) -> None:
     assert len(crossings(module, source)) == found
+
+
+def test_net_names_no_key_of_a_configuration() -> None:
+    """What net says of settings is in the words that its callers give it (notary.net.tls.wording)."""
+    known = {path for config in (ServerConfig, SignerConfig) for path, _, _ in keys(config) if "." in path}
+    named = re.compile("|".join(rf"\b{re.escape(path)}\b" for path in sorted(known)))
+    assert named.search("trust_service.tls_client_cert")
+    found = [
+        f"{name_of(path)}: {key}"
+        for path in python_files("notary/net")
+        for node in ast.walk(ast.parse(read(path)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for key in named.findall(node.value)
+    ]
+    assert found == []

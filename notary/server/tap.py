@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
-from notary.config.files import certificate_files
+from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS, certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.environment import first_environment
 from notary.daemon.inspection import make_manhole, watch
@@ -32,6 +32,7 @@ from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVer
 from notary.net.grpc import Channel
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
+from notary.net.tls.wording import Wording
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
@@ -95,7 +96,9 @@ class Server(Serving):
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
-            self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+            self._tls = contexts.server_options(
+                files.tls_cert_file, files.tls_key_file, files.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
         self._signer_tls: contexts.ClientOptions | None = None
         self._signing = timed(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
         self._health: Health | None = None
@@ -181,13 +184,22 @@ class Server(Serving):
         parts = []
         if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
             pair = server.tls_cert_file, server.tls_key_file
-            load: Callable[[], Any] = partial(contexts.server_context, *pair, server.client_ca_file)
+            load: Callable[[], Any] = partial(
+                contexts.server_context, *pair, server.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
             keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
             parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
         if self._signer_tls is not None:
             files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
             keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
-            parts.append(part(keys, files, partial(contexts.client_context, *files), self._signer_tls.use))
+            parts.append(
+                part(
+                    keys,
+                    files,
+                    partial(contexts.client_context, *files, wording=Wording(**SIGNER_CLIENT_TLS)),
+                    self._signer_tls.use,
+                )
+            )
         if isinstance(self._access, TokenAuth) and bundle is not None:
             keys = ("auth.options.rootcertbundle",)
             parts.append(part(keys, (bundle,), partial(load_bundle, bundle), self._access.trust))
@@ -206,7 +218,11 @@ class Server(Serving):
             return LocalSigner()
         self._log.info("Using remote signing service")
         options = contexts.client_options(
-            trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
+            trust.hostname,
+            trust.tls_ca_file,
+            trust.tls_client_cert,
+            trust.tls_client_key,
+            wording=Wording(**SIGNER_CLIENT_TLS),
         )
         self._signer_tls = options
         return RemoteSigner(Channel.to(self.reactor, trust.hostname, trust.port, options), trust.key_algorithm)

@@ -20,9 +20,11 @@ from notary import certs
 from notary.admin.command import Status, command
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
+from notary.config.files import SERVER_TLS
 from notary.errors import ConfigError, InvalidCertificate
 from notary.net.grpc import Channel, RpcError
 from notary.net.tls import contexts
+from notary.net.tls.wording import Wording
 from notary.proto import health_pb2
 
 SECONDS: Final = 4.0
@@ -71,8 +73,13 @@ def _ask_server(config: ServerConfig) -> str:
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
     """Call the health service; "" or what is wrong."""
     address, files = config.server.grpc_addr, config.server
+    own = SERVER_TLS["cert_file"]
     options = contexts.client_options(
-        _name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file
+        _name(files.tls_cert_file),
+        files.tls_cert_file,
+        files.tls_cert_file,
+        files.tls_key_file,
+        wording=Wording(own, SERVER_TLS["key_file"], trusted=own, client_cert=own),
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)

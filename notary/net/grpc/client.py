@@ -480,8 +480,7 @@ class Channel:
         self._connecting = True
         factory: Any = _Factory(self)
         if self._tls is not None:
-            trusted_by = getattr(self._tls, "trusted_by", "the trusted certificates")
-            factory = HandshakeFactory(self._tls, factory, self.clock, trusted_by=trusted_by)
+            factory = HandshakeFactory(self._tls, factory, self.clock)
         self._attempt = self._endpoint.connect(factory)
         self._attempt.addErrback(self._not_connected)
 

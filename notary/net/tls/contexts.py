@@ -7,7 +7,6 @@ client trusts the bundle it was given and nothing else; files are read when a co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,7 @@ from notary.net.refusals import HandshakeFailed, unreadable_certificate
 from notary.net.tls.files import trust, use_certificate
 from notary.net.tls.openssl import ClientConnection
 from notary.net.tls.verdicts import Cause, explain_verify_error, explain_wrong_name
+from notary.net.tls.wording import PLAIN, Wording
 
 _log = Logger()
 
@@ -47,7 +47,8 @@ class ServerOptions:
     ``use`` replaces the context: the connections that are made from then on use the new one.
     """
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, context: SSL.Context, wording: Wording = PLAIN) -> None:
+        self.wording = wording
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
@@ -69,8 +70,8 @@ class ClientOptions:
     ``use`` replaces the context: the connections that are made from then on use the new one.
     """
 
-    def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
-        self.trusted_by = trusted_by
+    def __init__(self, context: SSL.Context, hostname: str, wording: Wording = PLAIN) -> None:
+        self.wording = wording
         self._hostname = hostname
         self._is_address = is_address(hostname)
         self.use(context)
@@ -91,7 +92,7 @@ class ClientOptions:
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
         cause: Cause = connection.get_app_data().cause
         if not trusted:
-            return _refuse(cause, explain_verify_error(certificate, error, depth, self.trusted_by))
+            return _refuse(cause, explain_verify_error(certificate, error, depth, self.wording.trusted))
         if depth > 0:
             return True
         try:
@@ -120,22 +121,22 @@ def server_context(
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
     *,
-    section: str = "server",
+    wording: Wording = PLAIN,
 ) -> SSL.Context:
     """Return the context of a server.
 
     ``cert_file`` holds the leaf, then the intermediates; with ``client_ca_file`` every client must show a certificate
-    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``section`` is where the
-    configuration names the files, for messages. Raises ConfigError. An expired certificate is only warned about: a
+    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``wording`` names the files
+    in messages. Raises ConfigError. An expired certificate is only warned about: a
     server that does not start helps nobody, and its clients will say so.
     """
     context = _context(SSL.TLS_SERVER_METHOD)
-    use_certificate(context, f"{section}.tls_cert_file", cert_file, f"{section}.tls_key_file", key_file)
+    use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
     if client_ca_file is not None:
-        trust(context, f"{section}.client_ca_file", client_ca_file)
-        context.set_verify(_DEMAND, partial(_verify_client, f"{section}.client_ca_file"))
+        trust(context, wording.trusted, client_ca_file)
+        context.set_verify(_DEMAND, _verify_client)
         # OpenSSL resumes the session of a client with a certificate only within a named context.
         context.set_session_id(b"notary")
     return context
@@ -147,10 +148,10 @@ def server_options(
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
     *,
-    section: str = "server",
+    wording: Wording = PLAIN,
 ) -> ServerOptions:
     """Return what `listen` needs for TLS; see `server_context`."""
-    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
+    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, wording=wording), wording)
 
 
 def client_context(
@@ -159,7 +160,7 @@ def client_context(
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
     *,
-    section: str = "trust_service",
+    wording: Wording = PLAIN,
 ) -> SSL.Context:
     """Return the context of a client.
 
@@ -168,10 +169,10 @@ def client_context(
     """
     context = _context(SSL.TLS_CLIENT_METHOD)
     if cert_file is not None and key_file is not None:
-        use_certificate(context, f"{section}.tls_client_cert", cert_file, f"{section}.tls_client_key", key_file)
+        use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_alpn_protos(list(protocols))
     if ca_file is not None:
-        trust(context, f"{section}.tls_ca_file", ca_file)
+        trust(context, wording.trusted, ca_file)
     else:
         context.set_default_verify_paths()
     return context
@@ -183,17 +184,18 @@ def client_options(
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
+    *,
+    wording: Wording = PLAIN,
 ) -> ClientOptions:
     """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`; see `client_context`."""
-    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols), hostname)
+    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols, wording=wording), hostname, wording)
 
 
-def _verify_client(
-    trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
-) -> bool:
-    return bool(trusted) or _refuse(
-        connection.get_app_data(), explain_verify_error(certificate, error, depth, trusted_by)
-    )
+def _verify_client(connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+    if trusted:
+        return True
+    cause: Cause = connection.get_app_data()
+    return _refuse(cause, explain_verify_error(certificate, error, depth, cause.wording.trusted))
 
 
 def _context(method: int) -> SSL.Context:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from notary.net.tcp import ReadListener
 from notary.net.tls.verdicts import Cause
+from notary.net.tls.wording import PLAIN, Wording
 
 
 class Handshake(TLSMemoryBIOProtocol):
@@ -34,7 +36,7 @@ class Handshake(TLSMemoryBIOProtocol):
 
     def __init__(self, factory: HandshakeFactory, *args: Any) -> None:
         super().__init__(factory, *args)
-        self.cause = Cause(factory.trusted_by)
+        self.cause = Cause(factory.wording)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what was read from the socket; remember how it began, and tell where it ends."""
@@ -71,12 +73,13 @@ class Handshake(TLSMemoryBIOProtocol):
 class HandshakeFactory(TLSMemoryBIOFactory):
     """Puts :class:`Handshake` under the client's protocols of another factory.
 
-    ``creator`` makes the OpenSSL side; ``trusted_by`` is the key of the configuration that names the trusted
-    certificates.
+    ``creator`` makes the OpenSSL side; its ``wording``, if it has one, names the settings in messages.
     """
 
     protocol = Handshake
 
-    def __init__(self, creator: Any, wrapped: Any, clock: Any, *, trusted_by: str) -> None:
+    def __init__(
+        self, creator: IOpenSSLClientConnectionCreator, wrapped: IProtocolFactory, clock: IReactorTime
+    ) -> None:
         super().__init__(creator, isClient=True, wrappedFactory=wrapped, clock=clock)
-        self.trusted_by = trusted_by
+        self.wording: Wording = getattr(creator, "wording", PLAIN)

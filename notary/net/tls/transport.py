@@ -59,7 +59,7 @@ class SecureServer(PlainServer):
 
     def __init__(self, options: ServerOptions, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
         self._on_refused = on_refused
-        self._cause = Cause("server.client_ca_file")
+        self._cause = Cause(options.wording)
         self._tls: SSL.Connection = options.connection(self._cause)
         self._session = Session(self._tls)
         self._heard = b""  # of a record of the handshake that has not come whole

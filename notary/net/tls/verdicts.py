@@ -20,6 +20,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from notary.net.refusals import HandshakeFailed, RefusalKind, shorten
+from notary.net.tls.wording import Wording
 
 _UNREADABLE: Final = "a name that cannot be read"
 _RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
@@ -41,11 +42,11 @@ _VERIFY_ERRORS: Final = {
 }
 
 
-def explain_verify_error(certificate: X509, number: int, depth: int, trusted_by: str) -> HandshakeFailed:
+def explain_verify_error(certificate: X509, number: int, depth: int, trusted: str) -> HandshakeFailed:
     """Return what OpenSSL's verification error ``number`` means for a ``certificate`` that the peer showed.
 
-    ``depth`` is 0 for its own, more for those above that; ``trusted_by`` is the key of the
-    configuration that names the trusted certificates.
+    ``depth`` is 0 for its own, more for those above that; ``trusted`` names the file
+    of the trusted certificates.
     """
     subject, issuer = _names(certificate)
     place = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
@@ -59,7 +60,7 @@ def explain_verify_error(certificate: X509, number: int, depth: int, trusted_by:
     if number in _UNKNOWN_ISSUER:
         return HandshakeFailed(
             RefusalKind.UNKNOWN_ISSUER,
-            f"{whose} leads to no certificate in {trusted_by}; add {issuer} there, or give the peer another one",
+            f"{whose} leads to no certificate in {trusted}; add {issuer} there, or give the peer another one",
         )
     text = _VERIFY_ERRORS.get(number, f"OpenSSL's verification error {number}")
     return HandshakeFailed(RefusalKind.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
@@ -105,7 +106,7 @@ _ALERTS: Final = {
     ),
     "certificate required": (
         RefusalKind.NO_CERTIFICATE,
-        "the peer demands a certificate and was shown none; give it one (trust_service.tls_client_cert)",
+        "the peer demands a certificate and was shown none; give it one ({client_cert})",
     ),
     "no application protocol": (RefusalKind.PROTOCOL, "the peer speaks other protocols (ALPN) than we do"),
     "protocol version": (
@@ -120,7 +121,7 @@ _ALERTS: Final = {
 _REASONS: Final = {
     "peer did not return a certificate": (
         RefusalKind.NO_CERTIFICATE,
-        "the peer showed no certificate, which {trusted_by} demands (a server shows trust_service.tls_client_cert)",
+        "the peer showed no certificate, which {trusted} demands (a server shows {client_cert})",
     ),
     "unsupported protocol": (
         RefusalKind.PROTOCOL,
@@ -132,14 +133,15 @@ _PLAINTEXT: Final = "the peer does not speak TLS ({said}); one side is configure
 _GONE: Final = "the peer closed the connection in the middle of the TLS handshake without saying why; its log may"
 
 
-def _of_openssl(error: SSL.Error, ours: X509 | None, trusted_by: str) -> HandshakeFailed:
+def _of_openssl(error: SSL.Error, ours: X509 | None, wording: Wording) -> HandshakeFailed:
     """Return what an error of OpenSSL means that is no verdict on the peer's certificate."""
     reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
     for reason in reasons:
         _, alert, text = reason.partition("alert ")
         kind, words = (_ALERTS if alert else _REASONS).get(text if alert else reason, (None, ""))
         if kind is not None:
-            return HandshakeFailed(kind, f"{words.format(ours=_ours(ours), trusted_by=trusted_by)} (TLS: {reason})")
+            words = words.format(ours=_ours(ours), trusted=wording.trusted, client_cert=wording.client_cert)
+            return HandshakeFailed(kind, f"{words} (TLS: {reason})")
     return HandshakeFailed(RefusalKind.OTHER, f"TLS: {'; '.join(reasons) or 'closed without a word'}")
 
 
@@ -204,13 +206,10 @@ def is_tls(said: bytes) -> bool:
 
 
 class Cause:
-    """What is known of why one handshake fails.
+    """What is known of why one handshake fails; ``wording`` names the settings of our side."""
 
-    ``trusted_by`` is the key of the configuration that names the trusted certificates.
-    """
-
-    def __init__(self, trusted_by: str) -> None:
-        self.trusted_by = trusted_by
+    def __init__(self, wording: Wording) -> None:
+        self.wording = wording
         self.verdict: HandshakeFailed | None = None
         """What the verification of the peer's certificate found wrong."""
         self.first = b""
@@ -229,7 +228,7 @@ class Cause:
             or not (error.args and error.args[0])
         ):
             return None
-        return _of_openssl(error, ours, self.trusted_by)
+        return _of_openssl(error, ours, self.wording)
 
     def ended(self, reason: Failure) -> HandshakeFailed | None:
         """Return what the end of the connection means before the handshake was done; None if nothing was said yet."""

@@ -222,9 +222,7 @@ async def test_both_versions_of_tls(world: World, shown: str | None, why: Refusa
         context.use_certificate_file(str(certificate))
         context.use_privatekey_file(str(key))
     client = Silent()
-    factory = HandshakeFactory(
-        ClientOptions(context, "localhost"), Factory.forProtocol(lambda: client), reactor, trusted_by="ca"
-    )
+    factory = HandshakeFactory(ClientOptions(context, "localhost"), Factory.forProtocol(lambda: client), reactor)
     await TCP4ClientEndpoint(reactor, "127.0.0.1", world.number).connect(factory)
     told = await client.ended
     await world.heard
@@ -236,7 +234,7 @@ async def test_both_versions_of_tls(world: World, shown: str | None, why: Refusa
 async def test_a_client_that_refuses_our_name_says_so(world: World) -> None:
     client = Silent()
     options = client_options("elsewhere", world.ca)
-    factory = HandshakeFactory(options, Factory.forProtocol(lambda: client), reactor, trusted_by=options.trusted_by)
+    factory = HandshakeFactory(options, Factory.forProtocol(lambda: client), reactor)
     await TCP4ClientEndpoint(reactor, "127.0.0.1", world.number).connect(factory)
     told = await client.ended
     await world.heard

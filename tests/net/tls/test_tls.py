@@ -23,11 +23,13 @@ from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 
+from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
 from notary.errors import ConfigError
 from notary.net.http.site import Call, Limits, Response, Site
 from notary.net.listen import listen
 from notary.net.refusals import HandshakeFailed, RefusalKind
 from notary.net.tls.contexts import GRPC, ClientOptions, client_options, server_context, server_options
+from notary.net.tls.wording import Wording
 from tests.support.certs import DAY, Authority, Leaf, key_pem, pem
 from tests.support.tlsclient import connected
 
@@ -352,6 +354,8 @@ async def test_a_certificate_without_names_is_nobodys(world: World, serve) -> No
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
+SERVER = Wording(**SERVER_TLS)
+CLIENT = Wording(**SIGNER_CLIENT_TLS)
 NOT_PEM = b"\x30\x82 not PEM"
 HALF = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -403,7 +407,7 @@ def test_files_that_cannot_be_used(world: World, which: str, content: object, me
     files[which] = bad
     server_key = {"cert": "server.tls_cert_file", "key": "server.tls_key_file", "ca": "server.client_ca_file"}
     with pytest.raises(ConfigError) as caught:
-        server_options(files["cert"], files["key"], files["ca"])
+        server_options(files["cert"], files["key"], files["ca"], wording=SERVER)
     assert str(caught.value).startswith(f'{server_key[which]}: "{bad}" {message}')
     assert "\n" not in str(caught.value)
     client_key = {
@@ -412,7 +416,7 @@ def test_files_that_cannot_be_used(world: World, which: str, content: object, me
         "ca": "trust_service.tls_ca_file",
     }
     with pytest.raises(ConfigError) as caught:
-        client_options("localhost", files["ca"], files["cert"], files["key"])
+        client_options("localhost", files["ca"], files["cert"], files["key"], wording=CLIENT)
     assert str(caught.value).startswith(f'{client_key[which]}: "{bad}" {message}')
 
 
@@ -436,7 +440,7 @@ def test_a_certificate_out_of_time_is_warned_about(
 ) -> None:
     leaf = world.middle.leaf("localhost", starts=starts, ends=ends)
     cert, key = leaf.write(world.folder, "dated")
-    server_options(cert, key, cert)
+    server_options(cert, key, cert, wording=SERVER)
     if warning is None:
         assert warnings == []
     else:
