@@ -39,11 +39,11 @@ from notary.errors import (
     Unauthorized,
 )
 from notary.net.grpc import Context, Peer
-from notary.net.grpc.fast import QuickDecoder
+from notary.net.grpc.fast import FastDecoder
 from notary.net.grpc.frames import (
     Malformed,
     Message,
-    Refused,
+    NotGrpc,
     Scanner,
     Violation,
     check_answer,
@@ -457,7 +457,7 @@ def _form(parts: Sequence[Part], boundary: str) -> bytes:
 
 def header_blocks(data: bytes) -> None:
     """Blocks of HPACK, each behind its length: the quick decoder says what the library says, twice over."""
-    slow, quick = Decoder(max_header_list_size=300), QuickDecoder(len)
+    slow, quick = Decoder(max_header_list_size=300), FastDecoder(len)
     quick.max_header_list_size = 300
     for block in _pieces(data):
         for _ in range(2):
@@ -485,7 +485,7 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def _heads(fields: Sequence[tuple[bytes, bytes]]) -> None:
-    with suppress(Malformed, Refused):
+    with suppress(Malformed, NotGrpc):
         path, timeout = parse_request(fields)
         assert path
         if timeout is not None:

@@ -9,9 +9,20 @@ a peer can make the other side do for nothing is counted. One reactor thread doe
 from __future__ import annotations
 
 from notary.net.grpc.client import Channel, State
-from notary.net.grpc.connection import Limits
+from notary.net.grpc.connection import GrpcLimits
 from notary.net.grpc.server import Context, GrpcFactory, Handler, Peer
 from notary.net.grpc.status import RpcError, Status
 from notary.work.backoff import Backoff
 
-__all__ = ["Backoff", "Channel", "Context", "GrpcFactory", "Handler", "Limits", "Peer", "RpcError", "State", "Status"]
+__all__ = [
+    "Backoff",
+    "Channel",
+    "Context",
+    "GrpcFactory",
+    "GrpcLimits",
+    "Handler",
+    "Peer",
+    "RpcError",
+    "State",
+    "Status",
+]

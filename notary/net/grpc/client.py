@@ -44,7 +44,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net.address import join
-from notary.net.grpc.connection import Connection, Limits, describe
+from notary.net.grpc.connection import GrpcLimits, Http2Connection, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
 from notary.net.tls.handshake import HandshakeFactory
@@ -55,7 +55,7 @@ _log = Logger()
 _LAST_CALL: Final = (1 << 31) - 3  # the number of the last stream of a connection
 _CLOSED: Final = "the channel is closed"
 _CHECK_SECONDS: Final = 1.0
-_LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
+_LIMITS: Final = GrpcLimits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
 
 _Head: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -73,7 +73,7 @@ class State(Enum):
 class _Call:
     """One call, from the caller's request to its answer."""
 
-    __slots__ = ("began", "body", "connection", "deadline", "head", "message", "result", "retried", "stream", "timer")
+    __slots__ = ("body", "connection", "deadline", "head", "message", "result", "retried", "sent_at", "stream", "timer")
 
     def __init__(self, head: _Head, body: bytes, message: Message, deadline: float, result: Deferred[bytes]) -> None:
         self.head = head
@@ -84,11 +84,11 @@ class _Call:
         self.timer: IDelayedCall | None = None
         self.connection: _ClientConnection | None = None  # None while it waits
         self.stream = 0
-        self.began = 0.0  # when it was sent
+        self.sent_at = 0.0
         self.retried = False
 
 
-class _ClientConnection(Connection):
+class _ClientConnection(Http2Connection):
     client_side = True
 
     def __init__(self, channel: Channel) -> None:
@@ -108,20 +108,20 @@ class _ClientConnection(Connection):
         self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
-        if not self.spoke:
-            self.spoke = True
+        if not self.peer_spoke_http2:
+            self.peer_spoke_http2 = True
             self.channel.connected(self)
         else:
             self.channel.fill()
-        self.room(event)
+        self.on_window_update(event)
 
     def _check(self) -> None:
         now = self.clock.seconds()
         self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
-        self.check_life(now)
-        if self.closing is None and self.spoke and self.asked is None and self.calls:
-            oldest = next(iter(self.calls.values())).began
-            if now - max(self.heard, oldest) >= self.limits.keepalive:
+        self.check_deadlines(now)
+        if self.closing_since is None and self.peer_spoke_http2 and self.ping_sent_at is None and self.calls:
+            oldest = next(iter(self.calls.values())).sent_at
+            if now - max(self.last_received_at, oldest) >= self.limits.keepalive:
                 self.ping()
 
     def going_away(self, last_stream: int, code: int, debug: bytes) -> None:
@@ -133,12 +133,12 @@ class _ClientConnection(Connection):
         self.channel.leaving(self)
         for stream in [number for number in self.calls if number > last_stream]:
             call = self.calls.pop(stream, None)
-            self.unsend(stream)
+            self.discard_unsent(stream)
             if call is not None:
                 self.channel.again(call)
         self._maybe_leave()
 
-    def ending(self, reason: str) -> None:
+    def end_streams(self, reason: str) -> None:
         """Fail what is under way."""
         if self._checking is not None:
             self._checking.reset(self.limits.linger)
@@ -159,7 +159,7 @@ class _ClientConnection(Connection):
     def has_room(self) -> bool:
         """Whether a call may begin here."""
         return (
-            self.closing is None
+            self.closing_since is None
             and not self.leaving
             and len(self.calls) < self._h2.remote_settings.max_concurrent_streams
         )
@@ -168,7 +168,7 @@ class _ClientConnection(Connection):
         """Send a request."""
         h2 = self._h2
         stream = call.stream = h2.get_next_available_stream_id()
-        now = call.began = self.clock.seconds()
+        now = call.sent_at = self.clock.seconds()
         call.connection = self
         self.calls[stream] = call
         timeout = NeverIndexedHeaderTuple(b"grpc-timeout", encode_timeout(call.deadline - now))
@@ -177,13 +177,13 @@ class _ClientConnection(Connection):
         if stream >= _LAST_CALL:
             self.leaving = True
             self.channel.leaving(self)
-        self.later()
+        self.flush_soon()
 
     def forget(self, call: _Call, *, suspicious: bool) -> None:
         """Nobody waits for a call any more."""
         del self.calls[call.stream]
         self.reset(call.stream, ErrorCodes.CANCEL)
-        if suspicious and self.heard <= call.began and self.asked is None:
+        if suspicious and self.last_received_at <= call.sent_at and self.ping_sent_at is None:
             self.ping()
         self._after_call()
 
@@ -198,7 +198,7 @@ class _ClientConnection(Connection):
     def _finish(self, stream: int, result: bytes | RpcError) -> None:
         call = self.calls.pop(stream)
         self.good = True
-        self.earn()
+        self.earn_budget()
         self.reset(stream, ErrorCodes.CANCEL)  # if it is not over: one side said all before it heard all
         self.channel.finish(call, result)
         self._after_call()
@@ -213,7 +213,7 @@ class _ClientConnection(Connection):
             self._finish(event.stream_id, error)
 
     def _data(self, event: DataReceived) -> None:
-        self.seen(event)
+        self.replenish_window(event)
         call = self.calls.get(event.stream_id)
         if call is None:
             return
@@ -241,7 +241,7 @@ class _ClientConnection(Connection):
 
     def _reset_by_server(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self.unsend(stream)
+        self.discard_unsent(stream)
         call = self.calls.get(stream)
         if call is None:
             return
@@ -260,7 +260,7 @@ class _ClientConnection(Connection):
         TrailersReceived: _trailers,
         StreamEnded: _ended,
         StreamReset: _reset_by_server,
-        WindowUpdated: Connection.room,
+        WindowUpdated: Http2Connection.on_window_update,
         RemoteSettingsChanged: _settings,
     }
 
@@ -290,7 +290,7 @@ class Channel:
         *,
         name: str,
         tls: IOpenSSLClientConnectionCreator | None = None,
-        limits: Limits | None = None,
+        limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -323,7 +323,7 @@ class Channel:
         port: int,
         tls: IOpenSSLClientConnectionCreator | None = None,
         *,
-        limits: Limits | None = None,
+        limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
     ) -> Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
@@ -511,7 +511,7 @@ class Channel:
         """A connection takes no more calls."""
         if self._ready is connection:
             self._ready = None
-            lived = self.clock.seconds() - connection.since
+            lived = self.clock.seconds() - connection.created_at
             self._failures = 0 if connection.good or lived >= self._backoff.most else self._failures + 1
             if self._closed is None:
                 self._ensure()
@@ -519,11 +519,11 @@ class Channel:
     def lost(self, connection: _ClientConnection) -> None:
         """A connection is no more."""
         self._connections.discard(connection)
-        if not connection.spoke:
-            self._attempt_failed(connection.why)
+        if not connection.peer_spoke_http2:
+            self._attempt_failed(connection.end_reason)
             return
-        if connection.why and self._ready is None and self._closed is None:
-            self.last_error = connection.why
+        if connection.end_reason and self._ready is None and self._closed is None:
+            self.last_error = connection.end_reason
         self._maybe_closed()
 
     def _maybe_closed(self) -> None:

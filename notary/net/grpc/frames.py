@@ -109,7 +109,7 @@ class Malformed(Exception):
     """A head breaks the rules of HTTP/2; the stream is reset (RFC 9113, section 8.1.1)."""
 
 
-class Refused(Exception):
+class NotGrpc(Exception):
     """A request is HTTP but not gRPC; ``status`` is the HTTP status of the answer, ``headers`` go with it."""
 
     def __init__(self, status: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -122,7 +122,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def parse_request(headers: Headers) -> tuple[str, bytes | None]:
-    """Return the path of a request and its grpc-timeout. Raises Malformed, Refused."""
+    """Return the path of a request and its grpc-timeout. Raises Malformed, NotGrpc."""
     fields: dict[bytes, bytes] = {}
     pseudo = True
     for name, value in headers:
@@ -139,9 +139,9 @@ def parse_request(headers: Headers) -> tuple[str, bytes | None]:
     if fields.get(b"te", b"trailers") != b"trailers":
         raise Malformed("te is not for HTTP/2")
     if fields[b":method"] != b"POST":
-        raise Refused(b"405", ((b"allow", b"POST"),))
+        raise NotGrpc(b"405", ((b"allow", b"POST"),))
     if not _is_grpc(fields.get(b"content-type")):
-        raise Refused(b"415")
+        raise NotGrpc(b"415")
     return fields[b":path"].decode("latin-1"), fields.get(b"grpc-timeout")
 
 
