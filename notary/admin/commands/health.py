@@ -25,7 +25,7 @@ from notary.errors import ConfigError, InvalidCertificate
 from notary.net.grpc import Channel, RpcError
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
-from notary.proto import health_pb2
+from notary.proto import health_pb2, paths
 
 SECONDS: Final = 4.0
 """How long the daemon may take to answer."""
@@ -85,7 +85,7 @@ async def _ask_signer(config: SignerConfig, session: Session) -> str:
     session.at_end(channel.close)
     request = health_pb2.HealthCheckRequest()  # of the signer as a whole, for which client_names does not count
     try:
-        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), SECONDS)
+        answer = await channel.call(paths.CHECK_HEALTH, request.SerializeToString(), SECONDS)
     except RpcError as error:
         return f"the signer at {address} does not answer: {error}"
     if health_pb2.HealthCheckResponse.FromString(answer).status != health_pb2.HealthCheckResponse.SERVING:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from notary.errors import KeyNotFound, SigningFailed, SigningUnavailable
 from notary.net.grpc import Channel, RpcError, Status
-from notary.proto import health_pb2, signer_pb2
+from notary.proto import health_pb2, paths, signer_pb2
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
 
@@ -52,7 +52,7 @@ class RemoteSigner:
             return fail(SigningUnavailable(f"{MAX_CREATIONS} keys are being made already; try again later"))
         request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
         self._creating += 1
-        made = self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
+        made = self._call(paths.CREATE_KEY, request, signer_pb2.PublicKey, _public_key)
         return made.addBoth(self._created).addErrback(_later)
 
     def _created(self, result: Any) -> Any:
@@ -69,9 +69,7 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return key
 
-        return self._call(
-            "/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for
-        ).addErrback(_later)
+        return self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, asked_for).addErrback(_later)
 
     def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
         """See the port."""
@@ -82,14 +80,14 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return answer.algorithm.algorithm, answer.content
 
-        return self._call("/proto.Signer/Sign", request, signer_pb2.Signature, method_and_content)
+        return self._call(paths.SIGN, request, signer_pb2.Signature, method_and_content)
 
     async def _check(self) -> None:
-        for service in ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"):
+        for service in (paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER):
             request = health_pb2.HealthCheckRequest(service=service)
             try:
                 status = await self._call(
-                    "/grpc.health.v1.Health/Check",
+                    paths.CHECK_HEALTH,
                     request,
                     health_pb2.HealthCheckResponse,
                     lambda answer: answer.status,
