@@ -41,13 +41,14 @@ from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATI
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL, Repository
-from notary.server.validators import InThread, Validators
+from notary.server.validators import Validators
 from notary.storage import Change, Stored
 from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
 from notary.work.allowance import Allowance, Seldom
+from notary.work.threads import InThread
 
 JSON = "application/json"
 

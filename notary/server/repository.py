@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed, TooDemanding
 from notary.server.signing import SigningService, sign_draft
-from notary.server.validators import InThread, Validator
+from notary.server.validators import Validator
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.tuf import cost, draft, model, publish, refresh, validation
 from notary.tuf.model import (
@@ -39,6 +39,7 @@ from notary.tuf.model import (
 from notary.tuf.public import PublicKey
 from notary.tuf.validation import Plan
 from notary.work.singleflight import SingleFlight
+from notary.work.threads import InThread
 
 K = TypeVar("K")
 V = TypeVar("V")

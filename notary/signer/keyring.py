@@ -24,7 +24,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -35,6 +35,7 @@ from notary.tuf import private
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
 from notary.work.singleflight import SingleFlight
+from notary.work.threads import InThread
 
 CAPACITY: Final = 4096
 """How many unwrapped keys are kept: 15 megabytes of ecdsa keys, 38 of rsa."""
@@ -53,16 +54,6 @@ _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 _Wanted: TypeAlias = tuple[str, str, str]
 """What a key is asked for: gun, role and algorithm."""
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """Start ``work``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
 from twisted.internet.error import ProcessDone
@@ -82,6 +82,14 @@ def python_command(code: str) -> list[str]:
 def python_environment() -> dict[str, str]:
     """The variables by which another interpreter finds the modules that ours finds."""
     return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute())}
+
+
+class InProcess(Protocol):
+    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Start ``work``."""
+        ...
 
 
 class OffloadFailed(NotaryError):

@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 
 class InThread(Protocol):
-    """Runs a function in a thread."""
+    """Runs a plain function in a thread."""
 
     def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """The Deferred fires on the reactor's thread."""
+        """Start ``work``. The Deferred fires on the reactor's thread with the result."""
+        ...
 
 
 class Threads:

@@ -12,10 +12,10 @@ from typing import Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import KeyNotFound
-from notary.server.validators import InThread
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.public import PublicKey
+from notary.work.threads import InThread
 
 T = TypeVar("T")
 
