@@ -34,6 +34,7 @@ from notary.storage.keywrap import Passphrases, public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
+from notary.work.lru import Lru
 from notary.work.singleflight import SingleFlight
 from notary.work.threads import InThread
 
@@ -101,21 +102,20 @@ class Keyring:
         self._alias = alias
         self._in_thread = in_thread
         self._now = now
-        self._capacity = capacity
         self._allow = allow
         self._begun = 0  # creations
         self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
         self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
         """How often a key was asked for, by what came of it."""
-        self._unwrapped: OrderedDict[str, _Unwrapped] = OrderedDict()
-        self._asked_for: OrderedDict[_Wanted, None] = OrderedDict()
+        self._unwrapped: Lru[str, _Unwrapped] = Lru(capacity)
+        self._asked_for: Lru[_Wanted, bool] = Lru(capacity)
         self.hits = 0
         """How many times a key was in the cache."""
         self.misses = 0
         """How many times it was not."""
         self._deletions = 0
         self._creating = SingleFlight(self._create)
-        self._loading = SingleFlight(self._load, self._remember)
+        self._loading = SingleFlight(self._load, self._unwrapped.put)
         self._marking = SingleFlight(self._mark)
         self._deleting = SingleFlight(self._delete)
 
@@ -212,10 +212,7 @@ class Keyring:
     async def _create_now(self, wanted: _Wanted) -> PublicKey:
         # Those who ask for the first time nearly always need a new key, and the store looks once more in any case.
         kept = await self._store.pending(*wanted) if wanted in self._asked_for else None
-        self._asked_for[wanted] = None
-        self._asked_for.move_to_end(wanted)
-        if len(self._asked_for) > self._capacity:
-            self._asked_for.popitem(last=False)
+        self._asked_for.put(wanted, True)
         if kept is not None:
             self.creations["found"] += 1
             return public_half(kept)
@@ -233,7 +230,7 @@ class Keyring:
         kept = await self._store.add(row)
         self.creations["made" if kept.key_id == row.key_id else "found"] += 1
         if kept.key_id == row.key_id and deletions == self._deletions:
-            self._remember(kept.key_id, _Unwrapped(key, kept.role, pending=True))
+            self._unwrapped.put(kept.key_id, _Unwrapped(key, kept.role, pending=True))
         return public_half(kept)
 
     def _make(self, gun: str, role: str, algorithm: str) -> tuple[private.PrivateKey, StoredKey]:
@@ -255,13 +252,7 @@ class Keyring:
             self.misses += 1
         else:
             self.hits += 1
-            self._unwrapped.move_to_end(key_id)
         return known
-
-    def _remember(self, key_id: str, known: _Unwrapped) -> None:
-        self._unwrapped[key_id] = known
-        if len(self._unwrapped) > self._capacity:
-            self._unwrapped.popitem(last=False)
 
     async def _mark(self, key_id: str) -> None:
         await self._store.mark_used(key_id, self._now())
@@ -270,7 +261,7 @@ class Keyring:
         deleted = await self._store.delete(key_id)
         # Not before: until now the row could be read again.
         self._deletions += 1
-        self._unwrapped.pop(key_id, None)
+        self._unwrapped.pop(key_id)
         self._loading.forget(key_id)
         return deleted
 

@@ -5,9 +5,10 @@ Rules of this module: pure but for the clock that it is given; what it remembers
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from notary.work.lru import Lru
 
 _HOUR_SECONDS: Final = 3600.0
 
@@ -21,8 +22,7 @@ class Allowance:
     def __init__(self, per_hour: int, seconds: Callable[[], float], peers: int = 10_000) -> None:
         self._per_hour = per_hour
         self._seconds = seconds
-        self._peers = peers
-        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how much of it, and when that was true
+        self._used: Lru[str, tuple[float, float]] = Lru(peers)  # how much of the allowance, and the time of that figure
 
     def __len__(self) -> int:
         """How many peers are remembered."""
@@ -33,15 +33,11 @@ class Allowance:
         if not self._per_hour:
             return 0.0
         now = self._seconds()
-        used, since = self._used.get(peer, (0.0, now))
+        used, since = self._used.get(peer) or (0.0, now)
         used = max(0.0, used - (now - since) * self._per_hour / _HOUR_SECONDS) + 1
         if used > self._per_hour:
-            self._used.move_to_end(peer)
             return (used - self._per_hour) * _HOUR_SECONDS / self._per_hour
-        self._used[peer] = used, now
-        self._used.move_to_end(peer)
-        if len(self._used) > self._peers:
-            self._used.popitem(last=False)
+        self._used.put(peer, (used, now))
         return 0.0
 
 
