@@ -92,7 +92,7 @@ class Refusals:
             "connection from {peer} refused: {reason}{counted}",
             peer=peer,
             reason=message,
-            counted=f" (and {line.more} more like it since the last such line)" if line.more else "",
+            counted=line.counted,
         )
 
 

@@ -47,7 +47,8 @@ from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.publish import MAX_FILES
-from notary.work.allowance import Allowance, Seldom
+from notary.work.allowance import Allowance
+from notary.work.repeats import Seldom
 from notary.work.threads import InThread
 
 JSON = "application/json"

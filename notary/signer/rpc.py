@@ -31,7 +31,7 @@ from notary.proto import health_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import Metrics
 from notary.tuf.public import PublicKey
-from notary.work.allowance import Seldom
+from notary.work.repeats import Seldom
 from notary.work.singleflight import SingleFlight
 
 SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER})
