@@ -125,7 +125,7 @@ class Server(Serving):
         checks = {DATABASE: store.check, SIGNER: self._signing.check}
         self._health = health = Health(checks, self.reactor, metrics.set_health)
         await self.run(health)
-        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        offload = Offload(self.reactor)
         self.at_end(offload.close)
         validators = Validators(
             self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)

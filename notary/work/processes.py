@@ -25,9 +25,9 @@ from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IPullProducer, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
@@ -97,11 +97,10 @@ class OffloadFailed(NotaryError):
 
 
 class Offload:
-    """Runs functions in processes, at most ``at_once`` at a time; further ones wait for their turn."""
+    """Runs functions in processes. The caller bounds how many run at a time."""
 
-    def __init__(self, reactor: IReactorProcess, at_once: int, bounds: Bounds = Bounds()) -> None:
+    def __init__(self, reactor: IReactorProcess, bounds: Bounds = Bounds()) -> None:
         self._reactor = reactor
-        self._turns = DeferredSemaphore(at_once)
         self._bounds = bounds
         self._running: set[_Job] = set()
         self._closed = False
@@ -111,7 +110,7 @@ class Offload:
 
         Fails with what ``work`` raises, with TooDemanding, or with OffloadFailed.
         """
-        return cast("Deferred[T]", self._turns.run(self._start, (work, args, kwargs)))
+        return maybeDeferred(self._start, (work, args, kwargs))
 
     def _start(self, call: tuple[Any, ...]) -> Deferred[Any]:
         if self._closed:
