@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import join
+from notary.net.connections import Connections
 from notary.net.grpc.connection import GrpcLimits, Http2Connection
 from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, NotGrpc, decode_timeout, pack, parse_request
@@ -45,7 +46,7 @@ _log = Logger()
 
 _HEAD: Final = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _OK: Final = [(b"grpc-status", b"0")]
-_SWEEP_SECONDS: Final = 1.0
+_CLOSING_SECONDS: Final = 2.0  # beyond the time in which a sweep aborts a connection that does not close
 _FAULT: Final = "internal error"
 _SHOWN_CHARACTERS: Final = 100  # of the path of an unknown method
 
@@ -514,9 +515,7 @@ class GrpcFactory(_Factory):
         self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
         self.buffered = 0
         """The number of bytes in the messages of all open calls."""
-        self._connections: set[_ServerConnection] = set()
-        self._sweeping: IDelayedCall | None = None
-        self._stopped: Deferred[None] | None = None
+        self._connections = Connections(clock)
 
     @property
     def connections(self) -> int:
@@ -525,48 +524,20 @@ class GrpcFactory(_Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> _ServerConnection | None:
         """Return a new connection; None if the server is stopping."""
-        if self._stopped is not None:
+        if self._connections.draining:
             return None
         host, port = getattr(addr, "host", "?"), getattr(addr, "port", 0)
         made = _ServerConnection(self, join(host, port))
         self._connections.add(made)
-        if self._sweeping is None:
-            self._sweeping = self.clock.callLater(_SWEEP_SECONDS, self._sweep)
         return made
-
-    def _sweep(self) -> None:
-        self._sweeping = self.clock.callLater(_SWEEP_SECONDS, self._sweep)
-        now = self.clock.seconds()
-        for connection in list(self._connections):
-            connection.sweep(now)
 
     def forget(self, connection: _ServerConnection) -> None:
         """Forget a connection that is lost."""
         self._connections.discard(connection)
-        if self._connections:
-            return
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-        if self._stopped is not None and not self._stopped.called:
-            self._stopped.callback(None)
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """Take no more connections and calls, wait for the running calls, then end them. Returns when all is closed.
 
         The caller closes the listening ports first.
         """
-        if self._stopped is None:
-            self._stopped = Deferred()
-        if not self._connections:
-            return
-        for connection in list(self._connections):
-            connection.leave(grace_seconds / 2)
-        timer = self.clock.callLater(grace_seconds, self._give_up)
-        await self._stopped
-        if timer.active():
-            timer.cancel()
-
-    def _give_up(self) -> None:
-        for connection in list(self._connections):
-            connection.give_up()
+        await self._connections.drain(grace_seconds, self.limits.linger + _CLOSING_SECONDS)
