@@ -32,19 +32,19 @@ from notary.net.tls.wording import PLAIN, Wording
 _log = Logger()
 
 HTTP: Final = (b"http/1.1",)
-"""The protocols (ALPN) of HTTPS."""
+"""The ALPN protocols of HTTPS."""
 GRPC: Final = (b"h2",)
-"""The protocols (ALPN) of gRPC."""
+"""The ALPN protocols of gRPC."""
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
 _SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-"""Of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
+"""The cipher suites of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
 _DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``use`` replaces the context: the connections that are made from then on use the new one.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
     """
 
     def __init__(self, context: SSL.Context, wording: Wording = PLAIN) -> None:
@@ -52,11 +52,11 @@ class ServerOptions:
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
-        """Make connections with this context from now on."""
+        """Use this context for new connections."""
         self._context = context
 
     def connection(self, cause: Cause) -> SSL.Connection:
-        """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
+        """Return the OpenSSL side of a new connection, which notes in ``cause`` why it refuses the client."""
         connection = SSL.Connection(self._context)
         connection.set_app_data(cause)
         connection.set_accept_state()
@@ -67,7 +67,7 @@ class ServerOptions:
 class ClientOptions:
     """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
 
-    ``use`` replaces the context: the connections that are made from then on use the new one.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
     """
 
     def __init__(self, context: SSL.Context, hostname: str, wording: Wording = PLAIN) -> None:
@@ -77,7 +77,7 @@ class ClientOptions:
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
-        """Make connections with this context from now on."""
+        """Use this context for new connections."""
         context.set_verify(_DEMAND, self._verify)
         self._context = context
 
@@ -102,15 +102,15 @@ class ClientOptions:
                     verify_certificate_ip_address(leaf, self._hostname)
                 else:
                     verify_certificate_hostname(leaf, self._hostname)
-            except (VerificationError, CertificateError) as unlike:
-                return _refuse(cause, explain_wrong_name(leaf, self._hostname, unlike))
-        except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-            return _refuse(cause, unreadable_certificate(strange))
+            except (VerificationError, CertificateError) as mismatch:
+                return _refuse(cause, explain_wrong_name(leaf, self._hostname, mismatch))
+        except Exception as failure:  # noqa: BLE001 - parsers of strangers' bytes raise errors of all kinds
+            return _refuse(cause, unreadable_certificate(failure))
         return True
 
 
 def _refuse(cause: Cause, verdict: HandshakeFailed) -> bool:
-    """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
+    """Note why the peer's certificate is refused. OpenSSL then sends the peer an alert."""
     cause.verdict = verdict
     return False
 
@@ -125,10 +125,10 @@ def server_context(
 ) -> SSL.Context:
     """Return the context of a server.
 
-    ``cert_file`` holds the leaf, then the intermediates; with ``client_ca_file`` every client must show a certificate
-    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``wording`` names the files
-    in messages. Raises ConfigError. An expired certificate is only warned about: a
-    server that does not start helps nobody, and its clients will say so.
+    ``cert_file`` holds the leaf, then the intermediates. With ``client_ca_file`` every client must show a certificate
+    that is in this file or chains to one in it. ``protocols`` are offered by ALPN, best first. ``wording`` names the
+    files in messages. Raises ConfigError. An expired certificate causes only a warning: clients report it, and a server
+    that does not start would not help them.
     """
     context = _context(SSL.TLS_SERVER_METHOD)
     use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
@@ -164,8 +164,8 @@ def client_context(
 ) -> SSL.Context:
     """Return the context of a client.
 
-    Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
-    ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
+    The client trusts the certificates in ``ca_file`` and no others; without ``ca_file``, those of the system. It shows
+    the certificate of ``cert_file`` and ``key_file`` (both or neither). Raises ConfigError.
     """
     context = _context(SSL.TLS_CLIENT_METHOD)
     if cert_file is not None and key_file is not None:

@@ -22,13 +22,13 @@ from notary.net.tls.wording import PLAIN, Wording
 class Handshake(TLSMemoryBIOProtocol):
     """The client's side of TLS, as Twisted does it, with an explanation when it fails.
 
-    The default protocol of Twisted collects small writes for a turn of the reactor; ours are collected already.
+    Twisted's default protocol collects small writes for a reactor turn; our writes are collected already.
     """
 
     factory: HandshakeFactory
 
-    # Twisted has no public place where the cause of a failure can be seen before the connection is lost, nor a public
-    # way to tell whether a handshake is done; these are the names that its own subclass uses.
+    # Twisted has no public way to see the cause of a failure before the connection is lost, or whether a handshake is
+    # done. Its own subclass uses these names.
     _handshakeDone: bool
     _aborted: bool
     _reason: Failure | None
@@ -39,7 +39,7 @@ class Handshake(TLSMemoryBIOProtocol):
         self.cause = Cause(factory.wording)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what was read from the socket; remember how it began, and tell where it ends."""
+        """Process received bytes: note the first one, and tell a ReadListener the end of the read."""
         if not self.cause.first:
             self.cause.first = data[:1]
         protocol = self.wrappedProtocol
@@ -62,7 +62,7 @@ class Handshake(TLSMemoryBIOProtocol):
         super()._tlsShutdownFinished(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the protocol above why."""
+        """Report the end to the protocol above, with the reason of a failed handshake."""
         if not self._handshakeDone and not self._aborted:
             failed = self.cause.ended(self._reason or reason)
             if failed is not None:

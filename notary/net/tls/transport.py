@@ -1,12 +1,12 @@
 """Connections to a server with TLS.
 
-Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so what has not
-been read is still in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md); during the handshake
-this module hands it one record at a time. What a client can have OpenSSL do without sending data is counted and bounded
-(docs/adr/0018-records-without-data.md). An exception that nobody expected is logged and ends its
-connection; none reaches the reactor. Neither side's last words are lost: before a connection closes the server sends
-its goodbye and waits for the peer's, for as long as the protocol above lets it; and what has come is read, because a
-socket that is closed with unread input takes back what it has sent.
+Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so unread input
+stays in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md); during the handshake this module
+gives OpenSSL one record at a time. The work that a client causes in OpenSSL without sending data is counted and bounded
+(docs/adr/0018-records-without-data.md). An unexpected exception is logged and ends its connection; none reaches the
+reactor. A close loses no data of either side: the server sends its close_notify and waits for the peer's, as long as
+the protocol above allows; and it reads all input first, because a socket that is closed with unread input drops the
+data that it has sent.
 """
 
 from __future__ import annotations
@@ -34,27 +34,26 @@ from notary.net.tls.verdicts import Cause, is_tls
 
 _log = Logger()
 
-_HEAD: Final = 5  # bytes of the head of a record
-_SEALED: Final = RECORD_BYTES + 2048  # bytes that follow it at the most, encrypted (RFC 5246, section 6.2.3)
-_LEAST: Final = 512  # bytes that a record counts for, at least, when a share of the socket is read
+_HEAD_BYTES: Final = 5  # of a record
+_SEALED_BYTES: Final = RECORD_BYTES + 2048  # most bytes of an encrypted record (RFC 5246, section 6.2.3)
+_MIN_COUNTED_BYTES: Final = 512  # a smaller record counts as so many bytes of one read
 _GREETING_RECORDS: Final = 64
-"""Records that a client's half of a handshake may take. With a chain of certificates it is a dozen; who sends it a byte
-at a time keeps OpenSSL busy for a third of a second."""
+"""The most records in a client's half of a handshake. With a chain of certificates there are a dozen; a client that
+sends one byte a record would keep OpenSSL busy for a third of a second."""
 _QUIET_MESSAGES: Final = 32
-"""Messages (of TLS 1.3: KeyUpdate) that there may be between two records of data, the client's and our answers."""
+"""The most messages without data (in TLS 1.3: KeyUpdate) between two records of data, our answers included."""
 
 
 @implementer(ISSLTransport)
 class SecureServer(PlainServer):
     """A connection with TLS.
 
-    ``options`` makes the OpenSSL side (:class:`notary.net.tls.contexts.ServerOptions`); ``on_refused`` hears if the
-    handshake fails, except if we gave it up.
+    ``options`` makes the OpenSSL side. ``on_refused`` is called if the handshake fails, unless we aborted it.
     """
 
     _up = False  # the handshake is done
     _reading = False
-    _shaken = False  # OpenSSL has what it needs for that; the last of what it says may be unsent
+    _shaken = False  # OpenSSL has done the handshake; our last bytes of it may be unsent
     _stuck = False  # OpenSSL must write before it can read on
 
     def __init__(self, options: ServerOptions, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
@@ -62,15 +61,15 @@ class SecureServer(PlainServer):
         self._cause = Cause(options.wording)
         self._tls: SSL.Connection = options.connection(self._cause)
         self._session = Session(self._tls)
-        self._heard = b""  # of a record of the handshake that has not come whole
-        self._records = 0  # of the handshake
-        self._unsent = bytearray()  # of our half of the handshake
-        self._quiet = 0  # messages since the last data
+        self._heard = b""  # the received part of a handshake record
+        self._records = 0  # handshake records so far
+        self._unsent = bytearray()  # bytes of our half of the handshake
+        self._quiet = 0  # messages since the last record of data
         self._quiet_most = _QUIET_MESSAGES
         super().__init__(over, *args)
         self._listener = self.protocol if isinstance(self.protocol, ReadListener) else None
 
-    # -- what the protocol may ask ------------------------------------------------------------------------------------
+    # -- for the protocol above ----------------------------------------------------------------------------------------
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
@@ -84,17 +83,17 @@ class SecureServer(PlainServer):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def startReading(self) -> None:
-        """Ask to be told when there is something to read."""
+        """Have the reactor call ``doRead`` when there is input."""
         self._reading = True
         super().startReading()
 
     def stopReading(self) -> None:
-        """Leave in the socket what comes."""
+        """Leave further input in the socket."""
         self._reading = False
         super().stopReading()
 
     def doRead(self) -> Ending:
-        """Go on with the handshake, or read what has come."""
+        """Continue the handshake, or read the input."""
         try:
             if not self._up:
                 return self._shake_hands()
@@ -112,7 +111,10 @@ class SecureServer(PlainServer):
         return ending
 
     def _read(self) -> Ending:
-        """Read a fair share of the records that are there; only who wants to know where they end pays for asking."""
+        """Read a fair share of the available records.
+
+        Only a protocol that needs the end of a read (ReadListener) pays for the last call, which finds nothing.
+        """
         size, session = 0, self._session
         while True:
             data = session.read()
@@ -122,22 +124,21 @@ class SecureServer(PlainServer):
             if not self.disconnecting:
                 self.protocol.dataReceived(data)
             count = len(data)
-            size += max(_LEAST, count)
+            size += max(_MIN_COUNTED_BYTES, count)
             if not self._reading or size >= self.bufferSize or (self._listener is None and count < RECORD_BYTES):
                 return None
 
     def _not_read(self) -> Ending:
-        # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
-        # read.
+        # The common cases are handled here: pyOpenSSL would raise an exception, which costs as much as a read.
         if self._quiet > self._quiet_most:
-            said = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
-            return self._refuse(f"TLS: the peer sends {said}")
+            what = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
+            return self._refuse(f"TLS: the peer sends {what}")
         error = self._session.error()
         if error == WANT_READ:
             return None
         if error == WANT_WRITE:
-            # It owes an answer (to a KeyUpdate) that the socket does not take: until it does, the reactor would ask
-            # again and again for what nobody can read.
+            # OpenSSL has to send an answer (to a KeyUpdate) that the socket does not take yet. Until then it reads
+            # nothing, and the reactor would call us again and again.
             self._stuck = True
             super().stopReading()
             super().startWriting()
@@ -153,7 +154,7 @@ class SecureServer(PlainServer):
     # -- the handshake ------------------------------------------------------------------------------------------------
 
     def _shake_hands(self) -> Ending:
-        """Hand OpenSSL the records that have come, one at a time and none beyond the handshake; send what it says."""
+        """Give OpenSSL the received records one by one, none beyond the handshake, and send its answers."""
         try:
             while self._unsent or not self._shaken:
                 if self._unsent:
@@ -186,17 +187,17 @@ class SecureServer(PlainServer):
         return self.doRead() if self._reading else None
 
     def _missing(self) -> int:
-        """Bytes that are missing of the record that comes; none of one that OpenSSL will not take."""
+        """Return how many bytes of the current record are missing; 0 also for one that OpenSSL will refuse."""
         heard = self._heard
         if heard and not is_tls(heard):
             return 0
-        if len(heard) < _HEAD:
-            return _HEAD - len(heard)
+        if len(heard) < _HEAD_BYTES:
+            return _HEAD_BYTES - len(heard)
         size = heard[3] << 8 | heard[4]
-        return 0 if size > _SEALED else _HEAD + size - len(heard)
+        return 0 if size > _SEALED_BYTES else _HEAD_BYTES + size - len(heard)
 
     def _step(self) -> None:
-        """Have OpenSSL take a record of the handshake. Raises SSL.Error."""
+        """Have OpenSSL process a handshake record. Raises SSL.Error."""
         record, self._heard = self._heard, b""
         session = self._session
         session.give(record)
@@ -208,22 +209,22 @@ class SecureServer(PlainServer):
             self._unsent += session.take()
 
     def _begin(self) -> None:
-        """The handshake is done: from now on OpenSSL has the socket, and its messages are counted."""
+        """After the handshake: give OpenSSL the socket, and count its messages."""
         self._session.use_socket(self.fileno())
         self._up = True
         if self._tls.get_protocol_version() < SSL.TLS1_3_VERSION:
-            self._quiet_most = 0  # what may come is renegotiation, which we do not do
+            self._quiet_most = 0  # such a message would be renegotiation, which we do not do
         self._session.listen(self)
         if self._waiting:
             super().startWriting()
 
     @property
     def refuses_messages(self) -> bool:
-        """Whether no message may come: then the first step of one counts, before OpenSSL reads the rest of it."""
+        """True if no message may come. Then the first step of a message counts, before OpenSSL reads the rest of it."""
         return not self._quiet_most
 
     def count_message(self) -> None:
-        """Count a message that is no data. OpenSSL reads on as long as such messages come, if it is not stopped."""
+        """Count a message without data. OpenSSL would read on as long as such messages come, so it is stopped."""
         self._quiet += 1
         if self._quiet > self._quiet_most:
             self._session.stop()
@@ -231,7 +232,7 @@ class SecureServer(PlainServer):
     # -- the end of reading -------------------------------------------------------------------------------------------
 
     def _left(self) -> Ending:
-        """The peer has said goodbye: it hears what is in the queue, and then ours."""
+        """Answer the peer's close_notify: send the queued data, then our own close_notify."""
         if self._waiting:
             self.stopReading()
             self.disconnecting = 1
@@ -241,7 +242,7 @@ class SecureServer(PlainServer):
         return CONNECTION_DONE
 
     def _refuse(self, text: str) -> Exception:
-        """End the connection for a reason of ours."""
+        """End the connection because the peer broke one of our bounds."""
         self._failed(CONNECTION_LOST)
         return HandshakeFailed(RefusalKind.OTHER, text)
 
@@ -253,14 +254,14 @@ class SecureServer(PlainServer):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def startWriting(self) -> None:
-        """Ask to be told when the socket is writable; until then, and until the handshake is done, data is queued."""
+        """Have the reactor call ``doWrite`` when the socket is writable. Data is queued until then."""
         if self._up:
             super().startWriting()
         else:
             self._waiting = True
 
     def doWrite(self) -> Any:
-        """Go on with the handshake, or send what is in the queue."""
+        """Continue the handshake, or send the queued data."""
         if self._up:
             if self._stuck:
                 self._stuck = False
@@ -271,10 +272,10 @@ class SecureServer(PlainServer):
         return self.doRead()
 
     def writeSomeData(self, data: bytes | memoryview) -> Any:
-        """Send as much of ``data`` as the socket takes; return how much, or what ends the connection."""
+        """Send as much of ``data`` as the socket takes. Returns the number of bytes, or why the connection ends."""
         sent, size, session = 0, len(data) if self._up else 0, self._session
         while sent < size:
-            piece = bytes(data[sent : sent + RECORD_BYTES])  # a copy only if it is not all of it
+            piece = bytes(data[sent : sent + RECORD_BYTES])  # no copy if that is all of it
             count = session.write(piece)
             if count <= 0:
                 try:
@@ -289,7 +290,7 @@ class SecureServer(PlainServer):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def loseConnection(self, *_: object) -> None:
-        """Say goodbye when all is sent, then wait for the peer's; what it says until then is dropped."""
+        """Send close_notify after the queued data, then wait for the peer's. Input until then is dropped."""
         if not self.connected or self.disconnecting:
             return
         if not self._up and not self._waiting:
@@ -297,10 +298,10 @@ class SecureServer(PlainServer):
             return
         self.disconnecting = 1
         if not self._waiting and self._postLoseConnection() is not None:
-            self.startWriting()  # so that the reactor ends it
+            self.startWriting()  # then the reactor ends the connection
 
     def _postLoseConnection(self) -> Ending:
-        """All is sent: say goodbye, once; then the peer's is awaited."""
+        """All data is sent: send close_notify once, then wait for the peer's."""
         if not self._writeDisconnected:
             try:
                 if self._session.shutdown():
@@ -309,22 +310,22 @@ class SecureServer(PlainServer):
                 self.startWriting()
                 return None
             except SSL.Error:
-                pass  # what is wrong shows when it is read
-            self._writeDisconnected = True  # what is written from now on is dropped
+                pass  # the next read finds the error
+            self._writeDisconnected = True  # further data is dropped
         self.startReading()
         return None
 
     def readConnectionLost(self, reason: Failure) -> None:
-        """End: TLS has no half of a connection."""
+        """End the connection: TLS cannot be half closed."""
         self.connectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the protocol why, and who listens for refusals."""
+        """Report the end to the protocol, and a failed handshake to ``on_refused``."""
         if not hasattr(self, "socket"):
-            return  # it has been told
+            return  # the end was reported
         self._session.forget()
-        told = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
-        failed = None if told else self._cause.ended(reason)
+        reported = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
+        failed = None if reported else self._cause.ended(reason)
         peer = host_and_port(self.getPeer())
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
@@ -333,4 +334,4 @@ class SecureServer(PlainServer):
 
 
 class SecureUnixServer(SecureServer, unix.Server):
-    """One with TLS on a socket of the Unix domain."""
+    """A connection with TLS on a Unix socket."""

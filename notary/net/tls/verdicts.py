@@ -1,8 +1,8 @@
-"""Why a TLS connection did not come to be, in words that say what to do.
+"""Why a TLS handshake failed, in words that say what an operator can do.
 
-Rules of this module: no input or output. OpenSSL says "certificate verify failed" to every certificate that it does not
-like; what it found, and in which certificate, is told to the verification callback, which notes it in a :class:`Cause`.
-Names from a stranger's certificate are cut short.
+Rules of this module: no input or output. OpenSSL reports every refused certificate as "certificate verify failed";
+only the verification callback learns the reason and the certificate, and notes both in a :class:`Cause`. Names from a
+stranger's certificate are cut short.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from notary.net.refusals import HandshakeFailed, RefusalKind, shorten
 from notary.net.tls.wording import Wording
 
 _UNREADABLE: Final = "a name that cannot be read"
-_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
+_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of a TLS record (RFC 8446, section 5.1)
 
 
 # The numbers are those of openssl/x509_vfy.h.
@@ -43,9 +43,9 @@ _VERIFY_ERRORS: Final = {
 
 
 def explain_verify_error(certificate: X509, number: int, depth: int, trusted: str) -> HandshakeFailed:
-    """Return what OpenSSL's verification error ``number`` means for a ``certificate`` that the peer showed.
+    """Return the meaning of OpenSSL's verification error ``number`` for a ``certificate`` that the peer showed.
 
-    ``depth`` is 0 for its own, more for those above that; ``trusted`` names the file
+    ``depth`` is 0 for the peer's own certificate and more for those of its issuers; ``trusted`` names the file
     of the trusted certificates.
     """
     subject, issuer = _names(certificate)
@@ -67,7 +67,7 @@ def explain_verify_error(certificate: X509, number: int, depth: int, trusted: st
 
 
 def explain_wrong_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
-    """Return what it means that the peer's certificate is not that of the host ``wanted``."""
+    """Return the error for a peer whose certificate is not that of the host ``wanted``."""
     if isinstance(error, CertificateError):
         text = f"carries no name that counts (subjectAltName: {error})"
     else:
@@ -79,7 +79,7 @@ def explain_wrong_name(certificate: x509.Certificate, wanted: str, error: Except
     )
 
 
-# What follows "alert " in OpenSSL's text, whatever TLS version it puts before it. "{ours}" is our own certificate.
+# By the text after "alert " in OpenSSL's message. "{ours}" is our own certificate.
 _ALERTS: Final = {
     "unknown ca": (
         RefusalKind.OURS_REFUSED,
@@ -99,7 +99,7 @@ _ALERTS: Final = {
         RefusalKind.OURS_REFUSED,
         "the peer refused our certificate ({ours}): it is not for this use (extendedKeyUsage), or of a strange kind",
     ),
-    # What pyOpenSSL's side sends when it is the name that does not suit.
+    # pyOpenSSL sends this alert for a certificate with a wrong name.
     "internal error": (
         RefusalKind.OURS_REFUSED,
         "the peer broke off: so does a Notary server that connects to a name which our certificate ({ours}) lacks",
@@ -134,7 +134,7 @@ _GONE: Final = "the peer closed the connection in the middle of the TLS handshak
 
 
 def _of_openssl(error: SSL.Error, ours: X509 | None, wording: Wording) -> HandshakeFailed:
-    """Return what an error of OpenSSL means that is no verdict on the peer's certificate."""
+    """Return the meaning of an OpenSSL error other than a refusal of the peer's certificate."""
     reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
     for reason in reasons:
         _, alert, text = reason.partition("alert ")
@@ -152,8 +152,8 @@ def _ours(certificate: X509 | None) -> str:
     return f"{subject}, for {_alternatives(certificate.to_cryptography)}, issued by {issuer}"
 
 
-# Certificates are strangers' bytes, and what OpenSSL has read may be refused by the stricter reader whose words we use,
-# field by field and with exceptions of several kinds. A line in the log is not worth an exception.
+# Certificates are strangers' bytes. OpenSSL reads some that the stricter parser of cryptography refuses, field by field
+# and with exceptions of several kinds. A log line must not raise any of them.
 
 
 def _alternatives(read: Callable[[], x509.Certificate]) -> str:
@@ -175,7 +175,7 @@ def _names(certificate: X509) -> tuple[str, str]:
 
 
 def _name(read: Callable[[], x509.Name], otherwise: Callable[[], str] | None = None) -> str:
-    """Return a name in text, in the words of OpenSSL if our reader refuses it."""
+    """Return a name as text, printed by OpenSSL if cryptography refuses it."""
     try:
         return shorten(read().rfc4514_string()) or "no name"
     except Exception:  # noqa: BLE001 - see above
@@ -186,7 +186,7 @@ def _name(read: Callable[[], x509.Name], otherwise: Callable[[], str] | None = N
 
 
 def _printed(certificate: X509, field: bytes) -> str:
-    """Return a field as OpenSSL prints it, which escapes what is no text."""
+    """Return a field as OpenSSL prints it, with all but text escaped."""
     lines = dump_certificate(FILETYPE_TEXT, certificate).splitlines()
     found = next(line for line in lines if line.lstrip().startswith(field + b":"))
     return found.partition(b":")[2].strip().decode("ascii", "backslashreplace")
@@ -200,23 +200,23 @@ def _time(read: Callable[[], bytes | None]) -> str:
         return "a time that cannot be read"
 
 
-def is_tls(said: bytes) -> bool:
-    """Whether what a peer said first is the beginning of a record of TLS."""
-    return said[0] in _RECORDS
+def is_tls(received: bytes) -> bool:
+    """Return True if the first bytes of a peer begin a TLS record."""
+    return received[0] in _RECORDS
 
 
 class Cause:
-    """What is known of why one handshake fails; ``wording`` names the settings of our side."""
+    """Collects the reasons why one handshake fails; ``wording`` names the settings of our side."""
 
     def __init__(self, wording: Wording) -> None:
         self.wording = wording
         self.verdict: HandshakeFailed | None = None
-        """What the verification of the peer's certificate found wrong."""
+        """The refusal of the peer's certificate, if there is one."""
         self.first = b""
         """The first byte that the peer sent."""
 
     def explain(self, error: BaseException | None, ours: X509 | None) -> HandshakeFailed | None:
-        """Return what ended TLS, where ``ours`` is what we showed; None if the peer just closed the connection."""
+        """Return why TLS ended, where ``ours`` is our certificate; None if the peer just closed the connection."""
         if self.verdict is not None:
             return self.verdict
         if self.first and not is_tls(self.first):
@@ -231,7 +231,7 @@ class Cause:
         return _of_openssl(error, ours, self.wording)
 
     def ended(self, reason: Failure) -> HandshakeFailed | None:
-        """Return what the end of the connection means before the handshake was done; None if nothing was said yet."""
+        """Return why a connection ended during its handshake; None if the peer had sent nothing."""
         error = reason.value
         if isinstance(error, HandshakeFailed):
             return error
