@@ -20,8 +20,8 @@ from notary.daemon.reload import Part, Reloader
 from notary.errors import StorageUnreachable
 from notary.net.address import name_of
 from notary.net.listen import adopt, listen
+from notary.net.refusals import Refusals, refusal_level
 from notary.net.tls.contexts import ServerOptions
-from notary.net.tls.refusals import Refusals, refusal_level
 from notary.work.backoff import Backoff
 from notary.work.lifecycle import Assembly
 

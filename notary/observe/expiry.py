@@ -8,10 +8,10 @@ can be used for TLS is for ``tls.py`` to say.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -23,23 +23,15 @@ from twisted.logger import Logger
 
 from notary import certs
 from notary.errors import InvalidCertificate
+from notary.work.threads import InThread
 
 INTERVAL: Final = 60.0
 """Seconds between two readings of the files."""
 
 _DAY: Final = 86400.0
-_T = TypeVar("_T")
 
 Expiries = Mapping[tuple[str, str, str], float]
 """When each certificate expires, in seconds since 1970, by configuration key, subject and serial number (in hex)."""
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], _T], /) -> Deferred[_T]:
-        """Start ``work``."""
-        ...
 
 
 def certificates_in_use(files: Mapping[str, Path | None]) -> Expiries:

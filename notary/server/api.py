@@ -41,13 +41,15 @@ from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, Metrics
 from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
-from notary.server.validators import InThread, Validators
+from notary.server.validators import Validators
 from notary.storage import Change, Stored
 from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
 from notary.tuf.model import Gun
 from notary.tuf.publish import MAX_FILES
-from notary.work.allowance import Allowance, Seldom
+from notary.work.allowance import Allowance
+from notary.work.repeats import Seldom
+from notary.work.threads import InThread
 
 JSON = "application/json"
 

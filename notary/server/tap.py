@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
-from notary.config.files import certificate_files
+from notary.config.files import SERVER_TLS, certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.environment import first_environment
 from notary.daemon.inspection import make_manhole, watch
@@ -31,6 +31,7 @@ from notary.daemon.workers.worker import Worker, join
 from notary.errors import InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
+from notary.net.tls.wording import Wording
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
@@ -90,7 +91,9 @@ class Server(Serving):
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
-            self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+            self._tls = contexts.server_options(
+                files.tls_cert_file, files.tls_key_file, files.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
         trust = config.trust_service
         signing = services.SERVICES[trust.type](trust, reactor)
         self._log.info(signing.log_line)
@@ -120,7 +123,7 @@ class Server(Serving):
         checks = {DATABASE: store.check, SIGNER: self._signing.check}
         self._health = health = Health(checks, self.reactor, metrics.set_health)
         await self.run(health)
-        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        offload = Offload(self.reactor)
         self.at_end(offload.close)
         validators = Validators(
             self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)
@@ -179,7 +182,9 @@ class Server(Serving):
         parts = []
         if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
             pair = server.tls_cert_file, server.tls_key_file
-            load: Callable[[], Any] = partial(contexts.server_context, *pair, server.client_ca_file)
+            load: Callable[[], Any] = partial(
+                contexts.server_context, *pair, server.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
             keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
             parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
         sources = (*self._signing_sources(config.trust_service), *self._authentication.sources(config.auth))

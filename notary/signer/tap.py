@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
-from notary.config.files import certificate_files
+from notary.config.files import SERVER_TLS, certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.environment import first_environment
 from notary.daemon.inspection import make_manhole, watch
@@ -32,6 +32,7 @@ from notary.errors import KeyNotFound
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
+from notary.net.tls.wording import Wording
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
@@ -76,7 +77,7 @@ class Signer(Serving):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
-            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC
+            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC, wording=Wording(**SERVER_TLS)
         )
         self._metrics = Metrics(version=__version__)
         self._manhole = make_manhole(reactor, config.manhole, self)
@@ -122,7 +123,14 @@ class Signer(Serving):
         """What is read from files, by a configuration that may be newer than the one that this signer runs by."""
         files = config.server.tls_cert_file, config.server.tls_key_file, config.server.client_ca_file
         keys = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
-        return [part(keys, files, partial(contexts.server_context, *files, contexts.GRPC), self._tls.use)]
+        return [
+            part(
+                keys,
+                files,
+                partial(contexts.server_context, *files, contexts.GRPC, wording=Wording(**SERVER_TLS)),
+                self._tls.use,
+            )
+        ]
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()

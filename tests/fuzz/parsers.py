@@ -39,11 +39,11 @@ from notary.errors import (
     Unauthorized,
 )
 from notary.net.grpc import Context, Peer
-from notary.net.grpc.fast import QuickDecoder
+from notary.net.grpc.fast import FastDecoder
 from notary.net.grpc.frames import (
     Malformed,
     Message,
-    Refused,
+    NotGrpc,
     Scanner,
     Violation,
     check_answer,
@@ -56,7 +56,7 @@ from notary.net.grpc.status import RpcError
 from notary.net.http import fast as plain
 from notary.net.http import target
 from notary.net.http.multipart import Part, parse_multipart
-from notary.net.tls.verdicts import judge
+from notary.net.tls.verdicts import explain_verify_error
 from notary.server.auth.token import TokenAuth
 from notary.signer.clients import Clients
 from notary.storage.keywrap import unwrap
@@ -294,7 +294,7 @@ def _shown_in_a_handshake(der: bytes) -> None:
     except (crypto.Error, ValueError, UnsupportedAlgorithm):
         return
     for number in (9, 10, 18, 22, 1000):
-        assert judge(shown, number, 0, "server.client_ca_file").why
+        assert explain_verify_error(shown, number, 0, "server.client_ca_file").kind
     try:
         certificate = shown.to_cryptography()
     except Exception:  # noqa: BLE001 - the library's affair: what we make of it is asked above
@@ -457,7 +457,7 @@ def _form(parts: Sequence[Part], boundary: str) -> bytes:
 
 def header_blocks(data: bytes) -> None:
     """Blocks of HPACK, each behind its length: the quick decoder says what the library says, twice over."""
-    slow, quick = Decoder(max_header_list_size=300), QuickDecoder(len)
+    slow, quick = Decoder(max_header_list_size=300), FastDecoder(len)
     quick.max_header_list_size = 300
     for block in _pieces(data):
         for _ in range(2):
@@ -485,7 +485,7 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def _heads(fields: Sequence[tuple[bytes, bytes]]) -> None:
-    with suppress(Malformed, Refused):
+    with suppress(Malformed, NotGrpc):
         path, timeout = parse_request(fields)
         assert path
         if timeout is not None:

@@ -156,16 +156,16 @@ def _check_answers(said: bytes) -> None:
 
 
 def grpc(data: bytes) -> None:
-    """What a client of the signer's protocol sends: it is met alike with and without the shortcuts.
+    """What a client of the signer's protocol sends: it gets the same answers with and without the fast path.
 
     0xFF 0xFE parts what is sent at a time; the preface and the settings come by themselves.
     """
     pieces = data.split(b"\xff\xfe")[:12]
-    quick, slow = outcome(pieces, shortcut=True), outcome(pieces, shortcut=False)
+    quick, slow = outcome(pieces, fast=True), outcome(pieces, fast=False)
     assert quick["connected"] == slow["connected"]
     # Of calls that come in one piece with what ends the connection, h2 may answer fewer.
     assert quick == slow or not quick["connected"]
-    assert outcome(pieces, shortcut=True, step=1) == outcome(pieces, shortcut=False, step=1)
+    assert outcome(pieces, fast=True, step=1) == outcome(pieces, fast=False, step=1)
 
 
 class _Teller(Protocol):

@@ -22,10 +22,10 @@ from twisted.internet.interfaces import IReactorTCP
 from notary.config import TrustService
 from notary.errors import KeyNotFound
 from notary.server.sources import Source
-from notary.server.validators import InThread
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.public import PublicKey
+from notary.work.threads import InThread
 
 
 class SigningService(Protocol):
