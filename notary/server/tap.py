@@ -30,7 +30,7 @@ from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net.grpc import Channel
-from notary.net.http.site import Limits, Response, Site
+from notary.net.http.site import HttpLimits, Response, Site
 from notary.net.tls import contexts
 from notary.observe.metrics import Figures
 from notary.observe.readiness import STARTING
@@ -211,9 +211,9 @@ class Server(Serving):
         self._signer_tls = options
         return RemoteSigner(Channel.to(self.reactor, trust.hostname, trust.port, options), trust.key_algorithm)
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> HttpLimits:
         limits = self._config.limits
-        return Limits(
+        return HttpLimits(
             body=limits.upload_bytes,
             bodies=limits.bodies_bytes,
             peer_bodies=limits.peer_bodies_bytes,

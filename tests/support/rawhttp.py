@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from zope.interface import directlyProvides
 
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.site import Call, HttpLimits, Response, Site
 
-LIMITS = Limits(
+LIMITS = HttpLimits(
     body=1000,
     other_body=100,
     request_line=200,
@@ -97,7 +97,7 @@ class Server:
     """
 
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
-    limits: Limits = LIMITS
+    limits: HttpLimits = LIMITS
     admit: Callable = lambda _: None
     takes_body: Callable = lambda call: call.method in {"POST", "PATCH"}
     calls: list[Call] = field(default_factory=list)

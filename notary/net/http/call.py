@@ -131,7 +131,7 @@ def conditional(call: Call, response: Response) -> Response:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
 
     ``body`` bounds the bodies of requests that take one; of others at most ``other_body`` bytes are read and dropped.

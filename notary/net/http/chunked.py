@@ -1,7 +1,7 @@
 """Bodies in chunks (RFC 9112, section 7.1), and the grammar of a field's line, which trailers share.
 
-Rules of this module: pure; bytes in, bytes or :class:`notary.net.http.target.Refused` out. Every line is bounded, and
-so is all that is sent beside the content.
+Rules of this module: pure; bytes in, bytes or :class:`notary.net.http.target.BadRequest` out. Every line is bounded,
+and so is all that is sent beside the content.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from enum import Enum, auto
 from typing import Final
 
-from notary.net.http.target import Refused
+from notary.net.http.target import BadRequest
 
 _FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]++)(;[\t\x20-\x7e\x80-\xff]*+)?")
@@ -54,7 +54,7 @@ class ChunkedReader:
         self._kept = b""  # the beginning of a line
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Read what came, and return its content. Raises Refused (400, 413 or 431); nothing can follow that."""
+        """Read what came, and return its content. Raises BadRequest (400, 413 or 431); nothing can follow that."""
         data, self._kept = self._kept + data, b""
         content: list[bytes] = []
         position, end = 0, len(data)
@@ -80,15 +80,15 @@ class ChunkedReader:
         """Return where the line that begins at ``start`` ends, -1 if it may still do so."""
         if self._expected is _Expected.CONTENT_END:
             if not _LINE_END.startswith(data[start : start + len(_LINE_END)]):
-                raise Refused(400, "a chunk is longer than it says")
+                raise BadRequest(400, "a chunk is longer than it says")
             return start if len(data) - start >= len(_LINE_END) else -1
         found = data.find(_LINE_END, start)
         size = (len(data) if found < 0 else found) - start
         if self._expected is _Expected.TRAILER:
             if size > self._field_bytes:
-                raise Refused(431, "the trailers of the body are too large")
+                raise BadRequest(431, "the trailers of the body are too large")
         elif size > _SIZE_LINE_BYTES:
-            raise Refused(400, "the size of a chunk takes too many bytes")
+            raise BadRequest(400, "the size of a chunk takes too many bytes")
         return found
 
     def _read_line(self, line: bytes) -> None:
@@ -105,22 +105,22 @@ class ChunkedReader:
     def _read_size(self, line: bytes) -> None:
         match = _SIZE.fullmatch(line)
         if match is None:
-            raise Refused(400, "the size of a chunk is malformed")
+            raise BadRequest(400, "the size of a chunk is malformed")
         digits, extension = match[1], match[2] or b""
         self._extension_bytes -= len(extension)
         if self._extension_bytes < 0:
-            raise Refused(400, "the chunks of the body have too many extensions")
+            raise BadRequest(400, "the chunks of the body have too many extensions")
         size = int(digits, 16) if len(digits) <= _SIZE_DIGITS else self._most + 1
         self._received += size
         if self._received > self._most:
-            raise Refused(413, f"the body is larger than {self._most} bytes")
+            raise BadRequest(413, f"the body is larger than {self._most} bytes")
         self._owed = size
         self._expected = _Expected.CONTENT if size else _Expected.TRAILER
 
     def _read_trailer(self, line: bytes) -> None:
         if not is_field(line):
-            raise Refused(400, "a trailer of the body is malformed")
+            raise BadRequest(400, "a trailer of the body is malformed")
         self._fields -= 1
         self._field_bytes -= len(line)
         if self._fields < 0 or self._field_bytes < 0:
-            raise Refused(431, "the trailers of the body are too many or too large")
+            raise BadRequest(431, "the trailers of the body are too many or too large")

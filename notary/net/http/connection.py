@@ -31,7 +31,7 @@ from notary.net.http.call import Call, Response, conditional
 from notary.net.http.chunked import ChunkedReader, is_field
 from notary.net.http.fast import read_fields, read_line
 from notary.net.http.request import CLOSE, PIECE, PlainRequest, Request
-from notary.net.http.target import Refused
+from notary.net.http.target import BadRequest
 
 if TYPE_CHECKING:
     from notary.net.http.site import Site
@@ -272,7 +272,7 @@ class Connection(http.HTTPChannel):
         try:
             for piece in self._chunks.feed(data):
                 self.requests[-1].handleContentChunk(piece)
-        except Refused as refused:
+        except BadRequest as refused:
             self.refuse(refused.status, str(refused))
             return
         if self._chunks.ended:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from notary.net.http.target import Refused, decode_path, parse_query, redirection, split_target
+from notary.net.http.target import BadRequest, decode_path, parse_query, redirection, split_target
 
 NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
@@ -29,7 +29,7 @@ _CONNECTION: Final = frozenset({"close", "keep-alive"})
 _HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 
 
-class PlainLine(NamedTuple):
+class RequestLine(NamedTuple):
     """What a request line asks for; the fields are those of :class:`notary.net.http.call.Call`."""
 
     method: str
@@ -39,22 +39,22 @@ class PlainLine(NamedTuple):
 
 
 @lru_cache(_REMEMBERED)
-def _read_line(line: bytes) -> PlainLine | None:
+def _read_line(line: bytes) -> RequestLine | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
     try:
         origin, raw, query = split_target(match[2].decode("ascii"))
         path = decode_path(raw)
-    except Refused:
+    except BadRequest:
         return None
     if redirection(origin, path, query) is not None:
         return None
     values = MappingProxyType(dict(parse_query(query[1:]))) if query else NO_QUERY
-    return PlainLine(match[1].decode("ascii"), path, raw.encode("ascii"), values)
+    return RequestLine(match[1].decode("ascii"), path, raw.encode("ascii"), values)
 
 
-def read_line(line: bytes) -> PlainLine | None:
+def read_line(line: bytes) -> RequestLine | None:
     """Read a request line (without its end); None for all but an ordinary GET or HEAD of HTTP/1.1.
 
     The lines asked for last are remembered: collections are read far more often than they change their names.

@@ -22,7 +22,7 @@ from notary.net.http.bodies import Received, peer_of
 from notary.net.http.call import Call, Response, conditional
 from notary.net.http.chunked import ChunkedReader
 from notary.net.http.fast import NO_QUERY
-from notary.net.http.target import Refused, decode_path, parse_query, redirection, split_target
+from notary.net.http.target import BadRequest, decode_path, parse_query, redirection, split_target
 
 if TYPE_CHECKING:
     from notary.net.http.connection import Connection
@@ -72,7 +72,7 @@ class Request(http.Request):
             return
         try:
             call, refusal = self._read_head()
-        except Refused as refused:
+        except BadRequest as refused:
             self.channel.refuse(refused.status, str(refused))
             return
         refusal = refusal or site.admit(call)
@@ -116,7 +116,7 @@ class Request(http.Request):
         if call is None:  # there was no body
             try:
                 call, elsewhere = self._read_head()
-            except Refused as refused:
+            except BadRequest as refused:
                 self.channel.refuse(refused.status, str(refused))
                 return
         if elsewhere is not None:
@@ -136,7 +136,7 @@ class Request(http.Request):
         deferred.addCallbacks(self._done, self._failed)
 
     def _read_head(self) -> tuple[Call, Response | None]:
-        """The call, without its body, and what sends it to the clean form of its path if it is not. Raises Refused."""
+        """The call, without its body, and what sends it to the clean form of its path. Raises BadRequest."""
         origin, path, query = split_target(self.uri.decode("latin-1"))
         self.call = call = self._make_call(origin, path, query)
         location = redirection(origin, call.path, query)
@@ -148,13 +148,13 @@ class Request(http.Request):
             for name, values in self.requestHeaders.getAllRawHeaders()
         }
         if self.clientproto == b"HTTP/1.1" and len(self.requestHeaders.getRawHeaders(b"host", ())) != 1:
-            raise Refused(400, "exactly one Host field is needed")
+            raise BadRequest(400, "exactly one Host field is needed")
         if origin:
             headers["host"] = origin.partition("://")[2]  # RFC 9112, section 3.2.2
         if _HOST.fullmatch(headers.get("host", "")) is None:
-            raise Refused(400, "the host is malformed")
+            raise BadRequest(400, "the host is malformed")
         if headers.get("expect", "100-continue").lower() != "100-continue":
-            raise Refused(417, "the only expectation known here is 100-continue")
+            raise BadRequest(417, "the only expectation known here is 100-continue")
         return Call(
             method=self.method.decode("ascii"),
             path="" if path == "*" else decode_path(path),

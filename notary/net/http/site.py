@@ -25,17 +25,17 @@ from twisted.web import http
 from notary.net.address import host_and_port
 from notary.net.http.answers import AnswerBudget
 from notary.net.http.bodies import BodyBudget
-from notary.net.http.call import Admit, Call, EdgeError, Handler, Limits, OnError, OnFinish, Response, TakesBody
+from notary.net.http.call import Admit, Call, EdgeError, Handler, HttpLimits, OnError, OnFinish, Response, TakesBody
 from notary.net.http.connection import Connection
-from notary.net.http.multipart import Part, parse_multipart
+from notary.net.http.multipart import FormPart, parse_multipart
 from notary.net.http.request import Request
 
-__all__ = ["Call", "Handler", "Limits", "Part", "Response", "Site", "parse_multipart"]
+__all__ = ["Call", "FormPart", "Handler", "HttpLimits", "Response", "Site", "parse_multipart"]
 
 _log = Logger()
 
 _SWEEP_SECONDS: Final = 1.0
-_DEFAULT_LIMITS: Final = Limits()
+_DEFAULT_LIMITS: Final = HttpLimits()
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -65,7 +65,7 @@ class Site(http.HTTPFactory):
         on_finish: OnFinish,
         admit: Admit = lambda _: None,
         takes_body: TakesBody = lambda call: call.method in _WITH_BODY,
-        limits: Limits = _DEFAULT_LIMITS,
+        limits: HttpLimits = _DEFAULT_LIMITS,
     ) -> None:
         super().__init__(reactor=clock)
         self.handler = handler

@@ -35,7 +35,7 @@ from twisted.python.failure import Failure
 from notary.net import listen
 from notary.net.address import host_and_port
 from notary.net.http.connection import Connection
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.site import Call, HttpLimits, Response, Site
 from notary.observe.debug.cpu import cpu_profile
 from notary.observe.debug.guard import refusal
 from notary.observe.debug.heap import heap_profile, object_profile
@@ -162,7 +162,7 @@ class DebugServer(Assembly):
             edge_error=_refusal,
             on_error=self._failed,
             on_finish=lambda *_: None,
-            limits=Limits(body=0, other_body=0),
+            limits=HttpLimits(body=0, other_body=0),
         )
         self.at_end(lambda: site.stop(_STOP_SECONDS))
         listening = await listen.listen(self.reactor, host, self._port, site)

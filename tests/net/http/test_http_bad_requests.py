@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from notary.net.http.bodies import peer_of
-from notary.net.http.site import Call, Limits, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from tests.support.rawhttp import (
     HOST,
     LIMITS,
@@ -228,7 +228,7 @@ def test_no_input_breaks_the_server(noise: bytes, position: int) -> None:
 
 def test_a_length_that_python_does_not_read() -> None:
     """Beyond 4300 digits int() raises."""
-    server = Server(limits=Limits())
+    server = Server(limits=HttpLimits())
     for length, status in ((b"9" * 5000, 413), (b"9" * 5000 + b"x", 400)):
         peer = server.connect().send(get(b"/a", b"Content-Length: " + length, b"X: y", method=b"PUT"))
         assert peer.answer.status == status

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from notary.net.http.site import Call, Limits, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from notary.net.listen import listen
 from tests.support.rawhttp import (
     Server,
@@ -68,7 +68,7 @@ def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: 
 
 
 def test_a_body_that_makes_progress_has_time() -> None:
-    server = Server(limits=Limits(body=100_000, body_rate=64))
+    server = Server(limits=HttpLimits(body=100_000, body_rate=64))
     body = b"x" * 29 * 64 * 50
     peer = server.connect().send(post(body)[: -len(body)])
     for _ in range(50):
@@ -89,7 +89,7 @@ def test_a_body_that_makes_progress_has_time() -> None:
 )
 def test_a_body_must_keep_up_a_rate(first: bytes, drops: list[bytes]) -> None:
     """Progress is not enough: a client that may hold what it sent for hours needs to send very little."""
-    server = Server(limits=Limits(body=1_000_000, body_rate=1024, body_seconds=30))
+    server = Server(limits=HttpLimits(body=1_000_000, body_rate=1024, body_seconds=30))
     peer = server.connect().send(post(b"x" * 1_000_000)[:-1_000_000] + first)
     sent = 0
     while not peer.answers and sent < 99_999:
@@ -265,7 +265,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.parametrize("late", [pytest.param(False, id="at-once"), pytest.param(True, id="late")])
 @pytest.mark.parametrize("leaves", [None, "before-the-answer", "in-the-answer", "after-the-answer"])
 def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None) -> None:
-    server = Server(limits=Limits())
+    server = Server(limits=HttpLimits())
     bodies: list[bytes] = []
     waiting: Deferred[Response] = Deferred()
     requests: list[weakref.ref] = []
@@ -561,7 +561,7 @@ class Collector(Protocol):
 @pytest.fixture
 def loopback() -> Iterator[tuple[Server, Callable]]:
     """A site behind a real port; the second value connects a client to it."""
-    server = Server(limits=Limits(body=1_000_000))
+    server = Server(limits=HttpLimits(body=1_000_000))
     server.site._clock = reactor
     server.site.seconds = reactor.seconds
     port = pytest_twisted.blockon(listen(reactor, "127.0.0.1", 0, server.site))
