@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -104,9 +105,9 @@ class Server:
     events: list[tuple] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
     keeps_bodies: bool = True
+    clock: Any = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.clock = Clock()
         self.site = Site(
             self._handle,
             self.clock,

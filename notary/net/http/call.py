@@ -130,38 +130,6 @@ def conditional(call: Call, response: Response) -> Response:
     return response
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
-
-    ``body`` bounds the bodies of requests that take one; of others at most ``other_body`` bytes are read and dropped.
-    ``bodies`` bounds what is held of the bodies of all requests together, ``peer_bodies`` of those of one peer (see
-    ``bodies.peer_of``); one body of the largest size always has room when there is no other. Within ``head_seconds`` of
-    its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a connection may wait
-    for its next request; ``body_seconds`` how long a body may stand still, and ``body_rate`` how many bytes of it must
-    come a second in the long run; ``write_seconds`` how long a client may take nothing of an answer;
-    ``linger_seconds`` how long, after a refusal, input is read and dropped so that the client can see the answer before
-    the connection is closed. ``answers``
-    bounds the bytes of large answers that clients are still taking, each body once; one answer has room when there is
-    no other.
-    """
-
-    body: int = 100 * 1024 * 1024
-    other_body: int = 4 * 1024
-    bodies: int = 400 * 1024 * 1024
-    peer_bodies: int = 100 * 1024 * 1024
-    answers: int = 256 * 1024 * 1024
-    request_line: int = 8 * 1024
-    head: int = 32 * 1024
-    fields: int = 100
-    head_seconds: float = 10.0
-    idle_seconds: float = 75.0
-    body_seconds: float = 30.0
-    body_rate: float = 1024.0
-    write_seconds: float = 30.0
-    linger_seconds: float = 5.0
-
-
 Handler: TypeAlias = Callable[[Call], Response | Coroutine[Any, Any, Response] | Deferred[Response]]
 """Answers a call: at once (the fast way, for what is cached) or by a coroutine or a Deferred.
 

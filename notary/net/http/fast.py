@@ -1,8 +1,8 @@
 """The requests that nearly all are: a whole GET or HEAD, without a body and without anything unusual about it.
 
-Rules of this module: pure. What it reads, twisted.web's parser and :mod:`notary.net.http.target` would read the same
-way (a test compares them on any input), only slower; what it does not know for certain is None, and is left to them. So
-it refuses nothing and needs no limits of its own beyond those that keep its memory small.
+Rules of this module: pure. It says exactly what :mod:`notary.net.http.reader` would say of a request, or None if it is
+not certain; a test compares the two on any input. So it refuses nothing, and needs no limits of its own beyond those
+that keep its memory small.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from notary.net.http.target import BadRequest, decode_path, parse_query, redirection, split_target
-
-NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+from notary.net.http.target import (
+    NO_QUERY,
+    BadRequest,
+    decode_path,
+    is_host,
+    parse_query,
+    redirection,
+    split_target,
+)
 
 _REMEMBERED: Final = 2048  # request lines, of at most _LONGEST bytes each
 _BLOCKS: Final = 256  # of fields, likewise
@@ -26,7 +32,6 @@ _LINE: Final = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[ -~\t]*+\r\n)++\r\n")
 _UNUSUAL: Final = frozenset({"content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
 _CONNECTION: Final = frozenset({"close", "keep-alive"})
-_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 
 
 class RequestLine(NamedTuple):
@@ -87,7 +92,7 @@ def _read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
     if fields.get("connection", "close").lower() not in _CONNECTION:
         return None
-    if "host" not in fields or _HOST.fullmatch(fields["host"]) is None:
+    if "host" not in fields or not is_host(fields["host"]):
         return None
     return MappingProxyType(fields)
 

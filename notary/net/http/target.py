@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -25,6 +29,11 @@ class BadRequest(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def is_host(text: str) -> bool:
+    """Return whether ``text`` can be the value of a Host field, which may be empty."""
+    return _HOST.fullmatch(text) is not None
 
 
 def split_target(target: str) -> tuple[str, str, str]:

@@ -52,11 +52,11 @@ def slow(server: Server, request: bytes) -> Peer:
 
 
 def with_body(target: bytes, *fields: bytes, method: bytes = b"GET") -> bytes:
-    """A request that the short way leaves to the parser."""
+    """A request that the fast path leaves to the reader."""
     return get(target, *fields, b"Content-Length: 1", method=method, body=b"x")
 
 
-REQUESTS = pytest.mark.parametrize("ask", [pytest.param(get, id="short-way"), pytest.param(with_body, id="parsed")])
+REQUESTS = pytest.mark.parametrize("ask", [pytest.param(get, id="fast-path"), pytest.param(with_body, id="full-path")])
 
 
 @REQUESTS

@@ -259,7 +259,7 @@ def test_only_requests_with_a_body_ask_to_be_admitted(server: Server) -> None:
 def test_what_admitting_notes_is_there_for_the_handler_and_for_the_log(server: Server) -> None:
     seen = []
     server.admit = lambda call: call.notes.update(gun="a")
-    server.site._on_finish = lambda call, status, *_: seen.append((call.notes, status))
+    server.site.application.on_finish = lambda call, status, *_: seen.append((call.notes, status))
     server.connect().send(post(b"abc"))
     assert server.calls[0].notes == {"gun": "a"}
     server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
@@ -345,7 +345,7 @@ ENDS = [
 def stopped(server: Server) -> None:
     Deferred.fromCoroutine(server.site.stop(1))
     server.clock.advance(1)
-    server.site.stopping = False
+    server.site._connections.draining = False
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_fault_ends_one_connection_alone(scene: str, failing: list[str]) -> No
         while waiting:
             waiting.pop().callback(Response(200))
         server.wait(3)  # the turns of a large answer are timers
-        if not server.site.stopping:
+        if not server.site._connections.draining:
             assert other.closed or other.send(get()).answer.status == 200
             assert server.connect().send(get()).answer.status == 200
         peer.transport.failing = frozenset()
@@ -276,8 +276,8 @@ def test_a_fault_ends_one_connection_alone(scene: str, failing: list[str]) -> No
             peer.transport.loseConnection()
     assert {type(fault) for fault in server.faults} <= {Broken}
     assert server.site.bodies.held == 0
-    assert not server.site.working
-    for each in tuple(server.site._connections):
+    assert not server.site._connections.work
+    for each in server.site._connections:
         each.transport.loseConnection()
     server.wait(2)
     assert server.clock.getDelayedCalls() == []

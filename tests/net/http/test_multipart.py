@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from notary.errors import MalformedUpload
 from notary.net.http.bodies import BLOCK_BYTES, Received
 from notary.net.http.multipart import FormPart, parse_multipart, parse_parameters
-from tests.support.rawhttp import Server, post
+from tests.support.rawhttp import LIMITS, Server, post
 
 FORM = "multipart/form-data; boundary=B"
 
@@ -270,8 +270,7 @@ def test_what_is_received_is_cut_into_blocks_of_one_size(sizes: list[int]) -> No
 def test_a_large_upload_is_held_once_from_the_socket_to_its_files(files: int) -> None:
     size = 24 * BLOCK_BYTES
     raw = body(*[part(b'form-data; name=files; filename="root"', b"x" * (size // files))] * files)
-    server = Server()
-    server.site.limits = replace(server.site.limits, body=2 * size)
+    server = Server(limits=replace(LIMITS, body=2 * size))
     found: list[FormPart] = []
     waiting: Deferred = Deferred()
 
