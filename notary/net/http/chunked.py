@@ -16,12 +16,12 @@ _FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xf
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]++)(;[\t\x20-\x7e\x80-\xff]*+)?")
 _LINE_END: Final = b"\r\n"
 _SIZE_DIGITS: Final = 16  # of a chunk's size
-_SIZE_LINE_BYTES: Final = 1024  # of a chunk's size and its extensions
-_EXTENSION_BYTES: Final = 16 * 1024  # of all extensions in a body together: nobody reads them
+_SIZE_LINE_BYTES: Final = 1024  # the line of a chunk: its size and its extensions
+_EXTENSION_BYTES: Final = 16 * 1024  # of all extensions of a body together; none is used
 
 
 class _Expected(Enum):
-    """What comes next."""
+    """The next element of the body."""
 
     SIZE = auto()
     CONTENT = auto()
@@ -38,7 +38,7 @@ def is_field(line: bytes) -> bool:
 class ChunkedReader:
     """Reads one body of at most ``most`` bytes, then at most ``fields`` trailers of ``field_bytes`` bytes in all.
 
-    Trailers are checked and dropped. ``ended`` says whether the body is complete; ``rest`` is what came behind it.
+    Trailers are checked and dropped. ``ended`` is True once the body is complete; ``rest`` has the bytes that follow.
     """
 
     def __init__(self, most: int, fields: int, field_bytes: int) -> None:
@@ -48,13 +48,13 @@ class ChunkedReader:
         self._fields = fields
         self._field_bytes = field_bytes
         self._extension_bytes = _EXTENSION_BYTES
-        self._received = 0  # bytes of content, and those that the present chunk still owes
+        self._received = 0  # bytes of content, with the missing bytes of the present chunk
         self._owed = 0
         self._expected = _Expected.SIZE
         self._kept = b""  # the beginning of a line
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Read what came, and return its content. Raises BadRequest (400, 413 or 431); nothing can follow that."""
+        """Read ``data`` and return its content. Raises BadRequest (400, 413 or 431); after that, do not feed more."""
         data, self._kept = self._kept + data, b""
         content: list[bytes] = []
         position, end = 0, len(data)
@@ -77,7 +77,7 @@ class ChunkedReader:
         return content
 
     def _find_end(self, data: bytes, start: int) -> int:
-        """Return where the line that begins at ``start`` ends, -1 if it may still do so."""
+        """Return the end of the line that begins at ``start``, -1 if the end has not arrived."""
         if self._expected is _Expected.CONTENT_END:
             if not _LINE_END.startswith(data[start : start + len(_LINE_END)]):
                 raise BadRequest(400, "a chunk is longer than it says")

@@ -44,16 +44,16 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class _Phase(Enum):
     """What a connection is doing, and so what its deadline is for."""
 
-    IDLE = auto()  # no byte of the next request has come
+    IDLE = auto()  # no byte of the next request has arrived
     HEAD = auto()
     BODY = auto()
     BUSY = auto()  # the handler has the request
-    REFUSED = auto()  # answered before its end: input is read and dropped until the client closes
-    CLOSING = auto()  # nothing more is said; what is written still goes out
+    REFUSED = auto()  # answered before it was complete: input is read and dropped until the client closes
+    CLOSING = auto()  # nothing more is written; bytes that are written already still go out
 
 
 class _Transport(Protocol):
-    """What is asked of a transport: the stock interface, and that it can be aborted, half closed and paused."""
+    """A transport that can be aborted, half closed and paused, as all of ours can."""
 
     def write(self, data: bytes) -> None: ...
     def loseConnection(self) -> None: ...
@@ -68,7 +68,7 @@ class _Transport(Protocol):
 def _contained(
     callback: Callable[Concatenate[HttpConnection, P], None],
 ) -> Callable[Concatenate[HttpConnection, P], None]:
-    """Have a fault in what Twisted calls end this connection alone, instead of escaping into the reactor."""
+    """Contain the exceptions of a method that Twisted calls: they end this connection, and do not reach the reactor."""
 
     @wraps(callback)
     def contained(connection: HttpConnection, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -82,7 +82,7 @@ def _contained(
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class HttpConnection(protocol.Protocol):
-    """One client: requests in, answers out, with deadlines, and an answer in words to what is no request."""
+    """One client: requests in, answers out, every wait with a deadline; a malformed request gets an error in words."""
 
     transport: _Transport  # type: ignore[assignment]
 
@@ -98,16 +98,16 @@ class HttpConnection(protocol.Protocol):
         self._service = service
         self._reader = Reader(service.limits)
         self._is_reading = False  # an event of the reader is being looked at
-        self._line: Line | None = None  # of the present request, as far as it is known
-        self._started = 0.0  # when it came
+        self._line: Line | None = None  # of the present request, once it has arrived
+        self._started = 0.0  # when the line arrived
         self._is_paused = False  # whether the transport was told to stop reading
         self._has_ended = False  # whether the client has closed its half
         self._is_lost = False
         self._dropped_bytes = 0
-        self._last_block = b""  # the fields of the last fast request, and what they say: they seldom change
+        self._last_block = b""  # the fields of the last fast request, as bytes; the next request often has the same
         self._last_fields: Mapping[str, str] | None = None
 
-    # -- the transport speaks -----------------------------------------------------------------------------------------
+    # -- called by the transport ---------------------------------------------------------------------------------------
 
     @_contained
     def connectionMade(self) -> None:
@@ -148,9 +148,9 @@ class HttpConnection(protocol.Protocol):
             self.break_off(error)
 
     def _drop(self, data: bytes) -> None:
-        """Count what comes after a refusal."""
+        """Count and drop the bytes that follow a refusal."""
         self._dropped_bytes += len(data)
-        # Many clients read only when they have sent all: an upload that is a little too large must fit.
+        # Many clients read only after they have sent everything: an upload that is a little too large must fit.
         if self._dropped_bytes > 2 * self._service.limits.body:
             self.transport.abortConnection()
 
@@ -177,7 +177,7 @@ class HttpConnection(protocol.Protocol):
 
     @_contained
     def readConnectionLost(self) -> None:
-        """The client sends no more, but may still read: what is complete is answered, and what is not is refused."""
+        """The client sends no more, but may still read: answer complete requests, and refuse an incomplete one."""
         self._has_ended = True
         self._end_if_answered()
 
@@ -192,14 +192,14 @@ class HttpConnection(protocol.Protocol):
 
     @_contained
     def pauseProducing(self) -> None:
-        """The client does not read: read nothing from it, or requests would pile up answers."""
+        """The client does not read: stop reading its requests, or answers would pile up."""
         self.choked = True
         if not self._is_answering:
             self._pause()
 
     @_contained
     def resumeProducing(self) -> None:
-        """The client has read what was written."""
+        """The client reads again."""
         self.choked = False
         if self.exchange is not None and self.exchange.is_writing:
             self.exchange.resume()
@@ -222,10 +222,10 @@ class HttpConnection(protocol.Protocol):
             self._is_paused = False
             self.transport.resumeProducing()
 
-    # -- requests -----------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _try_fast(self, data: bytes) -> bool:
-        """Answer ``data`` if it is one whole ordinary request; return False if it is, or may be, anything else."""
+        """Answer ``data`` if it is one whole ordinary request. Returns False if it is, or may be, anything else."""
         service = self._service
         limits = service.limits
         if (
@@ -272,7 +272,7 @@ class HttpConnection(protocol.Protocol):
                 self._end()
 
     def _read(self, data: bytes) -> None:
-        """Do what ``data``, and what was kept before it, says."""
+        """Read ``data``, after the bytes that were kept before it, and act on what it says."""
         self._is_reading = True
         try:
             for event in self._reader.feed(data):
@@ -305,7 +305,7 @@ class HttpConnection(protocol.Protocol):
                 cast("Exchange", self.exchange).handle()
 
     def _begin(self, head: Head) -> None:
-        """Decide what becomes of a request, and of its body."""
+        """Begin an exchange: decide whether its body may come, and whether it is kept."""
         service = self._service
         self._await(_Phase.BODY, service.limits.body_seconds)
         self.persistent = head.persistent
@@ -323,7 +323,7 @@ class HttpConnection(protocol.Protocol):
             exchange.keep_body()
         else:
             self._reader.limit_body(service.limits.other_body)
-        if head.asks_to_go_on:
+        if head.expects_continue:
             self.transport.write(_CONTINUE)
 
     def write(self, data: bytes) -> None:
@@ -331,7 +331,7 @@ class HttpConnection(protocol.Protocol):
         self.transport.write(data)
 
     def exchange_done(self) -> None:
-        """Go on to the next request, which may have come already."""
+        """Go on to the next request, which may have arrived already."""
         self.exchange = self._line = None
         self._resume()
         if not self.persistent:
@@ -345,11 +345,11 @@ class HttpConnection(protocol.Protocol):
         if not self._is_reading:
             self._read(b"")
 
-    # -- deadlines and refusals ---------------------------------------------------------------------------------------
+    # -- deadlines and refusals ----------------------------------------------------------------------------------------
 
     @property
     def _is_deaf(self) -> bool:
-        """Whether what the client sends is not to be heard."""
+        """Whether input is dropped."""
         return self.phase is _Phase.REFUSED or self.phase is _Phase.CLOSING
 
     def _await(self, phase: _Phase, seconds: float) -> None:
@@ -357,7 +357,7 @@ class HttpConnection(protocol.Protocol):
         self.deadline = self._service.seconds() + seconds
 
     def sweep(self, now: float) -> None:
-        """Give up waiting if the deadline has passed."""
+        """Stop waiting if the deadline has passed."""
         if self.deadline is not None and self.deadline <= now:
             self._expire()
 
@@ -373,7 +373,7 @@ class HttpConnection(protocol.Protocol):
             self._end()
 
     def _end(self) -> None:
-        """Close the connection once everything written is sent."""
+        """Close the connection when all that was written is sent."""
         refused = self.phase is _Phase.REFUSED
         self._await(_Phase.CLOSING, self._service.limits.write_seconds)
         if not refused:  # `reject` has done it
@@ -386,12 +386,12 @@ class HttpConnection(protocol.Protocol):
         self.deadline = self._service.seconds()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is not a request, in the application's words: see ``reject``."""
+        """Answer an incomplete request with an error, in the application's words: see ``reject``."""
         if not self._is_deaf:
             self.reject(self._service.application.refused(status, message))
 
     def reject(self, response: Response) -> None:
-        """Answer a request before its end, and end the connection so that the client can read why.
+        """Answer a request before it is complete, and end the connection so that the client can read why.
 
         Closing a socket with unread input resets the connection, and the client may lose the answer that it has not
         read yet; therefore input is dropped for a while before that.
@@ -413,7 +413,7 @@ class HttpConnection(protocol.Protocol):
         self._service.application.finished(self._incomplete_call(), status, sent_bytes, seconds)
 
     def _incomplete_call(self) -> Call:
-        """The call of a request that the handler has not seen, or what is known of it."""
+        """Return the call of a request that the handler has not seen, with the fields that are known."""
         if self.exchange is not None and self.exchange.call is not None:
             return self.exchange.call
         method, target = ("", b"") if self._line is None else (self._line.method, self._line.target)
@@ -435,7 +435,7 @@ class HttpConnection(protocol.Protocol):
             # It is new: closed now, its client would see its first request fail.
             self.deadline = min(self.deadline, self._service.seconds() + first_seconds)
 
-    # -- faults of ours -----------------------------------------------------------------------------------------------
+    # -- faults in this program ----------------------------------------------------------------------------------------
 
     def break_off(self, error: Exception) -> None:
         """End this connection because of a fault in this program, which is logged once; all others go on.
@@ -449,7 +449,7 @@ class HttpConnection(protocol.Protocol):
             if self._is_unanswered:
                 self.reject(response)
                 return
-        except Exception:  # noqa: BLE001, S110 - it cannot be said in this way, and what is wrong is logged
+        except Exception:  # noqa: BLE001, S110 - the client cannot be told; the fault is logged
             pass
         self._await(_Phase.CLOSING, self._service.limits.write_seconds)  # then it is tried again
         with contextlib.suppress(Exception):

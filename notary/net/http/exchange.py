@@ -1,7 +1,7 @@
-"""One request of an HTTP/1.1 client, from its head on: its body, its way to the handler, and the answer's way out.
+"""One request of an HTTP/1.1 client, from its head on: the body, the call of the handler, the answer.
 
-Rules of this module: it knows of its connection what ``Client`` says. What an exchange takes of the budgets it gives
-back in ``release``, whatever way it ends.
+Rules of this module: it knows of its connection what ``Client`` says. ``release`` gives back all that an exchange has
+taken from the budgets, and every end of an exchange leads there.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ class Exchange:
         self._client: Client | None = client
         self._service = service
         self._started = started
-        self._is_handled = False  # whether the handler has the call, and so will answer it
-        self._body: Received | None = None  # for the handler; None if there is none, or it is dropped
+        self._is_handled = False  # whether the handler has the call: it will answer
+        self._body: Received | None = None  # of the request; None if there is none, or it is dropped
         self._body_bytes = 0
         self._peer = ""  # for whom the bytes that are held are counted
         self._held_bytes = 0
-        self._rest = b""  # a body that goes out in pieces
+        self._rest = b""  # the body of an answer that goes out in pieces
         self._sent_bytes = 0
-        self._turn: IDelayedCall | None = None  # when it goes on
+        self._turn: IDelayedCall | None = None  # the timer of the next pieces
 
-    # -- the request --------------------------------------------------------------------------------------------------
+    # -- the request ---------------------------------------------------------------------------------------------------
 
     def keep_body(self) -> None:
         """Keep the body that is coming for the handler; else it would be dropped."""
@@ -131,10 +131,10 @@ class Exchange:
         fault = error if isinstance(error, Exception) else RuntimeError(repr(error))
         self._done(self._service.application.failed(fault))
 
-    # -- the answer ---------------------------------------------------------------------------------------------------
+    # -- the answer ----------------------------------------------------------------------------------------------------
 
     def answer(self, response: Response) -> None:
-        """Send ``response``, or the 304 that stands for it; if the client is gone, only log it."""
+        """Send ``response``, or its 304; if the client is gone, only log it."""
         service, client, call = self._service, self._client, cast("Call", self.call)
         self.response = response = conditional(call, response)
         if client is None:
@@ -194,7 +194,7 @@ class Exchange:
         self._report()
         client.exchange_done()
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     def lost(self) -> None:
         """The client is gone. What the handler does goes on."""

@@ -54,7 +54,7 @@ class Head(NamedTuple):
     """Whether the connection stays open after this request."""
     has_body: bool
     """Whether there is a body, of whatever length if it comes in chunks."""
-    asks_to_go_on: bool
+    expects_continue: bool
     """Whether the client waits for "100 Continue" before it sends the body."""
 
 
@@ -165,7 +165,7 @@ class Reader:
             return self._read_body()
         return self._read_chunks() if expected is _Expected.CHUNKS else None
 
-    # -- the head -----------------------------------------------------------------------------------------------------
+    # -- the head ------------------------------------------------------------------------------------------------------
 
     def _next_line(self) -> bytes | None:
         """Return the next line without its end, None if it has not come. Raises BadRequest if the head is too large."""
@@ -259,7 +259,7 @@ class Reader:
             location=redirection(origin, decoded, query),
             persistent=newer and b"close" not in self._connection_options(),
             has_body=has_body,
-            asks_to_go_on=has_body and newer and "expect" in headers and not self.kept_bytes,
+            expects_continue=has_body and newer and "expect" in headers and not self.kept_bytes,
         )
 
     def _headers(self, origin: str, *, newer: bool) -> Mapping[str, str]:
@@ -279,7 +279,7 @@ class Reader:
         options = b",".join(self._fields.get(b"connection", ())).lower().split(b",")
         return {option.strip(_BLANKS) for option in options}
 
-    # -- the body -----------------------------------------------------------------------------------------------------
+    # -- the body ------------------------------------------------------------------------------------------------------
 
     def _read_body(self) -> Body | End | None:
         if not self._owed:

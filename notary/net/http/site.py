@@ -33,15 +33,20 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 class Site(Factory):
     """Serves ``handler`` over HTTP/1.1.
 
-    ``clock`` gives time and timers. ``edge_error(status, message)`` words what this layer answers by itself (400, 408,
-    413, 414, 417, 431, 503; also 500 if all else fails); ``on_error(exception)`` what a handler raised, or this layer
-    itself; both return a Response and should not raise. ``takes_body(call)`` says whether the application reads the
-    body of a call; if not, a small one is dropped and a larger one refused. ``admit(call)`` is asked about every
-    request that has a body, before any of it is read or asked for: the call, still without body, goes on to the handler
-    unless ``admit`` returns or raises what the client is refused with. ``on_finish(call, status, bytes_sent, seconds)``
-    is told once of every request that was answered, refused or given up by its client (499 if that was before it was
-    complete): ``bytes_sent`` counts the body only, ``seconds`` run from the request line until the answer is handed to
-    the transport. The call of a request that was refused has what was understood of it, perhaps nothing.
+    ``clock`` gives time and timers.
+
+    ``edge_error(status, message)`` returns the answer to an error that the HTTP layer finds (400, 408, 413, 414, 417,
+    431, 503; also 500 if all else fails). ``on_error(exception)`` returns the answer to an exception of the handler, or
+    of this layer. Both should not raise.
+
+    ``takes_body(call)`` says whether the application reads the body of a call; if not, a small body is dropped and a
+    larger one refused. ``admit(call)`` is called for every request that has a body, before any of the body is read or
+    asked for. It may return a Response, or raise, to refuse the request; else the call goes on to the handler.
+
+    ``on_finish(call, status, bytes_sent, seconds)`` is called once for every request that was answered, refused, or
+    given up by its client (499 if the request was not complete). ``bytes_sent`` counts the body only; ``seconds`` run
+    from the request line until the answer is handed to the transport. The call of a refused request has only the
+    fields that were understood, perhaps none.
     """
 
     noisy = False

@@ -21,7 +21,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class BadRequest(Exception):
-    """A request that the edge itself answers.
+    """A request that the HTTP layer itself answers, with an error.
 
     ``status`` is the HTTP status, ``str(refused)`` a message that is safe to show to the client.
     """
@@ -37,10 +37,10 @@ def is_host(text: str) -> bool:
 
 
 def split_target(target: str) -> tuple[str, str, str]:
-    """The origin (only a proxy's client names one), path and query (with its ``?``) of a request target, as received.
+    """Return origin (which only clients of a proxy send), path and query (with its ``?``) of a target, as received.
 
-    Raises BadRequest (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``; or
-    if it holds anything but visible ASCII characters. So every part of it can be sent back in a header.
+    Raises BadRequest (400) if the target has neither a path (RFC 9112, section 3.2) nor is ``*``, or has characters
+    other than visible ASCII. So every part of it can be sent back in a header.
     """
     if _VISIBLE.fullmatch(target) is None:
         raise BadRequest(400, "the request target is malformed: bytes beyond visible ASCII must be percent-encoded")
@@ -110,7 +110,7 @@ def clean_path(path: str) -> str:
 
 
 def redirection(origin: str, path: str, query: str) -> str | None:
-    """Where a request with a decoded path that is not clean must go (a Location), None if it is clean.
+    """Return the Location to which a request with this decoded path is redirected, None if the path is clean.
 
     ``query`` is kept as it is, with its ``?``.
     """

@@ -52,7 +52,7 @@ def read(pieces: list[bytes], limits: HttpLimits = LIMITS) -> tuple[list[Event],
                 if isinstance(event, Head):
                     if event.method not in {"POST", "PATCH"}:
                         reader.limit_body(limits.other_body)
-                    event = event._replace(asks_to_go_on=False)  # noqa: PLW2901
+                    event = event._replace(expects_continue=False)  # noqa: PLW2901
                 if isinstance(event, Body) and isinstance(events[-1], Body):
                     events[-1] = Body(events[-1].data + event.data)
                 else:
@@ -126,7 +126,7 @@ def test_what_a_head_says() -> None:
         location="http://other:80/a/b%20c?x=1&x=2",
         persistent=True,
         has_body=False,
-        asks_to_go_on=False,
+        expects_continue=False,
     )
     assert end == End()
 
@@ -161,7 +161,7 @@ def test_whether_a_connection_stays_open(fields: tuple[bytes, ...], version: byt
 )
 def test_whether_a_client_waits_to_be_told_to_go_on(raw: bytes, asks: bool) -> None:
     (head,) = [event for event in Reader(LIMITS).feed(raw) if isinstance(event, Head)]
-    assert head.asks_to_go_on is asks
+    assert head.expects_continue is asks
 
 
 def test_what_follows_a_request_is_kept_until_it_is_asked_for() -> None:
