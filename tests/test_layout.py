@@ -277,7 +277,7 @@ def test_the_table_of_modules_is_the_tree() -> None:
 
 
 def test_no_import_leads_in_a_circle() -> None:
-    """Imports for types alone count too: a circle is a circle to a reader. One is left, and no other may come."""
+    """Imports for types alone count too: a circle is a circle to a reader."""
     modules = {module_name(path): path for path in OURS}
     leads_to: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -298,8 +298,7 @@ def test_no_import_leads_in_a_circle() -> None:
                 waiting.append(each)
         return found
 
-    circles = {module for module in modules if module in reached(module)}
-    assert circles == {f"notary.net.http.{name}" for name in ("connection", "request", "site")}
+    assert [module for module in modules if module in reached(module)] == []
 
 
 PROTOCOLS = ("http", "grpc", "tls")

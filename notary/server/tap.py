@@ -29,7 +29,7 @@ from notary.daemon.systemd import passed_sockets
 from notary.daemon.workers.parent import Plan, Workers
 from notary.daemon.workers.worker import Worker, join
 from notary.errors import InvalidGun, KeyNotFound, NotFound, OldVersion
-from notary.net.http.site import Limits, Response, Site
+from notary.net.http.site import HttpLimits, Response, Site
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
 from notary.observe.metrics import Figures
@@ -193,9 +193,9 @@ class Server(Serving):
     def _ready(self) -> Response:
         return (STARTING if self._health is None else self._health.readiness()).response()
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> HttpLimits:
         limits = self._config.limits
-        return Limits(
+        return HttpLimits(
             body=limits.upload_bytes,
             bodies=limits.bodies_bytes,
             peer_bodies=limits.peer_bodies_bytes,

@@ -55,7 +55,7 @@ from notary.net.grpc.frames import (
 from notary.net.grpc.status import RpcError
 from notary.net.http import fast as plain
 from notary.net.http import target
-from notary.net.http.multipart import Part, parse_multipart
+from notary.net.http.multipart import FormPart, parse_multipart
 from notary.net.tls.verdicts import explain_verify_error
 from notary.server.auth.token import TokenAuth
 from notary.signer.clients import Clients
@@ -402,7 +402,7 @@ def targets_of_requests(data: bytes) -> None:
     try:
         origin, raw, query = target.split_target(text)
         path = target.decode_path(raw)
-    except target.Refused as refused:
+    except target.BadRequest as refused:
         assert refused.status == 400
         return
     values = target.parse_query(query[1:])
@@ -441,13 +441,13 @@ def multipart(data: bytes) -> None:
     assert parse_multipart(f"multipart/form-data; boundary={boundary}", _form(parts, boundary)) == parts
 
 
-def _form(parts: Sequence[Part], boundary: str) -> bytes:
+def _form(parts: Sequence[FormPart], boundary: str) -> bytes:
     lines = []
     for part in parts:
         name = "".join(f"%{byte:02X}" for byte in part.filename.encode("utf-8"))
         disposition = f"Content-Disposition: form-data; name=files; filename*=UTF-8''{name}"
         if len(disposition) > 8000:  # more than a part's header may have
-            disposition, part = "Content-Disposition: form-data", Part("", part.data)  # noqa: PLW2901
+            disposition, part = "Content-Disposition: form-data", FormPart("", part.data)  # noqa: PLW2901
         lines.append(f"--{boundary}\r\n{disposition}\r\n\r\n".encode() + part.data + b"\r\n")
     return b"".join(lines) + f"--{boundary}--\r\n".encode()
 

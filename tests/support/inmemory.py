@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
-from notary.net.http.site import Limits, Site
+from notary.net.http.site import HttpLimits, Site
 from notary.server.api import Api, CachePolicy
 from notary.server.auth.none import NoAuth
 from notary.server.faults import edge_response
@@ -125,7 +125,7 @@ class Server:
             on_finish=self._finished,
             admit=self.api.admit,
             takes_body=self.api.takes_body,
-            limits=limits or Limits(),
+            limits=limits or HttpLimits(),
         )
 
     def _finished(self, call, status, sent, seconds) -> None:

@@ -26,16 +26,14 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net import listen
-from notary.net.address import host_and_port
-from notary.net.http.connection import Connection
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.connection import HttpConnection
+from notary.net.http.site import Call, HttpLimits, Response, Site
 from notary.observe.debug.cpu import cpu_profile
 from notary.observe.debug.guard import refusal
 from notary.observe.debug.heap import heap_profile, object_profile
@@ -91,7 +89,7 @@ def until_gone(clock: Any, call: Call, leave: Callable[[], object]) -> Callable[
     return end
 
 
-class _Connection(Connection):
+class _Connection(HttpConnection):
     """A client of the debug server."""
 
     def readConnectionLost(self) -> None:
@@ -100,10 +98,7 @@ class _Connection(Connection):
 
 
 class _Site(Site):
-    def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
-        connection = _Connection(self, host_and_port(addr))
-        connection.factory = self
-        return connection
+    connection_type = _Connection
 
 
 class DebugServer(Assembly):
@@ -162,7 +157,7 @@ class DebugServer(Assembly):
             edge_error=_refusal,
             on_error=self._failed,
             on_finish=lambda *_: None,
-            limits=Limits(body=0, other_body=0),
+            limits=HttpLimits(body=0, other_body=0),
         )
         self.at_end(lambda: site.stop(_STOP_SECONDS))
         listening = await listen.listen(self.reactor, host, self._port, site)

@@ -25,7 +25,7 @@ from twisted.logger import globalLogPublisher
 
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
 from notary.errors import ConfigError
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.site import Call, HttpLimits, Response, Site
 from notary.net.listen import listen
 from notary.net.refusals import HandshakeFailed, RefusalKind
 from notary.net.tls.contexts import GRPC, ClientOptions, client_options, server_context, server_options
@@ -89,7 +89,7 @@ def serve() -> Iterator[Callable]:
     started = []
 
     async def start(
-        handler=lambda _: Response(200, b"hello"), tls=None, host="127.0.0.1", limits: Limits | None = None
+        handler=lambda _: Response(200, b"hello"), tls=None, host="127.0.0.1", limits: HttpLimits | None = None
     ):
         def edge_error(status: int, message: str) -> Response:
             return Response(status, message.encode())
@@ -100,7 +100,7 @@ def serve() -> Iterator[Callable]:
             edge_error=edge_error,
             on_error=lambda error: edge_error(500, repr(error)),
             on_finish=lambda *_: None,
-            limits=limits or Limits(),
+            limits=limits or HttpLimits(),
         )
         port = await listen(reactor, host, 0, site, tls)
         started.append((site, port))
@@ -245,7 +245,7 @@ async def test_a_large_answer_to_a_slow_client(world: World, serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_is_read_over_tls_too(world: World, serve) -> None:
-    port = await serve(tls=server_options(*world.pair), limits=Limits(body=1_000_000, linger_seconds=1))
+    port = await serve(tls=server_options(*world.pair), limits=HttpLimits(body=1_000_000, linger_seconds=1))
     client = await connected(port, client_options("localhost", world.ca))
     client.transport.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1900000\r\n\r\n")
     for _ in range(19):
