@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from notary.daemon.workers.worker import Worker
 from notary.net.http.call import Response
@@ -20,6 +20,7 @@ from notary.observe.manhole import Manhole
 from notary.observe.metrics import Figures
 from notary.observe.readiness import ALIVE
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Reactor
 
 
 class Address(Protocol):
@@ -50,7 +51,7 @@ class ManholeSection(Protocol):
         """Who the daemon is, to them; None for a new key."""
 
 
-def make_manhole(reactor: Any, section: ManholeSection, service: object) -> Manhole | None:
+def make_manhole(reactor: Reactor, section: ManholeSection, service: object) -> Manhole | None:
     """The manhole that a configuration asks for; its prompt knows ``service`` and ``reactor``. Raises ConfigError."""
     if not section.port or section.authorized_keys_file is None:
         return None

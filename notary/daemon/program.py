@@ -28,6 +28,7 @@ from notary.daemon.systemd import Notifier
 from notary.errors import ConfigError
 from notary.observe.bugsnag import Reporter
 from notary.observe.logs import LineObserver, Stream
+from notary.work.reactor import Reactor, installed_reactor
 
 
 class Bootstrap(Service):
@@ -36,7 +37,7 @@ class Bootstrap(Service):
     ``migrate`` does the work; it is given ``report``, which takes a line before each step.
     """
 
-    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Any) -> None:
+    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Reactor) -> None:
         self._migrate = migrate
         self._backend = backend
         self._reactor = reactor
@@ -65,7 +66,7 @@ def make_daemon(
     options: Options,
     load: Callable[[str, Mapping[str, str], Path], _Config],
     build: Callable[[_Config], Service],
-    reactor: Any,
+    reactor: Reactor,
     *,
     environ: Mapping[str, str] = os.environ,
     beginner: LogBeginner = globalLogBeginner,
@@ -157,9 +158,7 @@ def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon
         options_class: Parses the command line.
         make_service: The ``makeService`` of the same daemon's ``twistd`` plugin.
     """
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    reactor = installed_reactor()
     options = options_class()
     options.parseOptions()
     daemon = make_service(options)

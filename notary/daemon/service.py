@@ -39,6 +39,7 @@ from notary.errors import NotaryError
 from notary.observe.bugsnag import Bugsnag, Reporter
 from notary.observe.logs import LineObserver, failure_fields
 from notary.observe.watchdog import Watchdog
+from notary.work.reactor import Reactor
 
 _SERVING: Final = "Serving"
 
@@ -114,7 +115,7 @@ class Daemon(Service):
         self,
         service: Service,
         log: LineObserver,
-        reactor: Any,
+        reactor: Reactor,
         *,
         twistd: bool,
         load: Callable[[], Config],
@@ -196,7 +197,7 @@ class Daemon(Service):
 
     def _end(self, number: signal.Signals) -> None:
         if getattr(self._reactor, "_exitSignal", None) is None:
-            self._reactor._exitSignal = number  # noqa: SLF001 - where twistd looks; there is no public name
+            setattr(self._reactor, "_exitSignal", number)  # noqa: B010 - where twistd looks; there is no public name
         self._stop_reactor()
 
     def _step(self, number: signal.Signals, *, more: bool) -> None:

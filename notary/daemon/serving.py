@@ -24,6 +24,7 @@ from notary.net.tls.contexts import ServerOptions
 from notary.net.tls.refusals import Refusals, refusal_level
 from notary.work.backoff import Backoff
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Reactor
 
 _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
 """The pauses, in seconds, between two tries to open a store."""
@@ -40,7 +41,7 @@ class Serving(Assembly):
     listen already: the daemon serves them instead of the address of the configuration.
     """
 
-    def __init__(self, reactor: Any, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
+    def __init__(self, reactor: Reactor, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
         super().__init__(reactor, threads)
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
         """Hears what a start waits for, and for how many seconds at most until the next word."""

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from notary.errors import ConfigError
+from notary.work.reactor import Reactor
 
 WAITING: Final = 32
 """How many reports may wait to be sent; what comes on top is dropped."""
@@ -60,7 +61,7 @@ class Reporter:
     Raises ConfigError if the package for it is missing or the endpoint is no URL.
     """
 
-    def __init__(self, settings: Bugsnag, program: str, version: str, reactor: Any) -> None:
+    def __init__(self, settings: Bugsnag, program: str, version: str, reactor: Reactor) -> None:
         self._log = Logger(namespace="notary.observe.bugsnag")
         self._reactor = reactor
         self._pool = ThreadPool(0, 1)

@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from notary.errors import ConfigError
+from notary.work.reactor import Reactor
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -38,7 +39,7 @@ class Manhole(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         port: int,
         authorized_keys_file: Path,
         host_key_file: Path | None,

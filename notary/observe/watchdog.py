@@ -16,11 +16,12 @@ import time
 import traceback
 from collections.abc import Callable
 from io import UnsupportedOperation
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from notary.work.reactor import Reactor
 from notary.work.repeats import Line, Repeats
 
 HELD_SECONDS: Final = 5.0
@@ -37,7 +38,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, reactor: Any, seconds: float = HELD_SECONDS, monotonic: Callable[[], float] = time.monotonic
+        self, reactor: Reactor, seconds: float = HELD_SECONDS, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._reactor = reactor
         self._seconds = seconds

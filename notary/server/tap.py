@@ -53,7 +53,7 @@ from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SERVER
 from notary.work.allowance import Allowance
 from notary.work.processes import Offload
-from notary.work.reactor import utc_now
+from notary.work.reactor import Reactor, installed_reactor, utc_now
 
 READERS = 2
 """Threads for what readers wait for, and for everything else that is short: validation never uses them."""
@@ -80,7 +80,7 @@ class Server(Serving):
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: Reactor,
         sockets: Sequence[socket] = (),
         tells: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
@@ -243,7 +243,7 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: ServerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
+def _workers(config: ServerConfig, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
     """The parent of several processes, each of which is a Server."""
     keys = ("server.http_addr", "server.workers", "server.drain_timeout", "debug")
     plan = Plan(
@@ -262,9 +262,7 @@ def _workers(config: ServerConfig, options: Options, reactor: Any, sockets: Sequ
 
 def makeService(options: Options) -> service.Daemon:
     """The body of the twistd plugin."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    reactor = installed_reactor()
     first = first_environment()
     worker = join(first, reactor)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from socket import socket
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.application.service import Service
 from twisted.logger import Logger
@@ -45,7 +45,7 @@ from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
-from notary.work.reactor import utc_now
+from notary.work.reactor import Reactor, installed_reactor, utc_now
 
 THREADS = CREATIONS + 1
 """Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
@@ -62,7 +62,7 @@ class Signer(Serving):
     def __init__(
         self,
         config: SignerConfig,
-        reactor: Any,
+        reactor: Reactor,
         sockets: Sequence[socket] = (),
         tells: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
@@ -146,7 +146,7 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
+def _workers(config: SignerConfig, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
     """The parent of several processes, each of which is a Signer."""
     keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
     plan = Plan(
@@ -165,9 +165,7 @@ def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequ
 
 def makeService(options: Options, first: Mapping[str, str] | None = None) -> service.Daemon:
     """The body of the twistd plugin. ``first`` is the environment that the process was started with."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    reactor = installed_reactor()
     first = first_environment() if first is None else first
     worker = join(first, reactor)
 

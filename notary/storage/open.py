@@ -16,13 +16,14 @@ from notary.storage import KeyStore, MetadataStore
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
 from notary.storage.operators import Inventory, KeyInventory
 from notary.storage.sql.backends import DIALECTS
-from notary.storage.sql.database import Database, Reactor
+from notary.storage.sql.database import Database
 from notary.storage.sql.dialect import Dialect, Pool, Usage
 from notary.storage.sql.inventory import SQLInventory
 from notary.storage.sql.key_inventory import SQLKeyInventory
 from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
+from notary.work.reactor import Reactor
 
 _T = TypeVar("_T")
 

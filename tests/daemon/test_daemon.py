@@ -26,6 +26,7 @@ from twisted.logger import ILogObserver, LogBeginner, Logger, LogPublisher
 from twisted.python.failure import Failure
 
 from notary.daemon import options, program, service
+from notary.daemon.service import Daemon
 from notary.daemon.systemd import Notifier
 from notary.errors import ConfigError, StorageFailed
 from notary.observe.logs import LineObserver
@@ -215,7 +216,7 @@ class Running:
         self.stream = io.StringIO()
         self.reactor = Reactor()
         self.log = LineObserver(self.stream, level="error")
-        self.daemon = service.Daemon(service, self.log, self.reactor, twistd=False, load=self.load, notifier=self.told)
+        self.daemon = Daemon(service, self.log, self.reactor, twistd=False, load=self.load, notifier=self.told)
 
     def load(self) -> toy_tap.Config:
         if isinstance(self.config, Exception):
@@ -455,7 +456,7 @@ def make(
     members: dict[str, Any] | None,
     *flags: str,
     build: Callable[[toy_tap.Config], Service] | None = None,
-) -> tuple[service.Daemon, list[dict[str, Any]], list[Any]]:
+) -> tuple[Daemon, list[dict[str, Any]], list[Any]]:
     """Make a daemon with logging of its own; give what it wrote, and a list that grows with what it writes later."""
     path = tmp_path / "toy.json"
     if members is not None:

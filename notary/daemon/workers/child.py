@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from notary.daemon.workers.pipe import Answer, Talk
 from notary.errors import NotaryError
+from notary.work.reactor import Reactor
 
 _END_SECONDS: Final = 15.0
 """How long a worker may take to end beyond its drain, before it is killed."""
@@ -32,7 +33,7 @@ class WorkerFailed(NotaryError):
 class Owner(Protocol):
     """What a worker process needs of its parent."""
 
-    reactor: Any
+    reactor: Reactor
     on_waiting: Callable[[str, float], None]
     """Hears what a worker's start waits for, and for how many seconds at most until the next word."""
     drain_seconds: float

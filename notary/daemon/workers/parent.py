@@ -46,6 +46,7 @@ from notary.observe.metrics import CONTENT_TYPE, Figures
 from notary.observe.readiness import ALIVE, Readiness
 from notary.work.backoff import Backoff
 from notary.work.processes import python_command, python_environment
+from notary.work.reactor import Reactor
 
 _SYSTEMD_VARIABLES: Final = frozenset(
     {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -114,7 +115,7 @@ class Plan:
 class Workers(Service):
     """The parent. Starting fails with WorkerFailed if one of the first workers does, and with CannotListenError."""
 
-    def __init__(self, plan: Plan, reactor: Any, sockets: Sequence[socket], figures: Figures) -> None:
+    def __init__(self, plan: Plan, reactor: Reactor, sockets: Sequence[socket], figures: Figures) -> None:
         self.plan = plan
         self.reactor = reactor
         self.drain_seconds = plan.drain

@@ -22,6 +22,7 @@ from notary.daemon.workers.pipe import Answer, Talk, Unanswered, ask_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
 from notary.observe.metrics import Figures
+from notary.work.reactor import Reactor
 
 PIPES: Final = "NOTARY_SUPERVISOR"
 """The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
@@ -44,7 +45,7 @@ class _Told(Notifier):
 class Worker:
     """The side of a process that a parent has started: see `join`. ``environ`` is what the parent said of it."""
 
-    def __init__(self, reactor: Any, reading: int, writing: int, environ: Mapping[str, str]) -> None:
+    def __init__(self, reactor: Reactor, reading: int, writing: int, environ: Mapping[str, str]) -> None:
         self._answers: dict[str, Answer] = {}
         self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
         self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -86,7 +87,7 @@ class Worker:
             await self._talk.ask("figures", figures.render()[1], 1.0)
 
 
-def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
+def join(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
     """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
 
     Blocks until the parent has told the daemon's own variables, which is before the event loop runs.

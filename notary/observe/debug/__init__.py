@@ -42,6 +42,7 @@ from notary.observe.debug.heap import heap_profile, object_profile
 from notary.observe.debug.profile import Profile
 from notary.observe.debug.tasks import task_profile, thread_profile
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Clock, Reactor
 
 MAX_SECONDS: Final = 600.0
 """The longest that a profile of processor time may take."""
@@ -73,7 +74,7 @@ _PROFILES: Final = {
 }
 
 
-def until_gone(clock: Any, call: Call, leave: Callable[[], object]) -> Callable[[], None]:
+def until_gone(clock: Clock, call: Call, leave: Callable[[], object]) -> Callable[[], None]:
     """Call ``leave`` once when the client of ``call`` has gone; return what ends the watch."""
 
     def look() -> None:
@@ -116,7 +117,7 @@ class DebugServer(Assembly):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         host: str | None,
         port: int,
         pages: Mapping[str, Page],

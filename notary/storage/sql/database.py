@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred
@@ -30,24 +30,13 @@ from twisted.python.failure import Failure
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.cursor import ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, Pool, Trouble, Usage
+from notary.work.reactor import Reactor
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _PAUSE: Final = 0.01
 """Seconds: the longest pause before the second attempt; it doubles each time, and chance shortens it."""
-
-
-class Reactor(Protocol):
-    """What a store needs of the reactor itself; ``adbapi`` also starts and stops with it (IReactorCore)."""
-
-    def seconds(self) -> float:
-        """The time in seconds since the epoch."""
-        ...
-
-    def callFromThread(self, call: Callable[..., object], *args: object, **kwargs: object) -> object:
-        """Run ``call`` in the reactor's thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
