@@ -144,7 +144,7 @@ class Api:
     ``current`` and ``consistent`` are the policies for files that may be replaced and for those that never change;
     ``gun_prefixes`` the beginnings of the names that this server holds (none: all); ``now`` is aware, UTC.
     ``keys`` is how many new keys each peer may ask for; ``seconds`` a clock, for lines that are not written too often.
-    ``tells`` says whether lines of level info are written at present: making one takes as long as a cached answer.
+    ``logs_info`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Api:
         consistent: CachePolicy,
         keys: Allowance,
         seconds: Callable[[], float],
-        tells: Callable[[], bool] = lambda: True,
+        logs_info: Callable[[], bool] = lambda: True,
     ) -> None:
         self._repository = repository
         self._access = access
@@ -174,7 +174,7 @@ class Api:
         self._current_headers = current.headers()
         self._consistent_headers = consistent.headers()
         self._keys = keys
-        self._tells = tells
+        self._logs_info = logs_info
         self._pages = DeferredSemaphore(PAGES)
         self._log = Logger(namespace="notary.server.api")
         self._many_keys = Seldom(self._no_key, seconds)
@@ -226,7 +226,7 @@ class Api:
         """Write the log line of a request that was answered (also of one that never became a call) and count it."""
         operation = call.notes.get("operation", "Malformed")
         self._metrics.observe_request(operation, call.method, status, seconds, call.size, sent)
-        if not self._tells():
+        if not self._logs_info():
             return
         self._log.info(
             "{method} {path} {status}",

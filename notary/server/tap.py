@@ -73,7 +73,7 @@ class Server(Serving):
     """The server of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log
+    fails with StorageFailed, ConfigError or CannotListenError. ``logs_info`` says whether log
     lines of level info are written.
     """
 
@@ -82,11 +82,11 @@ class Server(Serving):
         config: ServerConfig,
         reactor: Reactor,
         sockets: Sequence[socket] = (),
-        tells: Callable[[], bool] = lambda: True,
+        logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
     ) -> None:
         super().__init__(reactor, READERS, sockets)
-        self._tells = tells
+        self._logs_info = logs_info
         self._worker = worker
         self._config = config
         self._log = Logger(namespace="notary.server")
@@ -143,7 +143,7 @@ class Server(Serving):
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
             keys=Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds),
             seconds=self.reactor.seconds,
-            tells=self._tells,
+            logs_info=self._logs_info,
         )
         site = Site(
             api,
@@ -272,10 +272,10 @@ def makeService(options: Options) -> service.Daemon:
 
     def build(config: ServerConfig) -> Service:
         if not options["bootstrap"]:
-            tells = partial(options.log.writes, "info")
+            logs_info = partial(options.log.writes, "info")
             if config.server.workers != 1:
                 return _workers(config, options, reactor, passed_sockets(first))
-            return Server(config, reactor, passed_sockets(first), tells, worker)
+            return Server(config, reactor, passed_sockets(first), logs_info, worker)
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)

@@ -48,7 +48,7 @@ _Answer: TypeAlias = bytes | Awaitable[Message | bytes]
 class Rpc:
     """The methods of a signer: those of ``keyring``, and the health of its store, which ``check`` asks.
 
-    ``tells`` says whether anybody reads log lines of level info: to make one for each signature, only for it to be
+    ``logs_info`` says whether anybody reads log lines of level info: to make one for each signature, only for it to be
     dropped, costs as much as a sixth of the signature. ``seconds`` is a clock, for lines that are not written too
     often.
     """
@@ -58,13 +58,13 @@ class Rpc:
         keyring: Keyring,
         check: Callable[[], Deferred[None]],
         metrics: Metrics,
-        tells: Callable[[], bool] = lambda: True,
+        logs_info: Callable[[], bool] = lambda: True,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
         self._keyring = keyring
         self._metrics = metrics
         self._retired = False
-        self._tells = tells
+        self._logs_info = logs_info
         self._check = check
         self._asking = Shared(self._ask)
         self._healthy = True
@@ -163,7 +163,7 @@ class Rpc:
 
     def _signature(self, signed: Signed) -> bytes:
         self._metrics.signed(signed.key.key_type)
-        if self._tells():
+        if self._logs_info():
             self._log.info("signed with key {key_id}", key_id=signed.key.key_id)
         return (
             _signed_by(signed.key, signed.method) + signer_pb2.Signature(content=signed.signature).SerializeToString()

@@ -55,7 +55,7 @@ class Signer(Serving):
     """The signer of one configuration.
 
     Building it reads certificates and opens nothing; ``startService`` gives a Deferred that fires when it serves, and
-    fails with StorageFailed, ConfigError or CannotListenError. ``tells`` says whether log lines of level info are
+    fails with StorageFailed, ConfigError or CannotListenError. ``logs_info`` says whether log lines of level info are
     written.
     """
 
@@ -64,11 +64,11 @@ class Signer(Serving):
         config: SignerConfig,
         reactor: Reactor,
         sockets: Sequence[socket] = (),
-        tells: Callable[[], bool] = lambda: True,
+        logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
     ) -> None:
         super().__init__(reactor, THREADS, sockets)
-        self._tells = tells
+        self._logs_info = logs_info
         self._worker = worker
         self._config = config
         self._latest = config
@@ -99,7 +99,7 @@ class Signer(Serving):
         keyring = Keyring(
             store, self._passphrases(), storage.default_alias, self.in_thread, utc_now, allow=allowance.take
         )
-        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._tells, self.reactor.seconds)
+        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
         methods = rpc.methods()
         metrics.serving(methods, keyring)
         if server.client_names:
@@ -176,10 +176,10 @@ def makeService(options: Options, first: Mapping[str, str] | None = None) -> ser
 
     def build(config: SignerConfig) -> Service:
         if not options["bootstrap"]:
-            tells = partial(options.log.writes, "info")
+            logs_info = partial(options.log.writes, "info")
             if config.server.workers != 1:
                 return _workers(config, options, reactor, passed_sockets(first))
-            return Signer(config, reactor, passed_sockets(first), tells, worker)
+            return Signer(config, reactor, passed_sockets(first), logs_info, worker)
         storage = config.storage
         migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
         return Bootstrap(migrate, storage.backend, reactor)

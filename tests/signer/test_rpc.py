@@ -49,8 +49,8 @@ def log():
 
 
 class Caller:
-    def __init__(self, keyring, check=lambda: succeed(None), tells=lambda: True):
-        self.methods = Rpc(keyring, check, Metrics(version="0"), tells).methods()
+    def __init__(self, keyring, check=lambda: succeed(None), logs_info=lambda: True):
+        self.methods = Rpc(keyring, check, Metrics(version="0"), logs_info).methods()
         self.context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
 
     async def send(self, path, request, answer):
@@ -187,7 +187,7 @@ async def test_the_log_names_keys_and_no_message(bench, log):
 @pytest_twisted.ensureDeferred
 async def test_who_reads_no_log_is_written_none_for_each_signature(bench, log):
     level = "info"
-    caller = Caller(bench.keyring(), tells=lambda: level == "info")
+    caller = Caller(bench.keyring(), logs_info=lambda: level == "info")
     key_id = (await caller.create("ecdsa")).keyInfo.keyID.ID
     for level, lines in (("error", 0), ("info", 1), ("error", 1)):  # noqa: B007 - what the caller asks for
         await caller.send(SIGN, sign_message(key_id), signer_pb2.Signature)
