@@ -17,7 +17,7 @@ from notary.observe.debug import DebugServer, Page
 from notary.observe.expiry import Certificates
 from notary.observe.lag import Lag
 from notary.observe.manhole import Manhole
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import ALIVE
 from notary.work.lifecycle import Assembly
 from notary.work.reactor import Reactor
@@ -59,9 +59,9 @@ def make_manhole(reactor: Reactor, section: ManholeSection, service: object) -> 
     return Manhole(reactor, section.port, section.authorized_keys_file, section.host_key_file, names)
 
 
-async def watch(
+async def open_inspection(
     assembly: Assembly,
-    figures: Figures,
+    figures: DaemonMetrics,
     debug: Address | None,
     manhole: Manhole | None,
     certificates: Mapping[str, Path | None],
@@ -76,11 +76,12 @@ async def watch(
     await assembly.run(Lag(assembly.reactor, figures.lag.observe))
     expiries = Certificates(certificates, assembly.reactor, assembly.in_thread)
     await assembly.run(expiries)
-    figures.watch(
+    figures.gauge(
         "certificate_days",
         "Days until a certificate in use expires; negative if it has",
         expiries.days,
         ("key", "subject", "serial"),
+        across_workers="min",
     )
     server = None
     if debug is not None:
@@ -95,7 +96,7 @@ async def watch(
         await assembly.run(manhole)
 
 
-def metrics_page(figures: Figures) -> Callable[[], Response]:
+def metrics_page(figures: DaemonMetrics) -> Callable[[], Response]:
     """What answers ``/metrics``."""
 
     def page() -> Response:

@@ -39,7 +39,7 @@ from notary.observe.readiness import ALIVE
 from notary.server.auth import Access, AccessController
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, Fault, detail, fault_response
 from notary.server.health import Health
-from notary.server.metrics import ACCEPTED, Metrics
+from notary.server.metrics import ACCEPTED, ServerMetrics
 from notary.server.repository import SMALL, Repository
 from notary.server.validators import InThread, Validators
 from notary.storage import Change, Stored
@@ -152,7 +152,7 @@ class Api:
         repository: Repository,
         access: AccessController,
         health: Health,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         in_thread: InThread,
         validators: Validators,
         now: Callable[[], datetime],

@@ -21,7 +21,7 @@ from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, difference
 from notary.config.files import certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.environment import first_environment
-from notary.daemon.inspection import make_manhole, watch
+from notary.daemon.inspection import make_manhole, open_inspection
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
@@ -32,7 +32,7 @@ from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVer
 from notary.net.grpc import Channel
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
 from notary.server.api import Api, CachePolicy
@@ -41,7 +41,7 @@ from notary.server.auth.none import NoAuth
 from notary.server.auth.token import TokenAuth, load_bundle
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
-from notary.server.metrics import Metrics
+from notary.server.metrics import ServerMetrics
 from notary.server.repository import Repository
 from notary.server.signing import SigningService
 from notary.server.signing.local import LocalSigner
@@ -90,7 +90,7 @@ class Server(Serving):
         self._worker = worker
         self._config = config
         self._log = Logger(namespace="notary.server")
-        self._metrics = Metrics(version=__version__)
+        self._metrics = ServerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._access = _access_controller(config)
         files = config.server
         self._tls = None
@@ -104,7 +104,9 @@ class Server(Serving):
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
+        await open_inspection(
+            self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker
+        )
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
         usage = Usage()
@@ -127,7 +129,7 @@ class Server(Serving):
             self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)
         )
         self.at_end(validators.close)
-        metrics.watch("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
+        metrics.gauge("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
         repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
         max_age = config.caching.max_age
         api = Api(
@@ -155,8 +157,8 @@ class Server(Serving):
             takes_body=api.takes_body,
             limits=self._limits(),
         )
-        metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
-        metrics.watch("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
+        metrics.gauge("connections", "Open connections of clients", lambda: {(): site.connections})
+        metrics.gauge("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
         self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
@@ -257,7 +259,7 @@ def _workers(config: ServerConfig, options: Options, reactor: Reactor, sockets: 
         check=lambda new: Server(new, reactor),
         changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
     )
-    return Workers(plan, reactor, sockets, Figures("notary_server_", __version__))
+    return Workers(plan, reactor, sockets, DaemonMetrics("notary_server_", __version__))
 
 
 def makeService(options: Options) -> service.Daemon:

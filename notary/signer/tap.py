@@ -22,7 +22,7 @@ from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, difference
 from notary.config.files import certificate_files
 from notary.daemon import options, program, service
 from notary.daemon.environment import first_environment
-from notary.daemon.inspection import make_manhole, watch
+from notary.daemon.inspection import make_manhole, open_inspection
 from notary.daemon.program import Bootstrap
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
@@ -33,13 +33,13 @@ from notary.errors import KeyNotFound
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.keyring import CREATIONS, Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.dialect import Usage
@@ -77,7 +77,7 @@ class Signer(Serving):
         self._tls = contexts.server_options(
             files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC
         )
-        self._metrics = Metrics(version=__version__)
+        self._metrics = SignerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
 
@@ -85,7 +85,9 @@ class Signer(Serving):
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
         server, storage = config.server, config.storage
-        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
+        await open_inspection(
+            self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker
+        )
         if server.client_ca_file is None:
             self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
         self._log.info("Using {backend} backend", backend=storage.backend)
@@ -106,7 +108,7 @@ class Signer(Serving):
             methods = Clients(server.client_names).guard(methods)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
         grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
-        metrics.watch("connections", "Open connections of clients", lambda: {(): grpc.connections})
+        metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         await self.listen(server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
@@ -160,7 +162,7 @@ def _workers(config: SignerConfig, options: Options, reactor: Reactor, sockets: 
         check=lambda new: Signer(new, reactor),
         changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
     )
-    return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
+    return Workers(plan, reactor, sockets, DaemonMetrics("notary_signer_", __version__))
 
 
 def makeService(options: Options, first: Mapping[str, str] | None = None) -> service.Daemon:

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.proto import signer_pb2
 from notary.signer.keyring import Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from tests.signer.conftest import ALIAS, NOW, PASSPHRASES
 
@@ -36,7 +36,7 @@ NAMED = [
 
 
 async def is_answered(bench, data: bytes) -> None:
-    metrics = Metrics(version="0")
+    metrics = SignerMetrics(version="0")
     keyring = Keyring(bench.store, PASSPHRASES.get, ALIAS, maybeDeferred, lambda: NOW)
     context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
     for handle in Rpc(keyring, lambda: succeed(None), metrics).methods().values():

@@ -42,7 +42,7 @@ from notary.daemon.workers.worker import OURS, PIPES, decoded
 from notary.net import listen
 from notary.net.http.call import Call, Response
 from notary.observe.debug import MAX_SECONDS, DebugServer, Page, until_gone
-from notary.observe.metrics import CONTENT_TYPE, Figures
+from notary.observe.metrics import CONTENT_TYPE, DaemonMetrics
 from notary.observe.readiness import ALIVE, Readiness
 from notary.work.backoff import Backoff
 from notary.work.processes import python_command, python_environment
@@ -115,7 +115,7 @@ class Plan:
 class Workers(Service):
     """The parent. Starting fails with WorkerFailed if one of the first workers does, and with CannotListenError."""
 
-    def __init__(self, plan: Plan, reactor: Reactor, sockets: Sequence[socket], figures: Figures) -> None:
+    def __init__(self, plan: Plan, reactor: Reactor, sockets: Sequence[socket], figures: DaemonMetrics) -> None:
         self.plan = plan
         self.reactor = reactor
         self.drain_seconds = plan.drain
@@ -134,8 +134,8 @@ class Workers(Service):
         self._ends: list[Callable[[], Any]] = []
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
-        figures.watch("workers", "Processes that serve", lambda: {(): len(self._serving())})
-        figures.watch("worker_starts", "Processes that were started", lambda: {(): self._started}, counter=True)
+        figures.gauge("workers", "Processes that serve", lambda: {(): len(self._serving())})
+        figures.counter("worker_starts", "Processes that were started", lambda: {(): self._started})
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Workers(Service):
     def worker_ended(self, process: WorkerProcess, how: str) -> None:
         """A worker has ended."""
         self._processes.discard(process)
-        self._totals.forget(process.figures)
+        self._totals.retire(process.figures)
         if process.unwanted or not self.running or not self._looking.running:
             return  # as it was told, or the start has failed
         if self._is_there(process.number):
@@ -308,7 +308,7 @@ class Workers(Service):
     async def metrics(self) -> bytes:
         """The metrics of all workers as those of one daemon."""
         asked = [(process, process.talk.ask("metrics")) for process in self._serving()]
-        texts = [self._figures.render()[1]]
+        texts = [self._figures.render_for_totals()]
         for process, answer in asked:
             try:
                 process.figures = await answer

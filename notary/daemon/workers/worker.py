@@ -15,13 +15,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.stdio import StandardIO
 
 from notary.daemon.systemd import Notifier
 from notary.daemon.workers.pipe import Answer, Talk, Unanswered, ask_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 from notary.work.reactor import Reactor
 
 PIPES: Final = "NOTARY_SUPERVISOR"
@@ -56,14 +57,17 @@ class Worker:
         }
         """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
 
-    def show(self, figures: Figures, ready: Callable[[], Any], debug: DebugServer | None) -> None:
-        """Answer the parent's questions, and show the figures of all workers in place of this one's alone."""
-        self._answers["metrics"] = lambda _: figures.render()[1]
+    def show(self, figures: DaemonMetrics, ready: Callable[[], Any], debug: DebugServer | None) -> None:
+        """Answer the questions of the parent."""
+        self._answers["metrics"] = lambda _: figures.render_for_totals()
         self._answers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
             self._answers["debug"] = partial(self._debug, debug)
             self._answers["gone"] = self._gone
-        figures.together = lambda: self._talk.ask("metrics")
+
+    def all_metrics(self) -> Deferred[bytes]:
+        """Ask the parent for the metrics of all workers, in Prometheus' text form."""
+        return self._talk.ask("metrics")
 
     async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
         number, method, path, query = json.loads(asked)
@@ -81,10 +85,10 @@ class Worker:
             call.gone = True
         return b""
 
-    async def farewell(self, figures: Figures) -> None:
+    async def farewell(self, figures: DaemonMetrics) -> None:
         """Leave the last figures to the parent."""
         with suppress(Unanswered):
-            await self._talk.ask("figures", figures.render()[1], 1.0)
+            await self._talk.ask("figures", figures.render_for_totals(), 1.0)
 
 
 def join(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
