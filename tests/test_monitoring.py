@@ -30,13 +30,13 @@ class NoKeyring:
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
     metrics.watch_pool(Usage())
-    # As in notary.daemon.workers.parent.
+    # As in notary.daemon.workers.parent and notary.daemon.inspection.
     metrics.gauge("workers", "doc", lambda: {(): 2.0})
     metrics.counter("worker_starts", "doc", lambda: {(): 2.0})
     for name, labels in (
         ("connections", ()),
         ("certificate_days", ("key", "subject", "serial")),
-    ):  # see notary.daemon.inspection
+    ):
         metrics.gauge(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
     if isinstance(metrics, ServerMetrics):
         metrics.gauge("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py

@@ -90,8 +90,8 @@ async def open_inspection(
         server = DebugServer(assembly.reactor, host, debug.port, pages, figures.counters)
         await assembly.run(server)
     if worker is not None:
-        worker.show(figures, ready, server)
-        assembly.at_end(partial(worker.farewell, figures))
+        worker.answer_parent(figures, ready, server)
+        assembly.at_end(partial(worker.send_final_metrics, figures))
     if manhole is not None:
         await assembly.run(manhole)
 

@@ -1,9 +1,9 @@
 """What both daemons count, in the text form that Prometheus reads, and what they count with.
 
 Rules of this module: a :class:`DaemonMetrics` is complete in itself (its own registry, nothing global), belongs to one
-thread and is cheap to update: plain numbers in tables that grow with operations, never with what clients choose. Families are
-put together only when somebody reads them. What another object knows anyway is not counted twice: it is asked
-(``gauge``, ``counter``). docs/monitoring.md has a row for each name.
+thread and is cheap to update: plain numbers in tables that grow with operations, never with what clients choose.
+Families are put together only when somebody reads them. What another object knows anyway is not counted twice: it is
+asked (``gauge``, ``counter``). docs/monitoring.md has a row for each name.
 """
 
 from __future__ import annotations

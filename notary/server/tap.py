@@ -6,33 +6,27 @@ opposite order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from socket import socket
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
 from notary.config.files import certificate_files
-from notary.daemon import options, program, service
-from notary.daemon.environment import first_environment
+from notary.daemon import options
 from notary.daemon.inspection import make_manhole, open_inspection
-from notary.daemon.program import Bootstrap
+from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import passed_sockets
-from notary.daemon.workers.parent import Plan, Workers
-from notary.daemon.workers.worker import Worker, join
+from notary.daemon.workers.worker import Worker
 from notary.errors import ConfigError, InvalidGun, KeyNotFound, NotFound, OldVersion
 from notary.net.grpc import Channel
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
-from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
 from notary.server.api import Api, CachePolicy
@@ -53,7 +47,7 @@ from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SERVER
 from notary.work.allowance import Allowance
 from notary.work.processes import Offload
-from notary.work.reactor import Reactor, installed_reactor, utc_now
+from notary.work.reactor import Reactor, utc_now
 
 READERS = 2
 """Threads for what readers wait for, and for everything else that is short: validation never uses them."""
@@ -245,46 +239,25 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: ServerConfig, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
-    """The parent of several processes, each of which is a Server."""
-    keys = ("server.http_addr", "server.workers", "server.drain_timeout", "debug")
-    plan = Plan(
-        program=__name__,
-        options=options,
-        alone=SERVER_PREFIX + "SERVER_WORKERS",
-        count=config.server.workers,
-        address=config.server.http_addr,
-        drain=config.server.drain_timeout,
-        debug=config.debug,
-        check=lambda new: Server(new, reactor),
-        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
-    )
-    return Workers(plan, reactor, sockets, DaemonMetrics("notary_server_", __version__))
+def _build(config: ServerConfig, around: Surroundings) -> Server:
+    return Server(config, around.reactor, around.sockets, around.logs_info, around.worker)
 
 
-def makeService(options: Options) -> service.Daemon:
-    """The body of the twistd plugin."""
-    reactor = installed_reactor()
-    first = first_environment()
-    worker = join(first, reactor)
-
-    def load(text: str, environ: Mapping[str, str], directory: Path) -> ServerConfig:
-        config = load_server(text, environ, directory)
-        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
-
-    def build(config: ServerConfig) -> Service:
-        if not options["bootstrap"]:
-            logs_info = partial(options.log.writes, "info")
-            if config.server.workers != 1:
-                return _workers(config, options, reactor, passed_sockets(first))
-            return Server(config, reactor, passed_sockets(first), logs_info, worker)
-        storage = config.storage
-        migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
-        return Bootstrap(migrate, storage.backend, reactor)
-
-    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+def _migration(config: ServerConfig, reactor: Reactor) -> Callable[..., Awaitable[object]]:
+    return partial(migrate_database, config.storage.backend, config.storage.db_url, SERVER, reactor)
 
 
-def main() -> None:
-    """The console script: the daemon in the foreground."""
-    program.run(Options, makeService)
+PROGRAM = Program(
+    module=__name__,
+    options=Options,
+    prefix=SERVER_PREFIX,
+    metrics_prefix="notary_server_",
+    load=load_server,
+    with_debug=lambda config: replace(config, debug=DEBUG_ADDRESS),
+    build=_build,
+    migrate=_migration,
+    address=lambda config: config.server.http_addr,
+    address_key="server.http_addr",
+    differences=differences,
+)
+makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

@@ -7,33 +7,26 @@ opposite order. The process protects what it will hold before it reads any of it
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from socket import socket
-from typing import NoReturn
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
 from notary.config.files import certificate_files
-from notary.daemon import options, program, service
-from notary.daemon.environment import first_environment
+from notary.daemon import options
 from notary.daemon.inspection import make_manhole, open_inspection
-from notary.daemon.program import Bootstrap
+from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import passed_sockets
-from notary.daemon.workers.parent import Plan, Workers
-from notary.daemon.workers.worker import Worker, join
+from notary.daemon.workers.worker import Worker
 from notary.errors import KeyNotFound
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
-from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import STARTING
 from notary.observe.timed import measured
 from notary.signer import memory
@@ -45,7 +38,7 @@ from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
-from notary.work.reactor import Reactor, installed_reactor, utc_now
+from notary.work.reactor import Reactor, utc_now
 
 THREADS = CREATIONS + 1
 """Threads that wrap, unwrap and make keys: one is always left for a signature that needs a key unwrapped."""
@@ -148,47 +141,30 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: SignerConfig, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
-    """The parent of several processes, each of which is a Signer."""
-    keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
-    plan = Plan(
-        program="notary.signer.start",
-        options=options,
-        alone=SIGNER_PREFIX + "SERVER_WORKERS",
-        count=config.server.workers,
-        address=config.server.grpc_addr,
-        drain=config.server.drain_timeout,
-        debug=config.debug,
-        check=lambda new: Signer(new, reactor),
-        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
-    )
-    return Workers(plan, reactor, sockets, DaemonMetrics("notary_signer_", __version__))
+def _build(config: SignerConfig, around: Surroundings) -> Signer:
+    return Signer(config, around.reactor, around.sockets, around.logs_info, around.worker)
 
 
-def makeService(options: Options, first: Mapping[str, str] | None = None) -> service.Daemon:
-    """The body of the twistd plugin. ``first`` is the environment that the process was started with."""
-    reactor = installed_reactor()
-    first = first_environment() if first is None else first
-    worker = join(first, reactor)
-
-    def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
-        (memory.show if options["debug"] else memory.protect)()
-        config = load_signer(text, environ, directory)
-        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
-
-    def build(config: SignerConfig) -> Service:
-        if not options["bootstrap"]:
-            logs_info = partial(options.log.writes, "info")
-            if config.server.workers != 1:
-                return _workers(config, options, reactor, passed_sockets(first))
-            return Signer(config, reactor, passed_sockets(first), logs_info, worker)
-        storage = config.storage
-        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
-        return Bootstrap(migrate, storage.backend, reactor)
-
-    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+def _migration(config: SignerConfig, reactor: Reactor) -> Callable[..., Awaitable[object]]:
+    return partial(migrate_database, config.storage.backend, config.storage.db_url, SIGNER, reactor)
 
 
-def main(first: Mapping[str, str] | None = None) -> NoReturn:
-    """The console script: the daemon in the foreground. ``first`` is that of ``makeService``."""
-    program.run(Options, partial(makeService, first=first))
+def _protect(flags: options.Options) -> None:
+    (memory.show if flags["debug"] else memory.protect)()
+
+
+PROGRAM = Program(
+    module="notary.signer.start",
+    options=Options,
+    prefix=SIGNER_PREFIX,
+    metrics_prefix="notary_signer_",
+    load=load_signer,
+    with_debug=lambda config: replace(config, debug=DEBUG_ADDRESS),
+    build=_build,
+    migrate=_migration,
+    address=lambda config: config.server.grpc_addr,
+    address_key="server.grpc_addr",
+    differences=differences,
+    before_load=_protect,
+)
+makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from notary.daemon.workers.pipe import Talk, Unanswered, ask_at_once
+from notary.daemon.workers.pipe import NoReply, Pipe, request_at_once
 
 
 class Pair:
@@ -28,7 +28,7 @@ class Pair:
             "broken": self._broken,
             "tell": self._told,
         }
-        self.a, self.b = (Talk(self.clock, answers, lambda name=name: self.lost.append(name)) for name in "ab")
+        self.a, self.b = (Pipe(self.clock, answers, lambda name=name: self.lost.append(name)) for name in "ab")
         self.step = step
         for side in (self.a, self.b):
             side.makeConnection(StringTransport())
@@ -58,7 +58,7 @@ class Pair:
 @pytest.mark.parametrize("body", [b"", b"x", b"\n", b"a b\nc,", bytes(range(256)) * 400])
 def test_both_may_ask(step: int, body: bytes) -> None:
     pair = Pair(step)
-    asked = [side.ask("echo", body) for side in (pair.a, pair.b)]
+    asked = [side.request("echo", body) for side in (pair.a, pair.b)]
     pair.run()
     assert [one.result for one in asked] == [body, body]
     assert pair.clock.getDelayedCalls() == []
@@ -66,7 +66,7 @@ def test_both_may_ask(step: int, body: bytes) -> None:
 
 def test_answers_come_in_any_order() -> None:
     pair = Pair()
-    first, second = pair.a.ask("later"), pair.a.ask("echo", b"2")
+    first, second = pair.a.request("later"), pair.a.request("echo", b"2")
     pair.run()
     assert not first.called
     assert second.result == b"2"
@@ -78,20 +78,20 @@ def test_answers_come_in_any_order() -> None:
 @pytest.mark.parametrize(("name", "says"), [("broken", "of all things"), ("unknown", "unknown")])
 def test_what_cannot_be_answered(name: str, says: str) -> None:
     pair = Pair()
-    asked = pair.a.ask(name)
+    asked = pair.a.request(name)
     pair.run()
-    asked.addErrback(lambda failure: failure.trap(Unanswered) and failure.getErrorMessage())
+    asked.addErrback(lambda failure: failure.trap(NoReply) and failure.getErrorMessage())
     assert says in asked.result
 
 
 def test_who_waits_too_long_waits_no_more() -> None:
     pair = Pair()
-    asked = pair.a.ask("later", seconds=2.0)
+    asked = pair.a.request("later", seconds=2.0)
     pair.run()
     pair.clock.advance(1.9)
     assert not asked.called
     pair.clock.advance(0.2)
-    asked.addErrback(lambda failure: failure.trap(Unanswered) and failure.getErrorMessage())
+    asked.addErrback(lambda failure: failure.trap(NoReply) and failure.getErrorMessage())
     assert asked.result == "no answer in 2 s"
     pair.held.callback(b"too late")
     pair.run()
@@ -100,7 +100,7 @@ def test_who_waits_too_long_waits_no_more() -> None:
 
 def test_what_is_told_gets_no_answer() -> None:
     pair = Pair()
-    pair.a.tell("tell", b"news")
+    pair.a.notify("tell", b"news")
     pair.run()
     assert pair.told == [b"news"]
     assert pair.b.transport.value() == b""
@@ -111,20 +111,20 @@ def test_the_other_side_is_gone() -> None:
     from twisted.python.failure import Failure
 
     pair = Pair()
-    asked = pair.a.ask("later")
+    asked = pair.a.request("later")
     pair.a.connectionLost(Failure(ConnectionLost()))
-    asked.addErrback(lambda failure: failure.trap(Unanswered) and failure.getErrorMessage())
+    asked.addErrback(lambda failure: failure.trap(NoReply) and failure.getErrorMessage())
     assert "gone" in asked.result
     assert pair.lost == ["a"]
     assert pair.clock.getDelayedCalls() == []
 
 
-def answered(answers: dict) -> tuple[int, int, Thread]:
+def answered(handlers: dict) -> tuple[int, int, Thread]:
     """Descriptors of a side that answers one question, given in pieces, and then is gone."""
     (reading, to_us), (from_us, writing) = os.pipe(), os.pipe()
 
     def answer() -> None:
-        other = Talk(Clock(), answers, lambda: None)
+        other = Pipe(Clock(), handlers, lambda: None)
         transport = StringTransport()
         other.makeConnection(transport)
         while not transport.value() and (data := os.read(from_us, 3)):
@@ -142,9 +142,9 @@ def answered(answers: dict) -> tuple[int, int, Thread]:
 def test_one_may_ask_before_there_is_an_event_loop() -> None:
     secret = {"NOTARY_SIGNER_A": "p\udcff,:\n" * 100}
     reading, writing, thread = answered({"environment": lambda _: json.dumps(secret).encode()})
-    assert json.loads(ask_at_once(reading, writing, "environment")) == secret
-    with pytest.raises(Unanswered, match="gone"):
-        os.read(reading, 1) or ask_at_once(reading, os.open(os.devnull, os.O_WRONLY), "environment")
+    assert json.loads(request_at_once(reading, writing, "environment")) == secret
+    with pytest.raises(NoReply, match="gone"):
+        os.read(reading, 1) or request_at_once(reading, os.open(os.devnull, os.O_WRONLY), "environment")
     thread.join()
     for descriptor in (reading, writing):
         os.close(descriptor)
@@ -152,8 +152,8 @@ def test_one_may_ask_before_there_is_an_event_loop() -> None:
 
 def test_what_the_other_side_does_not_know_is_no_answer() -> None:
     reading, writing, thread = answered({})
-    with pytest.raises(Unanswered):
-        ask_at_once(reading, writing, "environment")
+    with pytest.raises(NoReply):
+        request_at_once(reading, writing, "environment")
     thread.join()
     for descriptor in (reading, writing):
         os.close(descriptor)

@@ -16,7 +16,7 @@ from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from notary.daemon.workers.pipe import Answer, Talk
+from notary.daemon.workers.pipe import Handler, Pipe
 from notary.errors import NotaryError
 from notary.work.reactor import Reactor
 
@@ -70,13 +70,13 @@ class WorkerProcess(ProcessProtocol):
         self._owner = owner
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
-        answers: dict[str, Answer] = {
+        handlers: dict[str, Handler] = {
             "environment": lambda _: json.dumps(owner.variables()).encode(),
             "notify": self._notified,
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),
         }
-        self.talk = Talk(owner.reactor, answers, lambda: None)
+        self.pipe = Pipe(owner.reactor, handlers, lambda: None)
 
     @property
     def pid(self) -> int:
@@ -85,7 +85,7 @@ class WorkerProcess(ProcessProtocol):
 
     def connectionMade(self) -> None:
         """The process runs."""
-        self.talk.makeConnection(_ChildPipeTransport(self))
+        self.pipe.makeConnection(_ChildPipeTransport(self))
 
     def write(self, data: bytes) -> None:
         """Write to the pipe that the worker reads, if the worker still runs."""
@@ -95,7 +95,7 @@ class WorkerProcess(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Messages, or lines of the log."""
         if childFD == self._writing:
-            self.talk.dataReceived(data)
+            self.pipe.dataReceived(data)
             return
         *lines, self._log = (self._log + data).split(b"\n")
         if len(self._log) > _LOG_TAIL_BYTES:
@@ -120,7 +120,7 @@ class WorkerProcess(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """Tell the parent, and fail what waits for this worker."""
         self.serves = False
-        self.talk.connectionLost(reason)
+        self.pipe.connectionLost(reason)
         if self._log:
             self._owner.relay(self._log)
         how = _exit_text(reason)

@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 
 from notary.daemon.options import Options
 from notary.daemon.workers.child import WorkerFailed, WorkerProcess
-from notary.daemon.workers.pipe import Unanswered
+from notary.daemon.workers.pipe import NoReply
 from notary.daemon.workers.totals import Totals
 from notary.daemon.workers.worker import OURS, PIPES, decoded
 from notary.net import listen
@@ -57,7 +57,7 @@ _FIRST: Final = 3  # the descriptor of the first socket, as systemd has it
 _BACKOFF: Final = Backoff(first=0.2, most=10.0, factor=2.0, jitter=0.2)
 _HEALTHY_AFTER_SECONDS: Final = 30.0
 """The uptime of a worker that resets the back-off of restarts."""
-_LOOK_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # how often a worker is asked whether it lives, and how long it may think
+_POLL_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # how often a worker is asked whether it lives, and how long it may think
 _PROFILE_SECONDS: Final = MAX_SECONDS + 30.0
 
 
@@ -80,10 +80,10 @@ class Plan:
     Args:
         program: The module whose ``main`` is the daemon.
         options: The daemon's flags, which its workers get too.
-        alone: The variable that tells a worker that it is to be one process.
+        single_process_variable: The variable that tells a worker that it is to be one process.
         count: How many workers; 0 for one a processor.
         address: Where they listen, unless sockets are passed.
-        drain: Seconds that a stopping worker gives to its answers.
+        drain_seconds: Seconds that a stopping worker gives to its answers.
         debug: Where the debug server listens; None for nowhere.
         check: Raises ConfigError for a configuration that no worker could start with.
         changed: Returns a line for each key that a new configuration changes and that needs a restart all the same.
@@ -91,10 +91,10 @@ class Plan:
 
     program: str
     options: Options
-    alone: str
+    single_process_variable: str
     count: int
     address: Address
-    drain: float
+    drain_seconds: float
     debug: Address | None
     check: Callable[[Any], object]
     changed: Callable[[Any], Sequence[str]]
@@ -109,7 +109,7 @@ class Plan:
     def variables(self) -> Mapping[str, str]:
         """The daemon's own variables, for a worker."""
         own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        return own | {self.alone: "1"}
+        return own | {self.single_process_variable: "1"}
 
 
 class Workers(Service):
@@ -118,7 +118,7 @@ class Workers(Service):
     def __init__(self, plan: Plan, reactor: Reactor, sockets: Sequence[socket], figures: DaemonMetrics) -> None:
         self.plan = plan
         self.reactor = reactor
-        self.drain_seconds = plan.drain
+        self.drain_seconds = plan.drain_seconds
         self.count = plan.count or len(os.sched_getaffinity(0))
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
         self._sockets = sockets
@@ -132,8 +132,8 @@ class Workers(Service):
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
         self._closings: list[Callable[[], Any]] = []  # what ends listening
         self._ends: list[Callable[[], Any]] = []
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
+        self._polling = LoopingCall(self._poll)
+        self._polling.clock = reactor
         figures.gauge("workers", "Processes that serve", lambda: {(): len(self._serving())})
         figures.counter("worker_starts", "Processes that were started", lambda: {(): self._started})
 
@@ -171,7 +171,7 @@ class Workers(Service):
         except FirstError as error:
             failure: Any = error.subFailure
             raise failure.value from None
-        self._looking.start(_LOOK_SECONDS, now=False)
+        self._polling.start(_POLL_SECONDS, now=False)
 
     def stopService(self) -> Deferred[None]:
         """End all workers, which drain, and wait until they are gone."""
@@ -179,13 +179,13 @@ class Workers(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._looking.running:
-            self._looking.stop()
+        if self._polling.running:
+            self._polling.stop()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
         # First: the workers accept what is in the queue and close the port, and then nobody can connect any more.
         await _all_of(self._closings)
-        ended = [_when(process.ended) for process in self._processes]
+        ended = [_mirror(process.ended) for process in self._processes]
         for process in list(self._processes):
             process.end()
         await DeferredList(ended)
@@ -257,7 +257,7 @@ class Workers(Service):
         """A worker has ended."""
         self._processes.discard(process)
         self._totals.retire(process.figures)
-        if process.unwanted or not self.running or not self._looking.running:
+        if process.unwanted or not self.running or not self._polling.running:
             return  # as it was told, or the start has failed
         if self._is_there(process.number):
             return  # it was to replace another one, which goes on; or the other way round
@@ -270,7 +270,7 @@ class Workers(Service):
             how=how,
             wait=round(wait, 1),
         )
-        self._restarts[process.number] = self.reactor.callLater(wait, self._again, process.number)
+        self._restarts[process.number] = self.reactor.callLater(wait, self._restart, process.number)
 
     def _is_there(self, number: int) -> bool:
         """Whether there is a worker of this number, or will be one."""
@@ -278,22 +278,22 @@ class Workers(Service):
             process.number == number and not process.unwanted for process in self._processes
         )
 
-    def _again(self, number: int) -> None:
+    def _restart(self, number: int) -> None:
         self._restarts.pop(number, None)
         self._spawn(number).ready.addErrback(lambda failure: failure.trap(WorkerFailed) and None)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Ask every worker for its figures, in case it dies; one that does not answer is not well."""
         for number in range(1, self.count + 1):
             if not self._is_there(number):  # it ended during the start
-                self._again(number)
+                self._restart(number)
         for process in self._serving():
-            process.talk.ask("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
+            process.pipe.request("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
                 process.counted, partial(self._silent, process)
             )
 
     def _silent(self, process: WorkerProcess, failure: Failure) -> None:
-        failure.trap(Unanswered)
+        failure.trap(NoReply)
         if process.serves and not process.unwanted:
             process.serves = False
             self._log.error(
@@ -307,12 +307,12 @@ class Workers(Service):
 
     async def metrics(self) -> bytes:
         """The metrics of all workers as those of one daemon."""
-        asked = [(process, process.talk.ask("metrics")) for process in self._serving()]
+        asked = [(process, process.pipe.request("metrics")) for process in self._serving()]
         texts = [self._figures.render_for_totals()]
         for process, answer in asked:
             try:
                 process.figures = await answer
-            except Unanswered:
+            except NoReply:
                 continue
             texts.append(process.figures)
         return self._totals.of(texts)
@@ -324,8 +324,8 @@ class Workers(Service):
         """What a worker says that serves; all see the same database and the same signer."""
         for process in self._serving() if self.running else ():
             try:
-                return decoded(await process.talk.ask("ready"))
-            except Unanswered:
+                return decoded(await process.pipe.request("ready"))
+            except NoReply:
                 continue
         return Readiness(ready=False, status="starting" if self.running else "stopping").response()
 
@@ -339,8 +339,8 @@ class Workers(Service):
             return None
         number = str(next(self._calls))
         target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
-        asked = process.talk.ask("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
-        end_watch = until_gone(self.reactor, call, lambda: process.talk.tell("gone", number.encode()))
+        asked = process.pipe.request("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
+        end_watch = until_gone(self.reactor, call, lambda: process.pipe.notify("gone", number.encode()))
 
         def answered(result: Any) -> Any:
             end_watch()
@@ -355,7 +355,7 @@ async def _all_of(ends: list[Callable[[], Any]]) -> None:
         await maybeDeferred(ends.pop())
 
 
-def _when(event: Deferred[None]) -> Deferred[None]:
+def _mirror(event: Deferred[None]) -> Deferred[None]:
     """Another Deferred that fires when ``event`` does."""
     waiter: Deferred[None] = Deferred()
 

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.stdio import StandardIO
 
 from notary.daemon.systemd import Notifier
-from notary.daemon.workers.pipe import Answer, Talk, Unanswered, ask_at_once
+from notary.daemon.workers.pipe import Handler, NoReply, Pipe, request_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
 from notary.observe.metrics import DaemonMetrics
@@ -32,7 +32,7 @@ OURS: Final = "NOTARY_"
 """What the names of the daemon's own variables begin with."""
 
 
-class _Told(Notifier):
+class ParentNotifier(Notifier):
     """Tells the parent what would be told to systemd."""
 
     def __init__(self, tell: Callable[[bytes], None]) -> None:
@@ -44,30 +44,30 @@ class _Told(Notifier):
 
 
 class Worker:
-    """The side of a process that a parent has started: see `join`. ``environ`` is what the parent said of it."""
+    """The side of a process that a parent has started: see `join_parent`. ``environ`` is what the parent said of it."""
 
     def __init__(self, reactor: Reactor, reading: int, writing: int, environ: Mapping[str, str]) -> None:
-        self._answers: dict[str, Answer] = {}
+        self._handlers: dict[str, Handler] = {}
         self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
-        self._talk = Talk(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        cast("Any", StandardIO)(self._talk, reading, writing, reactor)  # its stub knows less than it takes
+        self._pipe = Pipe(reactor, self._handlers, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        cast("Any", StandardIO)(self._pipe, reading, writing, reactor)  # its stub knows less than it takes
         self.surroundings: dict[str, Any] = {
-            "notifier": _Told(partial(self._talk.tell, "notify")),
+            "notifier": ParentNotifier(partial(self._pipe.notify, "notify")),
             "environ": {**os.environ, **environ},
         }
         """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
 
-    def show(self, figures: DaemonMetrics, ready: Callable[[], Any], debug: DebugServer | None) -> None:
+    def answer_parent(self, figures: DaemonMetrics, ready: Callable[[], Any], debug: DebugServer | None) -> None:
         """Answer the questions of the parent."""
-        self._answers["metrics"] = lambda _: figures.render_for_totals()
-        self._answers["ready"] = lambda _: _encoded(ready())
+        self._handlers["metrics"] = lambda _: figures.render_for_totals()
+        self._handlers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
-            self._answers["debug"] = partial(self._debug, debug)
-            self._answers["gone"] = self._gone
+            self._handlers["debug"] = partial(self._debug, debug)
+            self._handlers["gone"] = self._gone
 
     def all_metrics(self) -> Deferred[bytes]:
         """Ask the parent for the metrics of all workers, in Prometheus' text form."""
-        return self._talk.ask("metrics")
+        return self._pipe.request("metrics")
 
     async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
         number, method, path, query = json.loads(asked)
@@ -85,13 +85,13 @@ class Worker:
             call.gone = True
         return b""
 
-    async def farewell(self, figures: DaemonMetrics) -> None:
+    async def send_final_metrics(self, figures: DaemonMetrics) -> None:
         """Leave the last figures to the parent."""
-        with suppress(Unanswered):
-            await self._talk.ask("figures", figures.render_for_totals(), 1.0)
+        with suppress(NoReply):
+            await self._pipe.request("figures", figures.render_for_totals(), 1.0)
 
 
-def join(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
+def join_parent(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
     """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
 
     Blocks until the parent has told the daemon's own variables, which is before the event loop runs.
@@ -102,8 +102,8 @@ def join(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
     os.environ.pop(PIPES, None)
     reading, writing = (int(number) for number in pipes.split(","))
     try:
-        own = json.loads(ask_at_once(reading, writing, "environment"))
-    except Unanswered as error:
+        own = json.loads(request_at_once(reading, writing, "environment"))
+    except NoReply as error:
         sys.exit(str(error))
     return Worker(reactor, reading, writing, own)
 
