@@ -73,16 +73,17 @@ class Serving(Assembly):
         """Return what logs refused connections; ``mutual`` says that clients must show a certificate."""
         return Refusals(log, refusal_level(mutual=mutual), self.reactor.seconds)
 
-    async def open(self, log: Logger, open_store: Callable[[], Deferred[C]]) -> C:
-        """Return what ``open_store`` opens, or, if its database does not answer yet, what stands for it until then.
+    async def open(self, port: type, log: Logger, open_store: Callable[[], Deferred[C]]) -> C:
+        """Return the store that ``open_store`` opens, or a stand-in if the database of the store does not answer yet.
 
-        What stands for it fails every call with StorageUnreachable; ``wait_for_store`` turns it into the store. Either
-        is closed in the end. Raises what ``open_store`` does, except StorageUnreachable.
+        The stand-in has the methods of ``port``, the store's Protocol. Each call fails with StorageUnreachable until
+        ``wait_for_store`` has turned the stand-in into the store. Store and stand-in are closed at the end. Raises what
+        ``open_store`` raises, except StorageUnreachable.
         """
         try:
             store = await open_store()
         except StorageUnreachable as error:
-            pending = Pending(error)
+            pending = Pending(port, error)
             self._opening = lambda: self._open_patiently(log, open_store, pending)
             self.at_end(pending.shut)
             return cast("C", pending)

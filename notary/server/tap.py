@@ -28,7 +28,7 @@ from notary.net.grpc import Channel
 from notary.net.http.site import Limits, Response, Site
 from notary.net.tls import contexts
 from notary.observe.readiness import STARTING
-from notary.observe.timed import measured
+from notary.observe.timed import timed
 from notary.server.api import Api, CachePolicy
 from notary.server.auth import AccessController
 from notary.server.auth.none import NoAuth
@@ -41,6 +41,7 @@ from notary.server.signing import SigningService
 from notary.server.signing.local import LocalSigner
 from notary.server.signing.remote import RemoteSigner
 from notary.server.validators import Turns, Validators
+from notary.storage import MetadataStore
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
 from notary.storage.sql.dialect import Usage
@@ -55,9 +56,8 @@ READERS = 2
 VALIDATORS = 2
 """Threads that validate uploads. More would only take the interpreter lock from the reactor's thread more often."""
 
-ANSWERS = (NotFound, OldVersion, InvalidGun)
-"""What a store may say without having failed."""
-
+EXPECTED_STORE_ERRORS = (NotFound, OldVersion, InvalidGun)
+"""Domain errors of a store that metrics do not count as failures."""
 
 VALIDATING_PROCESSES = 1
 """Processes for large uploads at the same time: each may take several times the memory of its upload."""
@@ -91,7 +91,9 @@ class Server(Serving):
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
         self._signer_tls: contexts.ClientOptions | None = None
-        self._signing = measured(self._signing_service(), reactor, self._metrics.observe_signing, KeyNotFound)
+        self._signing = timed(
+            SigningService, self._signing_service(), reactor, self._metrics.observe_signing, expected=KeyNotFound
+        )
         self._health: Health | None = None
         self._manhole = make_manhole(reactor, config.manhole, self)
 
@@ -107,7 +109,9 @@ class Server(Serving):
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
-        store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, ANSWERS)
+        opened = await self.open(MetadataStore, self._log, open_store)
+        observe = metrics.observe_storage
+        store = timed(MetadataStore, opened, self.reactor, observe, expected=EXPECTED_STORE_ERRORS)
         self._reloader = self.reload_when_changed(self._parts(config))
         if storage.kind.persistent and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)

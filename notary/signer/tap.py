@@ -28,12 +28,13 @@ from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
 from notary.observe.readiness import STARTING
-from notary.observe.timed import measured
+from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
+from notary.storage import KeyStore
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.dialect import Usage
 from notary.storage.sql.migrate import SIGNER
@@ -88,7 +89,8 @@ class Signer(Serving):
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
-        store = measured(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
+        opened = await self.open(KeyStore, self._log, open_store)
+        store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
         keyring = Keyring(

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from notary.observe.expiry import INTERVAL, Certificates, certificates_in_use
 from notary.observe.lag import Lag
-from notary.observe.timed import measured
+from notary.observe.timed import timed
 from tests.support.certs import Authority
 
 
@@ -26,8 +26,6 @@ def test_a_loop_that_is_late():
 
 
 class Service:
-    name = "of the service"
-
     def __init__(self) -> None:
         self.waiting: Deferred[str] = Deferred()
 
@@ -47,7 +45,9 @@ class Service:
 def test_calls_are_measured_and_their_results_left_alone():
     clock, seen = Clock(), []
     inner = Service()
-    service = measured(inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), KeyError)
+    service = timed(
+        Service, inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), expected=KeyError
+    )
     results = []
     service.wait().addCallback(results.append)
     clock.advance(2)
@@ -57,7 +57,7 @@ def test_calls_are_measured_and_their_results_left_alone():
     service.raises(OSError("a fault")).addErrback(lambda failure: results.append(failure.type))
     assert results == ["done", 6, KeyError, OSError]
     assert seen == [("wait", 2.0, True), ("echo", 0.0, True), ("raises", 0.0, True), ("raises", 0.0, False)]
-    assert (service.plain(), service.name) == (7, "of the service")
+    assert service.plain() == 7
     assert len(seen) == 4
     with pytest.raises(AttributeError):
         service.nothing  # noqa: B018
