@@ -32,7 +32,7 @@ class Address(Protocol):
 
     @property
     def port(self) -> int:
-        """0 means any."""
+        """A port; 0 means any free one."""
 
 
 class ManholeSection(Protocol):
@@ -40,15 +40,15 @@ class ManholeSection(Protocol):
 
     @property
     def port(self) -> int:
-        """Of loopback."""
+        """Port on 127.0.0.1; 0 disables the manhole."""
 
     @property
     def authorized_keys_file(self) -> Path | None:
-        """Who may log in."""
+        """Public keys of the operators that may log in."""
 
     @property
     def host_key_file(self) -> Path | None:
-        """Who the daemon is, to them; None for a new key."""
+        """SSH host key; None generates one at each start."""
 
 
 def make_manhole(reactor: Reactor, section: ManholeSection, service: object) -> Manhole | None:
@@ -70,8 +70,8 @@ async def open_inspection(
 ) -> None:
     """Measure what both daemons measure, and open the debug server and the manhole if there are to be any.
 
-    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. What
-    a ``worker`` shows goes through its parent. Fails with CannotListenError.
+    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. A
+    ``worker`` opens no port: its parent asks for the pages. Fails with CannotListenError.
     """
     await assembly.run(Lag(assembly.reactor, figures.lag.observe))
     expiries = Certificates(certificates, assembly.reactor, assembly.in_thread)
@@ -97,7 +97,7 @@ async def open_inspection(
 
 
 def metrics_page(figures: DaemonMetrics) -> Callable[[], Response]:
-    """What answers ``/metrics``."""
+    """Return the page that answers ``/metrics``."""
 
     def page() -> Response:
         content_type, body = figures.render()

@@ -52,7 +52,7 @@ class Bootstrap(Service):
         self._log = Logger()
 
     def startService(self) -> Deferred[None]:
-        """Do it all. Fails with StorageFailed or ConfigError."""
+        """Set up the database and end the process. Fails with StorageFailed or ConfigError."""
         super().startService()
         return Deferred.fromCoroutine(self._run())
 
@@ -110,7 +110,7 @@ def make_daemon(
         reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
         log.on_failure = reporter.report
         service = build(config)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
+    except Exception as error:  # noqa: BLE001 - any error prevents the start
         beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
         report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.

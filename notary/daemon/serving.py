@@ -29,7 +29,7 @@ from notary.work.reactor import Reactor
 _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
 """The pauses, in seconds, between two tries to open a store."""
 _MARGIN_SECONDS: Final = 60.0
-"""How long one try to open a store may take at most, as a service manager is told."""
+"""The longest time that one attempt to open a store may take; the service manager is told so."""
 
 C = TypeVar("C", bound=Closable)
 
@@ -44,7 +44,7 @@ class Serving(Assembly):
     def __init__(self, reactor: Reactor, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
         super().__init__(reactor, threads)
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
-        """Hears what a start waits for, and for how many seconds at most until the next word."""
+        """Called with what a start waits for, and the longest time in seconds until the next call."""
         self._sockets = sockets
         self._opening: Callable[[], Coroutine[Any, Any, None]] | None = None
 

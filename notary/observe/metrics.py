@@ -141,11 +141,11 @@ class DaemonMetrics(Collector):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def whole(self) -> tuple[str, bytes]:
-        """As :meth:`render`; of all processes, where this is one of several workers."""
+        """Return what :meth:`render` does, of all workers if this process is one of several."""
         return self.render() if self._together is None else (CONTENT_TYPE, await self._together())
 
     def render(self) -> tuple[str, bytes]:
-        """The content type and the text of all metrics.
+        """Return the content type and the text of all metrics.
 
         It takes some 2.5 ms once every operation has been seen; the figures of the process are read from ``/proc``.
         """
@@ -209,7 +209,7 @@ class Calls:
         self._failures[operation] += not ok
 
     def families(self, prefix: str, whom: str) -> Iterable[Metric]:
-        """Two families, whose names begin with ``prefix``."""
+        """Return two families, whose names begin with ``prefix``."""
         labels = ("operation",)
         seconds = HistogramMetricFamily(prefix + "_duration_seconds", f"Time that {whom} took", labels=labels)
         failures = CounterMetricFamily(prefix + "_failures", f"Calls of {whom} that failed", labels=labels)

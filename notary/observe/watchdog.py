@@ -25,7 +25,7 @@ from notary.work.reactor import Reactor
 from notary.work.repeats import Line, Repeats
 
 HELD_SECONDS: Final = 5.0
-"""How long the event loop may be held before somebody hears of it."""
+"""How long the event loop may be held before a line is logged."""
 
 _LOOKS: Final = 5  # while the loop is held, before it is told
 _MOST_PLACES: Final = 32  # calls that are shown, from the innermost

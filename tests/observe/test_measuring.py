@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
-from notary.observe.expiry import INTERVAL, Certificates, certificates_in_use
+from notary.observe.expiry import INTERVAL_SECONDS, Certificates, certificates_in_use
 from notary.observe.lag import Lag
 from notary.observe.timed import timed
 from tests.support.certs import Authority
@@ -92,10 +92,10 @@ def test_a_certificate_that_is_replaced_is_seen(tmp_path):
     assert days == pytest.approx((expiry - time.time()) / 86400, abs=0.01)
     Authority.root("another root").write(tmp_path, "root")
     assert [names[1] for names in certificates.days()] == ["a root"]
-    clock.advance(INTERVAL)
+    clock.advance(INTERVAL_SECONDS)
     assert [names[1] for names in certificates.days()] == ["another root"]
     path.unlink()
-    clock.advance(INTERVAL)
+    clock.advance(INTERVAL_SECONDS)
     assert certificates.days()["ca", "", ""] < 0
     certificates.stopService()
     assert clock.getDelayedCalls() == []

@@ -9,7 +9,7 @@ Rules of this module:
 - A worker's environment, which others may be able to read, has none of the daemon's own variables: passphrases may be
   among them. The worker asks its parent for these over the pipe between them, once it has protected itself.
 - Nothing is shared but the sockets and the database: what must be known to all workers is in the database.
-- A worker ends when its parent does, whatever the parent died of: the pipe between them says so.
+- A worker ends when its parent does, for any reason: the pipe between them is closed then.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _SYSTEMD_VARIABLES: Final = frozenset(
 )
 """What the service manager tells the parent: removed from the environment of the workers."""
 
-_FIRST: Final = 3  # the descriptor of the first socket, as systemd has it
+_FIRST_DESCRIPTOR: Final = 3  # of the sockets that a worker gets, as systemd passes them
 _BACKOFF: Final = Backoff(first=0.2, most=10.0, factor=2.0, jitter=0.2)
 _HEALTHY_AFTER_SECONDS: Final = 30.0
 """The uptime of a worker that resets the back-off of restarts."""
-_POLL_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # how often a worker is asked whether it lives, and how long it may think
+_POLL_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # between two polls of a worker; before a silent worker is killed
 _PROFILE_SECONDS: Final = MAX_SECONDS + 30.0
 
 
@@ -83,7 +83,7 @@ class Plan:
         single_process_variable: The variable that tells a worker that it is to be one process.
         count: How many workers; 0 for one a processor.
         address: Where they listen, unless sockets are passed.
-        drain_seconds: Seconds that a stopping worker gives to its answers.
+        drain_seconds: How long a stopping worker may take to finish its answers.
         debug: Where the debug server listens; None for nowhere.
         check: Raises ConfigError for a configuration that no worker could start with.
         changed: Returns a line for each key that a new configuration changes and that needs a restart all the same.
@@ -126,7 +126,7 @@ class Workers(Service):
         self._log = Logger(namespace="notary.daemon.workers.parent")
         self._processes: set[WorkerProcess] = set()
         self._totals = Totals()
-        self._calls = itertools.count(1)  # of the debug server that are passed on
+        self._call_numbers = itertools.count(1)  # of calls of the debug server that are passed on
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
@@ -146,7 +146,7 @@ class Workers(Service):
 
     async def _start(self) -> None:
         plan = self.plan
-        if plan.debug is not None:  # first: who finds the port open finds this as well
+        if plan.debug is not None:  # first: a client that finds the port open finds the debug server too
             pages: Mapping[str, Page] = {
                 "/metrics": self._metrics_page,
                 "/livez": lambda: ALIVE,
@@ -204,7 +204,7 @@ class Workers(Service):
         return self.plan.changed(config)
 
     def pass_on(self, number: signal.Signals) -> None:
-        """Tell all workers."""
+        """Send a signal on to all workers."""
         for process in self._processes:
             process.signal(number)
 
@@ -223,7 +223,7 @@ class Workers(Service):
 
     def _spawn(self, number: int) -> WorkerProcess:
         plan, sockets = self.plan, self._descriptors
-        reading, writing = _FIRST + len(sockets), _FIRST + len(sockets) + 1
+        reading, writing = _FIRST_DESCRIPTOR + len(sockets), _FIRST_DESCRIPTOR + len(sockets) + 1
         process = WorkerProcess(self, number, reading, writing)
         environ = {
             name: value
@@ -243,7 +243,7 @@ class Workers(Service):
                     0: nothing.fileno(),
                     1: 1,
                     2: "r",
-                    **{_FIRST + place: descriptor for place, descriptor in enumerate(sockets)},
+                    **{_FIRST_DESCRIPTOR + place: descriptor for place, descriptor in enumerate(sockets)},
                     reading: "w",
                     writing: "r",
                 },
@@ -337,7 +337,7 @@ class Workers(Service):
         process = next((one for one in self._serving() if str(one.number) == parts[1]), None)
         if process is None:
             return None
-        number = str(next(self._calls))
+        number = str(next(self._call_numbers))
         target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
         asked = process.pipe.request("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
         end_watch = until_gone(self.reactor, call, lambda: process.pipe.notify("gone", number.encode()))

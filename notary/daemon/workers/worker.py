@@ -35,12 +35,12 @@ OURS: Final = "NOTARY_"
 class ParentNotifier(Notifier):
     """Tells the parent what would be told to systemd."""
 
-    def __init__(self, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, notify: Callable[[bytes], None]) -> None:
         super().__init__({})
-        self._tell = tell
+        self._notify = notify
 
     def _send(self, *lines: str) -> None:
-        self._tell("\n".join(lines).encode())
+        self._notify("\n".join(lines).encode())
 
 
 class Worker:
@@ -79,22 +79,23 @@ class Worker:
             del self._calls[number]
 
     def _gone(self, number: bytes) -> bytes:
-        """The client of a call of the debug server has left the parent."""
+        """Note that the client of a call of the debug server has gone."""
         call = self._calls.get(number.decode())
         if call is not None:
             call.gone = True
         return b""
 
     async def send_final_metrics(self, figures: DaemonMetrics) -> None:
-        """Leave the last figures to the parent."""
+        """Send the last metrics of this worker to the parent."""
         with suppress(NoReply):
             await self._pipe.request("figures", figures.render_for_totals(), 1.0)
 
 
 def join_parent(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
-    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
+    """Return the way from a worker to its parent; None for a process that is no worker.
 
-    Blocks until the parent has told the daemon's own variables, which is before the event loop runs.
+    ``environ`` is the first environment. The call blocks until the parent has sent the daemon's own variables, before
+    the event loop runs.
     """
     pipes = environ.get(PIPES)
     if pipes is None:
