@@ -24,8 +24,8 @@ import re, sys, threading, time
 from pathlib import Path
 from twisted.internet import reactor
 from twisted.logger import globalLogBeginner
-from notary.net.logs import LineObserver
-from notary.net.watchdog import Watchdog
+from notary.observe.logs import LineObserver
+from notary.observe.watchdog import Watchdog
 
 globalLogBeginner.beginLoggingTo([LineObserver(sys.stderr)], redirectStandardIO=False)
 said = Path(sys.argv[2])
