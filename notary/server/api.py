@@ -38,7 +38,7 @@ from notary.observe.readiness import ALIVE
 from notary.server.auth import AccessController
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
-from notary.server.metrics import ACCEPTED, Metrics
+from notary.server.metrics import ACCEPTED, ServerMetrics
 from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
 from notary.server.validators import Validators
@@ -99,7 +99,7 @@ class Api:
         repository: Repository,
         access: AccessController,
         health: Health,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         in_thread: InThread,
         validators: Validators,
         now: Callable[[], datetime],

@@ -29,7 +29,7 @@ from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
 from notary.proto import health_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.tuf.public import PublicKey
 from notary.work.repeats import Seldom
 from notary.work.singleflight import SingleFlight
@@ -56,7 +56,7 @@ class Rpc:
         self,
         keyring: Keyring,
         check: Callable[[], Deferred[None]],
-        metrics: Metrics,
+        metrics: SignerMetrics,
         logs_info: Callable[[], bool] = lambda: True,
         seconds: Callable[[], float] = monotonic,
     ) -> None:

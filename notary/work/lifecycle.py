@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from notary.work.reactor import Reactor
 from notary.work.threads import InThread, Threads
 
 
@@ -25,7 +25,7 @@ class Assembly(Service, ABC):
     ready = False
     """True from the end of the start to the beginning of the stop. Load balancers send new requests only then."""
 
-    def __init__(self, reactor: Any, threads: int) -> None:
+    def __init__(self, reactor: Reactor, threads: int) -> None:
         self.reactor = reactor
         self._threads = Threads(reactor, threads)
         self.in_thread: InThread = self._threads

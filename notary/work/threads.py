@@ -8,13 +8,14 @@ body of a refused upload, in memory until some garbage collection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from notary.errors import NotaryError
+from notary.work.reactor import Reactor
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class InThread(Protocol):
 class Threads:
     """Runs functions in at most ``most`` threads at the same time; further functions wait for their turn."""
 
-    def __init__(self, reactor: Any, most: int) -> None:
+    def __init__(self, reactor: Reactor, most: int) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, most)
 

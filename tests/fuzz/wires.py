@@ -30,7 +30,7 @@ from notary.net.tls.contexts import ServerOptions, server_context
 from notary.net.tls.transport import SecureUnixServer
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage import Update
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
@@ -211,7 +211,7 @@ def _methods() -> tuple[tuple[str, Any], ...]:
     made = store.add(world().row)
     assert made.called
     keyring = Keyring(store, JweCustody({ALIAS: PASSPHRASE}.get, ALIAS), inmemory.maybe_now, lambda: NOW)
-    return tuple(sorted(Rpc(keyring, lambda: succeed(None), Metrics(version="0")).methods().items()))
+    return tuple(sorted(Rpc(keyring, lambda: succeed(None), SignerMetrics(version="0")).methods().items()))
 
 
 def rpc(data: bytes) -> None:
