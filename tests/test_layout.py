@@ -96,6 +96,11 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def claims_to_be_pure(docstring: str) -> bool:
+    """Whether a module says of itself that it is pure: in its first rule, possibly "but for" something."""
+    return re.search(r"^Rules of this (module|package): pure\b", docstring, re.MULTILINE) is not None
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -186,6 +191,20 @@ def test_a_violation_is_caught(module: str, source: str) -> None:
 )
 def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
     assert violations(module, source) == []
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_what_claims_to_be_pure_imports_no_twisted(path: Path) -> None:
+    """Not even its types: a Deferred or an address of Twisted's in a signature is a tie to Twisted."""
+    source = read(path)
+    if claims_to_be_pure(ast.get_docstring(ast.parse(source)) or ""):
+        assert [name for name, _ in imports(source) if name.split(".")[0] == "twisted"] == [], "mend the docstring"
+
+
+def test_a_claim_to_be_pure_is_read_in_its_sentence_only() -> None:
+    assert claims_to_be_pure("Frames.\n\nRules of this module: pure; fed in pieces.")
+    assert claims_to_be_pure("Keys.\n\nRules of this module: pure but for the randomness of new keys.")
+    assert not claims_to_be_pure("Use cases.\n\nRules of this module: knows the ports and the pure core.")
 
 
 def test_a_module_outside_the_layers_is_caught() -> None:

@@ -1,6 +1,7 @@
 """What goes through the HTTP layer: requests, answers that are encoded once, their limits, and who handles them.
 
-Rules of this module: pure values; what cannot be sent safely (a line end in a header) cannot be built.
+Rules of this module: values only, without input or output; Twisted's Deferred is named as a type of handlers. What
+cannot be sent safely (a line end in a header) cannot be built.
 """
 
 from __future__ import annotations
