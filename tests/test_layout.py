@@ -281,18 +281,6 @@ def test_sections_that_the_code_refers_to_exist() -> None:
     assert found <= set(headings)
 
 
-def test_the_table_of_modules_is_the_tree() -> None:
-    """Each row of docs/architecture.md names a path, then files beside it; a package of words alone needs no row."""
-    table = read(ROOT / "docs/architecture.md").partition("| module | what it is |")[2].partition("\n## ")[0]
-    named = set()
-    for row in re.findall(r"^\| (`(?:notary|twisted)/.+?) \|", table, re.MULTILINE):
-        first, *others = re.findall(r"`([^`]+)`", row)
-        named |= {first, *(str(Path(first).with_name(other)) for other in others)}
-    tree = {name_of(path) for path in OURS if len(ast.parse(read(path)).body) > 1}
-    assert named - tree - {"notary/proto/__init__.py"} == set(), "rows of what is not there"
-    assert tree - named == {"notary/__init__.py", "notary/net/grpc/__init__.py"}, "modules without a row"
-
-
 def test_no_import_leads_in_a_circle() -> None:
     """Imports for types alone count too: a circle is a circle to a reader. One is left, and no other may come."""
     modules = {module_name(path): path for path in OURS}
