@@ -284,7 +284,6 @@ WITH_RIDDLES = {
     "notary/observe",
     "notary/server",
     "notary/signer",
-    "notary/storage",
     "notary/work",
 }
 """Where such words are still. Take a place out when it is free of them; none is added."""
