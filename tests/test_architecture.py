@@ -31,11 +31,14 @@ from notary.net.tls import contexts
 from notary.proto import health_pb2, paths, signer_pb2
 from notary.server.signing.remote import RemoteSigner
 from notary.signer.clients import Clients
+from notary.signer.custody import ByKeywrap
+from notary.signer.custody.jwe import JweCustody
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 from notary.tuf import private, public
+from notary.tuf.jwe import KEYWRAP
 from notary.tuf.model import Signature
 from tests.signer import conftest
 from tests.support.api import new_author
@@ -160,7 +163,8 @@ class Site:
 
     async def signing_service(self) -> RemoteSigner:
         """A signer that has just been started, and the connection to it."""
-        methods = Rpc(Bench(self.keys).keyring(), self.keys.check, SignerMetrics(version="0")).methods()
+        custody = ByKeywrap({KEYWRAP: JweCustody(conftest.PASSPHRASES.get, conftest.ALIAS)})
+        methods = Rpc(Bench(self.keys).keyring_of(custody), self.keys.check, SignerMetrics(version="0")).methods()
         factory = GrpcFactory(Clients(["notary-server"]).guard(methods), reactor)
         port = await listen(reactor, "127.0.0.1", 0, factory, self.tls(self.pair.folder / "clients.crt", contexts.GRPC))
         shown = self.pair.client.write(self.pair.folder, "shown")
