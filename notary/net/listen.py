@@ -28,6 +28,7 @@ from notary.net.refusals import OnRefused
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
 from notary.net.tls.contexts import ServerOptions, is_address
 from notary.net.tls.transport import SecureServer, SecureUnixServer
+from notary.work.reactor import Reactor
 
 _log = Logger()
 
@@ -108,7 +109,7 @@ class _UnixPort(_AcceptsAll, unix.Port):
 
 
 def listen(
-    reactor: Any,
+    reactor: Reactor,
     host: str,
     port: int,
     factory: IProtocolFactory,
@@ -124,7 +125,7 @@ def listen(
 
 
 def adopt(
-    reactor: Any,
+    reactor: Reactor,
     listening: socket.socket,
     factory: IProtocolFactory,
     tls: ServerOptions | None = None,
@@ -157,7 +158,7 @@ def _transport(
 
 
 def _listen(
-    reactor: Any, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+    reactor: Reactor, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
 ) -> IListeningPort:
     if host:
         return _bind(reactor, _resolve(host, port), port, factory, transport)
@@ -170,13 +171,12 @@ def _listen(
 
 
 def _bind(
-    reactor: Any, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+    reactor: Reactor, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
 ) -> IListeningPort:
-    if not isinstance(reactor, PosixReactorBase):
+    if not isinstance(cast("object", reactor), PosixReactorBase):
         if transport is not PlainServer:
             raise TypeError("TLS is there for the reactors of POSIX only")
-        listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
-        return listening
+        return reactor.listenTCP(port, cast("Any", factory), _BACKLOG, interface)
     bound: Any = _Port(port, _Contained(factory), _BACKLOG, interface, reactor)
     bound.transport = transport
     bound.startListening()

@@ -50,6 +50,7 @@ from notary.net.grpc.frames import Message, check_answer, check_trailers, encode
 from notary.net.grpc.status import RpcError, Status, of_reset
 from notary.net.tls.handshake import HandshakeFactory
 from notary.work.backoff import Backoff
+from notary.work.reactor import Reactor
 
 _log = Logger()
 
@@ -319,7 +320,7 @@ class Channel:
     @classmethod
     def to(
         cls,
-        reactor: Any,
+        reactor: Reactor,
         host: str,
         port: int,
         tls: IOpenSSLClientConnectionCreator | None = None,

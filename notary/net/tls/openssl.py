@@ -106,10 +106,10 @@ class Session:
 
     def take(self) -> bytes:
         """Return what OpenSSL has to send in the handshake."""
-        answer = b""
+        answer = bytearray()
         while (count := _lib.BIO_read(self._answers, _buffer, RECORD_BYTES)) > 0:
             answer += _ffi.buffer(_buffer, count)
-        return answer
+        return bytes(answer)
 
     def do_handshake(self) -> bool:
         """Continue the handshake with the records that were given. Returns True once it is done."""

@@ -12,7 +12,6 @@ from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorTCP
 from twisted.python.failure import Failure
 
 from notary.config import TrustService
@@ -26,6 +25,7 @@ from notary.server.signing import Signing
 from notary.server.sources import Source
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
+from notary.work.reactor import Reactor
 
 M = TypeVar("M", bound=Message)
 
@@ -148,7 +148,7 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
 
 
-def build(trust: TrustService, reactor: IReactorTCP) -> Signing:
+def build(trust: TrustService, reactor: Reactor) -> Signing:
     """Build the service, which connects when it is first asked. Raises ConfigError if a file cannot be used."""
     wording = Wording(**SIGNER_CLIENT_TLS)
     files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
