@@ -248,6 +248,73 @@ async def test_from_every_state_of_old(place, line, state, form):
     await use(old, checksums=line is not MYSQL_SERVER or state < 5)
 
 
+HARBOR = [
+    "CREATE SEQUENCE moved_id_seq",
+    "SELECT setval('moved_id_seq', max(id)) FROM {table}",
+    "ALTER TABLE {table} ALTER COLUMN id SET DEFAULT nextval('moved_id_seq')",
+]
+"""How Harbor's migrator leaves the numbers of the main table's rows: to a sequence that no column owns."""
+
+
+@pytest.mark.parametrize("dirty", ["", "false"], ids=["without-dirty", "with-dirty"])
+@pytest.mark.parametrize("rows", ["each", "last"])
+@pytest.mark.parametrize(
+    ("line", "highest"), [pytest.param(POSTGRES_SERVER, 5, id="server"), pytest.param(POSTGRES_SIGNER, 2, id="signer")]
+)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_with_the_numbers_of_mysql(place, line, highest, rows, dirty):
+    there = place(line)
+    numbers = [*range(1, highest + 1)] if rows == "each" else [highest]
+    there.reach(line.newest, historic.counted_as_mysql(numbers, dirty=dirty))
+    there.run(*(statement.format(table=line.service.main) for statement in HARBOR))
+    before, counted = rows_of(there, line.service.main), there.ask("SELECT * FROM schema_migrations ORDER BY version")
+    store = await there.open()  # a daemon needs no migration, and makes none
+    await store.close()
+    assert there.ask("SELECT * FROM schema_migrations ORDER BY version") == counted
+    await there.migrate()
+    assert there.state() == [(line.newest, False)]
+    assert rows_of(there, line.service.main) == before
+    assert await there.plan() == []
+    await use(there)
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_mysql_whose_migration_broke_off(place):
+    there = place(POSTGRES_SERVER)
+    there.reach(2, historic.counted_as_mysql([5], dirty="true"))
+    for attempt in (there.open, there.migrate):
+        with pytest.raises(StorageFailed, match="notary-admin migrate --resume"):
+            await attempt()
+    await there.migrate(resume=True)
+    assert there.state() == [(2, False)]
+    await use(there)
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_mysql_without_its_tables_are_those_of_a_newer_release(place):
+    there = place(POSTGRES_SERVER)
+    there.reach(1, historic.counted_as_mysql([5], dirty="false"))
+    for attempt in (there.open, there.migrate):
+        with pytest.raises(StorageFailed, match="made by a newer release"):
+            await attempt()
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("line", [MYSQL_SERVER, MYSQL_SIGNER, POSTGRES_SERVER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_a_number_below_what_the_tables_show(place, line, number):
+    """As where the record was copied from PostgreSQL, or restored from an older backup than the tables."""
+    there, whole = place(line), place(line)
+    there.reach(line.newest, lambda newest: historic.recorded(min(number, newest - 1)))
+    before = rows_of(there, line.service.main)
+    await there.migrate()
+    await whole.migrate()
+    assert there.schema() == whole.schema()
+    assert there.state() == [(line.newest, False)]
+    assert rows_of(there, line.service.main) == before
+    await use(there, checksums=line is not MYSQL_SERVER)
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_a_changefeed_holds_is_left_as_it_is(place):
     there = place(MYSQL_SERVER)
@@ -370,7 +437,8 @@ async def test_ten_at_once(place, line, state):
 @pytest_twisted.ensureDeferred
 async def test_a_state_that_needs_a_person(place, line, dirty, offset, match):
     there = place(line)
-    there.reach(line.newest, lambda version: historic.recorded(version + offset, dirty=dirty))
+    highest = max(each.newest for each in LINES if each.service is line.service)
+    there.reach(line.newest, lambda newest: historic.recorded(highest + 1 if offset else newest, dirty=dirty))
     before = there.schema()
     for attempt in (there.migrate, there.open, *([there.plan] if dirty else [])):
         with pytest.raises(StorageFailed, match=match) as caught:

@@ -33,6 +33,9 @@ _LOCK_RETRY_SECONDS: Final = 0.25
 
 _INDEX: Final = re.compile(r"CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?(\w+) ON (\w+) \(([\w, ]+)\)")
 
+_NUMBERED: Final = re.compile(r"(\d+)_(\w+)\.up\.sql")
+"""The names of the numbered files."""
+
 _FILL: Final = re.compile(r"UPDATE (\w+) SET (\w+) = .* WHERE \2 IS NULL$")
 
 
@@ -129,7 +132,7 @@ def numbered_files(dialect: Dialect, service: Service) -> Sequence[Migration]:
     """The numbered files of a service, in order."""
     found = []
     for file in _files(dialect, service):
-        match = re.fullmatch(r"(\d+)_(\w+)\.up\.sql", file.name)
+        match = _NUMBERED.fullmatch(file.name)
         if match is None:
             continue
         text = file.read_text("utf-8")
@@ -173,7 +176,7 @@ class _State:
 
     ``version`` is the number of the last migration, 0 if none was run; ``dirty`` says that this migration broke off.
     ``recorded`` is false if the version was deduced from the columns, or is recorded in golang-migrate's old form (a
-    row for each migration).
+    row for each migration) or with the number of another backend.
     """
 
     columns: Mapping[str, set[str]]
@@ -193,7 +196,18 @@ def _columns(cursor: Cursor, dialect: Dialect) -> Mapping[str, set[str]]:
     return columns
 
 
-def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> _State:
+def _highest_number(service: Service) -> int:
+    """The highest number that a migration of the service has on any backend."""
+    return max(
+        int(found[1])
+        for backend in resources.files("notary.storage.sql.backends").iterdir()
+        if (folder := backend / "schema" / service.folder).is_dir()
+        for file in folder.iterdir()
+        if (found := _NUMBERED.fullmatch(file.name))
+    )
+
+
+def _look(cursor: Cursor, dialect: Dialect, service: Service, migrations: Sequence[Migration]) -> _State:
     columns = _columns(cursor, dialect)
     kept = columns.get(_VERSIONS, set())
     new_form = "dirty" in kept
@@ -202,6 +216,10 @@ def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> 
     rows = cursor.all(f"SELECT {fields} FROM {_VERSIONS} ORDER BY version DESC") if kept else []  # noqa: S608
     if rows:
         version, dirty = rows[0]
+        newest = migrations[-1].number
+        if newest < version <= _highest_number(service) and all(each.seen(columns) for each in migrations):
+            # A tool that moved the database to another backend, such as Harbor's, copied the numbers with the rows.
+            return _State(columns, newest, bool(dirty), recorded=False)
         return _State(columns, version, bool(dirty), recorded=new_form and len(rows) == 1)
     version = max((each.number for each in migrations if each.seen(columns)), default=0)
     return _State(columns, version, dirty=False, recorded=new_form and version == 0)
@@ -265,7 +283,7 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
     for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
         cursor.run(statement)
     migrations = numbered_files(dialect, service)
-    found = _look(cursor, dialect, migrations)
+    found = _look(cursor, dialect, service, migrations)
     if found.empty and dialect.embedded:
         for step in _numbered(cursor, dialect, service, resume=False):
             _run(cursor, dialect, step)
@@ -389,7 +407,7 @@ def _transaction(cursor: Cursor, dialect: Dialect) -> Iterator[None]:
 def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: bool) -> Sequence[Step]:
     """The steps that are recorded by their number, up to the newest version."""
     migrations = numbered_files(dialect, service)
-    found = _look(cursor, dialect, migrations)
+    found = _look(cursor, dialect, service, migrations)
     _refuse(found, service, migrations[-1].number)
     if not resume:
         _refuse_dirty(found)
@@ -397,13 +415,16 @@ def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: boo
     if not found.recorded:
         what = f"the state of the database, version {found.version}, goes into {_VERSIONS}"
         steps.append(Step(what, _make_versions(found.version)))
+    shown = max((each.number for each in migrations if each.seen(found.columns)), default=0)
     for migration in migrations:
-        statements = migration.statements
-        if found.dirty and migration.number == found.version and migration.seen(found.columns):
-            # A statement that adds a column cannot be repeated; every other statement can.
-            statements = [each for each in statements if not each.startswith("ALTER TABLE ")]
-        elif migration.number <= found.version - found.dirty:
+        seen = migration.seen(found.columns)
+        if migration.number <= found.version - found.dirty or (not seen and migration.number < shown):
             continue
+        statements = migration.statements
+        if seen:
+            # Run before, but broken off or not recorded: a statement that adds a column cannot be repeated; every other
+            # statement can.
+            statements = [each for each in statements if not each.startswith("ALTER TABLE ")]
         steps.append(Step(f"migration {migration.number}: {migration.name}", statements, migration.number))
     return steps
 
