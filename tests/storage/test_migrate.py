@@ -510,6 +510,78 @@ async def test_a_user_who_may_not_change_tables(place, line, state):
     await there.migrate()
 
 
+@pytest.mark.parametrize("version_is_readable", [True, False], ids=["readable", "unreadable"])
+@pytest.mark.parametrize("line", [POSTGRES_SERVER, POSTGRES_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_without_rights_on_the_tables_is_not_empty(place, line, version_is_readable, warnings):
+    """As a role that an administrator has just created, for tables that another role owns."""
+    there = place(line)
+    there.reach(line.newest)
+    there.run(*(f"CREATE SEQUENCE IF NOT EXISTS {table}_id_seq" for table in line.service.tables))
+    user = there.server.user(there.name, ["TRIGGER"])
+    there.run(f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {user.name}")
+    if version_is_readable:
+        there.run(f"GRANT SELECT ON schema_migrations TO {user.name}")
+    with pytest.raises(StorageFailed, match=f"SELECT on the table {line.service.main}") as caught:
+        await there.open(user)
+    said = str(caught.value)
+    assert "empty" not in said
+    assert "UPDATE" not in said or line.service is SERVER
+    there.run(*said.partition("say ")[2].split("; "))
+    store = await there.open(user)
+    await store.check()
+    await store.close()
+    assert not any("lacks INSERT" in line or "lacks USAGE" in line for line in warnings)
+
+
+@pytest.mark.parametrize("right", ["INSERT", "DELETE", "USAGE"])
+@pytest.mark.parametrize("line", [POSTGRES_SERVER, POSTGRES_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_with_rights_to_read_only(place, line, right, warnings):
+    there = place(line)
+    await there.migrate()
+    user = there.server.user(there.name, SERVER_RIGHTS)
+    kind = "SEQUENCES" if right == "USAGE" else "TABLES"
+    there.run(f"REVOKE {right} ON ALL {kind} IN SCHEMA public FROM {user.name}")
+    store = await there.open(user)
+    await store.close()
+    (warning,) = warnings
+    assert f"{right} on the " in warning
+    there.run(*warning.partition("say ")[2].split("; "))
+    warnings.clear()
+    store = await there.open(user)
+    await store.close()
+    assert warnings == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_postgresql_without_a_schema(place):
+    there = place(POSTGRES_SERVER)
+    await there.migrate()
+    there.run("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    user = there.server.user(there.name, SERVER_RIGHTS)
+    with pytest.raises(StorageFailed, match="USAGE on the schema public: as the owner of the tables, say") as caught:
+        await there.open(user)
+    with pytest.raises(StorageFailed, match="may use no schema"):
+        await there.migrate(user)
+    there.run(*str(caught.value).partition("say ")[2].split("; "))
+    store = await there.open(user)
+    await store.close()
+
+
+@pytest.mark.parametrize("line", [MYSQL_SERVER, MYSQL_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_mysql_hides_tables_without_rights(place, line):
+    there = place(line)
+    await there.migrate()
+    user = there.server.user(there.name, ["CREATE TEMPORARY TABLES"])
+    with pytest.raises(StorageFailed, match=r"the database is empty.*this user has no right on them: GRANT") as caught:
+        await there.open(user)
+    there.run(str(caught.value).partition("on them: ")[2])
+    store = await there.open(user)
+    await store.close()
+
+
 @pytest.mark.parametrize("line", LINES, ids=str)
 @pytest_twisted.ensureDeferred
 async def test_a_daemon_s_own_user_can_look(place, line, warnings):

@@ -44,11 +44,12 @@ class Service:
     """The tables of one daemon.
 
     ``folder`` is the folder's name in ``schema`` of each backend. ``tables`` holds the columns in use by table, the
-    main table first.
+    main table first. ``rights`` are those that the daemon needs on their rows.
     """
 
     folder: str
     tables: Mapping[str, str]
+    rights: str
 
     @property
     def main(self) -> str:
@@ -62,6 +63,7 @@ SERVER: Final = Service(
         "tuf_files": "created_at, updated_at, deleted_at, gun, role, version, sha256, data",
         "changefeed": "id, created_at, gun, version, sha256, category",
     },
+    "SELECT, INSERT, UPDATE, DELETE",
 )
 SIGNER: Final = Service(
     "signer",
@@ -69,6 +71,7 @@ SIGNER: Final = Service(
         "private_keys": "id, created_at, updated_at, deleted_at, key_id, encryption_alg, keywrap_alg, algorithm, "
         "passphrase_alias, public, private, gun, role, last_used"
     },
+    "SELECT, INSERT, DELETE",
 )
 
 
@@ -210,6 +213,8 @@ def _highest_number(service: Service) -> int:
 def _look(cursor: Cursor, dialect: Dialect, service: Service, migrations: Sequence[Migration]) -> _State:
     columns = _columns(cursor, dialect)
     kept = columns.get(_VERSIONS, set())
+    if kept and ("TABLE", _VERSIONS, "SELECT", _VERSIONS) in _missing_rights(cursor, dialect):
+        kept = set()  # a daemon may do without: Go's does not read this table
     new_form = "dirty" in kept
     # A conversion from the old form to the new one that broke off may have left several rows.
     fields = "version, dirty" if new_form else "version, 0"
@@ -240,13 +245,50 @@ def _missing(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[_In
     ]
 
 
-def _refuse(found: _State, service: Service, newest: int) -> None:
-    """Raise StorageFailed for a database that can be neither used nor migrated."""
+def _missing_rights(cursor: Cursor, dialect: Dialect) -> Collection[tuple[str, str, str, str]]:
+    """The rights that the user lacks, as rows of ``missing_rights`` in the catalogue."""
+    query = dialect.catalogue.missing_rights
+    return {(kind, name, right, table) for kind, name, right, table in cursor.all(query)} if query else set()
+
+
+def _grants(cursor: Cursor, dialect: Dialect, service: Service) -> str:
+    """The statements that give the user all rights on the service's tables, "" where there are no users."""
+    query = dialect.catalogue.grants.format(rights=service.rights)
+    return str(cursor.all(query)[0][0]) if query else ""
+
+
+def _check_rights(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[str]:
+    """Raise StorageFailed if the user may not read the tables. Return warnings of what else the user may not."""
+    missing = [
+        (kind, name, right)
+        for kind, name, right, table in _missing_rights(cursor, dialect)
+        if table in {"", *service.tables} and right in {"USAGE", *service.rights.split(", ")}
+    ]
+    if not missing:
+        return []
+    lacking = ", ".join(sorted(f"{right} on the {kind.lower()} {name}" for kind, name, right in missing))
+    cure = f"as the owner of the tables, say {_grants(cursor, dialect, service)}"
+    if any(kind == "SCHEMA" or right == "SELECT" for kind, _, right in missing):
+        raise StorageFailed(f"the database user lacks {lacking}: {cure}")
+    return [f"the database user lacks {lacking}, so some requests will fail: {cure}"]
+
+
+def _or_no_rights(cursor: Cursor, dialect: Dialect, service: Service) -> str:
+    """What else it may mean that a table is not shown, and what to do then; "" if every table is shown."""
+    grants = "" if dialect.catalogue.missing_rights else _grants(cursor, dialect, service)
+    return f". If its tables are there, this user has no right on them: {grants}" if grants else ""
+
+
+def _refuse(found: _State, service: Service, newest: int, no_rights: Callable[[], str]) -> None:
+    """Raise StorageFailed for a database that can be neither used nor migrated.
+
+    ``no_rights`` returns what is said of tables that are not shown.
+    """
     started = service.main in found.columns or found.dirty
     if not started and not found.empty:
         raise StorageFailed(
             f"the database has tables, but not the {service.folder}'s ({service.main}): give each daemon a database "
-            "of its own"
+            f"of its own{no_rights()}"
         )
     if not started and found.version:
         raise StorageFailed(
@@ -275,7 +317,8 @@ def _refuse_dirty(found: _State) -> None:
 def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]:
     """Check that the database has the tables of ``service``; create them if it is empty and ours alone.
 
-    Returns the names of missing indexes, without which the service works, but slowly. Raises StorageFailed.
+    Returns warnings: of missing indexes, without which the service gets slow, and of missing rights, without which some
+    requests fail. Raises StorageFailed.
     """
     if dialect.embedded:
         dialect.embedded(connection)
@@ -283,6 +326,7 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
     for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
         cursor.run(statement)
     migrations = numbered_files(dialect, service)
+    warnings = _check_rights(cursor, dialect, service)
     found = _look(cursor, dialect, service, migrations)
     if found.empty and dialect.embedded:
         for step in _numbered(cursor, dialect, service, resume=False):
@@ -290,16 +334,23 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
         for step in _unnumbered(cursor, dialect, service):
             _run(cursor, dialect, step)
     else:
-        _check(found, service, migrations[-1].number)
+        _check(found, service, migrations[-1].number, lambda: _or_no_rights(cursor, dialect, service))
     _fit(cursor, service)
-    return [index.name for index in _missing(cursor, dialect, service)]
+    missing = " and ".join(f"the index {index.name}" for index in _missing(cursor, dialect, service))
+    if missing:
+        slow = (
+            f"the database lacks {missing}, and gets slow as it grows: `notary-admin migrate` adds what is missing, "
+            "while the daemons run"
+        )
+        warnings = [*warnings, slow]
+    return warnings
 
 
-def _check(found: _State, service: Service, newest: int) -> None:
+def _check(found: _State, service: Service, newest: int, no_rights: Callable[[], str]) -> None:
     """Raise StorageFailed for a database whose tables this release does not know."""
     if found.empty and not found.version:
-        raise StorageFailed("the database is empty: run `notary-admin migrate` first")
-    _refuse(found, service, newest)
+        raise StorageFailed(f"the database is empty: run `notary-admin migrate` first{no_rights()}")
+    _refuse(found, service, newest, no_rights)
     _refuse_dirty(found)
     if found.version < newest:
         raise StorageFailed(
@@ -408,7 +459,7 @@ def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: boo
     """The steps that are recorded by their number, up to the newest version."""
     migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, service, migrations)
-    _refuse(found, service, migrations[-1].number)
+    _refuse(found, service, migrations[-1].number, lambda: _or_no_rights(cursor, dialect, service))
     if not resume:
         _refuse_dirty(found)
     steps = []

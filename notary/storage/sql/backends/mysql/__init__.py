@@ -29,6 +29,11 @@ CATALOGUE: Final = Catalogue(
         "SELECT table_name, index_name, column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
     ),
+    missing_rights="",
+    grants=(
+        "SELECT CONCAT('GRANT {rights} ON ', DATABASE(), '.* TO ', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), "
+        "'@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))"
+    ),
     transactional=False,
     lock=Lock(f"SELECT GET_LOCK({_MYSQL_LOCK}, 1)", f"SELECT RELEASE_LOCK({_MYSQL_LOCK})"),
     forbidden=lambda error: bool(error.args) and error.args[0] in _MYSQL_FORBIDDEN,
@@ -50,7 +55,8 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
         1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1049: "there is no database of this name: create it, or correct storage.db_url",
-        1142: "the database user lacks a right: grant it",
+        1142: "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
+        1143: "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
         1146: "a table is missing: migrate the database",
         1153: "the content is larger than the database takes in one statement: raise its max_allowed_packet",
         1203: "the database user has no connection left: raise its limit, or lower storage.connections",

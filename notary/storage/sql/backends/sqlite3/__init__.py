@@ -24,6 +24,8 @@ CATALOGUE: Final = Catalogue(
         "SELECT m.tbl_name, m.name, c.name FROM sqlite_master AS m, pragma_index_info(m.name) AS c "
         "WHERE m.type = 'index' ORDER BY m.name, c.seqno"
     ),
+    missing_rights="",
+    grants="",
     transactional=True,
     lock=None,
     forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
