@@ -68,8 +68,40 @@ _LOST = ("08", "57P", "53300")
 _CONFLICTS = ("40001", "40P01", "55P03")
 _DUPLICATES = ("23505", "23P01")
 
-_WAITING_CURES = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "remaining conn")
-"""Texts of a server that refuses a connection now but may accept it later: libpq gives no code then."""
+_WAITING_CURES = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting",
+    "not accepting",
+    "too many",
+    "remaining conn",
+    "terminating connection",
+    "server_login_retry",
+    "query_wait_timeout",
+    "no more connections allowed",
+    "Is the server running",
+    "timeout expired",
+    "failed to resolve host",
+)
+"""Parts of the text of an error after which a later connection may succeed: libpq gives no code then. Some are those of
+PgBouncer. The text has the errors of all hosts, if ``storage.db_url`` names several.
+"""
+
+_REFUSALS = (
+    "FATAL:",
+    "does not support SSL",
+    "certificate",
+    "private key file",
+    "SSL error: tlsv1",
+    "SSL error: sslv3",
+    "SSL error: no ",
+    "SSL error: unsupported",
+    "SSL error: wrong version",
+)
+"""Parts of the text of an error that waiting does not cure, unless one of ``_WAITING_CURES`` is there too."""
+
+_BUSY = ("57014",)
 
 _ADVICE: Mapping[str, str] = MappingProxyType(
     {
@@ -93,19 +125,27 @@ def _code(error: Exception) -> str:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether a server answered and refused the connection."""
-    return not _code(error) and "FATAL:" in str(error) and not any(each in str(error) for each in _WAITING_CURES)
+    """Whether the error is that no connection could be made, and waiting changes nothing."""
+    text = str(error)
+    return (
+        not _code(error)
+        and any(each in text for each in _REFUSALS)
+        and not any(each in text for each in _WAITING_CURES)
+    )
 
 
 def _trouble(error: Exception) -> Trouble:
     code = _code(error)
     if not code:
-        lost = type(error).__name__ in {"OperationalError", "ConnectionTimeout"} and not _refused(error)
-        return Trouble.LOST if lost else Trouble.OTHER
+        if type(error).__name__ not in {"OperationalError", "ConnectionTimeout"}:
+            return Trouble.OTHER
+        return Trouble.REFUSED if _refused(error) else Trouble.LOST
     if code.startswith(_LOST):
         return Trouble.LOST
     if code in _CONFLICTS:
         return Trouble.CONFLICT
+    if code in _BUSY:
+        return Trouble.BUSY
     return Trouble.DUPLICATE if code in _DUPLICATES else Trouble.OTHER
 
 
@@ -114,8 +154,14 @@ def _explain(error: Exception) -> str:
     advice = _ADVICE.get(_code(error))
     if advice is None and _trouble(error) is Trouble.LOST:
         advice = "the database does not answer, or has closed the connection: start it, or correct storage.db_url"
-    if advice is None and _refused(error):
-        advice = "the database refuses the connection: correct storage.db_url, or create the user and the database"
+    if advice is None and _trouble(error) is Trouble.REFUSED:
+        if "FATAL:" in reason:
+            advice = "the database refuses the connection: correct storage.db_url, or create the user and the database"
+        else:
+            advice = (
+                "TLS to the database failed: see sslmode and sslrootcert in storage.db_url, and the database's "
+                "certificate"
+            )
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 

@@ -129,6 +129,8 @@ def _embedded(connection: sqlite3.Connection) -> None:
 
 def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    if _code(error) == sqlite3.SQLITE_BUSY:
+        return Trouble.BUSY
     return Trouble.DUPLICATE if getattr(error, "sqlite_errorcode", 0) in unique else Trouble.OTHER
 
 
