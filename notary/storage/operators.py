@@ -24,8 +24,23 @@ class FeedEntry(NamedTuple):
     sha256: str
 
 
+class Undated(NamedTuple):
+    """A row that lacks the time at which it was written, or holds one that cannot be read.
+
+    ``table`` has the row; it is a record of the changefeed if ``role`` is "".
+    """
+
+    table: str
+    role: str
+    version: int
+
+
 class StoredCollection(collection.Collection, Protocol):
     """A collection with its changefeed."""
+
+    def undated(self) -> Sequence[Undated]:
+        """The rows without a time, those of the changefeed last."""
+        ...
 
     def feed(self) -> Sequence[FeedEntry]:
         """The ``update`` records since the collection was last deleted, oldest first."""
@@ -64,6 +79,14 @@ class Inventory(Protocol):
         """Remove the first ``limit`` files that ``choose`` returns; return the removed files.
 
         ``choose`` is called in the transaction that removes, with the same rules as ``work`` of :meth:`visit`.
+        """
+        ...
+
+    def date(self, gun: str) -> Deferred[int]:
+        """Give each row of a collection that lacks a time the best one that is known; return how many rows it was.
+
+        That is another time of the row or, for a record of the changefeed, that of the timestamp which it names, and
+        the present otherwise.
         """
         ...
 

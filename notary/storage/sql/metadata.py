@@ -19,7 +19,7 @@ from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
 from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.migrate import SERVER, probe
-from notary.storage.sql.values import to_bytes, to_time, to_version
+from notary.storage.sql.values import to_bytes, to_time, to_version, to_written
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
 _INT32_MAX: Final = 2**31 - 1
@@ -44,7 +44,9 @@ def _stored(role: RoleName, row: Row) -> Stored:
     _, version, data, sha256, modified = row
     content = to_bytes(data)
     # Old releases of Go Notary, without this column, left it empty.
-    return Stored(role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_time(modified))
+    return Stored(
+        role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_written(modified)
+    )
 
 
 def _for_each_role(cursor: Cursor, gun: Gun, roles: Sequence[RoleName], sql: str) -> Sequence[Row]:
@@ -274,7 +276,7 @@ def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> S
     order = "DESC" if backwards else "ASC"
     rows = cursor.all(f"{_FEED} {condition} ORDER BY id {order} LIMIT ?", *where.values(), abs(records))
     # PostgreSQL fills the column of an empty checksum with spaces.
-    found = [Change(row[0], to_time(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
+    found = [Change(row[0], to_written(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
     return found[::-1] if backwards else found
 
 
