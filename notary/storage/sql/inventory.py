@@ -8,18 +8,20 @@ grows with the number of collections.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from notary.errors import NotFound
+from notary.errors import InvalidRow, NotFound
 from notary.storage.operators import FeedEntry, StoredCollection, Undated
 from notary.storage.sql.cursor import Cursor, Row
 from notary.storage.sql.database import Database
-from notary.storage.sql.metadata import lock
+from notary.storage.sql.metadata import SQLMetadataStore, lock
 from notary.storage.sql.values import UNKNOWN_TIME, to_bytes, to_version, to_written
 from notary.tuf.collection import Collection, File
+from notary.tuf.model import Gun, RoleName
 
 _T = TypeVar("_T")
 
@@ -158,12 +160,44 @@ def _visit(cursor: Cursor, gun: str, work: Callable[[StoredCollection], _T]) -> 
     return work(_Rows(cursor, gun))
 
 
+def _visit_many(
+    cursor: Cursor, guns: Sequence[str], work: Callable[[StoredCollection], _T]
+) -> Sequence[_T | InvalidRow]:
+    found: list[_T | InvalidRow] = []
+    for gun in guns:
+        try:
+            found.append(_visit(cursor, gun, work))
+        except InvalidRow as error:
+            found.append(error)
+    return found
+
+
 def _remove(cursor: Cursor, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Sequence[File]:
     lock(cursor, gun)
     chosen = choose(_Rows(cursor, gun))[:limit]
     for file in chosen:
         cursor.run(_DELETE, gun, file.role, file.version)
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A file of another collection, which is read when it is written."""
+
+    source: Collection
+    file: File
+
+    @property
+    def role(self) -> RoleName:
+        return RoleName(self.file.role)
+
+    @property
+    def version(self) -> int:
+        return self.file.version
+
+    @property
+    def data(self) -> bytes:
+        return self.source.data(self.file)
 
 
 class SQLInventory:
@@ -184,9 +218,20 @@ class SQLInventory:
         """See the port."""
         return self._database.snapshot(_visit, gun, work)
 
+    def visit_many(
+        self, guns: Sequence[str], work: Callable[[StoredCollection], _T]
+    ) -> Deferred[Sequence[_T | InvalidRow]]:
+        """See the port."""
+        return self._database.snapshot(_visit_many, guns, work)
+
     def remove(self, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Deferred[Sequence[File]]:
         """See the port."""
         return self._database.write(_remove, gun, choose, limit)
+
+    def add(self, source: Collection, files: Sequence[File], after: str | None) -> Deferred[None]:
+        """See the port."""
+        updates = [_Elsewhere(source, file) for file in files]
+        return SQLMetadataStore(self._database).write(Gun(source.gun), updates, after).addCallback(lambda _: None)
 
     def date(self, gun: str) -> Deferred[int]:
         """See the port."""
