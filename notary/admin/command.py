@@ -21,7 +21,7 @@ from typing import Concatenate, Final, ParamSpec, TextIO
 import click
 from twisted.internet.defer import CancelledError
 
-from notary.admin.output import Output
+from notary.admin.output import Output, OutputFailed
 from notary.admin.session import Session
 from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
 from notary.work.reactor import Reactor
@@ -45,6 +45,8 @@ class Status(IntEnum):
     """The action is not allowed, or the operator did not confirm it."""
     FAULT = 70
     """A bug in the program."""
+    OUTPUT = 74
+    """The output cannot be written, as on a full disk."""
     INTERRUPTED = 130
     """The command was interrupted, as by Ctrl-C."""
     PIPE = 141
@@ -55,6 +57,7 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
     {
         ConfigError: Status.USAGE,
         StorageFailed: Status.STORAGE,
+        OutputFailed: Status.OUTPUT,
         NotFound: Status.MISSING,
         KeyNotFound: Status.MISSING,
         NotaryError: Status.REFUSED,
@@ -75,6 +78,15 @@ class Invocation:
         self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
     ) -> int:
         """Run the command and return its exit status. A domain error becomes one line on ``stderr``."""
+        try:
+            return await self._run(reactor, environ, stdin, stdout, stderr)
+        except BrokenPipeError:  # also while an error was written
+            return Status.PIPE
+
+    async def _run(
+        self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
+    ) -> int:
+        """Do what :meth:`run` does. Raises BrokenPipeError if an output pipe was closed."""
         out = Output(stdout, stderr, as_json=self.as_json)
         try:
             session = Session(self.config, environ, reactor, out, stdin)
@@ -82,14 +94,14 @@ class Invocation:
                 status = await self.body(session)
             finally:
                 await session.close()
-            stdout.flush()
+            out.flush()
         except NotaryError as error:
             out.say(f"notary-admin: {error}")
             return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
         except CancelledError:
             return Status.INTERRUPTED
         except BrokenPipeError:
-            return Status.PIPE
+            raise
         except Exception:  # noqa: BLE001 - the edge of the program
             stderr.write(traceback.format_exc())
             return Status.FAULT

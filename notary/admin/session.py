@@ -7,12 +7,14 @@ pool's threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from notary.admin.output import Output
 from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_config
@@ -103,7 +105,7 @@ class Session:
     def confirm(self, question: str, *, yes: bool) -> bool:
         """Return whether the action is confirmed: by ``yes``, or by an answer at the terminal.
 
-        Raises ConfigError if there is neither ``yes`` nor a terminal.
+        Raises ConfigError if there is neither ``yes`` nor a terminal, and CancelledError on a signal.
         """
         if yes:
             return True
@@ -111,8 +113,24 @@ class Session:
             raise ConfigError(
                 "--yes: missing; without a terminal for the question, this option must confirm the action"
             )
-        self.out.say(f"{question} [y/N]")
-        return self._stdin.readline().strip().lower() in ("y", "yes")
+        with _signals_end_waiting():
+            self.out.say(f"{question} [y/N]")
+            answer = self._stdin.readline()
+        return answer.strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def _signals_end_waiting() -> Iterator[None]:
+    """Raise CancelledError when a signal comes; the reactor, which handles signals otherwise, waits meanwhile."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]  # raises KeyboardInterrupt
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CancelledError from None
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:
