@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import notary
+from notary.config import ServerConfig, SignerConfig
+from notary.config.table import keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -275,7 +277,7 @@ def test_the_table_of_modules_is_the_tree() -> None:
 
 
 def test_no_import_leads_in_a_circle() -> None:
-    """Imports for types alone count too: a circle is a circle to a reader. One is left, and no other may come."""
+    """Imports for types alone count too: a circle is a circle to a reader."""
     modules = {module_name(path): path for path in OURS}
     leads_to: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -296,5 +298,61 @@ def test_no_import_leads_in_a_circle() -> None:
                 waiting.append(each)
         return found
 
-    circles = {module for module in modules if module in reached(module)}
-    assert circles == {f"notary.net.http.{name}" for name in ("connection", "request", "site")}
+    assert [module for module in modules if module in reached(module)] == []
+
+
+PROTOCOLS = ("http", "grpc", "tls")
+"""Packages inside ``notary.net`` that do not import each other, but for ``ACROSS``."""
+
+ACROSS = {("notary.net.grpc.client", "notary.net.tls.handshake")}
+
+
+def crossings(module: str, source: str) -> list[str]:
+    """The imports of a module in one package of PROTOCOLS that lead to another one, except those in ACROSS."""
+    parts = module.split(".")
+    if parts[:2] != ["notary", "net"] or len(parts) <= 2 or parts[2] not in PROTOCOLS:
+        return []
+    others = tuple(f"notary.net.{each}" for each in PROTOCOLS if each != parts[2])
+    return [
+        f"{module} imports {name}"
+        for name, _ in imports(source)
+        if any(f"{name}.".startswith(f"{other}.") for other in others)
+        and not any(module == source_module and name.startswith(f"{target}.") for source_module, target in ACROSS)
+    ]
+
+
+@pytest.mark.parametrize("path", python_files("notary/net"), ids=name_of)
+def test_protocols_do_not_import_each_other(path: Path) -> None:
+    assert crossings(module_name(path), read(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        pytest.param("notary.net.grpc.server", "from notary.net.tls.verdicts import Cause", 1, id="grpc-tls"),
+        pytest.param("notary.net.grpc.server", "from notary.net import tls", 1, id="grpc-tls-from-package"),
+        pytest.param("notary.net.grpc.server", "from notary.net.tls.handshake import Handshake", 1, id="other-module"),
+        pytest.param("notary.net.grpc.client", "from notary.net.tls.handshake import Handshake", 0, id="allowed"),
+        pytest.param("notary.net.grpc.client", "import notary.net.tls.contexts", 1, id="client-contexts"),
+        pytest.param("notary.net.http.site", "import notary.net.grpc", 1, id="http-grpc"),
+        pytest.param("notary.net.tls.transport", "from notary.net.tcp import PlainServer", 0, id="beside"),
+        pytest.param("notary.net.listen", "from notary.net.tls.contexts import is_address", 0, id="outside"),
+    ],
+)
+def test_an_import_across_protocols_is_caught(module: str, source: str, found: int) -> None:
+    assert len(crossings(module, source)) == found
+
+
+def test_net_names_no_key_of_a_configuration() -> None:
+    """What net says of settings is in the words that its callers give it (notary.net.tls.wording)."""
+    known = {path for config in (ServerConfig, SignerConfig) for path, _, _ in keys(config) if "." in path}
+    named = re.compile("|".join(rf"\b{re.escape(path)}\b" for path in sorted(known)))
+    assert named.search("trust_service.tls_client_cert")
+    found = [
+        f"{name_of(path)}: {key}"
+        for path in python_files("notary/net")
+        for node in ast.walk(ast.parse(read(path)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for key in named.findall(node.value)
+    ]
+    assert found == []
