@@ -23,6 +23,7 @@ from twisted.internet.defer import CancelledError
 
 from notary.admin.output import Output, OutputFailed
 from notary.admin.session import Session
+from notary.config.load import DAEMONS
 from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
 from notary.work.reactor import Reactor
 
@@ -68,9 +69,10 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A command with its options, ready to run."""
+    """A command with its options, ready to run. ``daemon`` is that of :class:`Session`."""
 
     config: Path
+    daemon: str | None
     as_json: bool
     body: Callable[[Session], Awaitable[int]]
 
@@ -89,7 +91,7 @@ class Invocation:
         """Do what :meth:`run` does. Raises BrokenPipeError if an output pipe was closed."""
         out = Output(stdout, stderr, as_json=self.as_json)
         try:
-            session = Session(self.config, environ, reactor, out, stdin)
+            session = Session(self.config, environ, reactor, out, stdin, self.daemon)
             try:
                 status = await self.body(session)
             finally:
@@ -113,10 +115,15 @@ def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable
 
     def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
-        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
-            return Invocation(config, as_json, lambda session: body(session, *args, **kwargs))
+        def parsed(config: Path, daemon: str | None, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
+            return Invocation(config, daemon, as_json, lambda session: body(session, *args, **kwargs))
 
         for option in (
+            click.option(
+                "--daemon",
+                type=click.Choice(DAEMONS),
+                help="Whose configuration this is, if the file does not show it.",
+            ),
             click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),
             click.option(
                 "--config",

@@ -18,7 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from notary.admin.output import Output
 from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_config
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidFile
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
 from notary.work.reactor import Reactor
@@ -34,15 +34,22 @@ _Store = TypeVar("_Store", bound=_Closable)
 class Session:
     """One run of one command.
 
-    ``environ`` is the environment of the process. Answers are read from ``stdin`` if it is a terminal.
+    ``environ`` is the environment of the process; ``daemon`` names the daemon of the configuration, None if
+    the configuration shows it. Answers are read from ``stdin`` if it is a terminal.
     """
 
     def __init__(
-        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, stdin: TextIO
+        self,
+        config_file: Path,
+        environ: Mapping[str, str],
+        reactor: Reactor,
+        out: Output,
+        stdin: TextIO,
+        daemon: str | None = None,
     ) -> None:
         self.reactor = reactor
         self.out = out
-        self.config = load_file(config_file, environ)
+        self.config = load_file(config_file, environ, daemon)
         self._environ = environ
         self._stdin = stdin
         self._ends: list[Callable[[], object]] = []
@@ -133,12 +140,17 @@ def _signals_end_waiting() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:
-    """Read a daemon's configuration file; the environment overrides it as in the daemon. Raises ConfigError."""
+def load_file(path: Path, environ: Mapping[str, str], daemon: str | None = None) -> ServerConfig | SignerConfig:
+    """Read a daemon's configuration file; the environment overrides it as in the daemon. Raises ConfigError.
+
+    ``daemon`` is as for :func:`notary.config.load_config`.
+    """
     try:
         text = path.read_text("utf-8")
+        return load_config(text, environ, path.absolute().parent, daemon)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror}); expected a configuration file") from None
-    except ValueError:
+    except UnicodeDecodeError:
         raise ConfigError(f"{str(path)!r} is not UTF-8; expected a configuration file") from None
-    return load_config(text, environ, path.absolute().parent)
+    except InvalidFile as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -26,7 +26,7 @@ from notary.config.sections import (
     SignerStorage,
     check_workers,
 )
-from notary.config.table import Reader, key, shown, variable_part
+from notary.config.table import Reader, key, section, shown, variable_part
 from notary.config.values import DEBUG, Address, Secret
 from notary.errors import ConfigError
 
@@ -45,8 +45,8 @@ class SignerConfig:
 
     server: SignerServer
     storage: SignerStorage
-    logging: Logging = field(default_factory=Logging)
-    reporting: Reporting = field(default_factory=Reporting)
+    logging: Logging = section(Logging)
+    reporting: Reporting = section(Reporting)
     limits: SignerLimits = field(default_factory=SignerLimits)
     debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)
     manhole: Manhole = field(default_factory=Manhole)

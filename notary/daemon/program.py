@@ -32,7 +32,7 @@ from notary.daemon.service import Config, Daemon, report
 from notary.daemon.systemd import Notifier, passed_sockets
 from notary.daemon.workers.parent import Address, Plan, Workers
 from notary.daemon.workers.worker import Worker, join_parent
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidFile
 from notary.observe.bugsnag import Reporter
 from notary.observe.logs import LineObserver, Stream
 from notary.observe.metrics import DaemonMetrics
@@ -100,10 +100,10 @@ def make_daemon(
     absolute = str(Path(options["config"]).absolute())
 
     def load_again() -> _Config:
-        return load(*_read(absolute, environ))
+        return _loaded(load, absolute, environ)
 
     try:
-        config = load(*_read(options["config"], environ))
+        config = _loaded(load, options["config"], environ)
         for warning in config.warnings:
             log.announce("warning", warning)
         log.level = config.logging.level
@@ -126,16 +126,18 @@ def make_daemon(
     )
 
 
-def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:
+def _loaded(load: Callable[[str, Mapping[str, str], Path], _Config], path: str, environ: Mapping[str, str]) -> _Config:
+    """Return the configuration in this file. Raises ConfigError."""
     if not path:
         raise ConfigError("-config: missing; expected -config=FILE, the configuration file (see docs/configuration.md)")
     try:
-        text = Path(path).read_text("utf-8")
+        return load(Path(path).read_text("utf-8"), environ, Path(path).absolute().parent)
     except OSError as error:
         raise ConfigError(f"-config: {path!r} cannot be read ({error.strerror}); expected a JSON file") from None
-    except ValueError:
+    except UnicodeDecodeError:
         raise ConfigError(f"-config: {path!r} is not UTF-8; expected a JSON file") from None
-    return text, environ, Path(path).absolute().parent
+    except InvalidFile as error:
+        raise ConfigError(f"-config: {path}: {error}") from None
 
 
 def _observer(log: LineObserver) -> ILogObserver:
