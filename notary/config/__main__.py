@@ -51,7 +51,8 @@ holds the passphrase of an alias; the alias is in capitals, with `_` in place of
 decrypt old keys.
 
 To keep a passphrase out of the environment, put it into a file (a credential of systemd, a secret of Docker), and the
-path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again.
+path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again. A passphrase may be any
+bytes but NUL; they need not be UTF-8.
 """
 
 
