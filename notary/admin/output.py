@@ -203,6 +203,11 @@ def _span(length: timedelta) -> str:
     return f"{hours} h" if hours else f"{seconds // 60} min"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things for people: "1 file", "2 files"; ``what`` is the word for one."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def size_text(count: int) -> str:
     """Return a number of bytes as text for people."""
     value = float(count)

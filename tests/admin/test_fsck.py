@@ -338,7 +338,7 @@ async def test_the_command_on_broken_data(place, tmp_path):
     assert (await admin("fsck", "--prefix", "example.com/e", "--config", config)).status == Status.OK
     plain = await admin("fsck", "--config", config)
     assert f"{b}\tERROR missing\tsnapshot\t-\ttimestamp version 2 lists checksum " in plain.out
-    assert plain.err == "5 collections checked: 5 errors, 1 notes\n"
+    assert plain.err == "5 collections checked: 5 errors, 1 note\n"
     assert plain.out.count(findings.KINDS["missing"].meaning) == 1
 
 

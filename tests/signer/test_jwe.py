@@ -77,7 +77,9 @@ def test_what_an_independent_implementation_made_opens():
     assert unwrap(by_joserfc(), PASSPHRASE) == PLAINTEXT
 
 
-@pytest.mark.parametrize("passphrase", [b"p\xe9ss phrase of bytes", b"\xff\xfe" * 9, "pässphrase of UTF-8".encode()], ids=repr)
+@pytest.mark.parametrize(
+    "passphrase", [b"p\xe9ss phrase of bytes", b"\xff\xfe" * 9, "pässphrase of UTF-8".encode()], ids=repr
+)
 def test_a_passphrase_is_bytes(passphrase):
     """As the reference has it: the environment may hold a passphrase in Latin-1."""
     text = os.fsdecode(passphrase)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from notary.admin import findings
 from notary.admin.collections import inventory_of, selected
 from notary.admin.command import GUN_OPTION, PREFIX_OPTION, Status, command
+from notary.admin.output import counted
 from notary.admin.session import Session
 from notary.errors import InvalidRow
 from notary.storage.operators import StoredCollection
@@ -57,5 +58,7 @@ async def fsck(session: Session, gun: str, prefix: str) -> int:
         with session.out.table("Finding", "Meaning", "What to do") as add:
             for name, kind in sorted(seen.items()):
                 add([name, kind.meaning, kind.remedy], {})
-    session.out.summary(f"{checked} collections checked: {errors} errors, {notes} notes")
+    session.out.summary(
+        f"{counted(checked, 'collection')} checked: {counted(errors, 'error')}, {counted(notes, 'note')}"
+    )
     return Status.FOUND if errors else Status.OK
