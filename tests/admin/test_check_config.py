@@ -17,6 +17,7 @@ from notary.admin.command import Status
 from notary.storage.open import open_key_store, open_metadata_store
 from tests.admin.conftest import admin, write_config
 from tests.support.certs import DAY, Authority
+from tests.support.keyplace import OLD, OTHER, environment, make_key
 from tests.support.stored import Publisher
 
 ROOT = Path(__file__).parent.parent.parent
@@ -218,6 +219,21 @@ async def test_the_sample_of_the_official_image(signer, tmp_path):
     assert any("server.http_addr: unknown key, ignored" in str(each) for each in outcome.records)
     other = await admin("check-config", "--config", config, "--daemon", "server", environ=PASSPHRASE)
     assert (other.status, "trust_service.type: missing" in other.err) == (Status.USAGE, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_passphrases_are_tried_on_stored_keys(key_place, tmp_path):
+    Authority.root("root").leaf("localhost").write(tmp_path, "signer")
+    await key_place.fill(make_key("a", alias=OTHER), make_key("b"), make_key("c"))
+    config = key_place.config(tmp_path)
+    right = await admin("check-config", "--config", config, "--json", environ=environment(OLD, OTHER))
+    assert right.status == Status.OK, right
+    assert checks(right)[f"passphrase {OLD}"]["detail"] == "opens a stored key"
+    wrong = {f"NOTARY_SIGNER_{OLD.upper()}": "another than that of the stored keys"}
+    outcome = await admin("check-config", "--config", config, "--json", environ=wrong)
+    assert outcome.status == Status.FOUND
+    assert [f"alias '{OLD}'" in each or f"alias '{OTHER}'" in each for each in problems(outcome)] == [True, True]
+    assert all(secret not in outcome.out for secret in wrong.values())
 
 
 @pytest_twisted.ensureDeferred
