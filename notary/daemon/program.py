@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -106,6 +107,9 @@ def make_daemon(
         config = _loaded(load, options["config"], environ)
         for warning in config.warnings:
             log.announce("warning", warning)
+        few = _few_files()
+        if few:
+            log.announce("warning", few)
         log.level = config.logging.level
         reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
         log.on_failure = reporter.report
@@ -138,6 +142,22 @@ def _loaded(load: Callable[[str, Mapping[str, str], Path], _Config], path: str, 
         raise ConfigError(f"-config: {path!r} is not UTF-8; expected a JSON file") from None
     except InvalidFile as error:
         raise ConfigError(f"-config: {path}: {error}") from None
+
+
+_MIN_FILES: Final = 1024
+"""The fewest open files with which no warning is given: the usual limit of a process."""
+
+
+def _few_files() -> str:
+    """Return a warning if this process may open too few files, each connection being one; else ""."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= _MIN_FILES:
+        return ""
+    return (
+        f"RLIMIT_NOFILE: {limit} files may be open at a time, of which each connection of a client or to the database "
+        f"is one; beyond it, connections are refused; raise it to at least {_MIN_FILES} (LimitNOFILE= of systemd, "
+        "ulimit -n)"
+    )
 
 
 def _observer(log: LineObserver) -> ILogObserver:
@@ -319,6 +339,7 @@ class Program(Generic[C]):
             single_process_variable=self.prefix + "SERVER_WORKERS",
             count=config.server.workers,
             address=self.address(config),
+            address_key=self.address_key,
             drain_seconds=config.server.drain_timeout,
             debug=config.debug,
             check=lambda new: self.build(new, Surroundings(reactor=reactor)),

@@ -114,7 +114,7 @@ class Signer(Serving):
         self._store = store
         with suppress(StorageUnreachable):  # it is waited for below
             await self._try_passphrases(config)
-        await self.listen(server.grpc_addr, grpc, self._tls, refusals)
+        await self.listen("server.grpc_addr", server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
         if await self.wait_for_store():
             await self._try_passphrases(config)
