@@ -23,7 +23,10 @@ _PIPE: Final = 141
 
 
 def git_commit(repository: Path) -> str:
-    """Return the commit that a Git working tree is at, shortened, or "unknown" if this is no working tree."""
+    """Return the commit that a program was made from, shortened, or "unknown".
+
+    ``repository`` is its folder: a Git working tree, or where a build that etc/stamp.py stamped was installed.
+    """
     git = repository / ".git"
     try:
         head = (git / "HEAD").read_text("utf-8")
@@ -32,7 +35,8 @@ def git_commit(repository: Path) -> str:
             loose = git / branch[1]
             head = loose.read_text("utf-8") if loose.exists() else _packed(git, branch[1])
     except OSError:
-        return "unknown"
+        stamp = repository / "notary" / "commit.txt"
+        head = stamp.read_text("ascii") if stamp.exists() else ""
     return head[:8] or "unknown"
 
 

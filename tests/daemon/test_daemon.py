@@ -126,6 +126,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ("files", "expected"),
     [
         pytest.param({}, "unknown", id="no repository"),
+        pytest.param({"../notary/commit.txt": COMMIT + "\n"}, "01234567", id="installed from a wheel"),
         pytest.param({"HEAD": COMMIT}, COMMIT[:8], id="detached"),
         pytest.param({"HEAD": "ref: refs/heads/a\n", "refs/heads/a": COMMIT}, COMMIT[:8], id="branch"),
         pytest.param(
@@ -138,7 +139,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 )
 def test_git_commit(tmp_path: Path, files: dict[str, str], expected: str) -> None:
     for name, text in files.items():
-        path = tmp_path / ".git" / name
+        path = tmp_path / ".git" / name if not name.startswith("../") else tmp_path / name[3:]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert options.git_commit(tmp_path) == expected
