@@ -17,13 +17,12 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import nacl.signing
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from notary import certs
-from notary.errors import InvalidMetadata
+from notary.errors import InvalidCertificate, InvalidMetadata
 from notary.tuf import canonical
 from notary.tuf.canonical import Json, Members, quote
 
@@ -96,7 +95,7 @@ class PublicKey:
             raise InvalidMetadata(f"key {self.key_id} holds no certificate that can be read") from None
 
     @cached_property
-    def certificates(self) -> tuple[x509.Certificate, ...]:
+    def certificates(self) -> tuple[certs.Certificate, ...]:
         """The certificate chain, or () if ``public`` is anything else.
 
         Go clients compute key ids over their own encoding of the chain, so PEM that is spelled in another way (text
@@ -104,10 +103,9 @@ class PublicKey:
         """
         try:
             chain = certs.all_in_pem(self.public)
-            spelled = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
-        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+        except InvalidCertificate:
             return ()
-        return chain if spelled == self.public else ()
+        return chain if b"".join(certificate.pem for certificate in chain) == self.public else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +285,7 @@ def _pem(public: bytes) -> _Key:
 
 
 def _certificate(public: bytes) -> _Key:
-    return certs.first_in_pem(public).public_key()
+    return certs.first_in_pem(public).public_key
 
 
 def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
