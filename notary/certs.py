@@ -2,7 +2,7 @@
 
 Rules of this module: pure. All code in ``notary`` reads certificates here, in files, in metadata and from peers; only
 OpenSSL reads them too, where it makes TLS or follows a chain. The parser of ``cryptography`` is not used: it refuses
-certificates that Notary's own tools made for years and that Go and OpenSSL read (docs/adr/0027-certificates.md).
+certificates that Notary's own tools made for years and that Go and OpenSSL read (docs/adr/0028-certificates.md).
 
 What is read is what somebody here asks for: names, times, the signature's algorithm, the public key, whether the
 certificate is of an authority, and for whom it is. The rest may hold anything. Reading is linear in the size of a

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from notary import certs
-from notary.errors import InvalidCertificate, InvalidMetadata
+from notary.errors import InvalidCertificate, InvalidMetadata, NoUsableCertificate
 from notary.tuf.canonical import quote
 from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
@@ -42,7 +42,7 @@ def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
     only if ``now`` is given. An intermediate certificate with a fault is removed from the chain. That changes the key's
     id, so that signatures under the old id no longer count, as in clients.
 
-    Raises InvalidMetadata, with the reason for each key, if no key counts.
+    Raises NoUsableCertificate, with the reason for each key, if no key counts.
     """
     named = root.roles[ROOT]
     usable: dict[str, PublicKey] = {}
@@ -56,7 +56,7 @@ def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
             usable[certified.key_id] = certified
     if not usable:
         reasons = some(faults, "; ") or "no keys"
-        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({reasons})")
+        raise NoUsableCertificate(f"root: no root key is a valid certificate for {gun} ({reasons})")
     return RoleKeys(usable, named.threshold)
 
 

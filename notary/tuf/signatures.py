@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from notary.errors import InvalidMetadata
+from notary.errors import InvalidMetadata, NoUsableCertificate
 from notary.tuf import public
 from notary.tuf.model import ROOT, Envelope, Gun, RoleKeys, RoleName, Root, stored_envelope
 from notary.tuf.root_certificates import certified_keys
@@ -31,10 +31,12 @@ def require_signatures(
 
 
 def stored_root(gun: Gun, data: bytes, spend: Callable[[int], None] = lambda _cost: None) -> Root:
-    """Return the root in a stored file, verified with the root's own certificates. Raises InvalidMetadata.
+    """Return the root in a stored file, verified with the root's own certificates.
 
     Neither the expiry of the root nor that of its certificates counts: both were checked when the root was uploaded,
     and a collection whose root has expired must be able to publish the next one.
+
+    Raises NoUsableCertificate if no certificate may vouch for the root, and InvalidMetadata for any other fault.
     """
     root = Root.parse(stored_envelope(ROOT, data))
     require_signatures(ROOT, root.envelope, certified_keys(root, gun, None), "its own certificates", spend)
@@ -44,7 +46,13 @@ def stored_root(gun: Gun, data: bytes, spend: Callable[[int], None] = lambda _co
 def require_succession(
     gun: Gun, previous: Root, envelope: Envelope, spend: Callable[[int], None] = lambda _cost: None
 ) -> None:
-    """Require that the root in ``envelope`` is signed by the certificates of ``previous``. Raises InvalidMetadata."""
-    trusted = certified_keys(previous, gun, None)
-    who = f"the certificates of the stored root (version {previous.version})"
-    require_signatures(ROOT, envelope, trusted, who, spend)
+    """Require that the root in ``envelope`` is signed by the certificates of ``previous``. Raises InvalidMetadata.
+
+    If none of those certificates may vouch for a root, another server has accepted what this one does not. The keys in
+    them count then, whatever else they say: only the holders of these keys can replace the root.
+    """
+    try:
+        trusted, what = certified_keys(previous, gun, None), "certificates"
+    except NoUsableCertificate:
+        trusted, what = previous.roles[ROOT], "keys"
+    require_signatures(ROOT, envelope, trusted, f"the {what} of the stored root (version {previous.version})", spend)

@@ -208,7 +208,7 @@ class TokenAuth:
         except InvalidCertificate:
             raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
         if not _is_valid(leaf[0], now):
-            raise _TokenError("the first certificate of its chain has expired, or is not valid yet")
+            raise _TokenError("its chain of certificates does not lead to one that is trusted, or has expired")
         store = crypto.X509Store()
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
         for anchor, certificate in self._anchors:
