@@ -77,16 +77,7 @@ class Certificate:
     @cached_property
     def public_key(self) -> Key | None:
         """The public key; None if it is of a kind that nobody here uses. Raises InvalidCertificate."""
-        info = _Elements(self._key, 0, len(self._key), _Budget(MAX_ELEMENTS))
-        algorithm, parameters = _algorithm(info.take(_SEQUENCE))
-        key = info.bits()
-        load = _KEYS.get(algorithm)
-        try:
-            return None if load is None else load(parameters, key)
-        except InvalidCertificate:
-            raise
-        except Exception:  # noqa: BLE001 - what the library says of a stranger's number may be any error
-            raise InvalidCertificate("the certificate's public key cannot be read") from None
+        return _public_key(self._key)
 
     @cached_property
     def signature_hash(self) -> str:
@@ -494,6 +485,36 @@ def _alternative_text(kind: int, content: bytes) -> str:
 
 
 # -- keys and signatures ----------------------------------------------------------------------------------------------
+
+
+def key_in_pem(data: bytes) -> Key | None:
+    """Read the public key alone of the first certificate in PEM, whatever is wrong with the rest of the certificate.
+
+    None is a key of a kind that nobody here uses. Raises InvalidCertificate.
+    """
+    found = _BLOCK.search(data)
+    der = b"" if found is None else _decoded(found[1])
+    fields = _Elements(der[:MAX_BYTES], 0, min(len(der), MAX_BYTES), _Budget(MAX_ELEMENTS))
+    fields = fields.enter(_SEQUENCE).enter(_SEQUENCE)
+    if fields.next_is(_VERSION):
+        fields.any()
+    for _ in ("serial number", "algorithm", "issuer", "validity", "subject"):
+        fields.any()
+    return _public_key(fields.take(_SEQUENCE))
+
+
+def _public_key(info: bytes) -> Key | None:
+    fields = _Elements(info, 0, len(info), _Budget(2))
+    algorithm, parameters = _algorithm(fields.take(_SEQUENCE))
+    key = fields.bits()
+    load = _KEYS.get(algorithm)
+    try:
+        return None if load is None else load(parameters, key)
+    except InvalidCertificate:
+        raise
+    except Exception:  # noqa: BLE001 - what the library says of a stranger's number may be any error
+        raise InvalidCertificate("the certificate's public key cannot be read") from None
+
 
 _NULL: Final = b"\x05\x00"
 _CURVES: Final[Mapping[str, Callable[[], ec.EllipticCurve]]] = MappingProxyType(

@@ -62,15 +62,15 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "root-chain": Kind(
             True,
             "a root lacks the signatures of its own keys, or of the previous root's keys: clients reject it",
-            "restore root from a backup, or have its publisher publish the next root; deleting the collection would make "
-            "every client that knows it refuse the new one",
+            "restore root from a backup, or have its publisher publish the next root; do not delete it: clients refuse "
+            "what is new under the same name",
         ),
         "root-certificate": Kind(
             True,
-            "no certificate of this root can be used by this server: clients that read it go on, but nothing but the next "
-            "root can be published",
-            "keep the collection; its publisher runs `notary key rotate NAME root`, which makes a new certificate and signs "
-            "with the present key",
+            "this server can use no certificate of this root: clients that read it go on, but only the next root can "
+            "be published",
+            "keep the collection; its publisher runs `notary key rotate NAME root`, which makes a new certificate and "
+            "signs with the present key",
         ),
         "signature": Kind(
             True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from types import MappingProxyType
@@ -94,6 +94,16 @@ class PublicKey:
         except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
             raise InvalidMetadata(f"key {self.key_id} holds no certificate that can be read") from None
 
+    def without_certificate(self) -> PublicKey:
+        """Return the bare public key, whatever else its certificate says. Raises InvalidMetadata."""
+        bare = _BARE_TYPES.get(self.key_type)
+        if bare is None:
+            return self
+        try:
+            return PublicKey(bare, _pkix(certs.key_in_pem(self.public)))
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            raise InvalidMetadata(f"key {self.key_id} holds no certificate with a key that can be read") from None
+
     @cached_property
     def certificates(self) -> tuple[certs.Certificate, ...]:
         """The certificate chain, or () if ``public`` is anything else.
@@ -136,7 +146,7 @@ class Signed(Protocol):
     """A signed file: the part of :class:`notary.tuf.model.Envelope` that this module needs."""
 
     @property
-    def signatures(self) -> tuple[Signature, ...]:
+    def signatures(self) -> Sequence[Signature]:
         """The signatures."""
         ...
 

@@ -44,6 +44,10 @@ def attribute(kind: bytes, tag: int, content: bytes) -> bytes:
     return der(SET, der(SEQUENCE, der(OID, kind), der(tag, content)))
 
 
+def distinguished(tag: int, common: bytes, *more: bytes) -> bytes:
+    return der(SEQUENCE, *more, attribute(CN, tag, common))
+
+
 def extension(kind: bytes, content: bytes, critical: bytes = b"") -> bytes:
     return der(SEQUENCE, der(OID, kind), critical, der(OCTETS, content))
 
@@ -65,7 +69,7 @@ NO_AUTHORITY = extension(BASIC, der(SEQUENCE), TRUE)
 class Form:
     """The parts of a certificate in which it may be odd; ``name`` makes a distinguished name of a common name."""
 
-    name: Callable[[bytes], bytes] = lambda common: der(SEQUENCE, attribute(CN, UTF8, common))
+    name: Callable[[bytes], bytes] = lambda common: distinguished(UTF8, common)
     version: bytes = der(0xA0, der(INTEGER, b"\x02"))
     serial: bytes = b"\x05"
     begins: bytes = der(UTC, b"200101000000Z")
@@ -79,11 +83,17 @@ class Form:
 
 
 def named(tag: int, *more: bytes, recode: Callable[[bytes], bytes] = lambda common: common) -> Form:
-    return Form(name=lambda common: der(SEQUENCE, *more, attribute(CN, tag, recode(common))))
+    return Form(name=lambda common: distinguished(tag, recode(common), *more))
 
 
 def with_extensions(*more: bytes) -> Form:
     return Form(extensions=(CLIENT_AND_SERVER, *more))
+
+
+def with_uri(uri: bytes) -> Form:
+    hosts = (der(0x82, host.encode()) for host in LOOPBACK)
+    names = extension(ALTERNATIVES, der(SEQUENCE, *hosts, der(0x87, bytes([127, 0, 0, 1])), der(0x86, uri)))
+    return Form(hosts=(), extensions=(CLIENT_AND_SERVER, names))
 
 
 ODD: Mapping[str, Form] = MappingProxyType(
@@ -135,6 +145,7 @@ ODD: Mapping[str, Form] = MappingProxyType(
         "a host with an underscore": Form(hosts=(*LOOPBACK, "notary_signer")),
         "an address as a name of a host": Form(hosts=(*LOOPBACK, "127.0.0.1")),
         "hosts with odd asterisks": Form(hosts=(*LOOPBACK, "a*b.example.com", "*.*.example.com", "*")),
+        "a URI with a port": with_uri(b"https://example.com:8443/"),
         "a host that ends in a dot": Form(hosts=(*LOOPBACK, "example.com.")),
         "a netscape comment": with_extensions(
             extension(bytes.fromhex("6086480186f842010d"), der(IA5, b"OpenSSL Generated Certificate"))
