@@ -183,6 +183,12 @@ REFUSED: Mapping[str, Form] = MappingProxyType(
 """What Go 1.19 refuses."""
 
 
+BEYOND_OPENSSL = frozenset(
+    {"half a character in a BMPString", "UTCTime without seconds", "bytes behind the extensions"}
+)
+"""What Go reads and OpenSSL does not: of no use in TLS."""
+
+
 def make(form: Form, name: str, private: Private, *, issuer: tuple[Form, str, Private] | None = None) -> bytes:
     """A certificate in DER with the common name ``name`` and the key ``private``, self-signed without ``issuer``."""
     issuing, issuing_name, signing = issuer or (form, name, private)

@@ -80,8 +80,9 @@ def _certificates(name: str, path: Path) -> Sequence[bytes]:
 def _known_to_openssl(der: bytes, name: str, path: Path) -> X509:
     try:
         return load_certificate(FILETYPE_ASN1, der)
-    except CryptoError:
-        raise ConfigError(f'{name}: "{path}" holds a malformed certificate; expected {_EXPECTED}') from None
+    except CryptoError as error:
+        cause = f"holds a malformed certificate (OpenSSL: {_reason(error)})"
+        raise ConfigError(f'{name}: "{path}" {cause}; expected {_EXPECTED}') from None
 
 
 def _private_key(name: str, path: Path) -> _Key:
