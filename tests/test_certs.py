@@ -27,6 +27,7 @@ from notary.errors import ConfigError, InvalidCertificate, InvalidUpdate, Unauth
 from notary.net.tls import contexts as tls
 from notary.observe.expiry import certificates_in_use
 from notary.server.auth.token import TokenAuth, load_bundle
+from notary.signer.clients import names_of
 from notary.tuf.model import ROOT
 from notary.tuf.public import PublicKey, Signature, verify
 from tests.support import oddcerts
@@ -35,7 +36,7 @@ from tests.support.certs import as_read
 from tests.support.collection import GUN, Collection, Held
 from tests.support.oddcerts import ODD, REFUSED, Form, Private, make
 from tests.support.stored import InMemory, Publisher
-from tests.support.tokens import ISSUER, REALM, SERVICE, World
+from tests.support.tokens import ISSUER, REALM, SERVICE, World, fingerprint, token
 
 NOW = datetime.now(UTC)
 PRIVATE = make_private()
@@ -312,6 +313,51 @@ def test_fsck_never_advises_to_delete_what_clients_trust() -> None:
         assert "delete the collection" not in kind.remedy, name
 
 
+# -- other places of odd ones -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(NOW)
+
+
+IN_OPENSSL = {name: form for name, form in ODD.items() if name not in oddcerts.BEYOND_OPENSSL}
+
+
+@pytest.mark.parametrize("form", IN_OPENSSL.values(), ids=IN_OPENSSL)
+def test_odd_tokens_and_bundles(form: Form, odd_private: Private, world: World, tmp_path: Path) -> None:
+    leaf, above = make_private(), oddcerts.authority(form)
+    root = make(above, "an authority", odd_private)
+    shown = make(form, "a leaf", leaf, issuer=(above, "an authority", odd_private))
+    path, _ = oddcerts.write(tmp_path, "bundle", odd_private, root)
+    access = TokenAuth(REALM, SERVICE, ISSUER, load_bundle(path))
+    claims = world.claims()
+    chain = {"alg": "ES256", "x5c": [base64.b64encode(shown).decode()]}
+    for header, key in ((chain, leaf), ({"alg": "ES256", "kid": fingerprint(odd_private)}, odd_private)):
+        assert access.authorize(f"Bearer {token(header, claims, key)}", "localhost", [], NOW) == "alice"
+    for late in (datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), datetime(1949, 1, 1, tzinfo=UTC)):
+        forever = world.claims(exp=2**40, nbf=-(2**40))
+        with pytest.raises(Unauthorized, match="does not lead to one that is trusted"):
+            access.authorize(f"Bearer {token(chain, forever, leaf)}", "localhost", [], late)
+
+
+def test_odd_clients_of_the_signer(odd: Form, odd_private: Private) -> None:
+    assert "notary-server" in names_of(make(odd, GUN, odd_private))
+    assert names_of(make(replace(odd, hosts=(), extensions=()), "Alone", odd_private)) >= {"alone"}
+
+
+def test_odd_files_are_watched(odd: Form, odd_private: Private, tmp_path: Path) -> None:
+    path, _ = oddcerts.write(tmp_path, "odd", odd_private, make(odd, GUN, odd_private))
+    (dates,) = certificate_dates.read("server.tls_cert_file", path)
+    assert dates.valid_until >= datetime(2049, 12, 30, tzinfo=UTC)
+    ((key, subject, _), expiry), *more = certificates_in_use({"the key": path}).items()
+    assert (key, subject, more) == ("the key", "another" if GUN not in subject else GUN, [])
+    assert expiry == dates.valid_until.timestamp()
+    leaf = walk.leaf_of(PublicKey("ecdsa-x509", path.read_bytes()))
+    assert leaf is not None
+    assert (leaf.subject, leaf.valid_until) == (dates.subject, dates.valid_until)
+
+
 # -- hostile ones, place by place -------------------------------------------------------------------------------------
 
 
@@ -367,8 +413,7 @@ def test_files_of_operators(file: Path, tmp_path: Path) -> None:
     assert {key for key, _, _ in certificates_in_use({"the key": file})} == {"the key"}
 
 
-def test_chains_of_tokens(der: bytes) -> None:
-    world = World(NOW)
+def test_chains_of_tokens(der: bytes, world: World) -> None:
     access = TokenAuth(REALM, SERVICE, ISSUER, as_read(*(holder.certificate for holder in world.trusted)))
     for chain in ([der], [der, der]):
         header = world.headed(world.ec, x5c=[base64.b64encode(one).decode() for one in chain])
