@@ -184,6 +184,14 @@ for name, form in REFUSED.items():
     case(f"delegation: {name}", odd_delegation(form), BAD_TARGETS)
 
 
+async def no_paths(c: Collection, a: Author) -> Answer:
+    a.delegate("targets/none", paths=[])
+    return await c.push(a, "targets")
+
+
+case("a delegation without paths", no_paths, "200", server_snapshot=True, reserialised=True)
+
+
 # -- keys that a server holds -----------------------------------------------------------------------------------------
 
 
