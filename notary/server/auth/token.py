@@ -217,7 +217,7 @@ class TokenAuth:
         usable = [certificate for other, certificate in others if _is_valid(other, now)]
         try:
             verified = crypto.X509StoreContext(store, leaf[1], usable).get_verified_chain()
-            # OpenSSL leaves this check to its caller. The last certificate is trusted, whatever its signature is.
+            # OpenSSL leaves this check to its caller. The last certificate is trusted, with any signature.
             weak = any(_is_weakly_signed(found) for found in verified[:-1])
         except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
