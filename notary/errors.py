@@ -106,6 +106,10 @@ class InvalidMetadata(NotaryError):
     """One metadata file, by itself, is not valid: its structure, signatures, version or expiry."""
 
 
+class NoUsableCertificate(InvalidMetadata):
+    """No root key of a root has a certificate that may vouch for the collection, or one that can be read."""
+
+
 class InvalidCertificate(NotaryError):
     """Bytes are not an X.509 certificate, or a part of the certificate cannot be read."""
 

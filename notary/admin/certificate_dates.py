@@ -32,10 +32,9 @@ def read(key: str, path: Path) -> list[CertificateDates]:
     except OSError as error:
         raise ConfigError(f'{key}: "{path}" cannot be read ({error.strerror}); expected certificates as PEM') from None
     try:
-        with certs.reading():
-            return [
-                CertificateDates(key, path, certs.subject_of(each), each.not_valid_before_utc, each.not_valid_after_utc)
-                for each in certs.all_in_pem(data)
-            ]
-    except InvalidCertificate:
-        raise ConfigError(f'{key}: "{path}" holds no certificate, or a damaged one; expected PEM') from None
+        return [
+            CertificateDates(key, path, str(each.subject), each.not_before, each.not_after)
+            for each in certs.all_in_pem(data)
+        ]
+    except InvalidCertificate as error:
+        raise ConfigError(f'{key}: "{path}" holds no certificate, or a damaged one ({error}); expected PEM') from None

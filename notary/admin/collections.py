@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
-from notary import certs
 from notary.admin.session import Session
-from notary.errors import InvalidCertificate, InvalidMetadata, InvalidRole, InvalidRow, NotaryError, NotFound
+from notary.errors import InvalidMetadata, InvalidRole, InvalidRow, NotaryError, NotFound
 from notary.storage.open import open_inventory
 from notary.storage.operators import Inventory, StoredCollection
 from notary.tuf.collection import Collection, File, Index, Metadata, current, newest, parse
@@ -181,10 +180,6 @@ class Leaf:
 
 def leaf_of(key: PublicKey) -> Leaf | None:
     """Return the first certificate of a key; None if the key has no certificate, or one that cannot be read."""
-    try:
-        with certs.reading():
-            for certificate in key.certificates[:1]:
-                return Leaf(certs.subject_of(certificate), certificate.not_valid_after_utc)
-    except InvalidCertificate:
-        return None
+    for certificate in key.certificates[:1]:
+        return Leaf(str(certificate.subject), certificate.not_after)
     return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, NotaryError
+from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, NotaryError, NoUsableCertificate
 from notary.storage.operators import FeedEntry, Undated
 from notary.tuf.collection import Collection, File, Index, newest, parse
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleKeys, RoleName, Root, Targets, stored_envelope
@@ -68,7 +68,15 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "root-chain": Kind(
             True,
             "a root lacks the signatures of its own keys, or of the previous root's keys: clients reject it",
-            "restore root from a backup; if root was never valid, delete the collection and publish it again",
+            "restore root from a backup, or have its publisher publish the next root; do not delete it: clients refuse "
+            "what is new under the same name",
+        ),
+        "root-certificate": Kind(
+            True,
+            "this server can use no certificate of this root: clients that read it go on, but only the next root can "
+            "be published",
+            "keep the collection; its publisher runs `notary key rotate NAME root`, which makes a new certificate and "
+            "signs with the present key",
         ),
         "signature": Kind(
             True,
@@ -197,6 +205,10 @@ class _Check:
                 root = stored_root(gun, data)
                 if previous is not None:
                     require_succession(gun, previous, root.envelope)
+            except NoUsableCertificate as error:
+                if file == self._newest[ROOT]:
+                    yield self._finding("root-certificate", file, str(error))
+                previous = None
             except InvalidMetadata as error:
                 yield self._finding("root-chain", file, str(error))
                 previous = None

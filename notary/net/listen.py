@@ -27,7 +27,8 @@ from zope.interface import implementer
 from notary.net.address import host_and_port, join
 from notary.net.refusals import OnRefused
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
-from notary.net.tls.contexts import ServerOptions, is_address
+from notary.net.tls.contexts import ServerOptions
+from notary.net.tls.peers import is_address
 from notary.net.tls.transport import SecureServer, SecureUnixServer
 from notary.work.reactor import Reactor
 

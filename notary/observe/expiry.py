@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -45,19 +43,18 @@ def certificates_in_use(files: Mapping[str, Path | None]) -> Expiries:
             continue
         try:
             data = path.read_bytes()
-            with certs.reading():
-                for each in certs.all_in_pem(data):
-                    found[key, _subject(each), f"{each.serial_number:x}"] = each.not_valid_after_utc.timestamp()
+            for each in certs.all_in_pem(data):
+                found[key, _subject(each), f"{each.serial_number:x}"] = each.not_after.timestamp()
         except (OSError, InvalidCertificate):
             found[key, "", ""] = 0.0
     return found
 
 
-def _subject(certificate: x509.Certificate) -> str:
-    with suppress(InvalidCertificate), certs.reading():
-        for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-            return str(name.value)
-    return certs.subject_of(certificate)
+def _subject(certificate: certs.Certificate) -> str:
+    with suppress(InvalidCertificate):
+        for name in certificate.subject.texts(certs.COMMON_NAME):
+            return name.encode("utf-8", "replace").decode()
+    return str(certificate.subject)
 
 
 class Certificates(Service):

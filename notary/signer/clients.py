@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from twisted.logger import Logger
 
+from notary import certs
 from notary.net.grpc import Context, Handler, Peer, RpcError, Status
 from notary.proto import paths
 
@@ -25,16 +24,13 @@ _OPEN: Final[Mapping[str, bytes]] = MappingProxyType({paths.CHECK_HEALTH: b""})
 """Requests that every client may make: a HealthCheckRequest that names no service has no bytes."""
 
 
-def names_of(certificate: x509.Certificate) -> frozenset[str]:
-    """Return the DNS names of a certificate or, if it has none, its common names; in lower case."""
-    try:
-        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = alternative.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        names = []
-    if not names:
-        names = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return frozenset(name.lower() for name in names)
+def names_of(certificate: bytes) -> frozenset[str]:
+    """Return the DNS names of a certificate in DER or, if it has none, its common names; in lower case.
+
+    Raises InvalidCertificate.
+    """
+    read = certs.Certificate(certificate)
+    return frozenset(name.lower() for name in read.dns_names or read.subject.texts(certs.COMMON_NAME))
 
 
 class Clients:

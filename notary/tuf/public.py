@@ -10,20 +10,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import nacl.signing
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from notary import certs
-from notary.errors import InvalidMetadata
+from notary.errors import InvalidCertificate, InvalidMetadata
 from notary.tuf import canonical
 from notary.tuf.canonical import Json, Members, quote
 
@@ -95,8 +94,18 @@ class PublicKey:
         except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
             raise InvalidMetadata(f"key {self.key_id} holds no certificate that can be read") from None
 
+    def without_certificate(self) -> PublicKey:
+        """Return the bare public key, whatever else its certificate says. Raises InvalidMetadata."""
+        bare = _BARE_TYPES.get(self.key_type)
+        if bare is None:
+            return self
+        try:
+            return PublicKey(bare, _pkix(certs.key_in_pem(self.public)))
+        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+            raise InvalidMetadata(f"key {self.key_id} holds no certificate with a key that can be read") from None
+
     @cached_property
-    def certificates(self) -> tuple[x509.Certificate, ...]:
+    def certificates(self) -> tuple[certs.Certificate, ...]:
         """The certificate chain, or () if ``public`` is anything else.
 
         Go clients compute key ids over their own encoding of the chain, so PEM that is spelled in another way (text
@@ -104,10 +113,9 @@ class PublicKey:
         """
         try:
             chain = certs.all_in_pem(self.public)
-            spelled = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
-        except Exception:  # noqa: BLE001 - parsers of hostile bytes raise what they like
+        except InvalidCertificate:
             return ()
-        return chain if spelled == self.public else ()
+        return chain if b"".join(certificate.pem for certificate in chain) == self.public else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,7 @@ class Signed(Protocol):
     """A signed file: the part of :class:`notary.tuf.model.Envelope` that this module needs."""
 
     @property
-    def signatures(self) -> tuple[Signature, ...]:
+    def signatures(self) -> Sequence[Signature]:
         """The signatures."""
         ...
 
@@ -287,7 +295,7 @@ def _pem(public: bytes) -> _Key:
 
 
 def _certificate(public: bytes) -> _Key:
-    return certs.first_in_pem(public).public_key()
+    return certs.first_in_pem(public).public_key
 
 
 def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from notary import certs
-from notary.errors import InvalidCertificate, InvalidMetadata
+from notary.errors import InvalidCertificate, InvalidMetadata, NoUsableCertificate
 from notary.tuf.canonical import quote
 from notary.tuf.model import ROOT, Gun, RoleKeys, RoleName, Root
 from notary.tuf.public import PublicKey
@@ -45,7 +42,7 @@ def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
     only if ``now`` is given. An intermediate certificate with a fault is removed from the chain. That changes the key's
     id, so that signatures under the old id no longer count, as in clients.
 
-    Raises InvalidMetadata, with the reason for each key, if no key counts.
+    Raises NoUsableCertificate, with the reason for each key, if no key counts.
     """
     named = root.roles[ROOT]
     usable: dict[str, PublicKey] = {}
@@ -59,7 +56,7 @@ def certified_keys(root: Root, gun: Gun, now: datetime | None) -> RoleKeys:
             usable[certified.key_id] = certified
     if not usable:
         reasons = some(faults, "; ") or "no keys"
-        raise InvalidMetadata(f"root: no root key is a valid certificate for {gun} ({reasons})")
+        raise NoUsableCertificate(f"root: no root key is a valid certificate for {gun} ({reasons})")
     return RoleKeys(usable, named.threshold)
 
 
@@ -111,35 +108,24 @@ class _Certificate:
     key_type: str | None
 
     @classmethod
-    def read(cls, certificate: x509.Certificate) -> _Certificate:
-        """Read the parts. Raises InvalidMetadata if one is malformed, which the library finds only when it is read."""
+    def read(cls, certificate: certs.Certificate) -> _Certificate:
+        """Read the parts. Raises InvalidMetadata if one is malformed."""
         try:
-            with certs.reading():
-                return cls._read(certificate)
+            public, name = certificate.public_key, certificate.common_name
         except InvalidCertificate as error:
             raise InvalidMetadata(str(error)) from None
-
-    @classmethod
-    def _read(cls, certificate: x509.Certificate) -> _Certificate:
-        public = certificate.public_key()
         key_type, rsa_fault = None, None
         if isinstance(public, ec.EllipticCurvePublicKey):
             key_type = "ecdsa-x509"
         elif isinstance(public, rsa.RSAPublicKey):
             key_type, rsa_fault = "rsa-x509", rsa_fault_of(public)
-        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        authorities = [
-            extension.value.ca
-            for extension in certificate.extensions
-            if isinstance(extension.value, x509.BasicConstraints)
-        ]
         return cls(
-            pem=certificate.public_bytes(Encoding.PEM),
-            name=str(names[-1].value) if names else "",
-            authority=any(authorities),
-            begins=certificate.not_valid_before_utc,
-            ends=certificate.not_valid_after_utc,
-            sha1=certificate.signature_algorithm_oid.dotted_string in _SHA1_SIGNATURES,
+            pem=certificate.pem,
+            name=name,
+            authority=certificate.is_authority,
+            begins=certificate.not_before,
+            ends=certificate.not_after,
+            sha1=certificate.signature_algorithm in _SHA1_SIGNATURES,
             rsa_fault=rsa_fault,
             key_type=key_type,
         )

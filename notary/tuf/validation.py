@@ -17,8 +17,9 @@ fault is allowed: a delegation whose keys its parent has changed, which clients 
 Hashes are always taken over the stored bytes, never over a re-serialisation of them.
 
 :func:`validate` raises two kinds of error. InvalidUpdate is a fault of the upload, which the publisher can correct; a
-stored parent that the upload leaves without valid signatures is one. InvalidMetadata means that the *stored* root or
-snapshot cannot be used; that is no fault of this publisher, so an edge must treat it as a failure of the service.
+stored parent that the upload leaves without valid signatures is one, and so is a stored root whose certificates this
+server cannot use, until its publisher replaces it. InvalidMetadata means that the *stored* root or snapshot is damaged;
+that is no fault of this publisher, so an edge must treat it as a failure of the service.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, UploadFault
+from notary.errors import (
+    InvalidMetadata,
+    InvalidRole,
+    InvalidUpdate,
+    MalformedJSON,
+    NoUsableCertificate,
+    UploadFault,
+)
 from notary.tuf import canonical, cost
 from notary.tuf.canonical import quote
 from notary.tuf.draft import Draft, next_snapshot, timestamp
@@ -174,7 +182,7 @@ class Validation:
         elif self._root_verified:
             stored = Root.parse(stored_envelope(ROOT, held.data))
         else:
-            stored = stored_root(self._gun, held.data, self._spend)
+            stored = self._verified_or_replaced(held)
         self._stored_root = stored
         upload = self._uploads.get(ROOT)
         if upload is not None:
@@ -187,6 +195,19 @@ class Validation:
         self._loaded[ROOT] = held.data
         self._root_verified = True
         return stored
+
+    def _verified_or_replaced(self, held: Held) -> Root:
+        """Return the stored root. If no certificate of it can be used, the upload must bring the next one."""
+        try:
+            return stored_root(self._gun, held.data, self._spend)
+        except NoUsableCertificate as error:
+            if ROOT in self._uploads:
+                return Root.parse(stored_envelope(ROOT, held.data))
+            raise InvalidUpdate(
+                UploadFault.ROOT,
+                "the stored root has no certificate that this server can use; rotate the root key first, with the "
+                f"present one ({error})",
+            ) from error
 
     def _accept_root(self, stored: Root | None, upload: Upload) -> Root:
         # "No root yet" counts as version 1, so that a first root may say 1 or 2 (docs/protocol.md, section 3).

@@ -195,7 +195,7 @@ def test_a_root_for_somebody_else():
     other = Publisher("example.com/other")
     stored = InMemory(GUN)
     stored.add(other.next())
-    assert ("root-chain", "root", 1) in found(stored)
+    assert ("root-certificate", "root", 1) in found(stored)
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "targets/releases", "snapshot", "timestamp"])

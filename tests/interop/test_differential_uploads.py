@@ -35,6 +35,7 @@ from tests.support.author import (
     setting,
 )
 from tests.support.exchange import BAD_TARGETS, MALFORMED_JSON, exchange
+from tests.support.oddcerts import ODD, REFUSED, Form, make, pem
 from tests.support.oddrsa import EXPONENT_32, EXPONENT_63, EXPONENT_64, LARGEST_EXPONENT, OddKey
 from tests.support.sides import Answer, Case, Collection, Table, clone, make_collection
 
@@ -143,6 +144,52 @@ case = CASES.case
 def fresh(name: str, recipe: Any, reference: str, **options: Any) -> None:
     """A case on a collection that was never published."""
     case(name, recipe, reference, published=False, **options)
+
+
+# -- certificates of all forms ---------------------------------------------------------------------------------------
+
+ROOT_REFUSED = "400 INVALID_UPDATE ErrBadRoot"
+
+
+def odd_root(form: Form) -> Any:
+    """A root with such a certificate, and another root after it."""
+
+    async def recipe(c: Collection, a: Author) -> Answer:
+        private = make_private()
+        a.rotate("root", Key("ecdsa-x509", pem(make(form, a.gun, private)), private))
+        answer = await c.push(a, "root")
+        if answer.status == 200:
+            a.rotate("root", make_root_key(a.gun))
+            answer = await c.push(a, "root")
+        return answer
+
+    return recipe
+
+
+def odd_delegation(form: Form) -> Any:
+    async def recipe(c: Collection, a: Author) -> Answer:
+        private = make_private()
+        a.delegate("targets/odd", Key("ecdsa-x509", pem(make(form, "odd", private)), private))
+        a.add("one", b"content", "targets/odd")
+        return await c.push(a, "targets", "targets/odd")
+
+    return recipe
+
+
+for name, form in ODD.items():
+    case(f"root: {name}", odd_root(form), "200")
+    case(f"delegation: {name}", odd_delegation(form), "200")
+for name, form in REFUSED.items():
+    case(f"root: {name}", odd_root(form), ROOT_REFUSED)
+    case(f"delegation: {name}", odd_delegation(form), BAD_TARGETS)
+
+
+async def no_paths(c: Collection, a: Author) -> Answer:
+    a.delegate("targets/none", paths=[])
+    return await c.push(a, "targets")
+
+
+case("a delegation without paths", no_paths, "200", server_snapshot=True, reserialised=True)
 
 
 # -- keys that a server holds -----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
@@ -26,7 +27,7 @@ def certificate(common_names=(), dns=(), extension=None):
     if extension is not None:
         oid = x509.SubjectAlternativeName.oid
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, extension), False)
-    return builder.sign(key, hashes.SHA256())
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def call(clients, shown, handler=lambda request, _context: request):

@@ -26,11 +26,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from notary.certs import Certificate
+
 DAY = timedelta(days=1)
 
 
 def pem(certificates: Iterable[x509.Certificate]) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def as_read(*certificates: x509.Certificate) -> tuple[Certificate, ...]:
+    """The same certificates as the package reads them."""
+    return tuple(Certificate(certificate.public_bytes(Encoding.DER)) for certificate in certificates)
 
 
 def key_pem(key: CertificateIssuerPrivateKeyTypes, passphrase: bytes | None = None) -> bytes:

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
+from notary.certs import Certificate, first_in_pem
+from notary.errors import InvalidCertificate
 from tests.support.author import Key, canonical
 
 BASE_ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -124,7 +125,7 @@ def _fault(
 def _as_certified(key: Mapping[str, Any]) -> Mapping[str, Any]:
     """A root key: clients go by the certificates in it, whatever type it says."""
     try:
-        public = x509.load_pem_x509_certificate(base64.b64decode(key["keyval"]["public"])).public_key()
+        public = _certificate(key).public_key
     except ValueError:
         return key
     return {**key, "keytype": "rsa-x509" if isinstance(public, rsa.RSAPublicKey) else "ecdsa-x509"}
@@ -132,19 +133,27 @@ def _as_certified(key: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check_certificate(role: str, key: Mapping[str, Any]) -> None:
     try:
-        certificate = x509.load_pem_x509_certificate(base64.b64decode(key["keyval"]["public"]))
+        certificate = _certificate(key)
     except ValueError:
         return
-    assert "SHA1" not in certificate.signature_algorithm_oid._name.upper(), f"{role}: SHA-1"
-    public = certificate.public_key()
+    assert certificate.signature_hash != "sha1", f"{role}: SHA-1"
+    public = certificate.public_key
     assert not isinstance(public, rsa.RSAPublicKey) or public.key_size >= 2048, f"{role}: a short RSA key"
+
+
+def _certificate(key: Mapping[str, Any]) -> Certificate:
+    """The first certificate of a key. Raises ValueError. That it is read as Go does is tested in test_certs."""
+    try:
+        return first_in_pem(base64.b64decode(key["keyval"]["public"]))
+    except InvalidCertificate as error:
+        raise ValueError(str(error)) from None
 
 
 def _public_key(key: Mapping[str, Any]) -> Any:
     """The public key of a key as metadata holds it."""
     public = base64.b64decode(key["keyval"]["public"])
     if key["keytype"].endswith("-x509"):
-        return x509.load_pem_x509_certificates(public)[0].public_key()
+        return _certificate(key).public_key
     if key["keytype"] == "ed25519":
         return ed25519.Ed25519PublicKey.from_public_bytes(public)
     return load_pem_public_key(public) if public.startswith(b"-----") else load_der_public_key(public)

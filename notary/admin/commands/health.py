@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
-from cryptography import x509
 from twisted.internet.threads import deferToThread
 
 from notary import certs
@@ -136,9 +135,9 @@ def _name(certificate: Path) -> str:
     """Return a name of the certificate in this file. Raises ConfigError."""
     try:
         data = certificate.read_bytes()
-        with certs.reading():
-            leaf = certs.first_in_pem(data)
-            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            return names.get_values_for_type(x509.DNSName)[0]
+        names = certs.first_in_pem(data).dns_names
     except (OSError, InvalidCertificate) as error:
         raise ConfigError(f"server.tls_cert_file: no DNS name of this certificate can be read: {error}") from None
+    if not names:
+        raise ConfigError("server.tls_cert_file: this certificate has no DNS name; clients of the signer need one")
+    return names[0]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
-from cryptography import x509
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -21,7 +20,7 @@ from h2.events import (
     StreamReset,
     WindowUpdated,
 )
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import FILETYPE_ASN1, X509, dump_certificate
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IPushProducer, IReactorTime, ISSLTransport
 from twisted.internet.protocol import ServerFactory
@@ -35,7 +34,7 @@ from notary.net.grpc.connection import GrpcLimits, Http2Connection
 from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, NotGrpc, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
-from notary.net.refusals import OnRefused, RefusalKind, Refusals, unreadable_certificate
+from notary.net.refusals import OnRefused, RefusalKind, Refusals
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -54,11 +53,12 @@ _SHOWN_CHARACTERS: Final = 100  # of the path of an unknown method
 class Peer:
     """The client of a connection.
 
-    ``address`` is ``host:port``; ``certificate`` is the one that the client has proved to own, None without mutual TLS.
+    ``address`` is ``host:port``; ``certificate`` is the one that the client has proved to own, as OpenSSL has read it,
+    in DER; it is None without mutual TLS.
     There is one Peer for each connection, so facts about a client may be kept by the identity of its Peer.
     """
 
-    def __init__(self, address: str, certificate: x509.Certificate | None) -> None:
+    def __init__(self, address: str, certificate: bytes | None) -> None:
         self.address = address
         self.certificate = certificate
 
@@ -141,13 +141,7 @@ class _ServerConnection(Http2Connection):
         if ISSLTransport.providedBy(self.transport):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
-                try:
-                    self.peer.certificate = certificate.to_cryptography()
-                except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-                    self.end_reason = str(unreadable_certificate(strange))
-                    self.factory.on_refused(self.peer.address, RefusalKind.BAD_CERTIFICATE, self.end_reason)
-                    self.abort()
-                    return
+                self.peer.certificate = dump_certificate(FILETYPE_ASN1, certificate)
         cast("Any", self.transport).registerProducer(self, True)
         super().begin()
 

@@ -7,14 +7,12 @@ client trusts the bundle it was given and nothing else; files are read when a co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 import idna
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from service_identity.exceptions import CertificateError, VerificationError
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
@@ -24,6 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from notary.net.refusals import HandshakeFailed, unreadable_certificate
+from notary.net.tls import peers
 from notary.net.tls.files import trust, use_certificate
 from notary.net.tls.openssl import ClientConnection
 from notary.net.tls.verdicts import Cause, explain_verify_error, explain_wrong_name
@@ -73,7 +72,7 @@ class ClientOptions:
     def __init__(self, context: SSL.Context, hostname: str, wording: Wording = PLAIN) -> None:
         self.wording = wording
         self._hostname = hostname
-        self._is_address = is_address(hostname)
+        self._is_address = peers.is_address(hostname)
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
@@ -92,16 +91,15 @@ class ClientOptions:
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
         cause: Cause = connection.get_app_data().cause
         if not trusted:
+            if peers.is_only_unread(certificate, error):
+                return True
             return _refuse(cause, explain_verify_error(certificate, error, depth, self.wording.trusted))
         if depth > 0:
             return True
         try:
-            leaf = certificate.to_cryptography()
+            leaf = peers.read(certificate)
             try:
-                if self._is_address:
-                    verify_certificate_ip_address(leaf, self._hostname)
-                else:
-                    verify_certificate_hostname(leaf, self._hostname)
+                peers.require_host(leaf, self._hostname)
             except (VerificationError, CertificateError) as mismatch:
                 return _refuse(cause, explain_wrong_name(leaf, self._hostname, mismatch))
         except Exception as failure:  # noqa: BLE001 - parsers of strangers' bytes raise errors of all kinds
@@ -192,7 +190,7 @@ def client_options(
 
 
 def _verify_client(connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
-    if trusted:
+    if trusted or peers.is_only_unread(certificate, error):
         return True
     cause: Cause = connection.get_app_data()
     return _refuse(cause, explain_verify_error(certificate, error, depth, cause.wording.trusted))
@@ -211,12 +209,3 @@ def _context(method: int) -> SSL.Context:
 
 def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
     return next((protocol for protocol in ours if protocol in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
-
-
-def is_address(host: str) -> bool:
-    """Return True for an IP address, False for a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
-from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import FILETYPE_TEXT, X509, dump_certificate
 from service_identity.exceptions import CertificateError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
+from notary import certs
+from notary.errors import InvalidCertificate
 from notary.net.refusals import HandshakeFailed, RefusalKind, shorten
+from notary.net.tls import peers
 from notary.net.tls.wording import Wording
 
 _UNREADABLE: Final = "a name that cannot be read"
@@ -66,15 +67,15 @@ def explain_verify_error(certificate: X509, number: int, depth: int, trusted: st
     return HandshakeFailed(RefusalKind.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
 
 
-def explain_wrong_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
+def explain_wrong_name(certificate: certs.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
     """Return the error for a peer whose certificate is not that of the host ``wanted``."""
     if isinstance(error, CertificateError):
         text = f"carries no name that counts (subjectAltName: {error})"
     else:
-        text = f"is for {_alternatives(lambda: certificate)}"
+        text = f"is for {_alternatives(certificate)}"
     return HandshakeFailed(
         RefusalKind.WRONG_NAME,
-        f"the peer's certificate ({_name(lambda: certificate.subject)}) {text} and not for {wanted}; "
+        f"the peer's certificate ({_shown(certificate.subject)}) {text} and not for {wanted}; "
         f"connect to a name that it carries, or give the peer another one",
     )
 
@@ -149,47 +150,44 @@ def _ours(certificate: X509 | None) -> str:
     if certificate is None:
         return "none"
     subject, issuer = _names(certificate)
-    return f"{subject}, for {_alternatives(certificate.to_cryptography)}, issued by {issuer}"
-
-
-# Certificates are strangers' bytes. OpenSSL reads some that the stricter parser of cryptography refuses, field by field
-# and with exceptions of several kinds. A log line must not raise any of them.
-
-
-def _alternatives(read: Callable[[], x509.Certificate]) -> str:
     try:
-        found = read().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return shorten(", ".join(str(each.value) for each in found)) or "no name"
-    except x509.ExtensionNotFound:
-        return "no name"
-    except Exception:  # noqa: BLE001 - see above
+        hosts = _alternatives(peers.read(certificate))
+    except InvalidCertificate:
+        hosts = _UNREADABLE
+    return f"{subject}, for {hosts}, issued by {issuer}"
+
+
+# Certificates are strangers' bytes. OpenSSL reads some that our own reader refuses. A log line must raise no error.
+
+
+def _alternatives(certificate: certs.Certificate) -> str:
+    try:
+        return shorten(certificate.alternatives_text()) or "no name"
+    except InvalidCertificate:
         return _UNREADABLE
 
 
 def _names(certificate: X509) -> tuple[str, str]:
-    """Return the names of the subject and the issuer of a certificate."""
-    return (
-        _name(lambda: certificate.to_cryptography().subject, partial(_printed, certificate, b"Subject")),
-        _name(lambda: certificate.to_cryptography().issuer, partial(_printed, certificate, b"Issuer")),
-    )
-
-
-def _name(read: Callable[[], x509.Name], otherwise: Callable[[], str] | None = None) -> str:
-    """Return a name as text, printed by OpenSSL if cryptography refuses it."""
+    """Return the names of the subject and the issuer of a certificate, printed by OpenSSL if we cannot read them."""
     try:
-        return shorten(read().rfc4514_string()) or "no name"
-    except Exception:  # noqa: BLE001 - see above
-        try:
-            return _UNREADABLE if otherwise is None else shorten(otherwise())
-        except Exception:  # noqa: BLE001 - see above
-            return _UNREADABLE
+        known = peers.read(certificate)
+    except InvalidCertificate:
+        return _printed(certificate, b"Subject"), _printed(certificate, b"Issuer")
+    return _shown(known.subject), _shown(known.issuer)
+
+
+def _shown(name: certs.Name) -> str:
+    return shorten(str(name)) or "no name"
 
 
 def _printed(certificate: X509, field: bytes) -> str:
     """Return a field as OpenSSL prints it, with all but text escaped."""
-    lines = dump_certificate(FILETYPE_TEXT, certificate).splitlines()
-    found = next(line for line in lines if line.lstrip().startswith(field + b":"))
-    return found.partition(b":")[2].strip().decode("ascii", "backslashreplace")
+    try:
+        lines = dump_certificate(FILETYPE_TEXT, certificate).splitlines()
+        found = next(line for line in lines if line.lstrip().startswith(field + b":"))
+        return shorten(found.partition(b":")[2].strip().decode("ascii", "backslashreplace"))
+    except Exception:  # noqa: BLE001 - see above
+        return _UNREADABLE
 
 
 def _time(read: Callable[[], bytes | None]) -> str:

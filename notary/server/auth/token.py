@@ -14,12 +14,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -58,7 +57,8 @@ MAX_CHAIN_CERTIFICATES: Final = 8
 
 _BUNDLE: Final = "auth.options.rootcertbundle"
 _CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})
-_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_NO_CHECK_TIME: Final = 0x200000
+"""OpenSSL's flag (openssl/x509_vfy.h) by which it leaves the times of certificates to its caller."""
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _HEADER: Final = frozenset({"kid", "x5c", "jwk"})
@@ -103,7 +103,7 @@ class TokenAuth:
         realm: str,
         service: str,
         issuer: str,
-        certificates: Sequence[x509.Certificate],
+        certificates: Sequence[certs.Certificate],
         autoredirect: bool = False,
     ) -> None:
         self._realm = realm
@@ -112,16 +112,16 @@ class TokenAuth:
         self._autoredirect = autoredirect
         self.trust(certificates)
 
-    def trust(self, certificates: Sequence[x509.Certificate]) -> None:
+    def trust(self, certificates: Sequence[certs.Certificate]) -> None:
         """Trust these certificates, and no other, from now on."""
-        self._anchors = [crypto.X509.from_cryptography(certificate) for certificate in certificates]
+        self._anchors = [(certificate, _for_openssl(certificate)) for certificate in certificates]
         self._by_fingerprint: dict[str, _Trusted] = {}
         self._by_members: dict[tuple[str, ...], _Trusted] = {}
         for certificate in certificates:
             name, key = _fingerprint(certificate), _key_of(certificate)
             # A certificate that was renewed for the same key stands beside its old one for a while.
             trusted = self._by_fingerprint.setdefault(name, _Trusted(key))
-            trusted.times.append((certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+            trusted.times.append((certificate.not_before, certificate.not_after))
             self._by_members[_members(key.export_public(as_dict=True))] = trusted
 
     def authorize(self, authorization: str | None, host: str, access: Sequence[Access], now: datetime) -> str:
@@ -204,19 +204,21 @@ class TokenAuth:
         try:
             certificates = [_certificate(encoded) for encoded in chain]
             key = _key_of(certificates[0])
-            with certs.reading():
-                leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in certificates)
+            leaf, *others = ((certificate, _for_openssl(certificate)) for certificate in certificates)
         except InvalidCertificate:
             raise _TokenError("its chain holds something that is not a certificate of a usable key") from None
+        if not _is_valid(leaf[0], now):
+            raise _TokenError("its chain of certificates does not lead to one that is trusted, or has expired")
         store = crypto.X509Store()
-        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-        store.set_time(now.astimezone(UTC))
-        for anchor in self._anchors:
-            store.add_cert(anchor)
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
+        for anchor, certificate in self._anchors:
+            if _is_valid(anchor, now):
+                store.add_cert(certificate)
+        usable = [certificate for other, certificate in others if _is_valid(other, now)]
         try:
-            verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
-            # OpenSSL leaves this check to its caller. The last certificate is trusted with any signature.
-            weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
+            verified = crypto.X509StoreContext(store, leaf[1], usable).get_verified_chain()
+            # OpenSSL leaves this check to its caller. The last certificate is trusted, with any signature.
+            weak = any(_is_weakly_signed(found) for found in verified[:-1])
         except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None
         finally:
@@ -255,7 +257,7 @@ def build(auth: Auth) -> Authentication:
     return Authentication(controller, sources)
 
 
-def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
+def load_bundle(path: Path) -> tuple[certs.Certificate, ...]:
     """The certificates of a PEM file, of which there must be one at least.
 
     Raises ConfigError naming the file, also when a certificate's key could sign no token.
@@ -269,9 +271,8 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds no certificate; {expected}')
     try:
         certificates = certs.all_in_pem(data)
-        with certs.reading():
-            for certificate in certificates:
-                crypto.X509.from_cryptography(certificate)
+        for certificate in certificates:
+            _for_openssl(certificate)
     except InvalidCertificate:
         raise ConfigError(f'{_BUNDLE}: "{path}" holds a damaged certificate; {expected}') from None
     for certificate in certificates:
@@ -279,7 +280,7 @@ def load_bundle(path: Path) -> tuple[x509.Certificate, ...]:
             _key_of(certificate)
         except InvalidCertificate:
             raise ConfigError(
-                f'{_BUNDLE}: "{path}" holds a certificate, "{certs.subject_of(certificate)}", whose key signs no'
+                f'{_BUNDLE}: "{path}" holds a certificate, "{certificate.subject}", whose key signs no'
                 " tokens; expected RSA (up to 8,192 bits, exponent below 2^31), Ed25519, or ECDSA"
                 " on P-256, P-384 or P-521"
             ) from None
@@ -324,30 +325,43 @@ def _verify(token: str, key: JWK) -> None:
         raise _TokenError("its signature is wrong, or of an algorithm that is not supported") from None
 
 
-def _certificate(encoded: str) -> x509.Certificate:
+def _certificate(encoded: str) -> certs.Certificate:
     """A certificate in base64. Raises InvalidCertificate. Line breaks are skipped, as the reference does."""
-    with certs.reading():
-        return certs.from_der(base64.b64decode(encoded.replace("\r", "").replace("\n", ""), validate=True))
+    try:
+        der = base64.b64decode(encoded.replace("\r", "").replace("\n", ""), validate=True)
+    except ValueError:
+        raise InvalidCertificate("the certificate is not base64") from None
+    return certs.Certificate(der)
 
 
-def _key_of(certificate: x509.Certificate) -> JWK:
+def _for_openssl(certificate: certs.Certificate) -> crypto.X509:
+    """The same certificate as OpenSSL reads it. Raises InvalidCertificate."""
+    try:
+        return crypto.load_certificate(crypto.FILETYPE_ASN1, certificate.der)
+    except crypto.Error:
+        raise InvalidCertificate("OpenSSL cannot read the certificate") from None
+
+
+def _key_of(certificate: certs.Certificate) -> JWK:
     """The public key of ``certificate``. Raises InvalidCertificate if it can sign no token."""
-    with certs.reading():
-        key = certificate.public_key()
-        if (
-            isinstance(key, Ed25519PublicKey)
-            or (isinstance(key, RSAPublicKey) and not rsa_is_costly(key))
-            or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES)
-        ):
-            return JWK.from_pyca(key)
+    key = certificate.public_key
+    if (
+        isinstance(key, Ed25519PublicKey)
+        or (isinstance(key, RSAPublicKey) and not rsa_is_costly(key))
+        or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES)
+    ):
+        return JWK.from_pyca(key)
     raise InvalidCertificate("no algorithm of tokens uses a key of this type")
 
 
-def _is_weakly_signed(certificate: x509.Certificate) -> bool:
+def _is_valid(certificate: certs.Certificate, now: datetime) -> bool:
+    """Whether ``certificate`` is inside its time. OpenSSL is not asked: it does not read every form of a time."""
+    return certificate.not_before <= now <= certificate.not_after
+
+
+def _is_weakly_signed(certificate: crypto.X509) -> bool:
     """Whether the signature on ``certificate`` is over a broken hash. Raises InvalidCertificate."""
-    with certs.reading():
-        algorithm = certificate.signature_hash_algorithm  # None where the hash is part of the scheme, as in Ed25519
-    return algorithm is not None and algorithm.name in _WEAK_HASHES
+    return certs.Certificate(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)).signature_hash != ""
 
 
 def _clear_openssl_errors() -> None:
@@ -360,9 +374,11 @@ def _clear_openssl_errors() -> None:
         crypto.load_certificate(crypto.FILETYPE_ASN1, b"")
 
 
-def _fingerprint(certificate: x509.Certificate) -> str:
+def _fingerprint(certificate: certs.Certificate) -> str:
     """The libtrust name of a key: 240 bits of the SHA-256 of its DER form, in base32, in groups of four."""
-    der = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key = certificate.public_key
+    assert key is not None  # noqa: S101 - see load_bundle
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode("ascii")
     return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
 

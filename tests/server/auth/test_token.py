@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL._util import lib as openssl
 
+from notary.certs import Certificate
 from notary.errors import ConfigError, Unauthorized
 from notary.server.auth import AccessController
 from notary.server.auth import token as token_auth
@@ -30,6 +30,7 @@ from notary.server.auth.token import (
     TokenAuth,
     load_bundle,
 )
+from tests.support.certs import as_read
 from tests.support.oddrsa import EXPONENT_32, OddKey
 from tests.support.tokens import (
     ACCEPTED,
@@ -60,8 +61,8 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def bundle(world) -> tuple[x509.Certificate, ...]:
-    return tuple(holder.certificate for holder in world.trusted)
+def bundle(world) -> tuple[Certificate, ...]:
+    return as_read(*(holder.certificate for holder in world.trusted))
 
 
 @pytest.fixture(scope="module")
@@ -328,15 +329,14 @@ def test_chains_up_to_the_limit_are_followed_and_longer_ones_are_not(world, acce
 
 def test_ed25519_of_the_bundle_signs_tokens(world):
     signer = self_signed("ed25519", ed25519.Ed25519PrivateKey.generate(), NOW)
-    controller = TokenAuth(REALM, SERVICE, ISSUER, [signer.certificate])
+    controller = TokenAuth(REALM, SERVICE, ISSUER, as_read(signer.certificate))
     assert authorize(controller, world.headed(signer, "EdDSA", kid=fingerprint(signer.key))) == "alice"
     assert authorize(controller, world.headed(signer, "EdDSA", jwk=public_jwk(signer.key))) == "alice"
     refused(controller, world.headed(signer, "Ed25519", kid=fingerprint(signer.key)))  # known to the library, not to us
 
 
 def test_a_certificate_may_be_in_the_bundle_twice(world):
-    certificate = world.root.certificate
-    controller = TokenAuth(REALM, SERVICE, ISSUER, [certificate, certificate])
+    controller = TokenAuth(REALM, SERVICE, ISSUER, as_read(world.root.certificate) * 2)
     assert authorize(controller, world.chained(world.leaf, world.middle)) == "alice"
 
 
@@ -349,7 +349,7 @@ def test_a_bundle_is_loaded_in_its_order_without_what_is_not_a_certificate(world
     path = tmp_path / "bundle.pem"
     key = world.ec.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.write_bytes(b"text before\n" + key + world.bundle + key)
-    assert load_bundle(path) == tuple(holder.certificate for holder in world.trusted)
+    assert load_bundle(path) == as_read(*(holder.certificate for holder in world.trusted))
 
 
 DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
