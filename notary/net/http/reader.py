@@ -249,14 +249,14 @@ class Reader:
         self._owed = self._length or 0
         self._expected = _Expected.BODY if codings is None else _Expected.CHUNKS
         has_body = codings is not None or self._owed > 0
-        decoded = "" if path == "*" else decode_path(path)
+        decoded = decode_path(path)
         return Head(
             method=method,
             path=decoded,
             raw_path=path.encode("latin-1"),
             query=parse_query(query[1:]) if query else NO_QUERY,
             headers=headers,
-            location=redirection(origin, decoded, query),
+            location=None if path == "*" else redirection(origin, decoded, query),
             persistent=newer and b"close" not in self._connection_options(),
             has_body=has_body,
             expects_continue=has_body and newer and "expect" in headers and not self.kept_bytes,

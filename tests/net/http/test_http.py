@@ -115,7 +115,7 @@ def test_bodies(server: Server, raw: bytes, body: bytes, piecewise: bool) -> Non
         pytest.param(get(b"/a#b"), "/a#b", {}, "example.com", id="fragment-stays"),
         pytest.param(get(b"http://other:80/x?y"), "/x", {"y": ("",)}, "other:80", id="absolute"),
         pytest.param(get(b"HTTPS://other?y"), "/", {"y": ("",)}, "other", id="absolute-without-path"),
-        pytest.param(get(b"*", method=b"OPTIONS"), "", {}, "example.com", id="asterisk"),
+        pytest.param(get(b"*", method=b"OPTIONS"), "*", {}, "example.com", id="asterisk"),
         pytest.param(b"\r\n" + get(), "/", {}, "example.com", id="empty-line-in-front"),
         pytest.param(b"GET / HTTP/1.1\r\nhost:\r\n\r\n", "/", {}, "", id="empty-host"),
         pytest.param(b"GET / HTTP/1.1\r\nHost:\t[::1]:80 \t\r\n\r\n", "/", {}, "[::1]:80", id="white-space"),
