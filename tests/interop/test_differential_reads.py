@@ -224,6 +224,16 @@ case("GET with a fragment", raw("{g}/tuf/root.json#part"), NOT_FOUND)
 case("GET with the whole URL", raw("http://localhost{g}/tuf/root.json"), "200 Root 1")
 case("GET of no path", raw("v2/"), "400 text", own=MALFORMED, row=EVERY_ERROR)
 case("GET of an asterisk", raw("*"), "301", own=NOT_FOUND, row=ANYTHING_ELSE)
+case(
+    "GET with 150 header fields", raw("{g}/tuf/root.json", headers=tuple(f"X-{n}: y" for n in range(150))), "200 Root 1"
+)
+case(
+    "GET with 1,100 header fields",
+    raw("{g}/tuf/root.json", headers=tuple(f"X-{n}: y" for n in range(1100))),
+    "200 Root 1",
+    own="431 UNKNOWN",
+    row=LIMITS,
+)
 case("GET with a body", asks("{g}/tuf/root.json", "GET", b"body"), "200 Root 1")
 
 

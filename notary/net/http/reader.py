@@ -205,6 +205,9 @@ class Reader:
 
     def _read_fields(self) -> Head | None:
         while (line := self._next_line()) is not None:
+            self._field_count += bool(line)  # a field that goes on in a second line counts as two
+            if self._field_count > self._limits.fields:
+                raise BadRequest(431, f"the request has more than {self._limits.fields} header fields")
             if line and line[0] in _BLANKS:  # the field above goes on
                 self._field_lines += [b" ", line.lstrip(_BLANKS)]
                 continue
@@ -223,9 +226,6 @@ class Reader:
         if name == b"content-length":
             self._read_length(value)
         self._fields.setdefault(name, []).append(value)
-        self._field_count += 1
-        if self._field_count > self._limits.fields:
-            raise BadRequest(431, f"the request has more than {self._limits.fields} header fields")
 
     def _read_length(self, value: bytes) -> None:
         digits = value.isdigit()

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from notary.net.http.site import Call, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from notary.net.http.target import clean_path
 from tests.support.rawhttp import (
     PIECEWISE,
@@ -125,6 +125,15 @@ def test_targets(server: Server, raw: bytes, path: str, query: dict, host: str, 
     assert server.connect().send(raw, piecewise=piecewise).answer.status == 200
     (call,) = server.calls
     assert (call.path, dict(call.query), call.headers["host"]) == (path, query, host)
+
+
+@pytest.mark.parametrize("count", [150, 999])
+@pytest.mark.parametrize("value", [b"y", "é".encode()], ids=["fast", "full"])
+def test_more_fields_than_any_proxy_sends_are_taken(count: int, value: bytes) -> None:
+    server = Server(limits=HttpLimits())
+    assert server.connect().send(get(b"/", *[b"X-%d: %b" % (n, value) for n in range(count)])).answer.status == 200
+    (call,) = server.calls
+    assert len(call.headers) == count + 1
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ BAD = [
     pytest.param(get(b"/", b"X: " + b"y" * 600), 431, id="large-field"),
     pytest.param(b"GET / HTTP/1.1\r\nX: " + b"y" * 700, 431, id="endless-field"),
     pytest.param(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200, 431, id="endless-fields"),
+    pytest.param(get(b"/", b"X: y", *[b" z"] * 9), 431, id="many-lines-of-a-field"),
     pytest.param(post(b"", b"Content-Length: 0"), 400, id="two-lengths"),
     pytest.param(get(b"/", b"Content-Length: 1, 1", method=b"POST"), 400, id="a-list-of-lengths"),
     pytest.param(get(b"/", b"Content-Length: +1", method=b"POST"), 400, id="signed-length"),
