@@ -23,7 +23,7 @@ from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
 from notary.errors import KeyNotFound
-from notary.net.grpc import GrpcFactory
+from notary.net.grpc import GrpcFactory, refuse_plaintext
 from notary.net.http.site import Response
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
@@ -71,7 +71,12 @@ class Signer(Serving):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
-            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC, wording=Wording(**SERVER_TLS)
+            files.tls_cert_file,
+            files.tls_key_file,
+            files.client_ca_file,
+            contexts.GRPC,
+            wording=Wording(**SERVER_TLS),
+            to_plaintext=refuse_plaintext,
         )
         self._metrics = SignerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._manhole = make_manhole(reactor, config.manhole, self)

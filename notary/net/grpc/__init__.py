@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from notary.net.grpc.client import Channel, State
 from notary.net.grpc.connection import GrpcLimits
+from notary.net.grpc.frames import refuse_plaintext
 from notary.net.grpc.server import Context, GrpcFactory, Handler, Peer
 from notary.net.grpc.status import RpcError, Status
 from notary.work.backoff import Backoff
@@ -25,4 +26,5 @@ __all__ = [
     "RpcError",
     "State",
     "Status",
+    "refuse_plaintext",
 ]

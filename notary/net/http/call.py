@@ -105,6 +105,10 @@ class Response:
         self.head = "".join(lines).encode("latin-1")
         self._not_modified: Response | None = None
 
+    def alone(self) -> bytes:
+        """Return the whole answer, as the last one of a connection that no :class:`Site` serves."""
+        return b"".join((self.head, b"Connection: close\r\n\r\n", self.body))
+
     def not_modified(self) -> Response:
         """Return the 304 for this answer: its entity tag and cache headers, without a body (RFC 9110, 15.4.5)."""
         if self._not_modified is None:

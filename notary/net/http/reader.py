@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from notary.net.http.chunked import ChunkedReader, is_field
+from notary.net.http.chunked import BARE_LINE_FEED, ChunkedReader, find_line_end, is_field
 from notary.net.http.limits import HttpLimits
 from notary.net.http.target import (
     NO_QUERY,
@@ -29,6 +29,8 @@ _LINE_END: Final = b"\r\n"
 _BLANKS: Final = b" \t"
 _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises ValueError beyond 4,300 digits
 _MALFORMED: Final = "the request is malformed"
+_TLS: Final = b"\x16"  # the first byte of each TLS connection (RFC 8446, section 5.1)
+_NO_TLS: Final = "the client speaks TLS, and this port does not: use http://, or configure the server's certificate"
 
 
 class Line(NamedTuple):
@@ -170,8 +172,8 @@ class Reader:
     def _next_line(self) -> bytes | None:
         """Return the next line without its end, None if it has not come. Raises BadRequest if the head is too large."""
         most = self._limits.head
-        end = self._data.find(_LINE_END, self._position)
-        if end < 0:
+        arrived, end, ended = find_line_end(self._data, self._position)
+        if not arrived:
             if self.kept_bytes >= most + len(_LINE_END):
                 raise self._large_head()
             return None
@@ -181,6 +183,8 @@ class Reader:
             raise self._large_head()
         if self._head_bytes > most:
             raise self._large_head()
+        if not ended:
+            raise BadRequest(400, BARE_LINE_FEED)
         self._position = end + len(_LINE_END)
         return line
 
@@ -190,6 +194,8 @@ class Reader:
         return BadRequest(431, f"the header fields are larger than {self._limits.head} bytes")
 
     def _read_line(self) -> Line | None:
+        if self._data[self._position : self._position + 1] == _TLS:
+            raise BadRequest(400, _NO_TLS)
         line = self._next_line()
         if line == b"" and not self._empty_line:  # as some clients send after a body
             self._empty_line = True

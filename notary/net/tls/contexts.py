@@ -6,10 +6,10 @@ client trusts the bundle it was given and nothing else; files are read when a co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import idna
 from OpenSSL import SSL
@@ -41,14 +41,24 @@ _SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_PO
 _DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
+ToPlaintext: TypeAlias = Callable[[bytes], bytes]
+"""Returns the answer to a client that speaks without TLS, by the first bytes of what it says; b"" is no answer."""
+
+
+def _silence(_first: bytes) -> bytes:
+    return b""
+
+
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages. ``to_plaintext`` tells
+    a client without TLS what it did wrong, in words of the protocol that the client speaks.
     """
 
-    def __init__(self, context: SSL.Context, wording: Wording = PLAIN) -> None:
+    def __init__(self, context: SSL.Context, wording: Wording = PLAIN, to_plaintext: ToPlaintext = _silence) -> None:
         self.wording = wording
+        self.to_plaintext = to_plaintext
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
@@ -149,9 +159,11 @@ def server_options(
     protocols: Sequence[bytes] = HTTP,
     *,
     wording: Wording = PLAIN,
+    to_plaintext: ToPlaintext = _silence,
 ) -> ServerOptions:
-    """Return what `listen` needs for TLS; see `server_context`."""
-    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, wording=wording), wording)
+    """Return what `listen` needs for TLS; see `server_context` and `ServerOptions`."""
+    context = server_context(cert_file, key_file, client_ca_file, protocols, wording=wording)
+    return ServerOptions(context, wording, to_plaintext)
 
 
 def client_context(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from twisted.logger import Logger, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
-from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status
+from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status, refuse_plaintext
 from notary.net.listen import listen
 from notary.net.refusals import Refusals
 from notary.net.tls.contexts import GRPC, HTTP, client_options, server_options
@@ -97,7 +98,13 @@ class OurServer:
         raise RpcError(Status.FAILED_PRECONDITION, request.decode())
 
     async def start(self, pki: Pki, *, name: str = "server", protocols: tuple[bytes, ...] = GRPC) -> None:
-        options = server_options(*pki.pair(name), pki.file("root.crt"), protocols, wording=Wording(**SERVER_TLS))
+        options = server_options(
+            *pki.pair(name),
+            pki.file("root.crt"),
+            protocols,
+            wording=Wording(**SERVER_TLS),
+            to_plaintext=refuse_plaintext,
+        )
         self.port = await listen(reactor, "127.0.0.1", 0, self.factory, options, self.refusals)
 
     async def stop(self) -> None:
@@ -185,6 +192,28 @@ def grpcio(ours: OurServer, pki: Pki) -> Iterator[grpc.Channel]:
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(f"localhost:{ours.number}", credentials, options) as channel:
         yield channel
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_without_tls_fails_at_once(ours: OurServer) -> None:
+    """It must not take an answer for a connection that works, or it would connect again and again."""
+    with grpc.insecure_channel(f"localhost:{ours.number}") as channel, capturedLogs() as logs:
+        status, _ = await their_call(channel, ECHO, b"hello", timeout=30)
+    assert status == "UNAVAILABLE"
+    (line,) = [each["reason"] for each in logs if "reason" in each]
+    assert "does not speak TLS" in line
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_browser_without_tls_is_told_so(ours: OurServer) -> None:
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", ours.number)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return b"".join(iter(lambda: plain.recv(4096), b""))
+
+    answer = await deferToThread(ask)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"this port demands TLS" in answer
 
 
 def their_call(channel: grpc.Channel, path: str, request: bytes, timeout: float | None = 10.0, **options: Any) -> Any:
