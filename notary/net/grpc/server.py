@@ -36,6 +36,7 @@ from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, NotGrpc, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
 from notary.net.refusals import OnRefused, RefusalKind, Refusals, unreadable_certificate
+from notary.work.repeats import Seldom
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -265,6 +266,8 @@ class _ServerConnection(Http2Connection):
         self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
+        if not (self.negotiated or self.peer_spoke_http2):
+            self.factory.warn_of_no_alpn(self.peer.address)
         self.peer_spoke_http2 = True
         self.on_window_update(event)
 
@@ -516,6 +519,7 @@ class GrpcFactory(_Factory):
         self.buffered = 0
         """The number of bytes in the messages of all open calls."""
         self._connections = Connections(clock)
+        self._no_alpn = Seldom(lambda line: _log.warn("{line}", line=line), clock.seconds)
 
     @property
     def connections(self) -> int:
@@ -530,6 +534,13 @@ class GrpcFactory(_Factory):
         made = _ServerConnection(self, join(host, port))
         self._connections.add(made)
         return made
+
+    def warn_of_no_alpn(self, address: str) -> None:
+        """Log, once a minute, that a client with TLS speaks HTTP/2 without having said so."""
+        self._no_alpn(
+            f"the client {address} speaks HTTP/2 but does not say so in TLS (ALPN), which what connects to this port "
+            f"should: a balancer may need it switched on"
+        )
 
     def forget(self, connection: _ServerConnection) -> None:
         """Forget a connection that is lost."""

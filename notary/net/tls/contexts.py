@@ -7,6 +7,7 @@ client trusts the bundle it was given and nothing else; files are read when a co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -143,7 +144,7 @@ def server_context(
     context = _context(SSL.TLS_SERVER_METHOD)
     use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
+    context.set_alpn_select_callback(partial(_choose, protocols))
     if client_ca_file is not None:
         trust(context, wording.trusted, client_ca_file)
         context.set_verify(_DEMAND, _verify_client)
@@ -221,7 +222,9 @@ def _context(method: int) -> SSL.Context:
     return context
 
 
-def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
+def _choose(ours: Sequence[bytes], connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
+    cause: Cause = connection.get_app_data()
+    cause.offered = offered
     return next((protocol for protocol in ours if protocol in offered), SSL.NO_OVERLAPPING_PROTOCOLS)
 
 

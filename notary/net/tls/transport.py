@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -88,6 +89,11 @@ class SecureServer(PlainServer):
     def negotiatedProtocol(self) -> bytes | None:
         """The protocol that both sides chose (ALPN)."""
         return self._tls.get_alpn_proto_negotiated() or None
+
+    @property
+    def offeredProtocols(self) -> Sequence[bytes]:
+        """The protocols that the client offers (ALPN); none if the client knows nothing of ALPN."""
+        return self._cause.offered
 
     def getPeerCertificate(self) -> X509 | None:
         """Return the certificate that the client showed."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import select
 import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +27,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger, LogLevel, capturedLogs
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
@@ -478,6 +482,65 @@ async def test_our_server_and_a_client_that_is_not_welcome(
     assert refusals[0]["peer"].startswith("127.0.0.1:")
     assert refusals[0]["log_level"] is LogLevel.error
     assert ours.contexts == []
+
+
+def knowing_no_alpn(pki: Pki, certificate: str) -> ssl.SSLContext:
+    """The context of one side of a balancer that ends TLS, as HAProxy has it if nobody asks for ALPN."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if certificate == "server" else ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(*pki.pair(certificate))
+    context.load_verify_locations(pki.file("root.crt"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class Balancer:
+    """Ends TLS on both sides, and passes bytes; in threads. ``port`` is where it listens; ``to`` is the server's."""
+
+    def __init__(self, pki: Pki, to: int) -> None:
+        self._to = to
+        self._contexts = {name: knowing_no_alpn(pki, name) for name in ("server", "client")}
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            raw, _ = self._listening.accept()
+            with (
+                self._contexts["server"].wrap_socket(raw, server_side=True) as front,
+                socket.create_connection(("127.0.0.1", self._to)) as plain,
+                self._contexts["client"].wrap_socket(plain, server_hostname="localhost") as back,
+            ):
+                ends = {front: back, back: front}
+                while True:
+                    for ready in select.select(list(ends), (), ())[0]:
+                        data = ready.recv(1 << 16)
+                        if not data:
+                            return
+                        ends[ready].sendall(data)
+
+    def close(self) -> None:
+        self._listening.close()
+        self._thread.join()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_balancer_that_ends_tls_and_knows_no_alpn(ours: OurServer, pki: Pki) -> None:
+    """Go to Go works there. Both sides warn, and both still verify certificates."""
+    balancer = Balancer(pki, ours.number)
+    with capturedLogs() as logs:
+        channel = channel_to(balancer.port, pki)
+        for message in (b"hello", b"again"):
+            assert await channel.call(ECHO, message, 10) == message
+        await channel.close()
+    assert ours.contexts[0].peer.certificate.subject.rfc4514_string() == "CN=client"  # type: ignore[union-attr]
+    warned = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn]
+    assert [("the client" in line, "does not say so in TLS (ALPN)" in line) for line in sorted(warned)] == [
+        (False, True),
+        (True, True),
+    ]
+    await deferToThread(balancer.close)
 
 
 @pytest.mark.parametrize(
