@@ -90,6 +90,14 @@ def _log_error(path: str, failure: Failure) -> None:
     _log.failure("{path} failed", failure, path=path)
 
 
+def _warn_of_no_alpn(address: str) -> None:
+    _log.warn(
+        "the client {address} speaks HTTP/2 but does not say so in TLS (ALPN), which what connects to this port "
+        "should: in a balancer, ALPN may have to be switched on",
+        address=address,
+    )
+
+
 def _ignore(_path: str, _status: Status, _seconds: float, _peer: Peer) -> None:
     pass
 
@@ -519,7 +527,7 @@ class GrpcFactory(_Factory):
         self.buffered = 0
         """The number of bytes in the messages of all open calls."""
         self._connections = Connections(clock)
-        self._no_alpn = Seldom(lambda line: _log.warn("{line}", line=line), clock.seconds)
+        self._no_alpn = Seldom(_warn_of_no_alpn, clock.seconds)
 
     @property
     def connections(self) -> int:
@@ -537,10 +545,7 @@ class GrpcFactory(_Factory):
 
     def warn_of_no_alpn(self, address: str) -> None:
         """Log, once a minute, that a client with TLS speaks HTTP/2 without having said so."""
-        self._no_alpn(
-            f"the client {address} speaks HTTP/2 but does not say so in TLS (ALPN), which what connects to this port "
-            f"should: a balancer may need it switched on"
-        )
+        self._no_alpn(address)
 
     def forget(self, connection: _ServerConnection) -> None:
         """Forget a connection that is lost."""
