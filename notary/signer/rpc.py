@@ -23,7 +23,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed
+from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed, UnsupportedAlgorithm
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
@@ -37,7 +37,9 @@ from notary.work.singleflight import SingleFlight
 SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER})
 """The service names of health checks: those of the reference, and the signer as a whole."""
 
-_STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
+_STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
+    {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}
+)
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
 SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
 

@@ -118,7 +118,7 @@ async def test_errors_and_their_statuses(bench, log):
         (SIGN, sign_message("0" * 64), Status.NOT_FOUND, f"there is no key {'0' * 64}"),
         (SIGN, signer_pb2.SignatureRequest(content=b"x"), Status.NOT_FOUND, "64 hexadecimal digits"),
         (SIGN, b"", Status.NOT_FOUND, "64 hexadecimal digits"),
-        (CREATE, signer_pb2.CreateKeyRequest(algorithm="dsa"), Status.INTERNAL, "algorithm 'dsa' are not supported"),
+        (CREATE, signer_pb2.CreateKeyRequest(algorithm="dsa"), Status.UNKNOWN, "algorithm 'dsa' are not supported"),
         (CREATE, signer_pb2.CreateKeyRequest(algorithm="ecdsa"), Status.INTERNAL, "no passphrase of alias"),
         (CREATE, signer_pb2.CreateKeyRequest(gun="g" * 300), Status.INTERNAL, "more than 255 characters"),
         (CREATE, b"\xff", Status.INTERNAL, "the request is not a proto.CreateKeyRequest"),
