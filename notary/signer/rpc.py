@@ -181,6 +181,10 @@ class Rpc:
         """Report from now on that this signer is not ready, because it stops."""
         self._retired = True
 
+    def works(self) -> Deferred[bool]:
+        """Return whether the store answers; callers that ask at the same time share one question."""
+        return self._asking("store")
+
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service not in SERVICES:
             raise RpcError(Status.NOT_FOUND, "unknown service")

@@ -34,7 +34,8 @@ from notary.signer.clients import Clients
 from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
-from notary.signer.rpc import Rpc
+from notary.signer.rpc import SERVICES, Rpc
+from notary.signer.watches import HealthWatches
 from notary.storage import KeyStore
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
@@ -103,11 +104,16 @@ class Signer(Serving):
         keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
         self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
         methods = rpc.methods()
-        metrics.serving(methods, keyring)
+        watches = HealthWatches(rpc.works, SERVICES, self.reactor)
+        streams = watches.methods()
+        metrics.serving([*methods, *streams], keyring)
         if server.client_names:
-            methods = Clients(server.client_names).guard(methods)
+            clients = Clients(server.client_names)
+            methods, streams = clients.guard(methods), clients.guard(streams)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
-        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
+        grpc = GrpcFactory(
+            methods, self.reactor, streaming=streams, on_refused=refusals, on_finish=metrics.observe_call
+        )
         metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         await self.listen(server.grpc_addr, grpc, self._tls, refusals)
