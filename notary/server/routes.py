@@ -155,7 +155,7 @@ class Router(Generic[H]):
         return self.nothing
 
     def _fits(self, path: str) -> Iterator[tuple[str, Route[H], dict[str, str]]]:
-        """The rows that fit a path, whatever their method: the GUN in the path, the row, and what the path names."""
+        """The rows of any method that fit a path: the GUN in the path, the row, and what the path names."""
         for name, rest in _splits(path):
             for route in self._routes:
                 if route.of_gun is bool(name) and (match := route.pattern.fullmatch(rest)):

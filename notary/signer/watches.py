@@ -25,7 +25,7 @@ _Response: TypeAlias = health_pb2.HealthCheckResponse
 
 
 class _Watcher:
-    """One client, to whom ``send`` sends a message."""
+    """One client; ``send`` sends it a message."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send

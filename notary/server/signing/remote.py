@@ -119,7 +119,7 @@ class RemoteSigner:
             self._has_health = False
             self._log.warn(
                 "the signer at {name} has no health service, as before Notary 0.5: it counts as healthy while it "
-                "answers, whatever the state of its database",
+                "answers, also when its database fails",
                 name=self._channel.name,
             )
 
