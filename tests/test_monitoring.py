@@ -13,7 +13,9 @@ from twisted.internet.task import Clock
 
 from notary.net.grpc import Status
 from notary.observe.expiry import Certificates
+from notary.server.health import INTERVAL_SECONDS
 from notary.server.metrics import ServerMetrics
+from notary.server.signing.remote import SIGNER_SECONDS
 from notary.signer.metrics import SignerMetrics
 from notary.work.usage import PoolUsage
 
@@ -95,6 +97,13 @@ def expressions() -> list[str]:
 
 def test_the_page_has_every_metric_with_its_labels():
     assert documented() == EXPORTED
+
+
+def test_the_page_says_how_long_the_health_pages_lag():
+    page = " ".join(PAGE.split())
+    assert f"every {INTERVAL_SECONDS:.0f} seconds, never because of a request" in page
+    assert f"for up to {INTERVAL_SECONDS + SIGNER_SECONDS:.0f} seconds after a signer has died" in page
+    assert f"after {2 * INTERVAL_SECONDS:.0f} seconds at most" in page
 
 
 def test_the_alerts_name_metrics_that_exist():

@@ -12,6 +12,7 @@ DELETE_KEY: Final = "/proto.KeyManagement/DeleteKey"
 GET_KEY_INFO: Final = "/proto.KeyManagement/GetKeyInfo"
 SIGN: Final = "/proto.Signer/Sign"
 CHECK_HEALTH: Final = "/grpc.health.v1.Health/Check"
+WATCH_HEALTH: Final = "/grpc.health.v1.Health/Watch"
 
 HEALTH_OF_KEY_MANAGEMENT: Final = "grpc.health.v1.Health.KeyManagement"
 HEALTH_OF_SIGNER: Final = "grpc.health.v1.Health.Signer"

@@ -39,6 +39,7 @@ from notary.server.auth import AccessController
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, ServerMetrics
+from notary.server.page import PAGE, wants_html
 from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
 from notary.server.validators import Validators
@@ -129,11 +130,11 @@ class Api:
 
     def takes_body(self, call: Call) -> bool:
         """Return whether a handler reads the body of ``call``."""
-        return _ROUTER.find(call.method, call.path).route.takes_body
+        return _find(call).route.takes_body
 
     def admit(self, call: Call) -> Response | None:
         """Refuse a call before its body is read, if it would be refused for any body."""
-        match = _ROUTER.find(call.method, call.path)
+        match = _find(call)
         call.notes["operation"] = match.route.operation
         try:
             self._let_in(match, call)
@@ -146,7 +147,7 @@ class Api:
 
         Reads that can be answered from memory need no coroutine, which would cost as much as all the rest of them.
         """
-        match = _ROUTER.find(call.method, call.path)
+        match = _find(call)
         call.notes["operation"] = match.route.operation
         try:
             self._let_in(match, call)
@@ -246,6 +247,14 @@ class Api:
     async def ping(self, _call: Call, _match: Match[object]) -> Response:
         """Answer the request by which clients find out whether they need a token."""
         return Response(200, b"{}", (("Content-Type", JSON_UTF8),))
+
+    async def options(self, _call: Call, match: Match[object]) -> Response:
+        """Say which methods the path has."""
+        return Response(200, b"", (("Allow", match.names["allow"]),))
+
+    async def page(self, _call: Call, _match: Match[object]) -> Response:
+        """Serve the page for a person who opens the server in a browser."""
+        return PAGE
 
     async def not_found(self, _call: Call, _match: Match[object]) -> Response:
         """Raise NotFound, for each path that is not in the table."""
@@ -360,9 +369,22 @@ ROUTES: Sequence[Route[Handler]] = (
     Route("Alive", "GET", r"/livez", Api.alive, None),
     Route("Ready", "GET", r"/readyz", Api.ready, None),
     Route("Metrics", "GET", r"/metrics", Api.metrics, None),
+    Route("Page", "GET", r"/", Api.page, None, for_browsers=True),
 )
 # fmt: on
-_ROUTER = Router(ROUTES, otherwise=Route("NotFound", "", r"/", Api.not_found))
+_ROUTER = Router(
+    ROUTES,
+    options=Route("Options", "OPTIONS", r"/", Api.options, None),
+    otherwise=Route("NotFound", "", r"/", Api.not_found),
+)
+
+
+def _find(call: Call) -> Match[Handler]:
+    """Return the row of a call, and what the path of the call names."""
+    match = _ROUTER.find(call.method, call.path)
+    if match.route.for_browsers and not wants_html(call.headers.get("accept", "")):
+        return _ROUTER.nothing
+    return match
 
 
 # -- what handlers read and write -------------------------------------------------------------------------------------

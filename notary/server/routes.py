@@ -32,6 +32,9 @@ CHECKSUM: Final = r"(?P<checksum>[a-fA-F0-9]{64}|[a-fA-F0-9]{96}|[a-fA-F0-9]{128
 VERSION: Final = r"(?P<version>[0-9]+)"
 """Pattern of a version."""
 
+ANY: Final = "*"
+"""The path of a request about the server as a whole (RFC 9112, section 3.2.4)."""
+
 _CATALOG: Final[Access] = ("registry", "catalog", "*")
 _BEFORE_GUN: Final = "/v2/"
 _AFTER_GUN: Final = "/_trust/"
@@ -61,6 +64,7 @@ class Route(Generic[H_co]):
         broken: The answer to a failure that the client did not cause.
         takes_body: The handler reads the request's body.
         counts_upload: The metrics of uploads count a refusal of this route.
+        for_browsers: The route answers only clients that ask for HTML.
     """
 
     operation: str
@@ -74,6 +78,7 @@ class Route(Generic[H_co]):
     broken: HttpFault = UNKNOWN
     takes_body: bool = False
     counts_upload: bool = False
+    for_browsers: bool = False
     pattern: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,11 +129,17 @@ class Match(Generic[H_co]):
 
 
 class Router(Generic[H]):
-    """Finds the row of a request in ``routes``, in their order; ``otherwise`` is the row of all other requests."""
+    """Finds the row of a request in ``routes``, in their order.
 
-    def __init__(self, routes: Sequence[Route[H]], otherwise: Route[H]) -> None:
+    ``options`` is the row of OPTIONS, for each path that a row fits and for "*"; its names have the methods of that
+    path as ``allow``. ``otherwise`` is the row of all other requests.
+    """
+
+    def __init__(self, routes: Sequence[Route[H]], options: Route[H], otherwise: Route[H]) -> None:
         self._routes = routes
-        self._otherwise = otherwise
+        self._options = options
+        self.nothing: Final = Match(otherwise, {}, [_CATALOG])
+        """The match of each request that no other row fits."""
         self._remembered = lru_cache(_REMEMBERED_PATHS)(self._find)
 
     def find(self, method: str, path: str) -> Match[H]:
@@ -137,11 +148,28 @@ class Router(Generic[H]):
         return find("GET" if method == "HEAD" else method, path)
 
     def _find(self, method: str, path: str) -> Match[H]:
+        if method == self._options.method:
+            allowed = self._allowed(path)
+            return Match(self._options, {"allow": ", ".join(allowed)}) if allowed else self.nothing
+        for name, route, names in self._fits(path):
+            if route.method == method:
+                return _match(route, name, names)
+        return self.nothing
+
+    def _fits(self, path: str) -> Iterator[tuple[str, Route[H], dict[str, str]]]:
+        """The rows of any method that fit a path: the GUN in the path, the row, and what the path names."""
         for name, rest in _splits(path):
             for route in self._routes:
-                if route.method == method and route.of_gun is bool(name) and (match := route.pattern.fullmatch(rest)):
-                    return _match(route, name, match.groupdict())
-        return Match(self._otherwise, {}, [_CATALOG])
+                if route.of_gun is bool(name) and (match := route.pattern.fullmatch(rest)):
+                    yield name, route, match.groupdict()
+
+    def _allowed(self, path: str) -> list[str]:
+        """The methods of a path, in the order of the alphabet; none if no row fits it."""
+        rows = self._routes if path == ANY else [route for _, route, _ in self._fits(path)]
+        methods = {route.method for route in rows}
+        if "GET" in methods:
+            methods.add("HEAD")
+        return sorted(methods | {self._options.method}) if methods else []
 
 
 def _match(route: Route[H], name: str, names: dict[str, str]) -> Match[H]:

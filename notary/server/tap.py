@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from socket import socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 
@@ -87,7 +87,11 @@ class Server(Serving):
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
             self._tls = contexts.server_options(
-                files.tls_cert_file, files.tls_key_file, files.client_ca_file, wording=Wording(**SERVER_TLS)
+                files.tls_cert_file,
+                files.tls_key_file,
+                files.client_ca_file,
+                wording=Wording(**SERVER_TLS),
+                to_plaintext=lambda _first: _NO_TLS,
             )
         trust = config.trust_service
         signing = services.SERVICES[trust.type](trust, reactor)
@@ -206,6 +210,11 @@ class Server(Serving):
             body_rate=limits.body_rate,
             idle_seconds=limits.idle_timeout,
         )
+
+
+_NO_TLS: Final = edge_response(
+    400, "the client speaks HTTP without TLS, and this port demands TLS: use https://"
+).alone()
 
 
 class Options(options.Options):

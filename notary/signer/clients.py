@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from twisted.logger import Logger
 
 from notary import certs
-from notary.net.grpc import Context, Handler, Peer, RpcError, Status
+from notary.net.grpc import Context, Handler, Peer, RpcError, Status, Streaming
 from notary.proto import paths
 
-_OPEN: Final[Mapping[str, bytes]] = MappingProxyType({paths.CHECK_HEALTH: b""})
+H = TypeVar("H", Handler, Streaming)
+
+_OPEN: Final[Mapping[str, bytes]] = MappingProxyType({paths.CHECK_HEALTH: b"", paths.WATCH_HEALTH: b""})
 """Requests that every client may make: a HealthCheckRequest that names no service has no bytes."""
 
 
@@ -41,15 +43,15 @@ class Clients:
         self._known: WeakKeyDictionary[Peer, bool] = WeakKeyDictionary()
         self._log = Logger(namespace="notary.signer.clients")
 
-    def guard(self, methods: Mapping[str, Handler]) -> Mapping[str, Handler]:
+    def guard(self, methods: Mapping[str, H]) -> Mapping[str, H]:
         """Return the same methods for these clients only; other clients get PERMISSION_DENIED."""
         return {path: self._guarded(handler, _OPEN.get(path)) for path, handler in methods.items()}
 
-    def _guarded(self, handler: Handler, for_all: bytes | None) -> Handler:
-        def handle(request: bytes, context: Context) -> object:
+    def _guarded(self, handler: H, for_all: bytes | None) -> H:
+        def handle(request: bytes, context: Context, *more: Any) -> object:
             if request != for_all and not self._may_call(context.peer):
                 raise RpcError(Status.PERMISSION_DENIED, "the signer does not serve this client; its log says why")
-            return handler(request, context)
+            return handler(request, context, *more)
 
         return handle  # type: ignore[return-value]
 

@@ -23,7 +23,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed
+from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed, UnsupportedAlgorithm
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
@@ -37,7 +37,9 @@ from notary.work.singleflight import SingleFlight
 SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER})
 """The service names of health checks: those of the reference, and the signer as a whole."""
 
-_STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
+_STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
+    {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}
+)
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
 SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
 
@@ -178,6 +180,10 @@ class Rpc:
     def retire(self) -> None:
         """Report from now on that this signer is not ready, because it stops."""
         self._retired = True
+
+    def works(self) -> Deferred[bool]:
+        """Return whether the store answers; callers that ask at the same time share one question."""
+        return self._asking("store")
 
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service not in SERVICES:

@@ -25,7 +25,7 @@ from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
 from notary.errors import ConfigError, KeyNotFound, StorageFailed, StorageUnreachable
-from notary.net.grpc import GrpcFactory
+from notary.net.grpc import GrpcFactory, refuse_plaintext
 from notary.net.http.site import Response
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
@@ -36,7 +36,8 @@ from notary.signer.clients import Clients
 from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
-from notary.signer.rpc import Rpc
+from notary.signer.rpc import SERVICES, Rpc
+from notary.signer.watches import HealthWatches
 from notary.storage import KeyStore
 from notary.storage.keywrap import refused_aliases
 from notary.storage.open import migrate_database, open_key_store, pool_of
@@ -74,7 +75,12 @@ class Signer(Serving):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
-            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC, wording=Wording(**SERVER_TLS)
+            files.tls_cert_file,
+            files.tls_key_file,
+            files.client_ca_file,
+            contexts.GRPC,
+            wording=Wording(**SERVER_TLS),
+            to_plaintext=refuse_plaintext,
         )
         self._metrics = SignerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._manhole = make_manhole(reactor, config.manhole, self)
@@ -104,11 +110,16 @@ class Signer(Serving):
         keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
         self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
         methods = rpc.methods()
-        metrics.serving(methods, keyring)
+        watches = HealthWatches(rpc.works, SERVICES, self.reactor)
+        streams = watches.methods()
+        metrics.serving([*methods, *streams], keyring)
         if server.client_names:
-            methods = Clients(server.client_names).guard(methods)
+            clients = Clients(server.client_names)
+            methods, streams = clients.guard(methods), clients.guard(streams)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
-        grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
+        grpc = GrpcFactory(
+            methods, self.reactor, streaming=streams, on_refused=refusals, on_finish=metrics.observe_call
+        )
         metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         self._store = store

@@ -48,6 +48,7 @@ GUN_ROW = "a name that the table cannot hold or cannot tell from an existing one
 ANYTHING_ELSE = "section 1: (anything else) 404 METADATA_NOT_FOUND"
 EVERY_ERROR = 'section 1: body of every error: {"errors": …}, application/json'
 LIMITS = "no limit on upload size: 413 beyond a configurable limit; requests are limited likewise"
+OPTIONS_ROW = "answers 405 without a body to OPTIONS of any path: 200 with Allow, 404 if nothing is there"
 NEVER_DROPPED = "never a dropped connection where an answer is possible"
 
 CASES = Table()
@@ -223,6 +224,16 @@ case("GET with a fragment", raw("{g}/tuf/root.json#part"), NOT_FOUND)
 case("GET with the whole URL", raw("http://localhost{g}/tuf/root.json"), "200 Root 1")
 case("GET of no path", raw("v2/"), "400 text", own=MALFORMED, row=EVERY_ERROR)
 case("GET of an asterisk", raw("*"), "301", own=NOT_FOUND, row=ANYTHING_ELSE)
+case(
+    "GET with 150 header fields", raw("{g}/tuf/root.json", headers=tuple(f"X-{n}: y" for n in range(150))), "200 Root 1"
+)
+case(
+    "GET with 1,100 header fields",
+    raw("{g}/tuf/root.json", headers=tuple(f"X-{n}: y" for n in range(1100))),
+    "200 Root 1",
+    own="431 UNKNOWN",
+    row=LIMITS,
+)
 case("GET with a body", asks("{g}/tuf/root.json", "GET", b"body"), "200 Root 1")
 
 
@@ -235,8 +246,11 @@ for _method in ("POST", "PUT", "DELETE"):
     for _path in ("{g}/tuf/root.json", "/v2/", "{g}/changefeed", "/nothing"):
         case(f"{_method} {_path}", asks(_path, _method), NOT_FOUND)
 for _path in ("{g}/tuf/root.json", "/v2/", "{g}/tuf/", "/nothing"):
-    for _method in ("PATCH", "OPTIONS", "TRACE", "get", "BREW"):
+    for _method in ("PATCH", "TRACE", "get", "BREW"):
         case(f"{_method} {_path}", raw(_path, _method), "405", own=NOT_FOUND, row=ANYTHING_ELSE)
+    _own = NOT_FOUND if _path == "/nothing" else "200"
+    case(f"OPTIONS {_path}", raw(_path, "OPTIONS"), "405", own=_own, row=OPTIONS_ROW)
+case("OPTIONS *", raw("*", "OPTIONS"), "200")
 case("PUT {g}/tuf/", asks("{g}/tuf/", "PUT"), NOT_FOUND)
 case("POST {g}/tuf", asks("{g}/tuf", "POST", form()), NOT_FOUND)
 case("DELETE {g}/tuf", asks("{g}/tuf", "DELETE"), NOT_FOUND)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
@@ -9,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from notary import __version__
 from notary.errors import Unauthorized
 from notary.server.api import ROUTES
 from notary.server.faults import FAULTS
@@ -568,6 +570,71 @@ async def test_rights_that_are_asked_for(method, target, asked):
 @pytest_twisted.ensureDeferred
 async def test_health_and_metrics_ask_for_nothing(target):
     assert (await Server(new_store(), access=Gate()).get(target)).status == 200
+
+
+# -- requests of balancers and of browsers ----------------------------------------------------------------------------
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("target", "allow"),
+    [
+        pytest.param("*", "DELETE, GET, HEAD, OPTIONS, POST", id="the server"),
+        pytest.param("/", "GET, HEAD, OPTIONS", id="the root of the site"),
+        pytest.param("/v2/", "GET, HEAD, OPTIONS", id="ping"),
+        pytest.param("/_notary_server/health", "GET, HEAD, OPTIONS", id="health"),
+        pytest.param(TUF, "DELETE, OPTIONS, POST", id="uploads"),
+        pytest.param(TUF + "root.json", "GET, HEAD, OPTIONS", id="a file"),
+        pytest.param(TUF + "timestamp.key", "GET, HEAD, OPTIONS, POST", id="a key"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_options_needs_no_right_and_says_which_methods_there_are(target, allow):
+    gate = Gate()
+    answer = await Server(new_store(), access=gate).request("OPTIONS", target)
+    assert (answer.status, answer.body, answer.headers["allow"]) == (200, b"", allow)
+    assert gate.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_options_of_nothing_is_not_found(server):
+    answer = await server.request("OPTIONS", "/nowhere")
+    assert (answer.status, answer.code) == (404, "METADATA_NOT_FOUND")
+
+
+@pytest.mark.parametrize("access", [None, Gate()], ids=["open", "token"])
+@pytest_twisted.ensureDeferred
+async def test_a_browser_gets_a_page_with_links_that_work(access):
+    server = Server(new_store(), access=access) if access else Server(new_store())
+    answer = await server.request("GET", "/", headers={"Accept": BROWSER})
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    page = answer.body.decode()
+    assert __version__ in page
+    links = re.findall(r'href="(/[^"]*)"', page)
+    assert "/_notary_server/health" in links
+    for link in links:
+        assert (await server.get(link)).status in (200, 503)
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "application/json", "text/html;q=0", "text/*", "text/htmlx", ";,;"])
+@pytest_twisted.ensureDeferred
+async def test_whoever_is_no_browser_gets_what_every_unknown_path_gets(accept):
+    open_server, gate = Server(new_store()), Gate()
+    headers = {"Accept": accept} if accept else {}
+    answer = await open_server.request("GET", "/", headers=headers)
+    nothing = await open_server.request("GET", "/nothing", headers=headers)
+    assert (answer.status, answer.body, answer.headers) == (404, nothing.body, nothing.headers)
+    answer = await Server(new_store(), access=gate).request("GET", "/", headers=headers)
+    assert (answer.status, gate.asked) == (401, [(("registry", "catalog", "*"),)])
+
+
+@pytest.mark.parametrize("target", ["/v2/", TUF + "root.json", "/nothing", "//"])
+@pytest_twisted.ensureDeferred
+async def test_a_browser_gets_the_api_of_everybody_everywhere_else(server, target):
+    await published(server)
+    seen = [await server.request("GET", target, headers=headers) for headers in ({}, {"Accept": BROWSER})]
+    assert (seen[0].status, seen[0].body) == (seen[1].status, seen[1].body)
 
 
 def test_tables_are_complete():

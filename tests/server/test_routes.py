@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from notary.errors import InvalidGun, NotFound
-from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Route, Router
+from notary.server.routes import ANY, CHECKSUM, ROLE, SERVER_ROLE, VERSION, Route, Router
 
 ROUTES = (
     Route("Root", "GET", r"/v2/", "root", None),
@@ -15,7 +15,7 @@ ROUTES = (
     Route("Current", "GET", rf"tuf/{ROLE}\.json", "current", ("pull",)),
 )
 NOTHING = Route("Nothing", "", r"/", "nothing")
-ROUTER = Router(ROUTES, otherwise=NOTHING)
+ROUTER = Router(ROUTES, options=Route("Options", "OPTIONS", r"/", "options", None), otherwise=NOTHING)
 TUF = "/v2/example.com/app/_trust/tuf/"
 
 
@@ -36,6 +36,12 @@ TUF = "/v2/example.com/app/_trust/tuf/"
         pytest.param("GET", "/v2/a*b/_trust/tuf/root.json", "nothing", None, {}, id="star"),
         pytest.param("GET", f"{TUF}targets/{'a' * 600}.json", "nothing", None, {}, id="long-tail"),
         pytest.param("GET", TUF + "root.json\n", "nothing", None, {}, id="newline"),
+        pytest.param("OPTIONS", "/v2/", "options", None, {"allow": "GET, HEAD, OPTIONS"}, id="options"),
+        pytest.param("OPTIONS", TUF + "snapshot.key", "options", None, {"allow": "OPTIONS, POST"}, id="options-no-get"),
+        pytest.param("OPTIONS", ANY, "options", None, {"allow": "GET, HEAD, OPTIONS, POST"}, id="options-of-all"),
+        pytest.param("OPTIONS", "/nowhere", "nothing", None, {}, id="options-of-nothing"),
+        pytest.param("OPTIONS", "", "nothing", None, {}, id="options-of-no-path"),
+        pytest.param("GET", ANY, "nothing", None, {}, id="get-of-all"),
     ],
 )
 def test_which_row_a_path_belongs_to(method, path, handler, role, names) -> None:

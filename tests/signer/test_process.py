@@ -103,7 +103,21 @@ def test_keys_that_do_not_exist(client):
 
 def test_requests_that_cannot_be_read(client):
     assert status_of(client.send, "Sign", b"\xff\xff") is INTERNAL
-    assert status_of(client.create, GUN, "snapshot", "dsa") in {INTERNAL, grpc.StatusCode.UNKNOWN}
+    assert status_of(client.create, GUN, "snapshot", "dsa") is grpc.StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_messages_are_not_taken(client, compression):
+    request = signer_pb2.CreateKeyRequest(gun=GUN * 50, role="snapshot", algorithm="ecdsa").SerializeToString()
+    assert status_of(client.send, "CreateKey", request, compression) is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("service", "status"), [("", 1), (KEY_MANAGEMENT, 1), (SIGNER, 1), ("proto.Signer", 3)])
+def test_health_can_be_watched(client, service, status):
+    watch = client.watch(service)
+    assert next(watch).status == status
+    watch.cancel()
+    assert client.health("") == 1
 
 
 def test_health(client):

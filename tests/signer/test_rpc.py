@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from notary.errors import KeyNotFound, StorageFailed
+from notary.errors import KeyNotFound, StorageFailed, UnsupportedAlgorithm
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.observe.logs import LineObserver
 from notary.proto import health_pb2, signer_pb2
@@ -118,7 +118,7 @@ async def test_errors_and_their_statuses(bench, log):
         (SIGN, sign_message("0" * 64), Status.NOT_FOUND, f"there is no key {'0' * 64}"),
         (SIGN, signer_pb2.SignatureRequest(content=b"x"), Status.NOT_FOUND, "64 hexadecimal digits"),
         (SIGN, b"", Status.NOT_FOUND, "64 hexadecimal digits"),
-        (CREATE, signer_pb2.CreateKeyRequest(algorithm="dsa"), Status.INTERNAL, "algorithm 'dsa' are not supported"),
+        (CREATE, signer_pb2.CreateKeyRequest(algorithm="dsa"), Status.UNKNOWN, "algorithm 'dsa' are not supported"),
         (CREATE, signer_pb2.CreateKeyRequest(algorithm="ecdsa"), Status.INTERNAL, "no passphrase of alias"),
         (CREATE, signer_pb2.CreateKeyRequest(gun="g" * 300), Status.INTERNAL, "more than 255 characters"),
         (CREATE, b"\xff", Status.INTERNAL, "the request is not a proto.CreateKeyRequest"),
@@ -255,7 +255,7 @@ async def test_a_check_with_a_fault_is_an_error(bench, log):
     assert SECRET not in log.text
 
 
-def test_key_not_found_is_the_only_error_that_clients_tell_from_others():
+def test_clients_tell_these_errors_from_others():
     from notary.signer.rpc import _STATUSES
 
-    assert dict(_STATUSES) == {KeyNotFound: Status.NOT_FOUND}
+    assert dict(_STATUSES) == {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}

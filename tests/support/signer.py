@@ -113,11 +113,18 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def send(self, method: str, request: bytes) -> Any:
+    def send(self, method: str, request: bytes, compression: grpc.Compression | None = None) -> Any:
         """Call a method with any bytes; raises grpc.RpcError."""
         path, answer = _METHODS[method]
         call = self._channel.unary_unary(path, response_deserializer=answer.FromString)
-        return call(request, timeout=CALL_SECONDS)
+        return call(request, timeout=CALL_SECONDS, compression=compression)
+
+    def watch(self, service: str) -> Any:
+        """Return an iterator over the answers of a watch."""
+        call = self._channel.unary_stream(
+            "/grpc.health.v1.Health/Watch", response_deserializer=health_pb2.HealthCheckResponse.FromString
+        )
+        return call(health_pb2.HealthCheckRequest(service=service).SerializeToString(), timeout=CALL_SECONDS)
 
     def create(self, gun: str, role: str, algorithm: str) -> Any:
         request = signer_pb2.CreateKeyRequest(gun=gun, role=role, algorithm=algorithm)

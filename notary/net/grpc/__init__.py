@@ -1,4 +1,4 @@
-"""Unary gRPC over HTTP/2: a server and a client of calls that take bytes and return bytes.
+"""gRPC over HTTP/2: a server and a client of calls that take bytes and return bytes; the server also has streams.
 
 Rules of this package: it knows no service and no Protocol Buffers. ``status`` and ``frames`` are pure; ``connection``
 has the common part of both sides; ``server`` and ``client`` are Twisted shells. The HTTP/2 state machine is the
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from notary.net.grpc.client import Channel, State
 from notary.net.grpc.connection import GrpcLimits
-from notary.net.grpc.server import Context, GrpcFactory, Handler, Peer
+from notary.net.grpc.frames import refuse_plaintext
+from notary.net.grpc.server import Context, GrpcFactory, Handler, Peer, Streaming
 from notary.net.grpc.status import RpcError, Status
 from notary.work.backoff import Backoff
 
@@ -25,4 +26,6 @@ __all__ = [
     "RpcError",
     "State",
     "Status",
+    "Streaming",
+    "refuse_plaintext",
 ]

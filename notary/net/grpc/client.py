@@ -313,6 +313,7 @@ class Channel:
         self._attempt: Deferred[Any] | None = None
         self._connections: set[_ClientConnection] = set()
         self._failures = 0
+        self._warned = False  # that the server negotiates no protocol
         self._retry: IDelayedCall | None = None
         self._wanted = False
         self._closed: Deferred[None] | None = None
@@ -504,6 +505,13 @@ class Channel:
         """Use a connection that can take calls."""
         if self.last_error:
             _log.info("connected to {name}", name=self.name)
+        if not connection.negotiated and not self._warned:
+            self._warned = True
+            _log.warn(
+                "{name} speaks HTTP/2 but does not say so in TLS (ALPN), which what ends TLS in front of it should: "
+                "until it does, a wrong port is found out only by its first bytes",
+                name=self.name,
+            )
         self.last_error = ""
         self._connecting = False
         self._ready = connection

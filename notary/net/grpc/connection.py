@@ -52,6 +52,7 @@ _CALL_EVENTS: Final = frozenset({RequestReceived, ResponseReceived, TrailersRece
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _PING: Final = b"notary.."
+_NOT_HTTP2: Final = "TLS (ALPN) negotiated {chosen} and not h2: the peer speaks no gRPC; the port may be another's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Http2Connection(ReadListener):
         self.ping_sent_at: float | None = None  # None if no PING waits for its answer
         self.closing_since: float | None = None
         self.peer_spoke_http2 = False
+        self.negotiated = True  # TLS has chosen HTTP/2, or there is no TLS
         self.end_reason = ""
         self._decoder: FastDecoder[Any] = FastDecoder(self.meaning)
         self._h2 = self._make_h2()
@@ -187,13 +189,20 @@ class Http2Connection(ReadListener):
         self.flush()
 
     def handshakeCompleted(self) -> None:
-        """Begin after TLS's handshake, which must have negotiated HTTP/2."""
+        """Begin after TLS's handshake, which must have negotiated HTTP/2, or nothing with a peer that knows no ALPN.
+
+        A balancer that ends TLS in front of the peer often knows no ALPN. The first frames then show whether the peer
+        speaks HTTP/2; its certificate is verified all the same.
+        """
         protocol = getattr(self.transport, "negotiatedProtocol", None)
-        if protocol != b"h2":
-            chosen = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
-            self.close(f"TLS (ALPN) negotiated {chosen} and not h2: the peer speaks no gRPC; the port may be another's")
-        else:
+        if protocol == b"h2":
             self.begin()
+        elif protocol is None and not getattr(self.transport, "offeredProtocols", ()):
+            self.negotiated = False
+            self.begin()
+        else:
+            chosen = "nothing" if protocol is None else f'"{protocol.decode("ascii", "replace")}"'
+            self.close(_NOT_HTTP2.format(chosen=chosen))
 
     def dataReceived(self, data: bytes) -> None:
         """Process received bytes."""
@@ -283,6 +292,8 @@ class Http2Connection(ReadListener):
         """End all streams, once."""
         if self.closing_since is None:
             self.closing_since = self.clock.seconds()
+            if not (self.negotiated or self.peer_spoke_http2):
+                reason = f"{_NOT_HTTP2.format(chosen='nothing')} ({reason})"
             self.end_reason = self.end_reason or reason
             self._outgoing.clear()
             self._blocked.clear()

@@ -2,13 +2,16 @@
 
 Rules of this module: a handler that raises RpcError decides the status; any other exception goes to ``on_error``, and
 the caller gets INTERNAL with a fixed text. A handler is cancelled if its caller disconnects or its deadline passes.
-Requests that are not gRPC get an HTTP status. The server does not read from a client that does not read its answers. A
+Requests that are not gRPC get an HTTP status. The messages of
+a stream are small and few. The server does not read from a client that does not read its answers. A
 server that stops lets calls end, then ends them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 from h2.errors import ErrorCodes
@@ -35,6 +38,7 @@ from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, NotGrpc, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
 from notary.net.refusals import OnRefused, RefusalKind, Refusals
+from notary.work.repeats import Seldom
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -81,12 +85,25 @@ class Context:
 
 Handler: TypeAlias = Callable[[bytes, Context], "bytes | Coroutine[Any, Any, bytes] | Deferred[bytes]"]
 """Answers a request: at once (the fast path), by a coroutine or by a Deferred. Raises RpcError."""
+Streaming: TypeAlias = Callable[[bytes, Context, Callable[[bytes], None]], "Deferred[bytes]"]
+"""Answers a request with a stream of messages: each goes to the third argument.
+
+The Deferred is never fired; it fails with RpcError to end the stream, and is cancelled when nobody listens any more.
+"""
 OnFinish: TypeAlias = Callable[[str, Status, float, Peer], None]
 OnError: TypeAlias = Callable[[str, Failure], None]
 
 
 def _log_error(path: str, failure: Failure) -> None:
     _log.failure("{path} failed", failure, path=path)
+
+
+def _warn_of_no_alpn(address: str) -> None:
+    _log.warn(
+        "the client {address} speaks HTTP/2 but does not say so in TLS (ALPN), which what connects to this port "
+        "should: in a balancer, ALPN may have to be switched on",
+        address=address,
+    )
 
 
 def _ignore(_path: str, _status: Status, _seconds: float, _peer: Peer) -> None:
@@ -104,7 +121,19 @@ class _Meaning(NamedTuple):
 class _Stream:
     """One call."""
 
-    __slots__ = ("answered_at", "begun_at", "complete", "deadline", "held", "id", "message", "path", "result", "timer")
+    __slots__ = (
+        "answered_at",
+        "begun_at",
+        "complete",
+        "deadline",
+        "held",
+        "id",
+        "message",
+        "path",
+        "result",
+        "streams",
+        "timer",
+    )
 
     def __init__(self, stream: int, path: str, begun_at: float, limit: int) -> None:
         self.id = stream
@@ -115,6 +144,7 @@ class _Stream:
         self.message = Message(limit)
         self.held = 0  # bytes of the message that count towards the limits
         self.complete = False  # the request has arrived
+        self.streams = False  # the head of an answer of several messages is sent
         self.result: Deferred[bytes] | None = None  # the answer of the handler, which is not there yet
         self.timer: IDelayedCall | None = None
 
@@ -259,6 +289,8 @@ class _ServerConnection(Http2Connection):
         self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
+        if not (self.negotiated or self.peer_spoke_http2):
+            self.factory.warn_of_no_alpn(self.peer.address)
         self.peer_spoke_http2 = True
         self.on_window_update(event)
 
@@ -289,7 +321,7 @@ class _ServerConnection(Http2Connection):
         except RpcError as error:
             self._error(call, error)
             return
-        if path not in self.factory.methods:
+        if path not in self.factory.methods and path not in self.factory.streaming:
             self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path[:_SHOWN_CHARACTERS]}"))
 
     def _data(self, event: DataReceived) -> None:
@@ -334,7 +366,26 @@ class _ServerConnection(Http2Connection):
 
     def _run(self, call: _Stream, request: bytes) -> None:
         context = Context(call.path, self.peer, self.clock, call.deadline)
-        self._settle(call, self._begin(self.factory.methods[call.path], request, context))
+        streaming = self.factory.streaming.get(call.path)
+        if streaming is None:
+            handler = self.factory.methods[call.path]
+        else:
+            handler = partial(_begin_stream, streaming, partial(self._send_piece, call))
+        self._settle(call, self._begin(handler, request, context))
+
+    def _send_piece(self, call: _Stream, message: bytes) -> None:
+        """Send one message of several. A client that leaves no room for it does not listen, so its call is ended."""
+        if call.id not in self.streams or self.is_closed(call.id):
+            return
+        h2, body = self._h2, pack(message)
+        if not call.streams:
+            call.streams = True
+            h2.send_headers(call.id, _HEAD)
+        if len(body) > h2.local_flow_control_window(call.id):
+            self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, "the client does not read"))
+            return
+        h2.send_data(call.id, body)
+        self.flush_soon()
 
     def _begin(self, handler: Handler, request: bytes, context: Context) -> bytes | Deferred[bytes] | Failure:
         if self._leave_by is not None:
@@ -356,7 +407,9 @@ class _ServerConnection(Http2Connection):
         call.result = pending = outcome
         pending.addCallbacks(self._succeeded, self._failed, callbackArgs=(call,), errbackArgs=(call,))
         pending.addErrback(self._fault)
-        if call.id in self.streams and call.deadline is not None:
+        if call.id not in self.streams:
+            pending.cancel()  # the call has ended while it began
+        elif call.deadline is not None:
             call.timer = self.clock.callLater(max(0.0, call.deadline - self.clock.seconds()), self._expire, call)
 
     def _fault(self, failure: Failure) -> None:
@@ -404,7 +457,7 @@ class _ServerConnection(Http2Connection):
 
     def _error(self, call: _Stream, error: RpcError) -> None:
         """Answer with a status and no message ("trailers only")."""
-        trailers = [*_HEAD, (b"grpc-status", b"%d" % error.status)]
+        trailers = [*([] if call.streams else _HEAD), (b"grpc-status", b"%d" % error.status)]
         if error.message:
             trailers.append((b"grpc-message", encode_message(error.message)))
         if not self.is_closed(call.id):
@@ -452,6 +505,8 @@ class _ServerConnection(Http2Connection):
     def _leave(self) -> None:
         self._leave_by = None
         if self._last_served is None and self.closing_since is None:
+            for call in [each for each in self.streams.values() if each.path in self.factory.streaming]:
+                self._error(call, RpcError(Status.UNAVAILABLE, "the server is stopping"))
             self._last_served = self._h2.highest_inbound_stream_id
             if self.peer_spoke_http2:
                 self.send_goaway(self._last_served)
@@ -480,10 +535,17 @@ class _ServerConnection(Http2Connection):
 _NOTHING: Final = Message(0)
 
 
+def _begin_stream(
+    streaming: Streaming, send: Callable[[bytes], None], request: bytes, context: Context
+) -> Deferred[bytes]:
+    return streaming(request, context, send)
+
+
 class GrpcFactory(_Factory):
     """Makes the connections of a server.
 
-    ``methods`` maps paths (``/package.Service/Method``) to handlers. ``on_finish`` is called after every call, with the
+    ``methods`` maps paths (``/package.Service/Method``) to handlers, ``streaming`` to those of methods that answer with
+    a stream; a server that stops ends these streams at once. ``on_finish`` is called after every call, with the
     path (any text that a client sent), the status, the seconds that the call took, and the peer; ``on_error`` for every
     exception of a handler but RpcError; ``on_refused`` for every connection that ended before HTTP/2 began. By default
     these two write log lines.
@@ -496,12 +558,14 @@ class GrpcFactory(_Factory):
         methods: Mapping[str, Handler],
         clock: IReactorTime,
         *,
+        streaming: Mapping[str, Streaming] = MappingProxyType({}),
         limits: GrpcLimits | None = None,
         on_finish: OnFinish = _ignore,
         on_error: OnError = _log_error,
         on_refused: OnRefused | None = None,
     ) -> None:
         self.methods = methods
+        self.streaming = streaming
         self.clock = clock
         self.limits = limits or GrpcLimits()
         self.on_finish = on_finish
@@ -510,6 +574,7 @@ class GrpcFactory(_Factory):
         self.buffered = 0
         """The number of bytes in the messages of all open calls."""
         self._connections = Connections(clock)
+        self._no_alpn = Seldom(_warn_of_no_alpn, clock.seconds)
 
     @property
     def connections(self) -> int:
@@ -524,6 +589,10 @@ class GrpcFactory(_Factory):
         made = _ServerConnection(self, join(host, port))
         self._connections.add(made)
         return made
+
+    def warn_of_no_alpn(self, address: str) -> None:
+        """Log, once a minute, that a client with TLS speaks HTTP/2 without having said so."""
+        self._no_alpn(address)
 
     def forget(self, connection: _ServerConnection) -> None:
         """Forget a connection that is lost."""

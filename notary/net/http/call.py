@@ -28,7 +28,7 @@ _BODILESS: Final = frozenset({204, 304})
 class Call:
     """One request: complete when the handler gets it, still without ``body`` when ``admit`` and ``takes_body`` do.
 
-    ``path`` is percent-decoded (``%2F`` too) and clean, or "" if the target has no path or it is not UTF-8;
+    ``path`` is percent-decoded (``%2F`` too) and clean, "*" for the server as a whole, or "" if it is not UTF-8;
     ``raw_path`` is the request target as received, without its query. ``query`` has every value of a name in order;
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
@@ -104,6 +104,10 @@ class Response:
         self.keeps = keeps
         self.head = "".join(lines).encode("latin-1")
         self._not_modified: Response | None = None
+
+    def alone(self) -> bytes:
+        """Return the whole answer, as the last one of a connection that no :class:`Site` serves."""
+        return b"".join((self.head, b"Connection: close\r\n\r\n", self.body))
 
     def not_modified(self) -> Response:
         """Return the 304 for this answer: its entity tag and cache headers, without a body (RFC 9110, 15.4.5)."""

@@ -15,6 +15,7 @@ from notary.net.http.target import BadRequest
 _FIELD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]++)(;[\t\x20-\x7e\x80-\xff]*+)?")
 _LINE_END: Final = b"\r\n"
+_CR, _LF = _LINE_END[:1], _LINE_END[1:]
 _SIZE_DIGITS: Final = 16  # of a chunk's size
 _SIZE_LINE_BYTES: Final = 1024  # the line of a chunk: its size and its extensions
 _EXTENSION_BYTES: Final = 16 * 1024  # of all extensions of a body together; none is used
@@ -28,6 +29,21 @@ class _Expected(Enum):
     CONTENT_END = auto()
     TRAILER = auto()
     NOTHING = auto()
+
+
+BARE_LINE_FEED: Final = "a line ends in LF alone; the lines of HTTP end in CR LF"
+
+
+def find_line_end(data: bytes, start: int) -> tuple[bool, int, bool]:
+    """Find the end of the line that begins at ``start``.
+
+    Returns whether it has arrived, where the text of the line ends (as far as it has arrived), and whether a CR comes
+    there. Without the CR the line is malformed, and says so at once: a client that writes none would wait for ever.
+    """
+    found = data.find(_LF, start)
+    end = len(data) if found < 0 else found
+    ended = end > start and data[end - 1 : end] == _CR
+    return found >= 0, end - ended, ended
 
 
 def is_field(line: bytes) -> bool:
@@ -45,7 +61,7 @@ class Unended:
 
     def ends_in(self, data: bytes) -> bool:
         """Return True if the line ends in ``data``, which follows the pieces."""
-        return _LINE_END in data or (data[:1] == b"\n" and self.size > 0 and self._pieces[-1][-1:] == b"\r")
+        return _LF in data
 
     def add(self, data: bytes) -> None:
         """Add a piece; an empty one is none."""
@@ -113,14 +129,16 @@ class ChunkedReader:
             if not _LINE_END.startswith(data[start : start + len(_LINE_END)]):
                 raise BadRequest(400, "a chunk is longer than it says")
             return start if len(data) - start >= len(_LINE_END) else -1
-        found = data.find(_LINE_END, start)
-        size = (len(data) if found < 0 else found) - start
+        arrived, end, ended = find_line_end(data, start)
+        size = end - start
         if self._expected is _Expected.TRAILER:
             if size > self._field_bytes:
                 raise BadRequest(431, "the trailers of the body are too large")
         elif size > _SIZE_LINE_BYTES:
             raise BadRequest(400, "the size of a chunk takes too many bytes")
-        return found
+        if arrived and not ended:
+            raise BadRequest(400, BARE_LINE_FEED)
+        return end if arrived else -1
 
     def _read_line(self, line: bytes) -> None:
         if self._expected is _Expected.SIZE:

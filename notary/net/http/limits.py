@@ -16,7 +16,8 @@ class HttpLimits:
     are read and dropped. ``bodies`` bounds what is held of the bodies of all requests together, and ``peer_bodies`` of
     those of one peer (see ``bodies.peer_of``); one body of the largest size always has room when there is no other.
     ``answers`` bounds the large answers that clients are still reading, each body counted once; one answer has room
-    when there is no other. ``head`` bounds a request line and its fields together.
+    when there is no other. ``head`` bounds a request line and its fields together. At most ``fields``
+    fields come with a request, and as many trailers with a body in chunks; real proxies add a few dozen.
 
     A request line and its fields must be complete ``head_seconds`` after their first byte. A connection may wait
     ``idle_seconds`` for its next request. A body may stand still for ``body_seconds``, and must in the long run come at
@@ -32,7 +33,7 @@ class HttpLimits:
     answers: int = 256 * 1024 * 1024
     request_line: int = 8 * 1024
     head: int = 32 * 1024
-    fields: int = 100
+    fields: int = 1000
     head_seconds: float = 10.0
     idle_seconds: float = 75.0
     body_seconds: float = 30.0

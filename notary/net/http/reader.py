@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from notary.net.http.chunked import ChunkedReader, Unended, is_field
+from notary.net.http.chunked import BARE_LINE_FEED, ChunkedReader, Unended, find_line_end, is_field
 from notary.net.http.limits import HttpLimits
 from notary.net.http.target import (
     NO_QUERY,
@@ -29,6 +29,8 @@ _LINE_END: Final = b"\r\n"
 _BLANKS: Final = b" \t"
 _LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises ValueError beyond 4,300 digits
 _MALFORMED: Final = "the request is malformed"
+_TLS: Final = b"\x16"  # the first byte of each TLS connection (RFC 8446, section 5.1)
+_NO_TLS: Final = "the client speaks TLS, and this port does not: use http://, or configure the server's certificate"
 
 
 class Line(NamedTuple):
@@ -167,6 +169,8 @@ class Reader:
             return True
         if self._expected is not _Expected.LINE and self._expected is not _Expected.FIELDS:
             return False
+        if data[:1] == _TLS and not self.kept_bytes:
+            return False
         return not self._unread.ends_in(data) and self.kept_bytes + len(data) <= self._limits.head
 
     def _read(self) -> Event | None:
@@ -185,8 +189,10 @@ class Reader:
     def _next_line(self) -> bytes | None:
         """Return the next line without its end, None if it has not come. Raises BadRequest if the head is too large."""
         most = self._limits.head
-        end = self._data.find(_LINE_END, self._position)
-        if end < 0:
+        if self._line is None and self._data[self._position : self._position + 1] == _TLS:
+            raise BadRequest(400, _NO_TLS)
+        arrived, end, ended = find_line_end(self._data, self._position)
+        if not arrived:
             if self.kept_bytes >= most + len(_LINE_END):
                 raise self._large_head()
             return None
@@ -196,6 +202,8 @@ class Reader:
             raise self._large_head()
         if self._head_bytes > most:
             raise self._large_head()
+        if not ended:
+            raise BadRequest(400, BARE_LINE_FEED)
         self._position = end + len(_LINE_END)
         return line
 
@@ -220,6 +228,9 @@ class Reader:
 
     def _read_fields(self) -> Head | None:
         while (line := self._next_line()) is not None:
+            self._field_count += bool(line)  # a field that goes on in a second line counts as two
+            if self._field_count > self._limits.fields:
+                raise BadRequest(431, f"the request has more than {self._limits.fields} header fields")
             if line and line[0] in _BLANKS:  # the field above goes on
                 self._field_lines += [b" ", line.lstrip(_BLANKS)]
                 continue
@@ -238,9 +249,6 @@ class Reader:
         if name == b"content-length":
             self._read_length(value)
         self._fields.setdefault(name, []).append(value)
-        self._field_count += 1
-        if self._field_count > self._limits.fields:
-            raise BadRequest(431, f"the request has more than {self._limits.fields} header fields")
 
     def _read_length(self, value: bytes) -> None:
         digits = value.isdigit()
@@ -264,14 +272,14 @@ class Reader:
         self._owed = self._length or 0
         self._expected = _Expected.BODY if codings is None else _Expected.CHUNKS
         has_body = codings is not None or self._owed > 0
-        decoded = "" if path == "*" else decode_path(path)
+        decoded = decode_path(path)
         return Head(
             method=method,
             path=decoded,
             raw_path=path.encode("latin-1"),
             query=parse_query(query[1:]) if query else NO_QUERY,
             headers=headers,
-            location=redirection(origin, decoded, query),
+            location=None if path == "*" else redirection(origin, decoded, query),
             persistent=newer and b"close" not in self._connection_options(),
             has_body=has_body,
             expects_continue=has_body and newer and "expect" in headers and not self.kept_bytes,

@@ -6,9 +6,10 @@ client trusts the bundle it was given and nothing else; files are read when a co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import idna
 from OpenSSL import SSL
@@ -40,14 +41,24 @@ _SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_PO
 _DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
+ToPlaintext: TypeAlias = Callable[[bytes], bytes]
+"""Returns the answer to a client that speaks without TLS, by the first bytes of what it says; b"" is no answer."""
+
+
+def _silence(_first: bytes) -> bytes:
+    return b""
+
+
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages. ``to_plaintext`` tells
+    a client without TLS what it did wrong, in words of the protocol that the client speaks.
     """
 
-    def __init__(self, context: SSL.Context, wording: Wording = PLAIN) -> None:
+    def __init__(self, context: SSL.Context, wording: Wording = PLAIN, to_plaintext: ToPlaintext = _silence) -> None:
         self.wording = wording
+        self.to_plaintext = to_plaintext
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
@@ -131,7 +142,7 @@ def server_context(
     context = _context(SSL.TLS_SERVER_METHOD)
     use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
+    context.set_alpn_select_callback(partial(_choose, protocols))
     if client_ca_file is not None:
         trust(context, wording.trusted, client_ca_file)
         context.set_verify(_DEMAND, _verify_client)
@@ -147,9 +158,11 @@ def server_options(
     protocols: Sequence[bytes] = HTTP,
     *,
     wording: Wording = PLAIN,
+    to_plaintext: ToPlaintext = _silence,
 ) -> ServerOptions:
-    """Return what `listen` needs for TLS; see `server_context`."""
-    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, wording=wording), wording)
+    """Return what `listen` needs for TLS; see `server_context` and `ServerOptions`."""
+    context = server_context(cert_file, key_file, client_ca_file, protocols, wording=wording)
+    return ServerOptions(context, wording, to_plaintext)
 
 
 def client_context(
@@ -207,5 +220,7 @@ def _context(method: int) -> SSL.Context:
     return context
 
 
-def _choose(ours: Sequence[bytes], offered: Sequence[bytes]) -> Any:
+def _choose(ours: Sequence[bytes], connection: SSL.Connection, offered: Sequence[bytes]) -> Any:
+    cause: Cause = connection.get_app_data()
+    cause.offered = offered
     return next((protocol for protocol in ours if protocol in offered), SSL.NO_OVERLAPPING_PROTOCOLS)

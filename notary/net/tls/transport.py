@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -34,7 +35,8 @@ from notary.net.tls.verdicts import Cause, is_tls
 
 _log = Logger()
 
-_HEAD_BYTES: Final = 5  # of a record
+_HEAD_BYTES: Final = 5  # of a record; as many bytes tell what a client without TLS speaks
+_LETTERS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # a protocol of text begins so
 _SEALED_BYTES: Final = RECORD_BYTES + 2048  # most bytes of an encrypted record (RFC 5246, section 6.2.3)
 _MIN_COUNTED_BYTES: Final = 512  # a smaller record counts as so many bytes of one read
 _GREETING_RECORDS: Final = 64
@@ -46,10 +48,10 @@ _QUIET_MESSAGES: Final = 32
 
 def _missing_bytes(heard: bytes) -> int:
     """Return how many bytes of a record are missing after ``heard``; 0 also for one that OpenSSL will refuse."""
+    if len(heard) < _HEAD_BYTES and (is_tls(heard) or heard[0] in _LETTERS):
+        return _HEAD_BYTES - len(heard)
     if not is_tls(heard):
         return 0
-    if len(heard) < _HEAD_BYTES:
-        return _HEAD_BYTES - len(heard)
     size = heard[3] << 8 | heard[4]
     return 0 if size > _SEALED_BYTES else _HEAD_BYTES + size - len(heard)
 
@@ -69,6 +71,7 @@ class SecureServer(PlainServer):
     def __init__(self, options: ServerOptions, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
         self._on_refused = on_refused
         self._cause = Cause(options.wording)
+        self._to_plaintext = options.to_plaintext
         self._tls: SSL.Connection = options.connection(self._cause)
         self._session = Session(self._tls)
         self._heard = b""  # the received part of a handshake record
@@ -86,6 +89,11 @@ class SecureServer(PlainServer):
     def negotiatedProtocol(self) -> bytes | None:
         """The protocol that both sides chose (ALPN)."""
         return self._tls.get_alpn_proto_negotiated() or None
+
+    @property
+    def offeredProtocols(self) -> Sequence[bytes]:
+        """The protocols that the client offers (ALPN); none if the client knows nothing of ALPN."""
+        return self._cause.offered
 
     def getPeerCertificate(self) -> X509 | None:
         """Return the certificate that the client showed."""
@@ -174,6 +182,8 @@ class SecureServer(PlainServer):
                 self._hear()
                 if self._missing:
                     continue
+                if not self._records and self._heard[0] in _LETTERS:
+                    return self._answer_plaintext()
                 if self._records == _GREETING_RECORDS:
                     text = f"TLS: the peer cuts its handshake into more than {_GREETING_RECORDS} records"
                     return self._refuse(text)
@@ -193,6 +203,13 @@ class SecureServer(PlainServer):
             self.protocol.handshakeCompleted()
         # The first request has often come by now.
         return self.doRead() if self._reading else None
+
+    def _answer_plaintext(self) -> Exception:
+        """Tell a client without TLS so, and end the connection."""
+        with contextlib.suppress(OSError):
+            self.socket.send(self._to_plaintext(self._heard))
+            self.socket.shutdown(socket.SHUT_WR)
+        return self._failed(CONNECTION_LOST)
 
     def _hear(self) -> None:
         """Read the missing bytes of a record, and no more. Raises OSError and SSL.SysCallError."""

@@ -7,7 +7,7 @@ stranger's certificate are cut short.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -212,6 +212,8 @@ class Cause:
         """The refusal of the peer's certificate, if there is one."""
         self.first = b""
         """The first byte that the peer sent."""
+        self.offered: Sequence[bytes] = ()
+        """The protocols that the client offers (ALPN); none if the client knows nothing of ALPN."""
 
     def explain(self, error: BaseException | None, ours: X509 | None) -> HandshakeFailed | None:
         """Return why TLS ended, where ``ours`` is our certificate; None if the peer just closed the connection."""

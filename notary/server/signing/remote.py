@@ -7,11 +7,13 @@ of the signer, not of the client's request. (docs/protocol.md, section 4)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.config import TrustService
@@ -37,6 +39,9 @@ MAX_CREATIONS = 200
 """How many keys one server has the signer make at the same time: fewer than ours lets wait, and few enough that calls
 for signatures find room on the connection. A Go signer bounds nothing by itself."""
 
+_NO_KEY = "0" * 64
+"""The id of a key that no signer holds."""
+
 _UNAVAILABLE = frozenset({Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, Status.DEADLINE_EXCEEDED})
 
 T = TypeVar("T")
@@ -53,6 +58,8 @@ class RemoteSigner:
         self._channel = channel
         self._algorithm = algorithm
         self._creating = 0
+        self._has_health = True
+        self._log = Logger(namespace="notary.server.signing")
 
     def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
         """See the port."""
@@ -91,6 +98,32 @@ class RemoteSigner:
         return self._call(paths.SIGN, request, signer_pb2.Signature, method_and_content)
 
     async def _check(self) -> None:
+        try:
+            await self._check_health()
+            self._has_health = True
+        except SigningFailed as error:
+            cause = error.__cause__
+            if not (isinstance(cause, RpcError) and cause.status is Status.UNIMPLEMENTED):
+                raise
+            await self._check_life()
+
+    async def _check_life(self) -> None:
+        """Ask a signer that has no health service for a key that it cannot hold: one that says so is alive.
+
+        That the health service is unknown proves nothing: a proxy says so too, when it knows no way to a signer.
+        """
+        request = signer_pb2.KeyID(ID=_NO_KEY)
+        with suppress(KeyNotFound):
+            await self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, lambda _: None)
+        if self._has_health:
+            self._has_health = False
+            self._log.warn(
+                "the signer at {name} has no health service, as before Notary 0.5: it counts as healthy while it "
+                "answers, also when its database fails",
+                name=self._channel.name,
+            )
+
+    async def _check_health(self) -> None:
         for service in (paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER):
             request = health_pb2.HealthCheckRequest(service=service)
             try:

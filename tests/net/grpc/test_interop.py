@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import select
+import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +27,12 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger, LogLevel, capturedLogs
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from notary.certs import Certificate
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
-from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status
+from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status, refuse_plaintext
 from notary.net.listen import listen
 from notary.net.refusals import Refusals
 from notary.net.tls.contexts import GRPC, HTTP, client_options, server_options
@@ -98,7 +103,13 @@ class OurServer:
         raise RpcError(Status.FAILED_PRECONDITION, request.decode())
 
     async def start(self, pki: Pki, *, name: str = "server", protocols: tuple[bytes, ...] = GRPC) -> None:
-        options = server_options(*pki.pair(name), pki.file("root.crt"), protocols, wording=Wording(**SERVER_TLS))
+        options = server_options(
+            *pki.pair(name),
+            pki.file("root.crt"),
+            protocols,
+            wording=Wording(**SERVER_TLS),
+            to_plaintext=refuse_plaintext,
+        )
         self.port = await listen(reactor, "127.0.0.1", 0, self.factory, options, self.refusals)
 
     async def stop(self) -> None:
@@ -186,6 +197,28 @@ def grpcio(ours: OurServer, pki: Pki) -> Iterator[grpc.Channel]:
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(f"localhost:{ours.number}", credentials, options) as channel:
         yield channel
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_without_tls_fails_at_once(ours: OurServer) -> None:
+    """It must not take an answer for a connection that works, or it would connect again and again."""
+    with grpc.insecure_channel(f"localhost:{ours.number}") as channel, capturedLogs() as logs:
+        status, _ = await their_call(channel, ECHO, b"hello", timeout=30)
+    assert status == "UNAVAILABLE"
+    (line,) = [each["reason"] for each in logs if "reason" in each]
+    assert "does not speak TLS" in line
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_browser_without_tls_is_told_so(ours: OurServer) -> None:
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", ours.number)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return b"".join(iter(lambda: plain.recv(4096), b""))
+
+    answer = await deferToThread(ask)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"this port demands TLS" in answer
 
 
 def their_call(channel: grpc.Channel, path: str, request: bytes, timeout: float | None = 10.0, **options: Any) -> Any:
@@ -450,6 +483,65 @@ async def test_our_server_and_a_client_that_is_not_welcome(
     assert refusals[0]["peer"].startswith("127.0.0.1:")
     assert refusals[0]["log_level"] is LogLevel.error
     assert ours.contexts == []
+
+
+def knowing_no_alpn(pki: Pki, certificate: str) -> ssl.SSLContext:
+    """The context of one side of a balancer that ends TLS, as HAProxy has it if nobody asks for ALPN."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if certificate == "server" else ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(*pki.pair(certificate))
+    context.load_verify_locations(pki.file("root.crt"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class Balancer:
+    """Ends TLS on both sides, and passes bytes; in threads. ``port`` is where it listens; ``to`` is the server's."""
+
+    def __init__(self, pki: Pki, to: int) -> None:
+        self._to = to
+        self._contexts = {name: knowing_no_alpn(pki, name) for name in ("server", "client")}
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            raw, _ = self._listening.accept()
+            with (
+                self._contexts["server"].wrap_socket(raw, server_side=True) as front,
+                socket.create_connection(("127.0.0.1", self._to)) as plain,
+                self._contexts["client"].wrap_socket(plain, server_hostname="localhost") as back,
+            ):
+                ends = {front: back, back: front}
+                while True:
+                    for ready in select.select(list(ends), (), ())[0]:
+                        data = ready.recv(1 << 16)
+                        if not data:
+                            return
+                        ends[ready].sendall(data)
+
+    def close(self) -> None:
+        self._listening.close()
+        self._thread.join()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_balancer_that_ends_tls_and_knows_no_alpn(ours: OurServer, pki: Pki) -> None:
+    """Go to Go works there. Both sides warn, and both still verify certificates."""
+    balancer = Balancer(pki, ours.number)
+    with capturedLogs() as logs:
+        channel = channel_to(balancer.port, pki)
+        for message in (b"hello", b"again"):
+            assert await channel.call(ECHO, message, 10) == message
+        await channel.close()
+    assert ours.contexts[0].peer.certificate.subject.rfc4514_string() == "CN=client"  # type: ignore[union-attr]
+    warned = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn]
+    assert [("the client" in line, "does not say so in TLS (ALPN)" in line) for line in sorted(warned)] == [
+        (False, True),
+        (True, True),
+    ]
+    await deferToThread(balancer.close)
 
 
 @pytest.mark.parametrize(

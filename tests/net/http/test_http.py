@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from notary.net.http.site import Call, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from notary.net.http.target import clean_path
 from tests.support.rawhttp import (
     PIECEWISE,
@@ -115,7 +115,7 @@ def test_bodies(server: Server, raw: bytes, body: bytes, piecewise: bool) -> Non
         pytest.param(get(b"/a#b"), "/a#b", {}, "example.com", id="fragment-stays"),
         pytest.param(get(b"http://other:80/x?y"), "/x", {"y": ("",)}, "other:80", id="absolute"),
         pytest.param(get(b"HTTPS://other?y"), "/", {"y": ("",)}, "other", id="absolute-without-path"),
-        pytest.param(get(b"*", method=b"OPTIONS"), "", {}, "example.com", id="asterisk"),
+        pytest.param(get(b"*", method=b"OPTIONS"), "*", {}, "example.com", id="asterisk"),
         pytest.param(b"\r\n" + get(), "/", {}, "example.com", id="empty-line-in-front"),
         pytest.param(b"GET / HTTP/1.1\r\nhost:\r\n\r\n", "/", {}, "", id="empty-host"),
         pytest.param(b"GET / HTTP/1.1\r\nHost:\t[::1]:80 \t\r\n\r\n", "/", {}, "[::1]:80", id="white-space"),
@@ -125,6 +125,15 @@ def test_targets(server: Server, raw: bytes, path: str, query: dict, host: str, 
     assert server.connect().send(raw, piecewise=piecewise).answer.status == 200
     (call,) = server.calls
     assert (call.path, dict(call.query), call.headers["host"]) == (path, query, host)
+
+
+@pytest.mark.parametrize("count", [150, 999])
+@pytest.mark.parametrize("value", [b"y", "é".encode()], ids=["fast", "full"])
+def test_more_fields_than_any_proxy_sends_are_taken(count: int, value: bytes) -> None:
+    server = Server(limits=HttpLimits())
+    assert server.connect().send(get(b"/", *[b"X-%d: %b" % (n, value) for n in range(count)])).answer.status == 200
+    (call,) = server.calls
+    assert len(call.headers) == count + 1
 
 
 @pytest.mark.parametrize(

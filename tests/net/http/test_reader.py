@@ -231,7 +231,7 @@ def test_nothing_is_kept_of_what_is_cleared() -> None:
 
 def test_fields_of_many_lines_are_read_in_one_pass() -> None:
     """Each line used to copy those before it."""
-    limits = replace(LIMITS, head=1 << 20)
+    limits = replace(LIMITS, head=1 << 20, fields=300_000)
     raw = b"GET / HTTP/1.1\r\n" + HOST + b"X: y\r\n" + b" z\r\n" * 200_000 + b"\r\n"
     (_, head, _), refusal, _ = read([raw], limits)
     assert (refusal, len(head.headers["x"])) == (None, 1 + 2 * 200_000)
@@ -240,7 +240,6 @@ def test_fields_of_many_lines_are_read_in_one_pass() -> None:
 SLOW = [
     pytest.param(get(b"/", b"X: " + b"y" * 60_000), id="a-field"),
     pytest.param(b"GET /" + b"y" * 60_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", id="a-request-line"),
-    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X:" + b"\n" * 60_000, id="bare-line-feeds"),
     pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X:" + b"\r" * 60_000, id="bare-carriage-returns"),
     pytest.param(get(b"/", b"X: y", *[b" z"] * 10_000), id="a-field-of-many-lines"),
     pytest.param(post(b"x" * 1000) * 60, id="what-follows-a-request"),
@@ -261,7 +260,7 @@ def test_what_comes_byte_by_byte_is_copied_once(monkeypatch: pytest.MonkeyPatch,
         return joined
 
     monkeypatch.setattr(Unended, "take", take)
-    limits = replace(LIMITS, head=1 << 16, request_line=1 << 16, fields=10_000)
+    limits = replace(LIMITS, head=1 << 16, request_line=1 << 16, fields=20_000)
     _, refusal, _ = read(bytewise(raw), limits)
     assert refusal is None
     assert copied_bytes <= 3 * len(raw)

@@ -145,6 +145,20 @@ async def test_plain_http_is_not_secure(serve) -> None:
     assert not calls[0].secure
 
 
+@pytest_twisted.ensureDeferred
+async def test_plain_http_to_a_port_with_tls_is_answered_in_words(world: World, serve) -> None:
+    heard: list[bytes] = []
+
+    def refuse(first: bytes) -> bytes:
+        heard.append(first)
+        return Response(400, b"use https").alone()
+
+    port = await serve(tls=server_options(*world.pair, to_plaintext=refuse))
+    assert (await ask(port))[0] == b"use https"
+    assert heard == [b"GET /"]
+    assert (await ask(port, client_options("localhost", world.ca)))[0] == b"hello"
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -19,6 +19,7 @@ from twisted.internet.error import ConnectionRefusedError as RefusedByPeer
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.test import iosim
 from zope.interface import implementer
@@ -212,7 +213,8 @@ def test_a_key_that_the_signer_does_not_hold(scripted: Scripted, signer: RemoteS
 @each_call
 @pytest.mark.parametrize("status", [status for status in Status if status not in (Status.OK, Status.NOT_FOUND)])
 def test_any_other_status_is_a_failure(scripted: Scripted, signer: RemoteSigner, method: str, status: Status) -> None:
-    scripted.answers[method] = RpcError(status, "the reason")
+    error = RpcError(status, "the reason")
+    scripted.answers |= {method: error, INFO: error}  # which is asked where there is no health service
     with pytest.raises(SigningFailed, match=f"^the signer at {NAME}: {status.name}: the reason$"):
         scripted.result(CALLS[method](signer))
 
@@ -378,6 +380,25 @@ def test_a_signer_that_knows_no_such_service_is_not_healthy(scripted: Scripted, 
     scripted.answers[CHECK] = RpcError(Status.NOT_FOUND, "unknown service")
     with pytest.raises(SigningFailed, match=NAME):
         scripted.result(signer.check())
+
+
+def test_a_signer_without_a_health_service_is_healthy_while_it_answers(
+    scripted: Scripted, signer: RemoteSigner
+) -> None:
+    scripted.answers[CHECK] = RpcError(Status.UNIMPLEMENTED, "unknown service grpc.health.v1.Health")
+    with capturedLogs() as logs:
+        for _ in range(3):
+            assert scripted.result(signer.check()) is None
+    (line,) = [formatEvent(each) for each in logs if each["log_level"] is LogLevel.warn]
+    assert NAME in line
+    assert "no health service" in line
+    for failure in (Status.UNIMPLEMENTED, Status.UNAVAILABLE, Status.INTERNAL):
+        scripted.answers[INFO] = RpcError(failure, "no route")
+        with pytest.raises(SigningFailed, match=failure.name):
+            scripted.result(signer.check())
+    scripted.crash()
+    with pytest.raises(SigningFailed, match=NAME):
+        scripted.result(signer.check(), SIGNER_SECONDS + 1)
 
 
 def test_the_health_page_follows_the_signer(scripted: Scripted, signer: RemoteSigner, server: Waiting) -> None:
