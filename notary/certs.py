@@ -29,7 +29,7 @@ MAX_BYTES: Final = 1 << 16
 """The size of the largest certificate that is read. Real ones have a few thousand bytes."""
 MAX_ELEMENTS: Final = 1000
 """The most elements of DER that are read in one certificate. Real ones have a hundred."""
-MAX_NAMES: Final = 5000
+MAX_NAMES: Final = 1000
 """The most alternative names of one certificate."""
 
 COMMON_NAME: Final = "2.5.4.3"
@@ -128,7 +128,9 @@ class Certificate:
 
 
 class Name:
-    """A distinguished name. ``str()`` is for messages: it has every name, has no control characters and never fails."""
+    """A distinguished name. ``str()`` is for messages: its attributes may be cut, and none has a control
+    character. It never fails.
+    """
 
     def __init__(self, elements: _Elements) -> None:
         self._parts: list[list[tuple[bytes, int, bytes]]] = []
@@ -428,6 +430,7 @@ ADDRESS: Final = 0x87
 """The tag of an alternative name that is an IP address: 4 or 16 bytes."""
 _TEXTS: Final = frozenset({0x81, DNS, 0x86})  # a mail address, a host, a URI
 _SHOWN: Final = 20  # alternative names of a message
+_SHOWN_CHARACTERS: Final = 500  # of one attribute of a name in a message
 
 
 def _text(tag: int, content: bytes) -> str:
@@ -453,7 +456,7 @@ def _attribute_text(identifier: bytes, tag: int, content: bytes) -> str:
         text = _text(tag, content)
     except InvalidCertificate:
         text = content.decode("utf-8", "surrogateescape")
-    return f"{_SHORT_NAMES.get(kind, kind)}={_escaped(text)}"
+    return f"{_SHORT_NAMES.get(kind, kind)}={_escaped(text[:_SHOWN_CHARACTERS])}"
 
 
 def _escaped(text: str) -> str:
@@ -478,7 +481,7 @@ def _alternative_text(kind: int, content: bytes) -> str:
         if kind == ADDRESS:
             return str(ip_address(content))
         if kind in _TEXTS:
-            return _escaped(content.decode("utf-8", "surrogateescape"))
+            return _escaped(content[:_SHOWN_CHARACTERS].decode("utf-8", "surrogateescape"))
     except ValueError:
         pass
     return "a name of another kind"
