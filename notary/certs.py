@@ -128,9 +128,7 @@ class Certificate:
 
 
 class Name:
-    """A distinguished name. ``str()`` is for messages: its attributes may be cut, and none has a control
-    character. It never fails.
-    """
+    """A distinguished name. ``str()`` is for messages: it never fails, cuts long values, has no control characters."""
 
     def __init__(self, elements: _Elements) -> None:
         self._parts: list[list[tuple[bytes, int, bytes]]] = []
