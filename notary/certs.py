@@ -4,9 +4,9 @@ Rules of this module: pure. All code in ``notary`` reads certificates here, in f
 OpenSSL reads them too, where it makes TLS or follows a chain. The parser of ``cryptography`` is not used: it refuses
 certificates that Notary's own tools made for years and that Go and OpenSSL read (docs/adr/0028-certificates.md).
 
-What is read is what somebody here asks for: names, times, the signature's algorithm, the public key, whether the
-certificate is of an authority, and for whom it is. The rest may hold anything. Reading is linear in the size of a
-certificate, and ends at :data:`MAX_BYTES` and :data:`MAX_ELEMENTS`. Every failure is an InvalidCertificate.
+This module reads the names, times, public key, signature algorithm, basic constraints and alternative names of a
+certificate; other parts may hold anything. Reading is linear in the size of a certificate, and is bounded by
+:data:`MAX_BYTES` and :data:`MAX_ELEMENTS`. Every failure is an InvalidCertificate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_BYTES: Final = 1 << 16
 """The size of the largest certificate that is read. Real ones have a few thousand bytes."""
 MAX_ELEMENTS: Final = 1000
 """The most elements of DER that are read in one certificate. Real ones have a hundred."""
-MAX_NAMES: Final = 5000
+MAX_NAMES: Final = 1000
 """The most alternative names of one certificate."""
 
 COMMON_NAME: Final = "2.5.4.3"
@@ -76,12 +76,12 @@ class Certificate:
 
     @cached_property
     def public_key(self) -> Key | None:
-        """The public key; None if it is of a kind that nobody here uses. Raises InvalidCertificate."""
+        """The public key; None if its kind is not RSA, ECDSA or Ed25519. Raises InvalidCertificate."""
         return _public_key(self._key)
 
     @cached_property
     def signature_hash(self) -> str:
-        """The hash of the signature if it is a weak one, ``md2``, ``md5`` or ``sha1``; else nothing."""
+        """The hash of the signature if it is weak (``md2``, ``md5`` or ``sha1``), else an empty string."""
         if self.signature_algorithm == _PSS:
             return _pss_hash(self._signature_parameters)
         return _WEAK_SIGNATURES.get(self.signature_algorithm, "")
@@ -109,7 +109,7 @@ class Certificate:
 
     @cached_property
     def dns_names(self) -> tuple[str, ...]:
-        """The names of hosts for which the certificate is, as they are written. Raises InvalidCertificate."""
+        """The host names in the alternative names, unchanged. Raises InvalidCertificate."""
         try:
             return tuple(content.decode("ascii") for kind, content in self.alternatives if kind == DNS)
         except UnicodeDecodeError:
@@ -128,7 +128,7 @@ class Certificate:
 
 
 class Name:
-    """A distinguished name. ``str()`` is for messages: it has every name, has no control characters and never fails."""
+    """A distinguished name. ``str()`` is for messages: it never fails, cuts long values, has no control characters."""
 
     def __init__(self, elements: _Elements) -> None:
         self._parts: list[list[tuple[bytes, int, bytes]]] = []
@@ -237,7 +237,7 @@ class _Elements:
             raise InvalidCertificate("the certificate is followed by other bytes")
 
     def any(self) -> tuple[int, bytes]:
-        """Return the tag and the content of the next element, whatever it is."""
+        """Return the tag and the content of the next element, of any kind."""
         tag, start = self._head()
         return tag, self._data[start : self._at]
 
@@ -360,13 +360,13 @@ def _boolean(elements: _Elements) -> bool:
 
 
 def _is_authority(constraints: bytes | None) -> bool:
-    """Return what basicConstraints say; that a certificate is no authority may also be written out."""
+    """Return the CA flag of basicConstraints; a FALSE that is written out is accepted."""
     if constraints is None:
         return False
     fields = _Elements(constraints, 0, len(constraints), _Budget(3)).enter(_SEQUENCE)
     authority = fields.next_is(_BOOLEAN) and _boolean(fields)
     if fields.next_is(_INTEGER):
-        fields.integer()  # the length of the path, which nobody here counts
+        fields.integer()  # the path length, which is not used
     return authority
 
 
@@ -428,6 +428,7 @@ ADDRESS: Final = 0x87
 """The tag of an alternative name that is an IP address: 4 or 16 bytes."""
 _TEXTS: Final = frozenset({0x81, DNS, 0x86})  # a mail address, a host, a URI
 _SHOWN: Final = 20  # alternative names of a message
+_SHOWN_CHARACTERS: Final = 500  # of one attribute of a name in a message
 
 
 def _text(tag: int, content: bytes) -> str:
@@ -453,7 +454,7 @@ def _attribute_text(identifier: bytes, tag: int, content: bytes) -> str:
         text = _text(tag, content)
     except InvalidCertificate:
         text = content.decode("utf-8", "surrogateescape")
-    return f"{_SHORT_NAMES.get(kind, kind)}={_escaped(text)}"
+    return f"{_SHORT_NAMES.get(kind, kind)}={_escaped(text[:_SHOWN_CHARACTERS])}"
 
 
 def _escaped(text: str) -> str:
@@ -478,7 +479,7 @@ def _alternative_text(kind: int, content: bytes) -> str:
         if kind == ADDRESS:
             return str(ip_address(content))
         if kind in _TEXTS:
-            return _escaped(content.decode("utf-8", "surrogateescape"))
+            return _escaped(content[:_SHOWN_CHARACTERS].decode("utf-8", "surrogateescape"))
     except ValueError:
         pass
     return "a name of another kind"
@@ -488,9 +489,9 @@ def _alternative_text(kind: int, content: bytes) -> str:
 
 
 def key_in_pem(data: bytes) -> Key | None:
-    """Read the public key alone of the first certificate in PEM, whatever is wrong with the rest of the certificate.
+    """Read only the public key of the first certificate in PEM; the rest of the certificate may be damaged.
 
-    None is a key of a kind that nobody here uses. Raises InvalidCertificate.
+    Returns None for a key of another kind than RSA, ECDSA and Ed25519. Raises InvalidCertificate.
     """
     found = _BLOCK.search(data)
     der = b"" if found is None else _decoded(found[1])
@@ -512,7 +513,7 @@ def _public_key(info: bytes) -> Key | None:
         return None if load is None else load(parameters, key)
     except InvalidCertificate:
         raise
-    except Exception:  # noqa: BLE001 - what the library says of a stranger's number may be any error
+    except Exception:  # noqa: BLE001 - the library may raise any error for a hostile key
         raise InvalidCertificate("the certificate's public key cannot be read") from None
 
 

@@ -95,7 +95,7 @@ class PublicKey:
             raise InvalidMetadata(f"key {self.key_id} holds no certificate that can be read") from None
 
     def without_certificate(self) -> PublicKey:
-        """Return the bare public key, whatever else its certificate says. Raises InvalidMetadata."""
+        """Return the bare public key, even from a damaged certificate. Raises InvalidMetadata."""
         bare = _BARE_TYPES.get(self.key_type)
         if bare is None:
             return self

@@ -55,8 +55,8 @@ def require_succession(
 ) -> None:
     """Require that the root in ``envelope`` is signed by the certificates of ``previous``. Raises InvalidMetadata.
 
-    If none of those certificates may vouch for a root, another server has accepted what this one does not. The keys in
-    them count then, whatever else they say: only the holders of these keys can replace the root.
+    If none of those certificates may vouch for a root, another server has accepted what this one does not. Then the
+    public keys in them count: only the holders of these keys can replace the root.
     """
     signed: public.Signed = envelope
     try:

@@ -24,10 +24,13 @@ from OpenSSL import crypto
 from OpenSSL._util import lib as openssl
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
+from service_identity.exceptions import CertificateError, VerificationError
 from twisted.internet.task import Clock
 
+from notary import certs
 from notary.errors import (
     ConfigError,
+    InvalidCertificate,
     InvalidMetadata,
     InvalidRole,
     InvalidUpdate,
@@ -56,6 +59,7 @@ from notary.net.grpc.status import RpcError
 from notary.net.http import fast as plain
 from notary.net.http import target
 from notary.net.http.multipart import FormPart, parse_multipart
+from notary.net.tls import peers
 from notary.net.tls.verdicts import explain_verify_error
 from notary.server.auth.token import TokenAuth
 from notary.signer.clients import Clients
@@ -269,7 +273,29 @@ def certificates(data: bytes) -> None:
             named = RoleKeys({key.key_id: key}, 1)
             certified_keys(_with_root_keys(root, named), Gun(GUN), when)
     if way == 0:
+        _read_alone(rest)
         _shown_in_a_handshake(rest)
+
+
+def _read_alone(der: bytes) -> None:
+    """What is read of a certificate can be shown, and is the certificate."""
+    try:
+        one = certs.Certificate(der)
+    except InvalidCertificate:
+        return
+    assert one.der == der
+    assert certs.all_in_pem(one.pem) == (one,)
+    assert str(one.subject).isprintable()
+    assert str(one.issuer).isprintable()
+    assert one.signature_hash in {"", "md2", "md5", "sha1"}
+    with suppress(InvalidCertificate):
+        assert one.alternatives_text().isprintable()
+    with suppress(InvalidCertificate):
+        assert all(name.isascii() for name in one.dns_names)
+    with suppress(InvalidCertificate):
+        assert one.public_key == certs.key_in_pem(one.pem)
+    with suppress(InvalidCertificate, CertificateError, VerificationError):
+        peers.require_host(one, "localhost")
 
 
 def _armoured(der: bytes) -> bytes:

@@ -25,7 +25,7 @@ from tests.fuzz.parsers import METHODS, SECRET
 from tests.fuzz.targets import TARGETS as TABLE
 from tests.fuzz.wires import _client
 from tests.net.grpc.test_fast import BAD, GOOD, told
-from tests.support import tokens
+from tests.support import oddcerts, tokens
 from tests.support.author import (
     MALFORMED,
     STRICTLY_MALFORMED,
@@ -93,6 +93,17 @@ def _key_and_signature(key: Key) -> bytes:
     return len(key.public).to_bytes(2, "big") + key.public + raw_signature(key.private, b"payload")
 
 
+ODD_SEEDS = (
+    "Latin-1 in a T61String",
+    "a name in a BMPString",
+    "two attributes in one part, unsorted",
+    "a negative serial number",
+    "UTCTime with an offset",
+    "unique identifiers",
+    "a URI with a port",
+)
+
+
 def _certificates() -> Seeds:
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "ecdsa": ("ecdsa", {}),
@@ -110,6 +121,9 @@ def _certificates() -> Seeds:
         yield name, b"\0" + certificate.public_bytes(Encoding.DER)
     authority = make_certificate(make_private(), "an authority", authority=True)
     yield "chain", b"\1" + make_certificate(make_private(), GUN) + authority
+    private = make_private()
+    for name in ODD_SEEDS:
+        yield name.replace(" ", "-").lower(), b"\0" + oddcerts.make(oddcerts.ODD[name], GUN, private)
 
 
 def _tokens() -> Seeds:
