@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import notary
+from notary import certs
 from notary.server.api import ROUTES
 from notary.storage.sql.backends.postgres import dsn
 from tests.support.backtracking import Tree
@@ -28,6 +29,8 @@ TELLING = DIRECT - {"split"}  # text can be split too
 WORST_GROWTH = 2.3  # a linear pattern doubles its steps, a quadratic one comes close to 4
 
 NAMELESS: dict[tuple[str, str], Any] = {
+    ("notary.certs", "pattern"): lambda: [*certs._TIMES.values()],
+    ("notary.certs", "characters"): lambda: [*certs._CHARACTERS.values()],
     ("notary.server.routes", "route.pattern"): lambda: [route.pattern for route in ROUTES],
     ("notary.storage.sql.backends.postgres.dsn", "rule.pattern"): lambda: [
         rule.pattern for rule in dsn._POSTGRES.values()
