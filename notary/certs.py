@@ -310,7 +310,7 @@ _MAX_IDENTIFIER: Final = 64  # bytes of an object identifier that are looked at
 
 # -- the parts of a certificate ---------------------------------------------------------------------------------------
 
-_VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, (0x81, 0xA1), (0x82, 0xA2), 0xA3
+_VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
 _WITH_EXTENSIONS: Final = 2  # the version, which counts from 0
 _BASIC_CONSTRAINTS: Final = bytes.fromhex("551d13")
 _ALTERNATIVE_NAMES: Final = bytes.fromhex("551d11")
@@ -334,8 +334,8 @@ def _algorithm(content: bytes) -> tuple[str, bytes]:
 
 def _extensions(fields: _Elements) -> Mapping[bytes, bytes]:
     """Return the extensions by their identifiers, both as they are written."""
-    for tags in (_ISSUER_ID, _SUBJECT_ID):
-        if any(fields.next_is(tag) for tag in tags):
+    for tag in (_ISSUER_ID, _SUBJECT_ID):
+        if fields.next_is(tag):
             fields.any()
     if not fields.next_is(_EXTENSIONS):
         return {}
@@ -370,20 +370,19 @@ def _is_authority(constraints: bytes | None) -> bool:
     return authority
 
 
-_TIMES: Final = MappingProxyType(
-    {
-        0x17: re.compile(rb"([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})?(Z|[+-][0-9]{4})"),  # UTCTime
-        0x18: re.compile(rb"([0-9]{4})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})(Z|[+-][0-9]{4})"),
-    }
-)
-_UTC_TIME: Final = 0x17
+_UTC = re.compile(rb"([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})?(Z|[+-][0-9]{4})")
+_GENERALIZED = re.compile(rb"([0-9]{4})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})(Z|[+-][0-9]{4})")
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _FIRST_YEAR: Final = 50  # of UTCTime: 50 is 1950, 49 is 2049
 
 
 def _time(tag: int, content: bytes) -> datetime:
     """Return a time as an aware datetime in UTC. UTCTime may lack its seconds, and both may have an offset."""
-    pattern = _TIMES.get(tag)
-    found = None if pattern is None else pattern.fullmatch(content)
+    found = None
+    if tag == _UTC_TIME:
+        found = _UTC.fullmatch(content)
+    elif tag == _GENERALIZED_TIME:
+        found = _GENERALIZED.fullmatch(content)
     if found is None or found[7][1:] == b"0000":
         raise InvalidCertificate("the certificate has a time that is none")
     year, month, day, hour, minute, second = (int(number or 0) for number in found.groups()[:6])
@@ -401,14 +400,10 @@ def _time(tag: int, content: bytes) -> datetime:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 _UTF8, _NUMERIC, _PRINTABLE, _TELETEX, _IA5, _BMP = 0x0C, 0x12, 0x13, 0x14, 0x16, 0x1E
-_CHARACTERS: Final = MappingProxyType(
-    {
-        # Go adds the asterisk and the ampersand, which names of collections, hosts and companies have.
-        _PRINTABLE: re.compile(rb"[A-Za-z0-9 '()+,\-./:=?*&]*"),
-        _NUMERIC: re.compile(rb"[0-9 ]*"),
-        _IA5: re.compile(rb"[\x00-\x7f]*"),
-    }
-)
+# Go adds the asterisk and the ampersand, which names of collections, hosts and companies have.
+_PRINTABLES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?*&")
+_NUMERICS = frozenset(b"0123456789 ")
+_CHARACTERS: Final = MappingProxyType({_PRINTABLE: _PRINTABLES, _NUMERIC: _NUMERICS, _IA5: frozenset(range(0x80))})
 _SHORT_NAMES: Final = MappingProxyType(
     {
         COMMON_NAME: "CN",
@@ -434,7 +429,7 @@ _SHOWN_CHARACTERS: Final = 500  # of one attribute of a name in a message
 def _text(tag: int, content: bytes) -> str:
     """Return a string of ASN.1 as Go reads it."""
     characters = _CHARACTERS.get(tag)
-    if characters is not None and characters.fullmatch(content):
+    if characters is not None and characters.issuperset(content):
         return content.decode("ascii")
     if tag == _TELETEX:
         return content.decode("utf-8", "surrogateescape")
