@@ -35,6 +35,7 @@ from notary.signer.custody import ByKeywrap
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
+from notary.signer.watches import HealthWatches
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 from notary.tuf import private, public
@@ -274,7 +275,7 @@ def test_each_signing_service_is_a_module() -> None:
     assert choices(ServerConfig, "trust_service.type") <= modules_in("server/signing")
 
 
-NOT_CALLED = {paths.DELETE_KEY}
+NOT_CALLED = {paths.DELETE_KEY, paths.WATCH_HEALTH}
 """Methods of the signer that a server never calls: other clients may."""
 
 
@@ -284,10 +285,10 @@ def test_each_method_of_the_signer_has_its_path_its_row_and_its_call() -> None:
         for file in (signer_pb2, health_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
-        if not method.server_streaming
     }
+    streams = HealthWatches(None, (), Clock()).methods()  # type: ignore[arg-type]
     methods = Rpc(None, None, SignerMetrics(version="0")).methods()  # type: ignore[arg-type]  # none is called
-    assert set(methods) == declared
+    assert {*methods, *streams} == declared
     named = {name: value for name, value in vars(paths).items() if name.isupper() and value.startswith("/")}
     assert set(named.values()) == declared
     called = set(re.findall(r"\bpaths\.(\w+),", read(ROOT / "notary/server/signing/remote.py"))) & set(named)

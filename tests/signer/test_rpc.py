@@ -128,7 +128,7 @@ async def test_errors_and_their_statuses(bench, log):
     for path, request, status, message in cases:
         got, text = await status_of(caller.send(path, request, signer_pb2.Void))
         assert (got, message in text) == (status, True), (path, text)
-    assert f'"error":"there is no key {"0" * 64}"' in log.text
+    assert f'"msg":"get_key_info failed: there is no key {"0" * 64}"' in log.text
     assert "alias_three" in log.text
 
 

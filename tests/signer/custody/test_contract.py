@@ -263,7 +263,8 @@ async def test_a_toy_custody_is_one_row(pair: Pair, tmp_path: Path, monkeypatch)
         assert client.sign(older, MESSAGE).content
 
     await called(config, pair, sign)  # the signer has restarted
-    assert [len(toy.threads) for toy in toys] == [1, 1]
+    # The others are those that try stored keys when the signer starts; the toy's keys need no passphrase to be tried.
+    assert [len(toy.threads) for toy in toys if toy.threads] == [1, 1]
     assert all(threading.main_thread() not in toy.threads for toy in toys)
 
     store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
