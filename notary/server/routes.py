@@ -60,6 +60,7 @@ class Route(Generic[H_co]):
         broken: The answer to a failure that the client did not cause.
         takes_body: The handler reads the request's body.
         counts_upload: The metrics of uploads count a refusal of this route.
+        writes: A server that is read-only refuses the requests of this route.
     """
 
     operation: str
@@ -72,6 +73,7 @@ class Route(Generic[H_co]):
     broken: HttpFault = UNKNOWN
     takes_body: bool = False
     counts_upload: bool = False
+    writes: bool = False
     pattern: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

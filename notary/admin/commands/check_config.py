@@ -112,7 +112,7 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> _C
     store: MetadataStore | KeyStore
     try:
         if isinstance(config, ServerConfig):
-            store = await session.open(config, open_metadata_store)
+            store = await session.open(config, open_metadata_store, read_only=config.server.read_only)
         else:
             store = await session.open(config, open_key_store)
         await store.check()

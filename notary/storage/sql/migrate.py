@@ -254,19 +254,21 @@ def _refuse_dirty(found: _State) -> None:
 # -- the daemons ------------------------------------------------------------------------------------------------------
 
 
-def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]:
+def set_up(connection: Any, dialect: Dialect, service: Service, *, read_only: bool = False) -> Sequence[str]:
     """Check that the database has the tables of ``service``; create them if it is empty and ours alone.
 
-    Returns the names of missing indexes, without which the service works, but slowly. Raises StorageFailed.
+    With ``read_only``, nothing is created. Returns the names of missing indexes, without which the service works, but
+    slowly. Raises StorageFailed.
     """
-    if dialect.embedded:
+    ours = dialect.embedded is not None and not read_only
+    if dialect.embedded is not None and ours:
         dialect.embedded(connection)
     cursor = Cursor(connection.cursor(), dialect)
-    for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
+    for statement in dialect.begin_write if ours else dialect.begin_read:
         cursor.run(statement)
     migrations = numbered_files(dialect, service)
     found = _look(cursor, dialect, migrations)
-    if found.empty and dialect.embedded:
+    if found.empty and ours:
         for step in _numbered(cursor, dialect, service, resume=False):
             _run(cursor, dialect, step)
         for step in _unnumbered(cursor, dialect, service):
