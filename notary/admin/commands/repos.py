@@ -27,6 +27,7 @@ from notary.admin.collections import (
 )
 from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
 from notary.admin.commands.static_export import export_static
+from notary.admin.commands.targets import targets
 from notary.admin.output import Node, relative_time, size_text, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
@@ -332,5 +333,5 @@ def _read(path: Path) -> archive.Archive:
         raise InvalidArchive(f"{str(path)!r}: {error}") from None
 
 
-for each in (list_, show, delete, export, import_):
+for each in (list_, show, targets, delete, export, import_):
     repos.add_command(each)
