@@ -1,9 +1,9 @@
 """A tree of files that any web server can serve to clients in place of a server (docs/mirror.md).
 
 Rules of this module: bytes are those of the store, never serialised again. A file by checksum or version is written
-before anything leads to it; a current file is replaced by a rename, and the timestamp among the last. Whoever reads
-meanwhile gets the old state or the new one, and so it is after a crash, at any moment. Outside of ``v2`` nothing is
-touched; inside it, only files whose names are of this module. The functions block.
+before anything leads to it; a current file is replaced by a rename, and the timestamp among the last. A client that
+reads meanwhile gets the old state or the new one, and so does one that reads after a crash. Outside of ``v2`` nothing
+is touched; inside it, only files whose names are of this module. The functions block.
 """
 
 from __future__ import annotations

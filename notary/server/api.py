@@ -210,7 +210,7 @@ class Api:
         """Raise the error for which the call is refused with any body; note collection and user for the log."""
         route, name = match.route, match.name
         if route.writes and self._read_only:
-            # Whoever asks, and for whatever collection: a client need not get a token first.
+            # Refused before any rights are checked: a client need not get a token first.
             raise ReadOnly("this server is read-only: send changes to the server whose collections it serves")
         if name is not None:
             call.notes["gun"] = name

@@ -21,7 +21,7 @@ class PoolSettings:
 
     ``connections`` is the largest number of connections. ``connect_timeout`` and ``query_timeout`` are in seconds;
     ``query_timeout`` bounds one statement, and the wait for a free connection. The store keeps the figures of its
-    connections in ``usage``. With ``read_only``, the database refuses whatever would write.
+    connections in ``usage``. With ``read_only``, the database refuses every write.
     """
 
     connections: int = 10
