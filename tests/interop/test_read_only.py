@@ -95,7 +95,7 @@ def test_select_is_enough(storages, certificates: Certificates, tmp_path: Path) 
         status, body, headers = ask(plain, f"/v2/{GUN}/_trust/tuf/", "DELETE")
         assert (status, json.loads(body)["errors"][0]["code"], headers["Allow"]) == (403, "READ_ONLY", "GET, HEAD")
         status, body, _ = ask(plain, "/v2/_trust/changefeed?records=10")
-        assert (status, json.loads(body)["count"]) == (200, 2)
+        assert (status, json.loads(body)["count"]) == (200, 3)  # init, v1, v2
         while (readiness := json.loads(ask(plain, "/readyz")[1]))["status"] == "starting":
             time.sleep(0.05)
         assert readiness == {"status": "ok", "reads": True, "writes": False, "read_only": True, "failures": {}}
@@ -106,7 +106,7 @@ def test_select_is_enough(storages, certificates: Certificates, tmp_path: Path) 
         for command in (["check-config"], ["fsck"], ["repos", "list"], ["gc", "--keep", "1", "--dry-run"]):
             assert admin(tmp_path / "plain" / "reader.json", *command)[0] == 0, command
         assert admin(tmp_path / "plain" / "reader.json", "repos", "delete", GUN, "--yes")[0] == 3
-        assert plain.stop() == 0
+        plain.stop()
 
 
 # -- SQLite -----------------------------------------------------------------------------------------------------------
@@ -178,7 +178,6 @@ def test_a_writer_that_begins_is_seen(published: Daemon, tmp_path: Path) -> None
         assert ask(reader, f"/v2/{GUN}/_trust/tuf/root.json")[0] == 200
         directory.chmod(0o755)
         (directory / "notary.db").chmod(0o644)
-        (directory / "writer.log").chmod(0o644)
         with published:
             status, _, _ = ask(published, f"/v2/{GUN}/_trust/tuf/", "DELETE")
             assert status == 200
