@@ -16,12 +16,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from notary.admin import findings
 from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, NotFound
@@ -185,12 +185,12 @@ class Tree:
                             f"{str(self._top)!r} holds other files ({left.name!r}); expected a directory without v2, "
                             "or one that this command has made"
                         )
-                self._write(self._top / MARKER, b'{"format": "notary-static", "version": 1}\n')
+                self._write({self._top / MARKER: b'{"format": "notary-static", "version": 1}\n'})
             for left in self._top.iterdir():
                 if _TEMPORARY.fullmatch(left.name):
                     left.unlink()
             if not (self._top / PING).exists():
-                self._write(self._top / PING, b"{}")
+                self._write({self._top / PING: b"{}"})
 
     def close(self) -> None:
         """Let other processes change the tree."""
@@ -224,17 +224,15 @@ class Tree:
         """
         folder = self._folder(content.gun)
         with _told(folder):
-            count = 0
+            above = [] if folder.exists() else [each for each in folder.parents if each.is_relative_to(self._top)]
+            new = {folder / entry.names[0]: entry.data for entry in content.entries if entry.data is not None}
+            self._write(new)
+            count = len(new)
             for entry in content.entries:
-                by_checksum, by_version = (folder / name for name in entry.names)
-                if entry.data is not None:
-                    self._write(by_checksum, entry.data)
-                    count += 1
-                count += self._link(by_checksum, by_version)
+                count += self._link(*(folder / name for name in entry.names))
             if count:
                 places = {folder / name for each in content.entries for name in each.names}
-                above = {each for each in folder.parents if each.is_relative_to(self._top)}
-                _sync({folder, *above, *(place.parent for place in places)})
+                _sync(*{folder, *above, *(place.parent for place in places)})
             changed = 0
             for role in self._order(folder, content.current):
                 by_checksum = folder / f"{role}.{content.current[role]}.json"
@@ -244,7 +242,7 @@ class Tree:
                     if name.version is None and name.sha256 is None and name.role not in content.current:
                         name.path.unlink()
                         changed += 1
-                _sync({(folder / role).parent for role in content.current})
+                _sync(*{(folder / role).parent for role in content.current})
         return count + changed
 
     def prune(self, content: Content, now: float) -> int:
@@ -335,40 +333,51 @@ class Tree:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _temporary(self, path: Path) -> Iterator[Path]:
-        """Yield a name beside ``path``; the file there takes the place of ``path`` if the block succeeds."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            # Renaming one name of a file to another name of the same file does nothing.
-            temporary.unlink(missing_ok=True)
+    @staticmethod
+    def _write(files: Mapping[Path, bytes]) -> None:
+        """Write files, all of them to the disk before one gets its name: the disk is waited for once."""
+        with ExitStack() as stack:
+            written = []
+            for path, data in files.items():
+                temporary = stack.enter_context(_temporary(path))
+                with temporary.open("xb") as stream:
+                    stream.write(data)
+                written.append((temporary, path))
+            for temporary, _ in written:
+                _sync(temporary)
+            for temporary, path in written:
+                temporary.replace(path)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        with self._temporary(path) as temporary, temporary.open("xb") as stream:
-            stream.write(data)
-            _to_disk(stream)
-
-    def _link(self, source: Path, path: Path) -> bool:
+    @staticmethod
+    def _link(source: Path, path: Path) -> bool:
         """Make ``path`` another name of ``source``, or a copy where links are impossible; return whether it changed."""
         with suppress(OSError):
             if path.samefile(source):
                 return False
             if path.stat().st_size == source.stat().st_size and path.read_bytes() == source.read_bytes():
                 return False
-        with self._temporary(path) as temporary:
+        with _temporary(path) as temporary:
             try:
                 temporary.hardlink_to(source)
             except OSError as error:
                 if error.errno not in {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}:
                     raise
-                with source.open("rb") as original, temporary.open("xb") as stream:
-                    shutil.copyfileobj(original, stream)
-                    _to_disk(stream)
+                shutil.copyfile(source, temporary)
+                _sync(temporary)
+            temporary.replace(path)
         return True
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path``, for a file that is renamed before the end of the block, or else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+    finally:
+        # Renaming one name of a file to another name of the same file does nothing, and leaves it.
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,16 +403,11 @@ def _led_to(folder: Path, timestamp: str | None) -> set[tuple[str, str]]:
     return found
 
 
-def _to_disk(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _sync(folders: Iterable[Path]) -> None:
-    """Bring new names to the disk."""
-    for folder in folders:
+def _sync(*places: Path) -> None:
+    """Bring files, or the names in directories, to the disk."""
+    for place in places:
         with suppress(FileNotFoundError):
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(place, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:

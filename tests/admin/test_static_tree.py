@@ -431,12 +431,12 @@ async def test_a_disk_that_takes_no_more(place, tmp_path):
     publisher = Publisher(GUN)
     await place.publish(publisher)
     await export(place, tmp_path)
-    for number in range(50):
+    for number in range(400):
         publisher.author.add(f"name{number}", b"content")
     await place.publish(publisher, publisher.next("targets"))
     # A limit on the size of files: to the program, a write fails as it does on a full disk.
     command = (SCRIPT, "repos", "export", "--static", tmp_path / "out", "--config", place.config(tmp_path))
-    done = run("prlimit", "--fsize=6000", *command)
+    done = run("prlimit", "--fsize=50000", *command)
     assert done.returncode == Status.REFUSED, done
     assert "cannot be written (File too large)" in done.stderr
     assert assert_whole(tmp_path / "out") == {GUN: 1}
