@@ -67,7 +67,9 @@ class Health(Service):
         failures = self.failures()
         reads = READS.isdisjoint(failures)
         writes = not failures and not self._read_only
-        facts = {"reads": reads, "writes": writes, "read_only": self._read_only, "failures": failures}
+        facts: dict[str, object] = {"reads": reads, "writes": writes, "failures": failures}
+        if self._read_only:
+            facts["read_only"] = True
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:
