@@ -59,16 +59,12 @@ async def open_database(
     """
     database = Database(dialect, db_url, reactor, pool)
     try:
-        missing = await _on_tables(database, partial(set_up, read_only=pool.read_only), service)
+        warnings = await _on_tables(database, partial(set_up, read_only=pool.read_only), service)
     except BaseException:
         await database.close()
         raise
-    if missing:
-        _log.warn(
-            "the database lacks {indexes}, and gets slow as it grows: `notary-admin migrate` adds what is missing, "
-            "while the daemons run",
-            indexes=" and ".join(f"the index {name}" for name in missing),
-        )
+    for warning in warnings:
+        _log.warn("{warning}", warning=warning)
     return database
 
 

@@ -25,6 +25,8 @@ CATALOGUE: Final = Catalogue(
         "SELECT m.tbl_name, m.name, c.name FROM sqlite_master AS m, pragma_index_info(m.name) AS c "
         "WHERE m.type = 'index' ORDER BY m.name, c.seqno"
     ),
+    missing_rights="",
+    grants="",
     transactional=True,
     lock=None,
     forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
@@ -185,6 +187,8 @@ def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
     if isinstance(error, _Replaced):
         return Trouble.LOST
+    if _code(error) == sqlite3.SQLITE_BUSY:
+        return Trouble.BUSY
     return Trouble.DUPLICATE if getattr(error, "sqlite_errorcode", 0) in unique else Trouble.OTHER
 
 
