@@ -48,6 +48,10 @@ class InvalidParameters(NotaryError):
     """A query parameter is not what it must be."""
 
 
+class ReadOnly(NotaryError):
+    """The server only reads, and the request asks for something to be written."""
+
+
 class Overloaded(NotaryError):
     """The queue of waiting work is full. ``retry_seconds`` says in how many seconds to try again."""
 

@@ -28,9 +28,13 @@ SUMMARIES_AT_ONCE: Final = 25
 _T = TypeVar("_T")
 
 
-async def inventory_of(session: Session) -> Inventory:
-    """Open the operators' view of the server's store. Raises ConfigError and StorageFailed."""
-    return await session.open(session.server(), open_inventory)
+async def inventory_of(session: Session, *, writes: bool = False) -> Inventory:
+    """Open the operators' view of the server's store. Raises ConfigError and StorageFailed.
+
+    The store of a server that is read-only is opened for reading only, unless the command ``writes``.
+    """
+    config = session.server()
+    return await session.open(config, open_inventory, read_only=config.server.read_only and not writes)
 
 
 async def guns(

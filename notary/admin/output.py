@@ -87,6 +87,10 @@ class Output:
         else:
             self._print(printable(text))
 
+    def verbatim(self, text: str) -> None:
+        """Write text for programs to standard output, as it is."""
+        self._write(text)
+
     @contextmanager
     def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
         """Open a table of results. The function it yields adds a row: cells for people, a record for scripts."""

@@ -73,14 +73,19 @@ class Session:
         return found
 
     async def open(
-        self, config: ServerConfig | SignerConfig, opener: Callable[[str, str, Reactor, PoolSettings], Deferred[_Store]]
+        self,
+        config: ServerConfig | SignerConfig,
+        opener: Callable[[str, str, Reactor, PoolSettings], Deferred[_Store]],
+        *,
+        read_only: bool = False,
     ) -> _Store:
         """Open a store on the database of a daemon; the session closes the store when the session is closed.
 
-        ``opener`` is a function of :mod:`notary.storage.open`. Raises ConfigError and StorageFailed.
+        ``opener`` is a function of :mod:`notary.storage.open`. With ``read_only``, the store is opened for reading
+        only. Raises ConfigError and StorageFailed.
         """
         storage = self.storage(config)
-        store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage))
+        store = await opener(storage.backend, storage.db_url, self.reactor, pool_of(storage, read_only=read_only))
         self.at_end(store.close)
         return store
 

@@ -18,8 +18,9 @@ _INTRODUCTION = """\
 <!-- Generated from notary/config by `python -m notary.config > docs/configuration.md`; do not edit. -->
 
 Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the sections `limits` and
-`manhole`, the keys `server.drain_timeout`, `server.workers` and (of the signer) `server.client_names` are ours. Dots in
-the tables below mean nesting: `server.http_addr` is the member `http_addr` of the object `server`.
+`manhole`, the keys `server.drain_timeout`, `server.workers`, `server.read_only` (of the server) and
+`server.client_names` (of the signer) are ours. Dots in the tables below mean nesting: `server.http_addr` is the member
+`http_addr` of the object `server`.
 
 - Letter case in key names does not matter. `null` and `""` count as absent. Numbers may be written as strings.
 - Paths of files are relative to the directory of the configuration file.
@@ -58,7 +59,11 @@ bytes but NUL; they need not be UTF-8.
 
 def _condition(key: Key, default: object) -> str:
     """Return the cell of the column "Default": a value, or the condition under which the key is required."""
-    condition = "" if key.when is None else f"if `{key.when[0]}` is {' or '.join(f'`{each}`' for each in key.when[1])}"
+    condition = ""
+    if key.when is not None:
+        path, values = key.when
+        texts = (each if isinstance(each, str) else json.dumps(each) for each in values)
+        condition = f"if `{path}` is {' or '.join(f'`{text}`' for text in texts)}"
     if key.required:
         return f"**required** {condition}".rstrip()
     shown = f"`{json.dumps(default)}`" if default not in (None, "", ()) else "none"

@@ -5,7 +5,8 @@ Rules of this module:
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``limits`` and ``manhole``,
-  the keys ``server.client_names``, ``server.drain_timeout`` and ``server.workers``, and the files of secrets.
+  the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only`` and ``server.workers``, and the files
+  of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -46,6 +47,7 @@ from notary.config.values import (
 )
 from notary.errors import ConfigError
 
+_SIGNS = ("server.read_only", (False,))
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
 _SQL = ("storage.backend", PERSISTENT)
@@ -132,16 +134,29 @@ class Server:
     )
     drain_timeout: float = _drain_timeout(10.0)
     workers: int = _workers()
+    read_only: bool = key(
+        BOOLEAN,
+        "Serve what is stored, and never write: publishes, requests for keys and deletions get 403, and expired "
+        "metadata is served as it is stored. The section `trust_service` is ignored; the database user needs the right "
+        "SELECT only.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustService:
-    """The section ``trust_service``; if ``type`` is "local", the other keys are ignored."""
+    """The section ``trust_service``; if ``type`` is "local", the other keys are ignored.
+
+    ``type`` is "" for a server that is read-only.
+    """
 
     type: str = key(
         one_of("local", "remote"),
         "The holder of the timestamp and snapshot keys: `remote` is a Notary signer; `local` keeps Ed25519 keys in the "
         "memory of the server's process until it ends, which is for trials only.",
+        default="",
+        required=True,
+        when=_SIGNS,
     )
     hostname: str = key(
         HOST,

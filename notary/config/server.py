@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from notary.config.backends import PERSISTENT
 from notary.config.sections import (
     DEBUG_DOC,
     Auth,
@@ -68,6 +69,11 @@ def load_server(text: str, environ: Mapping[str, str], directory: str | Path) ->
     reader.warn_of_unknown_variables("ignored")
     config = reader.read(warnings=tuple(reader.warnings))
     check_workers(config.server.workers, config.storage, config.manhole)
+    if config.server.read_only and not config.storage.kind.persistent:
+        raise ConfigError(
+            f'server.read_only: true cannot be used with storage.backend "{config.storage.backend}", which is empty at '
+            f"each start; expected false, or one of {', '.join(PERSISTENT)}"
+        )
     if config.server.workers != 1 and config.trust_service.type == "local":
         raise ConfigError(
             'server.workers: more than 1 cannot be used with trust_service.type "local", which keeps its keys in the '

@@ -54,7 +54,7 @@ class Key(NamedTuple):
     kind: Kind[object]
     doc: str
     required: bool = False
-    when: tuple[str, tuple[str, ...]] | None = None
+    when: tuple[str, tuple[object, ...]] | None = None
     needs: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ def key(
     *,
     default: _D,
     required: bool = False,
-    when: tuple[str, tuple[str, ...]] | None = None,
+    when: tuple[str, tuple[object, ...]] | None = None,
     needs: tuple[str, ...] = (),
 ) -> _T | _D: ...
 
@@ -80,7 +80,7 @@ def key(
     *,
     default: object = MISSING,
     required: bool = False,
-    when: tuple[str, tuple[str, ...]] | None = None,
+    when: tuple[str, tuple[object, ...]] | None = None,
     needs: tuple[str, ...] = (),
 ) -> object:
     """Make a dataclass field that is a key; one without a default is required.

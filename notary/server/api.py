@@ -29,6 +29,7 @@ from notary.errors import (
     MalformedUpload,
     NotaryError,
     NotFound,
+    ReadOnly,
     TooManyKeys,
 )
 from notary.net.http.bodies import peer_of
@@ -91,7 +92,7 @@ class Api:
     ``current`` is the cache policy of files that may be replaced, ``consistent`` that of files that never change.
     ``gun_prefixes`` are the prefixes of the collections that this server holds; without any, it holds all. ``now``
     returns the time (aware, UTC). ``keys`` limits how many new keys each peer asks for. ``seconds`` is the clock that
-    limits how often some lines are logged.
+    limits how often some lines are logged. With ``read_only``, requests that would write are refused.
     ``logs_info`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -110,7 +111,10 @@ class Api:
         keys: Allowance,
         seconds: Callable[[], float],
         logs_info: Callable[[], bool] = lambda: True,
+        *,
+        read_only: bool = False,
     ) -> None:
+        self._read_only = read_only
         self._repository = repository
         self._access = access
         self._health = health
@@ -206,6 +210,9 @@ class Api:
     def _let_in(self, match: Match[object], call: Call) -> None:
         """Raise the error for which the call is refused with any body; note collection and user for the log."""
         route, name = match.route, match.name
+        if route.writes and self._read_only:
+            # Refused before any rights are checked: a client need not get a token first.
+            raise ReadOnly("this server is read-only: send changes to the server whose collections it serves")
         if name is not None:
             call.notes["gun"] = name
             if self._gun_prefixes and not name.startswith(self._gun_prefixes):
@@ -238,6 +245,8 @@ class Api:
         headers: tuple[tuple[str, str], ...] = ()
         if isinstance(error, errors.Unauthorized):
             headers = (("WWW-Authenticate", error.challenge),)
+        elif isinstance(error, ReadOnly):
+            headers = (("Allow", "" if _ROUTER.find("GET", call.path).route.writes else "GET, HEAD"),)
         elif isinstance(error, (errors.Overloaded, errors.SigningUnavailable, TooManyKeys)):
             headers = (("Retry-After", str(ceil(error.retry_seconds))),)
         return fault_response(fault, None if server_error else detail(error), headers)
@@ -356,13 +365,14 @@ _PUSH, _PULL, _ALL = ("push", "pull"), ("pull",), ("*",)
 ROUTES: Sequence[Route[Handler]] = (
     Route("Ping", "GET", r"/v2/", Api.ping),
     Route("UpdateTUF", "POST", r"tuf/", Api.update, _PUSH,
-          bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True, counts_upload=True),
+          bad_prefix=InvalidGun, bad_name=InvalidGun, broken=UPDATING, takes_body=True, counts_upload=True,
+          writes=True),
     Route("GetRoleByHash", "GET", rf"tuf/{ROLE}\.{CHECKSUM}\.json", Api.by_hash, _PULL),
     Route("GetRoleByVersion", "GET", rf"tuf/{VERSION}\.{ROLE}\.json", Api.by_version, _PULL),
     Route("GetRole", "GET", rf"tuf/{ROLE}\.json", Api.current, _PULL),
-    Route("GetKey", "GET", rf"tuf/{SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
-    Route("RotateKey", "POST", rf"tuf/{SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
-    Route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL, any_name=True),
+    Route("GetKey", "GET", rf"tuf/{SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun, writes=True),
+    Route("RotateKey", "POST", rf"tuf/{SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun, writes=True),
+    Route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL, any_name=True, writes=True),
     Route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL, any_name=True),
     Route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed),
     Route("Health", "GET", r"/_notary_server/health", Api.health, None),

@@ -48,6 +48,7 @@ FAULTS: Mapping[type[Exception], HttpFault] = {
     errors.MalformedUpload: HttpFault(400, "MALFORMED_UPLOAD", "The body of your request is malformed."),
     errors.InvalidGun: HttpFault(400, "INVALID_GUN", "The server does not support actions on images of this name."),
     errors.InvalidParameters: HttpFault(400, "INVALID_PARAMETERS", "The parameters provided are not valid."),
+    errors.ReadOnly: HttpFault(403, "READ_ONLY", "This server is read-only: it takes no changes and makes no keys."),
     errors.Overloaded: UNAVAILABLE,
     errors.TooDemanding: TOO_LARGE,
     errors.Unauthorized: HttpFault(401, "UNAUTHORIZED", "authentication required"),

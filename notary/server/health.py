@@ -31,14 +31,20 @@ READS = frozenset({DATABASE})
 
 
 class Health(Service):
-    """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome."""
+    """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
+
+    With ``read_only``, the server takes no writes although every check passes.
+    """
 
     def __init__(
         self,
         checks: Mapping[str, Callable[[], Deferred[None]]],
         clock: IReactorTime,
         on_result: Callable[[str, bool], None],
+        *,
+        read_only: bool = False,
     ) -> None:
+        self._read_only = read_only
         self._checks = checks
         self._clock = clock
         self._on_result = on_result
@@ -60,7 +66,10 @@ class Health(Service):
             return STARTING
         failures = self.failures()
         reads = READS.isdisjoint(failures)
-        facts = {"reads": reads, "writes": not failures, "failures": failures}
+        writes = not failures and not self._read_only
+        facts: dict[str, object] = {"reads": reads, "writes": writes, "failures": failures}
+        if self._read_only:
+            facts["read_only"] = True
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:

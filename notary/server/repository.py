@@ -18,7 +18,16 @@ from typing import TypeAlias
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed, StorageFailed, TooDemanding
+from notary.errors import (
+    InvalidUpdate,
+    KeyNotFound,
+    NotFound,
+    OldVersion,
+    ReadOnly,
+    SigningFailed,
+    StorageFailed,
+    TooDemanding,
+)
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import Validator
 from notary.storage import Change, MetadataStore, Stored, Update
@@ -95,14 +104,15 @@ class _Files:
 class Repository:
     """The collections of a server.
 
-    ``now`` returns the time (aware, UTC). ``on_refresh`` is called with the role of each expired timestamp or snapshot
-    that the server has renewed, ``on_expired_root`` for each renewal under an expired root.
+    ``signing`` is None for a server that is read-only: then nothing is renewed, and every use case that writes raises
+    ReadOnly. ``now`` returns the time (aware, UTC). ``on_refresh`` is called with the role of each expired timestamp or
+    snapshot that the server has renewed, ``on_expired_root`` for each renewal under an expired root.
     """
 
     def __init__(
         self,
         store: MetadataStore,
-        signing: SigningService,
+        signing: SigningService | None,
         in_thread: InThread,
         now: Callable[[], datetime],
         on_refresh: Callable[[RoleName], None],
@@ -185,7 +195,7 @@ class Repository:
         timestamp, snapshot = found.get(TIMESTAMP), found.get(SNAPSHOT)
         if timestamp is not None and snapshot is not None:
             until = self._good_until.get((timestamp.sha256, snapshot.sha256))
-            if until is not None and until > self._now():
+            if self._signing is None or (until is not None and until > self._now()):
                 if role == TIMESTAMP:
                     return timestamp
                 if _lists(self._listed.get(timestamp.sha256), SNAPSHOT, snapshot):
@@ -194,6 +204,8 @@ class Repository:
 
     async def _renewed_by_server(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         timestamp, snapshot = _present(found, TIMESTAMP), _present(found, SNAPSHOT)
+        if self._signing is None:
+            return timestamp if role == TIMESTAMP else await self._vouched(gun, timestamp, SNAPSHOT, found)
         pair = (timestamp.sha256, snapshot.sha256)
         until = self._good_until.get(pair)
         if until is None:
@@ -254,7 +266,7 @@ class Repository:
     async def _signed(self, draft: draft.Draft) -> bytes:
         # With many keys, verifying the signatures takes long even for a small payload.
         place = self._place(len(draft.payload) if len(draft.keys) <= FEW_KEYS else SMALL_BYTES + 1)
-        return await sign_draft(self._signing, draft, place)
+        return await sign_draft(self._signer(), draft, place)
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
@@ -268,6 +280,7 @@ class Repository:
         InvalidGun; Overloaded and ClientGone, as :class:`Validator` does; SigningFailed and StorageFailed when these
         services are down.
         """
+        self._signer()
         plan, current = await self._validated(gun, files, validator)
         if plan.verified_root is not None and len(plan.verified_root) <= SMALL_BYTES:
             self._verified_roots.put(_root(gun, plan.verified_root), True)
@@ -353,31 +366,40 @@ class Repository:
         ``may_create`` is called, and may raise, before the signing service is asked for a key that may have to be made.
         Raises InvalidGun for a collection that could not be published.
         """
+        signer = self._signer()
         found = await self._store.current(gun, [ROOT]) if await self._store.has(gun) else {}
         if ROOT in found:
             data = found[ROOT].data
             for key_id in await self._place(len(data))(lambda: _ids(data, role)):
                 try:
-                    return await self._signing.get_key(key_id)
+                    return await signer.get_key(key_id)
                 except KeyNotFound:
                     continue
         may_create()
-        return await self._signing.create_key(gun, role)
+        return await signer.create_key(gun, role)
 
     async def rotate_key(self, gun: Gun, role: RoleName, may_create: Callable[[], None] = lambda: None) -> PublicKey:
         """Return a pending key; the server signs with this key once a published root names it.
 
         ``may_create`` is as in ``get_key``. Raises InvalidGun.
         """
+        signer = self._signer()
         await self._store.has(gun)
         may_create()
-        return await self._signing.create_key(gun, role)
+        return await signer.create_key(gun, role)
 
     # -- the rest -----------------------------------------------------------------------------------------------------
 
     async def delete(self, gun: Gun) -> bool:
         """Delete a collection. False if there was none. Its keys stay with the signing service."""
+        self._signer()
         return await self._store.delete(gun)
+
+    def _signer(self) -> SigningService:
+        """Return the signing service. Raises ReadOnly if there is none."""
+        if self._signing is None:
+            raise ReadOnly("this server is read-only")
+        return self._signing
 
     async def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Sequence[Change]:
         """See MetadataStore.changes."""

@@ -65,6 +65,7 @@ class Route(Generic[H_co]):
         takes_body: The handler reads the request's body.
         counts_upload: The metrics of uploads count a refusal of this route.
         for_browsers: The route answers only clients that ask for HTML.
+        writes: A server that is read-only refuses the requests of this route.
     """
 
     operation: str
@@ -79,6 +80,7 @@ class Route(Generic[H_co]):
     takes_body: bool = False
     counts_upload: bool = False
     for_browsers: bool = False
+    writes: bool = False
     pattern: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.logger import Logger
 
 from notary import __version__
-from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
+from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, TrustService, differences, load_server
 from notary.config.files import SERVER_TLS, certificate_files
 from notary.daemon import options
 from notary.daemon.inspection import make_manhole, open_inspection
@@ -35,7 +35,8 @@ from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import ServerMetrics
 from notary.server.repository import Repository
-from notary.server.signing import SigningService, services
+from notary.server.signing import SigningService, no_sources, services
+from notary.server.sources import Source
 from notary.server.validators import Turns, Validators
 from notary.storage import MetadataStore
 from notary.storage.cache import CachedMetadataStore
@@ -93,13 +94,18 @@ class Server(Serving):
                 wording=Wording(**SERVER_TLS),
                 to_plaintext=lambda _first: _NO_TLS,
             )
-        trust = config.trust_service
-        signing = services.SERVICES[trust.type](trust, reactor)
-        self._log.info(signing.log_line)
-        self._signing_sources = signing.sources
-        self._signing = timed(
-            SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
-        )
+        self._signing: SigningService | None = None
+        self._signing_sources: Callable[[TrustService], Sequence[Source]] = no_sources
+        if config.server.read_only:
+            self._log.info("Read-only: nothing is published, deleted or renewed, and no keys are made")
+        else:
+            trust = config.trust_service
+            signing = services.SERVICES[trust.type](trust, reactor)
+            self._log.info(signing.log_line)
+            self._signing_sources = signing.sources
+            self._signing = timed(
+                SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
+            )
         self._health: Health | None = None
         self._manhole = make_manhole(reactor, config.manhole, self)
 
@@ -113,7 +119,7 @@ class Server(Serving):
         storage = config.storage
         usage = PoolUsage()
         metrics.watch_pool(usage)
-        pool = pool_of(storage, usage)
+        pool = pool_of(storage, usage, read_only=config.server.read_only)
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
         opened = await self.open(MetadataStore, self._log, open_store)
         observe = metrics.observe_storage
@@ -123,9 +129,12 @@ class Server(Serving):
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
             self.at_end(store.close)
         self._log.info("Starting Server")
-        self.at_end(self._signing.close)
-        checks = {DATABASE: store.check, SIGNER: self._signing.check}
-        self._health = health = Health(checks, self.reactor, metrics.set_health)
+        checks = {DATABASE: store.check}
+        if self._signing is not None:
+            self.at_end(self._signing.close)
+            checks[SIGNER] = self._signing.check
+        read_only = config.server.read_only
+        self._health = health = Health(checks, self.reactor, metrics.set_health, read_only=read_only)
         await self.run(health)
         offload = Offload(self.reactor)
         self.at_end(offload.close)
@@ -150,6 +159,7 @@ class Server(Serving):
             keys=Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds),
             seconds=self.reactor.seconds,
             logs_info=self._logs_info,
+            read_only=read_only,
         )
         site = Site(
             api,

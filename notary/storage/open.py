@@ -36,13 +36,17 @@ _PATIENT: Final = PoolSettings(connections=1, query_timeout=86_400.0)
 """For migrations: creating an index of a big table takes long."""
 
 
-def pool_of(storage: Storage, usage: PoolUsage | None = None) -> PoolSettings:
-    """Return the pool settings of a daemon's configuration; the pool keeps its figures in ``usage``."""
+def pool_of(storage: Storage, usage: PoolUsage | None = None, *, read_only: bool = False) -> PoolSettings:
+    """Return the pool settings of a daemon's configuration; the pool keeps its figures in ``usage``.
+
+    With ``read_only``, the store is opened for reading only.
+    """
     return PoolSettings(
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
         query_timeout=storage.query_timeout,
         usage=usage,
+        read_only=read_only,
     )
 
 
@@ -55,7 +59,7 @@ async def open_database(
     """
     database = Database(dialect, db_url, reactor, pool)
     try:
-        warnings = await _on_tables(database, set_up, service)
+        warnings = await _on_tables(database, partial(set_up, read_only=pool.read_only), service)
     except BaseException:
         await database.close()
         raise

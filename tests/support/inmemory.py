@@ -85,14 +85,15 @@ class Server:
         limits=None,
         signing=None,
         keys_per_hour=0,
+        read_only=False,
     ) -> None:
         self.now = NOW
         self.clock = Clock()
         self.clock.advance(NOW.timestamp())
         self.metrics = ServerMetrics(version="0")
-        self.signing = signing or LocalSigner()
+        self.signing = None if read_only else signing or LocalSigner()
         self.checks = {}
-        self.health = Health(self.checks, self.clock, self.metrics.set_health)
+        self.health = Health(self.checks, self.clock, self.metrics.set_health, read_only=read_only)
         self.validators = Validators(maybe_now, Turns(2), maybeDeferred, Turns(1))
         self.repository = Repository(
             store,
@@ -115,6 +116,7 @@ class Server:
             consistent=CachePolicy(max_age[1], must_revalidate=False),
             keys=Allowance(keys_per_hour, self.clock.seconds),
             seconds=self.clock.seconds,
+            read_only=read_only,
         )
         self.events = []
         self.site = Site(

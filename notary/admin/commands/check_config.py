@@ -114,7 +114,8 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> li
     good = ("database", None, f"{config.storage.backend} answers, and has the tables")
     try:
         if isinstance(config, ServerConfig):
-            await (await session.open(config, open_metadata_store)).check()
+            opened = await session.open(config, open_metadata_store, read_only=config.server.read_only)
+            await opened.check()
             return [good]
         store = await session.open(config, open_key_store)
         await store.check()

@@ -42,7 +42,7 @@ async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, 
     where = gun or (f"all collections that begin with {prefix}" if prefix else "all collections")
     if not dry_run and not session.confirm(f"Remove old versions of {where}, except the newest {keep}?", yes=yes):
         return Status.REFUSED
-    inventory = await inventory_of(session)
+    inventory = await inventory_of(session, writes=not dry_run)
     choose = partial(collectable, keep=keep)
     total = total_size = broken = 0
     with session.out.table("GUN", "Removed" if not dry_run else "Would remove", "Size", "Problem") as add:

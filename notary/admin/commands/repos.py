@@ -28,6 +28,8 @@ from notary.admin.collections import (
     visit_existing,
 )
 from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
+from notary.admin.commands.static_export import export_static
+from notary.admin.commands.targets import targets
 from notary.admin.output import Node, counted, relative_time, size_text, text_of
 from notary.admin.session import Session
 from notary.config import ServerConfig
@@ -225,14 +227,35 @@ _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
 @command("export")
-@_GUN
-@_FILE
-async def export(session: Session, gun: str, file: Path) -> int:
+@click.argument("gun", required=False, default="")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--static",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write what clients need as files below this directory, for any web server, and no archive.",
+)
+@click.option("--gun", "only", multiple=True, help="With --static: only this collection (may be given several times).")
+@click.option("--prune", is_flag=True, help="With --static: remove what is no longer referred to.")
+async def export(
+    session: Session, gun: str, file: Path | None, directory: Path | None, only: tuple[str, ...], prune: bool
+) -> int:
     """Write a collection with its history to FILE, which must not exist yet.
 
     FILE contains no private keys, neither the publisher's nor the signer's. A collection in which fsck finds errors is
     not written, because it could not be imported.
+
+    With --static, and without GUN and FILE, write all collections as a tree of files that a web server can serve to
+    clients. Run it again to bring the tree up to date.
     """
+    if directory is not None:
+        if gun:
+            raise ConfigError("--static: GUN and FILE are given; expected none of both: --gun selects collections")
+        return await export_static(session, directory, only, prune=prune)
+    if only or prune:
+        raise ConfigError("--gun, --prune: expected only with --static")
+    if file is None:
+        raise ConfigError("GUN, FILE: missing; expected both, or --static DIRECTORY")
     inventory = await inventory_of(session)
 
     def write(collection: StoredCollection) -> int:
@@ -324,5 +347,5 @@ def _opened(path: Path) -> Iterator[archive.Archive]:
         yield found
 
 
-for each in (list_, show, delete, export, import_):
+for each in (list_, show, targets, delete, export, import_):
     repos.add_command(each)

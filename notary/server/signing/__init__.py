@@ -56,7 +56,8 @@ class SigningService(Protocol):
         ...
 
 
-def _no_sources(_trust: TrustService) -> Sequence[Source]:
+def no_sources(_trust: TrustService) -> Sequence[Source]:
+    """Return no files: what a signing service that reads none has as its ``sources``."""
     return ()
 
 
@@ -73,7 +74,7 @@ class Signing:
 
     service: SigningService
     log_line: str
-    sources: Callable[[TrustService], Sequence[Source]] = _no_sources
+    sources: Callable[[TrustService], Sequence[Source]] = no_sources
 
 
 Builder: TypeAlias = Callable[[TrustService, Reactor], Signing]

@@ -21,13 +21,14 @@ class PoolSettings:
 
     ``connections`` is the largest number of connections. ``connect_timeout`` and ``query_timeout`` are in seconds;
     ``query_timeout`` bounds one statement, and the wait for a free connection. The store keeps the figures of its
-    connections in ``usage``.
+    connections in ``usage``. With ``read_only``, the database refuses every write.
     """
 
     connections: int = 10
     connect_timeout: float = 5.0
     query_timeout: float = 10.0
     usage: PoolUsage | None = None
+    read_only: bool = False
 
 
 class Trouble(Enum):

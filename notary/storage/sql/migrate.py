@@ -15,7 +15,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Final
@@ -262,7 +262,9 @@ def _check_rights(cursor: Cursor, dialect: Dialect, service: Service) -> Sequenc
     missing = [
         (kind, name, right)
         for kind, name, right, table in _missing_rights(cursor, dialect)
-        if table in {"", *service.tables} and right in {"USAGE", *service.rights.split(", ")}
+        if table in {"", *service.tables}
+        and right in {"USAGE", *service.rights.split(", ")}
+        and (kind != "SEQUENCE" or "INSERT" in service.rights)
     ]
     if not missing:
         return []
@@ -314,21 +316,24 @@ def _refuse_dirty(found: _State) -> None:
 # -- the daemons ------------------------------------------------------------------------------------------------------
 
 
-def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]:
+def set_up(connection: Any, dialect: Dialect, service: Service, *, read_only: bool = False) -> Sequence[str]:
     """Check that the database has the tables of ``service``; create them if it is empty and ours alone.
 
-    Returns warnings: of missing indexes, without which the service gets slow, and of missing rights, without which some
-    requests fail. Raises StorageFailed.
+    With ``read_only``, nothing is created, and no right but SELECT is needed. Returns warnings: of missing indexes,
+    without which the service gets slow, and of missing rights, without which some requests fail. Raises StorageFailed.
     """
-    if dialect.embedded:
+    ours = dialect.embedded is not None and not read_only
+    if dialect.embedded is not None and ours:
         dialect.embedded(connection)
     cursor = Cursor(connection.cursor(), dialect)
-    for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
+    for statement in dialect.begin_write if ours else dialect.begin_read:
         cursor.run(statement)
     migrations = numbered_files(dialect, service)
+    if read_only:
+        service = replace(service, rights="SELECT")
     warnings = _check_rights(cursor, dialect, service)
     found = _look(cursor, dialect, service, migrations)
-    if found.empty and dialect.embedded:
+    if found.empty and ours:
         for step in _numbered(cursor, dialect, service, resume=False):
             _run(cursor, dialect, step)
         for step in _unnumbered(cursor, dialect, service):

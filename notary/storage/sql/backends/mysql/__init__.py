@@ -145,7 +145,8 @@ def _prepare(connection: Any, pool: PoolSettings) -> None:
         f"SET SESSION /*M! max_statement_time = {pool.query_timeout}, */ innodb_lock_wait_timeout = {waiting}, "
         "time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES'"
     )
-    cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    access = ", READ ONLY" if pool.read_only else ""
+    cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED{access}")
     cursor.close()
 
 

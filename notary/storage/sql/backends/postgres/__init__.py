@@ -182,6 +182,7 @@ def _prepare(connection: Any, pool: PoolSettings) -> None:
         "default_transaction_isolation": "read committed",
         "statement_timeout": f"{pool.query_timeout}s",
         "lock_timeout": f"{pool.query_timeout / 2}s",
+        **({"default_transaction_read_only": "on"} if pool.read_only else {}),
     }
     connection.execute(
         "SELECT " + ", ".join(f"set_config('{name}', %s, false)" for name in settings), [*settings.values()]

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         ),
         sqlite3.SQLITE_CANTOPEN: (
             "the SQLite file cannot be opened: its directory must exist, and the service must be allowed to write to "
-            "both"
+            "both, or with server.read_only to read a file that exists"
         ),
         sqlite3.SQLITE_PERM: "the SQLite file cannot be opened: the service must be allowed to read and write it",
         sqlite3.SQLITE_READONLY: (
@@ -80,7 +81,62 @@ class _Connection(sqlite3.Connection):
         super().__init__(database, *arguments, **options)
 
 
-def _arguments(db_url: str, _: PoolSettings) -> Mapping[str, Any]:
+class _Replaced(sqlite3.OperationalError):
+    """The file is no longer the one that a connection reads, or another process has begun to write to it."""
+
+
+class _Reader(sqlite3.Connection):
+    """A connection that only reads an existing file, also one in a directory in which nothing can be created.
+
+    A file in write-ahead mode that no process has open has no log beside it, and SQLite cannot read it without creating
+    one, unless it is told that the file never changes. So each use of such a connection first makes sure that this is
+    still true. Each use also makes sure that no other file has taken the place of the one that is open.
+    """
+
+    def __init__(self, database: str, **options: Any) -> None:
+        self._path = database
+        self._identity = _identity(database)
+        url = f"{Path(database).absolute().as_uri()}?mode=ro"
+        self._fixed = self._identity is not None and not _has_log(database) and _needs_log(url)
+        super().__init__(f"{url}&immutable=1" if self._fixed else url, **options)
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        now = _identity(self._path)
+        if self._fixed:
+            replaced = now != self._identity or _has_log(self._path)
+        else:
+            replaced = now is not None and now[:2] != (self._identity or now)[:2]
+        if replaced:
+            raise _Replaced("the SQLite file was replaced")
+        return super().cursor(*arguments, **options)
+
+
+def _identity(path: str) -> tuple[int, int, int, int] | None:
+    """What tells one state of a file that is not being written from another; None if there is no file."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _needs_log(url: str) -> bool:
+    """Whether the file cannot be read because it has no log and none can be created."""
+    with contextlib.closing(sqlite3.connect(url, uri=True, timeout=_LOCK_WAIT_SECONDS)) as connection:
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except sqlite3.OperationalError as error:
+            return _code(error) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+        except sqlite3.DatabaseError:
+            return False
+        return False
+
+
+def _has_log(path: str) -> bool:
+    return Path(f"{path}-wal").exists()
+
+
+def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
     """A plain file path, nothing else."""
     if not db_url or "\0" in db_url or db_url.startswith((":", "file:")):
         raise ConfigError(
@@ -92,7 +148,7 @@ def _arguments(db_url: str, _: PoolSettings) -> Mapping[str, Any]:
         "timeout": _LOCK_WAIT_SECONDS,
         "isolation_level": None,  # database.py begins transactions
         "check_same_thread": False,  # each thread has its own connection; at the end one thread closes all
-        "factory": _Connection,
+        **({"factory": _Reader, "uri": True} if pool.read_only else {"factory": _Connection}),
     }
 
 
@@ -129,6 +185,8 @@ def _embedded(connection: sqlite3.Connection) -> None:
 
 def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    if isinstance(error, _Replaced):
+        return Trouble.LOST
     if _code(error) == sqlite3.SQLITE_BUSY:
         return Trouble.BUSY
     return Trouble.DUPLICATE if getattr(error, "sqlite_errorcode", 0) in unique else Trouble.OTHER
