@@ -13,12 +13,14 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import NotFound
+from notary.storage import Update
 from notary.storage.operators import FeedEntry, StoredCollection
 from notary.storage.sql.cursor import Cursor
 from notary.storage.sql.database import Database
-from notary.storage.sql.metadata import lock
+from notary.storage.sql.metadata import lock, replace
 from notary.storage.sql.values import to_bytes, to_version
 from notary.tuf.collection import Collection, File
+from notary.tuf.model import Gun
 
 _T = TypeVar("_T")
 
@@ -137,6 +139,10 @@ class SQLInventory:
     def remove(self, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Deferred[Sequence[File]]:
         """See the port."""
         return self._database.write(_remove, gun, choose, limit)
+
+    def replace(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+        """See the port."""
+        return self._database.write(replace, gun, updates, self._database.dialect.bind_time(self._database.now()))
 
     def close(self) -> Deferred[None]:
         """See the port."""
