@@ -6,7 +6,8 @@ broken collection does not end a walk.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
@@ -17,8 +18,8 @@ from notary.errors import InvalidCertificate, InvalidMetadata, InvalidRole, Nota
 from notary.storage.open import open_inventory
 from notary.storage.operators import Inventory, StoredCollection
 from notary.tuf.collection import Collection, File, Metadata, current, newest, parse
-from notary.tuf.model import ROOT, Root
-from notary.tuf.public import PublicKey
+from notary.tuf.model import ROOT, SNAPSHOT, TIMESTAMP, Root
+from notary.tuf.public import PublicKey, RoleKeys
 
 GUNS_PER_PAGE: Final = 500
 """The number of names in one read of the store."""
@@ -88,12 +89,14 @@ class Summary:
 
     Args:
         certificate_ends: The ends of the certificates of its root keys, by their subjects.
+        online_keys: The canonical ids of the keys that root names for timestamp and snapshot, by these roles.
         stored_files: The number of all stored files.
         stored_bytes: The size of all stored files.
     """
 
     items: Mapping[str, Item]
     certificate_ends: Mapping[str, datetime]
+    online_keys: Mapping[str, Sequence[str]]
     stored_files: int
     stored_bytes: int
     problem: str
@@ -112,6 +115,7 @@ def summarise(collection: Collection) -> Summary:
             problem = f"the snapshot lists missing files: {', '.join(sorted(now.absent))}"
     items: dict[str, Item] = {}
     certificates: dict[str, datetime] = {}
+    online: dict[str, Sequence[str]] = {}
     for role, file in sorted(files.items()):
         try:
             metadata = read_metadata(collection, file)
@@ -123,8 +127,17 @@ def summarise(collection: Collection) -> Summary:
         if isinstance(metadata, Root):
             leaves = [leaf_of(key) for key in metadata.roles[ROOT].keys.values()]
             certificates = {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
+            online = {role: _canonical_ids(metadata.roles[role]) for role in (TIMESTAMP, SNAPSHOT)}
     size = sum(file.size for file in collection.files)
-    return Summary(items, certificates, len(collection.files), size, problem)
+    return Summary(items, certificates, online, len(collection.files), size, problem)
+
+
+def _canonical_ids(role: RoleKeys) -> Sequence[str]:
+    found = []
+    for key in role.keys.values():
+        with suppress(InvalidMetadata):  # a certificate that cannot be read: nobody signs with its key
+            found.append(key.canonical_id)
+    return found
 
 
 def read_metadata(collection: Collection, file: File) -> Metadata:

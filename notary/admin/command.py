@@ -23,7 +23,7 @@ from twisted.internet.defer import CancelledError
 
 from notary.admin.output import Output
 from notary.admin.session import Session
-from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, PeerFailed, StorageFailed
+from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, PeerFailed, SigningFailed, StorageFailed
 from notary.work.reactor import Reactor
 
 _P = ParamSpec("_P")
@@ -44,7 +44,7 @@ class Status(IntEnum):
     REFUSED = 5
     """The action is not allowed, or the operator did not confirm it."""
     PEER = 6
-    """The other Notary cannot be reached, or does not give what the command needs."""
+    """The other Notary, or the signer, cannot be reached, or does not give what the command needs."""
     FAULT = 70
     """A bug in the program."""
     INTERRUPTED = 130
@@ -60,6 +60,7 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
         NotFound: Status.MISSING,
         KeyNotFound: Status.MISSING,
         PeerFailed: Status.PEER,
+        SigningFailed: Status.PEER,
         NotaryError: Status.REFUSED,
     }
 )
