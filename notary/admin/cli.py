@@ -25,6 +25,7 @@ from notary.admin.commands.gc import gc
 from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
+from notary.admin.commands.mirror import mirror
 from notary.admin.commands.repos import repos
 from notary.work.reactor import Reactor
 
@@ -35,7 +36,7 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, fetch, keys, expiring, fsck, gc)
+COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, expiring, fsck, gc)
 
 for each in COMMANDS:
     cli.add_command(each)

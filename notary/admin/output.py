@@ -47,6 +47,10 @@ class Output:
         if not self.as_json:
             self.say(message)
 
+    def flush(self) -> None:
+        """Write now what was buffered: a command that goes on may be read by another program."""
+        self._out.file.flush()
+
     def line(self, text: str, record: Mapping[str, object]) -> None:
         """Write one result: ``text`` for people, ``record`` for scripts."""
         if self.as_json:

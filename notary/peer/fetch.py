@@ -6,7 +6,7 @@ as a whole or not at all. A failure of the destination ends the run, because it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -108,6 +108,14 @@ class Fetch:
         self._force = force
         self._dry_run = dry_run
 
+    async def exactly(self, name: str, *, force: bool = False) -> Result:
+        """Fetch the collection with this very GUN; ``force`` counts for this one. Raises as :meth:`one` does."""
+        try:
+            gun = Gun(name)
+        except InvalidGun as error:
+            return Result(name, name, Outcome.REFUSED, reason=str(error))
+        return await self._collection(name, gun, force=force)
+
     async def one(self, name: str) -> Result:
         """Fetch the collection that ``name`` means. Raises StorageFailed and ConfigError, which end a run."""
         try:
@@ -121,9 +129,9 @@ class Fetch:
                 result = result if other.outcome is Outcome.ABSENT else other
         return result
 
-    async def _collection(self, name: str, gun: Gun) -> Result:
+    async def _collection(self, name: str, gun: Gun, *, force: bool = False) -> Result:
         try:
-            found = await self._fetch(gun)
+            found = await self._fetch(gun, force=force or self._force)
         except NotFound as error:
             return Result(name, gun, Outcome.ABSENT, reason=str(error))
         except PeerDenied as error:
@@ -136,12 +144,12 @@ class Fetch:
             return Result(name, gun, Outcome.REFUSED, reason=str(error))
         return Result(name, gun, Outcome.STORED if found.files else Outcome.UNCHANGED, found)
 
-    async def _fetch(self, gun: Gun) -> Found:
+    async def _fetch(self, gun: Gun, *, force: bool) -> Found:
         known = await self._destination.known(gun)
         try:
             found = await self._walk(gun, known)
         except Diverged:
-            if not self._force:
+            if not force:
                 raise
             found = await self._walk(gun, {})
             if not self._dry_run:
@@ -167,21 +175,33 @@ class Fetch:
 
         Raises what :meth:`one` raises, after the other running fetches were cancelled.
         """
-        waiting = iter(names)
 
-        async def worker() -> None:
-            for name in waiting:
-                report(await self.one(name))
+        async def work(name: str) -> None:
+            report(await self.one(name))
 
-        workers = [Deferred.fromCoroutine(worker()) for _ in range(at_once)]
-        everything = DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
-        try:
-            await everything
-        except FirstError as error:
-            for each in workers:
-                each.cancel()
-            await DeferredList(workers)
-            error.subFailure.raiseException()
+        await side_by_side(names, at_once, work)
+
+
+async def side_by_side(names: Iterable[str], at_once: int, work: Callable[[str], Awaitable[None]]) -> None:
+    """Run ``work`` for each name, at most ``at_once`` at the same time.
+
+    Raises the first error of ``work``, after the other running ones were cancelled.
+    """
+    waiting = iter(names)
+
+    async def worker() -> None:
+        for name in waiting:
+            await work(name)
+
+    workers = [Deferred.fromCoroutine(worker()) for _ in range(at_once)]
+    everything = DeferredList(workers, fireOnOneErrback=True, consumeErrors=True)
+    try:
+        await everything
+    except FirstError as error:
+        for each in workers:
+            each.cancel()
+        await DeferredList(workers)
+        error.subFailure.raiseException()
 
 
 async def listed(peer: Peer, report: Callable[[int], None] = lambda _changes: None) -> list[str]:

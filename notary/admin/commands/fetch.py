@@ -173,8 +173,9 @@ async def database_of(session: Session) -> DatabaseDestination:
 
 async def wanted(session: Session, client: Peer, guns: Sequence[str], guns_from: Path | None) -> list[str]:
     """Return the names to fetch, each once. Raises ConfigError and PeerFailed."""
-    if guns or guns_from is not None:
-        return list(dict.fromkeys([*guns, *(() if guns_from is None else _names(session, guns_from))]))
+    named = names_of(session, guns, guns_from)
+    if named is not None:
+        return named
     with session.out.progress("Changes", None) as advance:
         try:
             return await listed(client, advance)
@@ -182,6 +183,13 @@ async def wanted(session: Session, client: Peer, guns: Sequence[str], guns_from:
             raise PeerDenied(
                 f"the server does not say which collections it has ({error}); name them, or give --guns-from"
             ) from None
+
+
+def names_of(session: Session, guns: Sequence[str], guns_from: Path | None) -> list[str] | None:
+    """Return the names that the command line and a file give, each once; None if there are none. Raises ConfigError."""
+    if not guns and guns_from is None:
+        return None
+    return list(dict.fromkeys([*guns, *(() if guns_from is None else _names(session, guns_from))]))
 
 
 def _names(session: Session, path: Path) -> list[str]:
