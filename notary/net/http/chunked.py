@@ -35,6 +35,32 @@ def is_field(line: bytes) -> bool:
     return _FIELD.fullmatch(line) is not None
 
 
+class Unended:
+    """The pieces of a line that has not ended: joined once, so that a line that comes byte by byte costs no more."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """The number of bytes in all pieces."""
+        self._pieces: list[bytes] = []
+
+    def ends_in(self, data: bytes) -> bool:
+        """Return True if the line ends in ``data``, which follows the pieces."""
+        return _LINE_END in data or (data[:1] == b"\n" and self.size > 0 and self._pieces[-1][-1:] == b"\r")
+
+    def add(self, data: bytes) -> None:
+        """Add a piece; an empty one is none."""
+        if data:
+            self._pieces.append(data)
+            self.size += len(data)
+
+    def take(self, data: bytes) -> bytes:
+        """Return all pieces and ``data`` as one, and keep none."""
+        if self._pieces:
+            data = b"".join((*self._pieces, data))
+            self.size, self._pieces = 0, []
+        return data
+
+
 class ChunkedReader:
     """Reads one body of at most ``most`` bytes, then at most ``fields`` trailers of ``field_bytes`` bytes in all.
 
@@ -51,11 +77,16 @@ class ChunkedReader:
         self._received = 0  # bytes of content, with the missing bytes of the present chunk
         self._owed = 0
         self._expected = _Expected.SIZE
-        self._kept = b""  # the beginning of a line
+        self._line = Unended()
 
     def feed(self, data: bytes) -> list[bytes]:
         """Read ``data`` and return its content. Raises BadRequest (400, 413 or 431); after that, do not feed more."""
-        data, self._kept = self._kept + data, b""
+        line = self._line
+        small = line.size + len(data) <= self._field_bytes
+        if self._expected is _Expected.TRAILER and small and not line.ends_in(data):
+            line.add(data)
+            return []
+        data = line.take(data)
         content: list[bytes] = []
         position, end = 0, len(data)
         while position < end and not self.ended:
@@ -69,7 +100,7 @@ class ChunkedReader:
                 continue
             line_end = self._find_end(data, position)
             if line_end < 0:
-                self._kept = data[position:]
+                line.add(data[position:])
                 return content
             self._read_line(data[position:line_end])
             position = line_end + len(_LINE_END)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from notary.net.http.chunked import ChunkedReader, is_field
+from notary.net.http.chunked import ChunkedReader, Unended, is_field
 from notary.net.http.limits import HttpLimits
 from notary.net.http.target import (
     NO_QUERY,
@@ -53,7 +53,7 @@ class Head(NamedTuple):
     persistent: bool
     """Whether the connection stays open after this request."""
     has_body: bool
-    """Whether there is a body, of whatever length if it comes in chunks."""
+    """Whether there is a body; a body in chunks counts as one, even if it is empty."""
     expects_continue: bool
     """Whether the client waits for "100 Continue" before it sends the body."""
 
@@ -91,8 +91,9 @@ class Reader:
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
-        self._data = b""
+        self._data = b""  # what is being read
         self._position = 0  # in _data: what stands before it is read
+        self._unread = Unended()  # what has come and is not read yet, between two calls of feed
         self.next_request()
 
     def next_request(self) -> None:
@@ -118,11 +119,12 @@ class Reader:
         self.next_request()
         self.hold()
         self._data, self._position = b"", 0
+        self._unread.take(b"")
 
     @property
     def kept_bytes(self) -> int:
         """The number of bytes that have come and are not read yet."""
-        return len(self._data) - self._position
+        return len(self._data) - self._position + self._unread.size
 
     @property
     def begun(self) -> bool:
@@ -134,7 +136,7 @@ class Reader:
     @property
     def fresh(self) -> bool:
         """Whether no byte has come since the last request, not even the empty line that may precede a request."""
-        return self._expected is _Expected.LINE and not self._empty_line and self._position == len(self._data)
+        return self._expected is _Expected.LINE and not self._empty_line and not self.kept_bytes
 
     def limit_body(self, most: int) -> None:
         """Have the present body be no longer than ``most`` bytes. Raises BadRequest (413) if it says that it is."""
@@ -147,12 +149,25 @@ class Reader:
 
         The events of the next request follow if ``next_request`` is called while this one's End is looked at.
         """
-        self._data = self._data[self._position :] + data
-        self._position = 0
+        pieces = self._unread
+        if self._is_only_kept(data):
+            pieces.add(data)
+            return
+        self._data, self._position = pieces.take(data), 0
         while (event := self._read()) is not None:
             yield event
-        if self._position == len(self._data):
-            self._data, self._position = b"", 0
+        pieces.add(self._data[self._position :])
+        self._data, self._position = b"", 0
+
+    def _is_only_kept(self, data: bytes) -> bool:
+        """Return True if nothing can be read yet when ``data`` comes."""
+        if not data:
+            return False
+        if self._expected is _Expected.NOTHING:
+            return True
+        if self._expected is not _Expected.LINE and self._expected is not _Expected.FIELDS:
+            return False
+        return not self._unread.ends_in(data) and self.kept_bytes + len(data) <= self._limits.head
 
     def _read(self) -> Event | None:
         """Return the next event, None if more must come first."""

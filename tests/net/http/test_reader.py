@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from notary.net.http.chunked import Unended
 from notary.net.http.limits import HttpLimits
 from notary.net.http.reader import Body, End, Event, Head, Line, Reader
 from notary.net.http.target import BadRequest
@@ -234,3 +235,33 @@ def test_fields_of_many_lines_are_read_in_one_pass() -> None:
     raw = b"GET / HTTP/1.1\r\n" + HOST + b"X: y\r\n" + b" z\r\n" * 200_000 + b"\r\n"
     (_, head, _), refusal, _ = read([raw], limits)
     assert (refusal, len(head.headers["x"])) == (None, 1 + 2 * 200_000)
+
+
+SLOW = [
+    pytest.param(get(b"/", b"X: " + b"y" * 60_000), id="a-field"),
+    pytest.param(b"GET /" + b"y" * 60_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", id="a-request-line"),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X:" + b"\n" * 60_000, id="bare-line-feeds"),
+    pytest.param(b"GET / HTTP/1.1\r\n" + HOST + b"X:" + b"\r" * 60_000, id="bare-carriage-returns"),
+    pytest.param(get(b"/", b"X: y", *[b" z"] * 10_000), id="a-field-of-many-lines"),
+    pytest.param(post(b"x" * 1000) * 60, id="what-follows-a-request"),
+    pytest.param(chunked(b"0\r\nT: ") + b"y" * 60_000 + b"\r\n\r\n", id="a-trailer"),
+    pytest.param(chunked(b"0\r\n") + b"T: yyyyyyyyyyyyyy\r\n" * 3_000 + b"\r\n", id="many-trailers"),
+]
+
+
+@pytest.mark.parametrize("raw", SLOW)
+def test_what_comes_byte_by_byte_is_copied_once(monkeypatch: pytest.MonkeyPatch, raw: bytes) -> None:
+    copied_bytes = 0
+    stock = Unended.take
+
+    def take(self: Unended, data: bytes) -> bytes:
+        nonlocal copied_bytes
+        joined = stock(self, data)
+        copied_bytes += len(joined)
+        return joined
+
+    monkeypatch.setattr(Unended, "take", take)
+    limits = replace(LIMITS, head=1 << 16, request_line=1 << 16, fields=10_000)
+    _, refusal, _ = read(bytewise(raw), limits)
+    assert refusal is None
+    assert copied_bytes <= 3 * len(raw)
