@@ -6,6 +6,8 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,44 @@ async def test_bytes_in_another_form(go: Daemon, ours: Daemon, certificates: Cer
     stored = {role: data for (_, role, _), data in rows(ours.directory / "notary.db").items()}
     assert stored == served
     assert b"\n" in stored["targets"]
+    assert run("fsck", "--config", config_of(ours)) == []
+
+
+@pytest_twisted.async_yield_fixture
+async def busy(
+    certificates: Certificates, reactor: Any, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Daemon, set[str]]]:
+    """A Go server with 40 collections, and their names."""
+    with daemon("busy", GO_SERVER, tmp_path_factory.mktemp("busy"), tls=certificates) as server:
+        async with Side(server, reactor) as side:
+            guns = {(await make_collection(side, server_snapshot=True)).gun for _ in range(40)}
+        yield server, guns
+
+
+def test_killed_on_the_way(busy: tuple[Daemon, set[str]], certificates: Certificates, ours: Daemon) -> None:
+    """What a killed process has stored is whole, and the next one goes on."""
+    server, guns = busy
+    database = ours.directory / "notary.db"
+    arguments = ("fetch", server.url, "--ca", certificates.ca, "--config", config_of(ours), "--concurrency", 2)
+    for _ in range(5):
+        stored = len(rows(database))
+        process = subprocess.Popen(
+            [str(each) for each in (SCRIPT, *arguments)],
+            env=clean_environment({"DOCKER_CONFIG": "/nonexistent"}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while len(rows(database)) == stored and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        found: dict[str, set[str]] = {}
+        for gun, role, _ in rows(database):
+            found.setdefault(gun, set()).add(role)
+        assert all(len(roles) == 5 for roles in found.values()), found
+    results = run(*arguments)
+    assert {each["gun"] for each in results if each["outcome"] in ("stored", "unchanged")} == guns
+    assert {each["outcome"] for each in results} == {"stored", "unchanged"}
     assert run("fsck", "--config", config_of(ours)) == []
 
 
