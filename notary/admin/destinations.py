@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -72,6 +73,23 @@ class DatabaseDestination:
         return await self._store.delete(gun)
 
 
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """A collection in memory, with the bytes of its files."""
+
+    gun: Gun
+    contents: Mapping[File, bytes]
+
+    @property
+    def files(self) -> Sequence[File]:
+        """See Collection."""
+        return list(self.contents)
+
+    def data(self, file: File) -> bytes:
+        """See Collection."""
+        return self.contents[file]
+
+
 class ArchiveDestination:
     """A folder with one archive for each collection, as ``repos export`` writes it. Raises ConfigError.
 
@@ -93,18 +111,19 @@ class ArchiveDestination:
     async def store(self, found: Found, known: Mapping[str, Known]) -> None:  # noqa: ARG002 - nobody else writes
         """See Destination."""
         stored = self._read(found.gun)
-        contents = {} if stored is None else {file: stored.data(file) for file in stored.files}
-        self._write(archive.Archive(found.gun, contents | _contents(found.files)))
+        contents: Mapping[File, bytes] = {} if stored is None else stored.contents
+        self._write(_Contents(found.gun, {**contents, **_contents(found.files)}))
 
     async def replace(self, found: Found) -> None:
         """See Destination."""
-        self._write(archive.Archive(found.gun, _contents(found.files)))
+        self._write(_Contents(found.gun, _contents(found.files)))
 
-    def _read(self, gun: Gun) -> archive.Archive | None:
+    def _read(self, gun: Gun) -> _Contents | None:
         path = self._folder / file_name(gun)
         try:
             with path.open("rb") as stream:
-                found = archive.read(stream)
+                read = archive.read(stream)
+                found = _Contents(read.gun, {file: read.data(file) for file in read.files})
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -115,7 +134,7 @@ class ArchiveDestination:
             raise InvalidArchive(f"{str(path)!r} holds another collection, {found.gun}")
         return found
 
-    def _write(self, collection: archive.Archive) -> None:
+    def _write(self, collection: _Contents) -> None:
         path = self._folder / file_name(collection.gun)
         partial = path.with_name(path.name + _PARTIAL)
         try:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import click
 
 from notary.admin import certificate_dates
-from notary.admin.collections import Summary, guns, inventory_of, summarise
+from notary.admin.collections import Summary, inventory_of, summaries
 from notary.admin.command import PREFIX_OPTION, Duration, Status, command
 from notary.admin.output import relative_time
 from notary.admin.session import Session
@@ -76,8 +76,7 @@ async def _dated(session: Session, prefix: str, roles: tuple[str, ...]) -> Async
     if isinstance(session.config, ServerConfig):
         inventory = await inventory_of(session)
         signer = SignerKeys(session.config, session) if _FOREIGN_KEYS in roles else None
-        async for gun in guns(session, inventory, prefix, "Collections"):
-            found = await inventory.visit(gun, summarise)
+        async for gun, found in summaries(session, inventory, prefix, "Collections"):
             for role, item in found.items.items():
                 if item.expires:
                     kind = role if role in BASE_ROLES else _DELEGATIONS
@@ -97,7 +96,7 @@ async def _foreign_keys(found: Summary, signer: SignerKeys) -> list[_Dated]:
     foreign: list[_Dated] = []
     for role in (TIMESTAMP, SNAPSHOT):
         item = found.items.get(role)
-        key_ids = found.online_keys.get(role, ())
+        key_ids = found.key_ids(role)
         if item is None or item.expires is None or not key_ids:
             break
         if any([await signer.has(key_id) for key_id in key_ids]):
