@@ -33,6 +33,7 @@ STATUSES: Final = {
     Status.STORAGE: "The database cannot be reached, or failed.",
     Status.MISSING: "The named collection or key does not exist.",
     Status.REFUSED: "Refused: the action is not allowed, or was not confirmed.",
+    Status.PEER: "The other Notary, or the signer, cannot be reached, or does not give what the command needs.",
     Status.FAULT: "A bug in the program; please report its output.",
     Status.OUTPUT: "The output cannot be written, as on a full disk.",
     Status.INTERRUPTED: "Interrupted, as by Ctrl-C.",

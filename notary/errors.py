@@ -178,6 +178,29 @@ class InvalidArchive(NotaryError):
     """An exported collection cannot be written or imported: it is damaged, or does not follow the stored files."""
 
 
+# -- another Notary ---------------------------------------------------------------------------------------------------
+
+
+class PeerFailed(NotaryError):
+    """Another Notary, or the token service that it names, did not give what was asked for."""
+
+
+class PeerUnavailable(PeerFailed):
+    """Another Notary cannot be reached, or cannot answer for now. ``retry_seconds`` is the delay that it asks for."""
+
+    def __init__(self, message: str, retry_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
+
+
+class PeerDenied(PeerFailed):
+    """Another Notary does not let this caller read."""
+
+
+class Diverged(NotaryError):
+    """The collection of another Notary does not continue the stored one: it is older, or has another history."""
+
+
 # -- start-up ---------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,6 @@ IMAGE = ("mysql", "postgres")
 
 NOT_IMPORTED = {
     "bugsnag": "imported by name, only where it is configured",
-    "treq": "for HTTP requests of the product's own, of which there are none yet",
 }
 """Declared, though no module names it, and why."""
 

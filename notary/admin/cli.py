@@ -19,11 +19,13 @@ from notary import __version__
 from notary.admin.command import Invocation, Status
 from notary.admin.commands.check_config import check_config
 from notary.admin.commands.expiring import expiring
+from notary.admin.commands.fetch import fetch
 from notary.admin.commands.fsck import fsck
 from notary.admin.commands.gc import gc
 from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
+from notary.admin.commands.mirror import mirror
 from notary.admin.commands.repos import repos
 from notary.admin.process import drop_unwritten, run
 from notary.work.reactor import installed_reactor
@@ -35,7 +37,7 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, keys, expiring, fsck, gc)
+COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, expiring, fsck, gc)
 
 for each in COMMANDS:
     cli.add_command(each)

@@ -6,7 +6,8 @@ broken collection does not end a walk.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
@@ -16,7 +17,7 @@ from notary.errors import InvalidMetadata, InvalidRole, InvalidRow, NotaryError,
 from notary.storage.open import open_inventory
 from notary.storage.operators import Inventory, StoredCollection
 from notary.tuf.collection import Collection, File, Index, Metadata, current, newest, parse
-from notary.tuf.model import ROOT, Root
+from notary.tuf.model import ROOT, RoleName, Root
 from notary.tuf.public import PublicKey
 
 GUNS_PER_PAGE: Final = 500
@@ -136,6 +137,14 @@ class Summary:
         keys = [] if self.root is None else self.root.roles[ROOT].keys.values()
         leaves = [leaf_of(key) for key in keys]
         return {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
+
+    def key_ids(self, role: RoleName) -> Sequence[str]:
+        """The canonical ids of the keys that root names for a base role."""
+        found = []
+        for key in () if self.root is None else self.root.roles[role].keys.values():
+            with suppress(InvalidMetadata):  # a certificate that cannot be read: nobody signs with its key
+                found.append(key.canonical_id)
+        return found
 
 
 def summarise(collection: Collection) -> Summary:

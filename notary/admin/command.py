@@ -24,7 +24,7 @@ from twisted.internet.defer import CancelledError
 from notary.admin.output import Output, OutputFailed
 from notary.admin.session import Session
 from notary.config.load import DAEMONS
-from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
+from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, PeerFailed, SigningFailed, StorageFailed
 from notary.work.reactor import Reactor
 
 _P = ParamSpec("_P")
@@ -44,6 +44,8 @@ class Status(IntEnum):
     """The named collection or key does not exist."""
     REFUSED = 5
     """The action is not allowed, or the operator did not confirm it."""
+    PEER = 6
+    """The other Notary, or the signer, cannot be reached, or does not give what the command needs."""
     FAULT = 70
     """A bug in the program."""
     OUTPUT = 74
@@ -61,6 +63,8 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
         OutputFailed: Status.OUTPUT,
         NotFound: Status.MISSING,
         KeyNotFound: Status.MISSING,
+        PeerFailed: Status.PEER,
+        SigningFailed: Status.PEER,
         NotaryError: Status.REFUSED,
     }
 )
@@ -71,7 +75,7 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
 class Invocation:
     """A command with its options, ready to run. ``daemon`` is that of :class:`Session`."""
 
-    config: Path
+    config: Path | None
     daemon: str | None
     as_json: bool
     body: Callable[[Session], Awaitable[int]]
@@ -110,12 +114,16 @@ class Invocation:
         return status
 
 
-def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable[int]]], click.Command]:
+def command(
+    name: str, *, needs_config: bool = True
+) -> Callable[[Callable[Concatenate[Session, _P], Awaitable[int]]], click.Command]:
     """Make a command of a coroutine function, whose docstring is the help; its own options are decorators below."""
 
     def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
-        def parsed(config: Path, daemon: str | None, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
+        def parsed(
+            config: Path | None, daemon: str | None, as_json: bool, *args: _P.args, **kwargs: _P.kwargs
+        ) -> Invocation:
             return Invocation(config, daemon, as_json, lambda session: body(session, *args, **kwargs))
 
         for option in (
@@ -127,7 +135,7 @@ def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable
             click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),
             click.option(
                 "--config",
-                required=True,
+                required=needs_config,
                 envvar="NOTARY_CONFIG",
                 show_envvar=True,
                 type=click.Path(dir_okay=False, path_type=Path),

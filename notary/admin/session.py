@@ -34,13 +34,14 @@ _Store = TypeVar("_Store", bound=_Closable)
 class Session:
     """One run of one command.
 
-    ``environ`` is the environment of the process; ``daemon`` names the daemon of the configuration, None if
-    the configuration shows it. Answers are read from ``stdin`` if it is a terminal.
+    ``config_file`` is None if the command line names none. ``environ`` is the environment of the process; ``daemon``
+    names the daemon of the configuration, None if the configuration shows it. Answers are read from ``stdin`` if it is
+    a terminal.
     """
 
     def __init__(
         self,
-        config_file: Path,
+        config_file: Path | None,
         environ: Mapping[str, str],
         reactor: Reactor,
         out: Output,
@@ -49,14 +50,21 @@ class Session:
     ) -> None:
         self.reactor = reactor
         self.out = out
-        self.config = load_file(config_file, environ, daemon)
-        self._environ = environ
-        self._stdin = stdin
+        self.environ = environ
+        self.stdin = stdin
+        self._config = None if config_file is None else load_file(config_file, environ, daemon)
         self._ends: list[Callable[[], object]] = []
 
     def now(self) -> datetime:
         """Return the time (aware, UTC)."""
         return datetime.fromtimestamp(self.reactor.seconds(), UTC)
+
+    @property
+    def config(self) -> ServerConfig | SignerConfig:
+        """The configuration of the daemon. Raises ConfigError if the command line names none."""
+        if self._config is None:
+            raise ConfigError("--config: missing; expected the configuration file of a server")
+        return self._config
 
     def server(self) -> ServerConfig:
         """Return the configuration, which must be that of a server. Raises ConfigError."""
@@ -66,7 +74,7 @@ class Session:
 
     def signer(self, config_file: Path | None = None) -> SignerConfig:
         """Return the configuration, or that in ``config_file``; it must be that of a signer. Raises ConfigError."""
-        found = self.config if config_file is None else load_file(config_file, self._environ)
+        found = self.config if config_file is None else load_file(config_file, self.environ)
         if not isinstance(found, SignerConfig):
             option = "--config" if config_file is None else "--signer-config"
             raise ConfigError(f"{option}: this is a server's configuration; expected a signer's (server.grpc_addr)")
@@ -121,13 +129,13 @@ class Session:
         """
         if yes:
             return True
-        if not self._stdin.isatty():
+        if not self.stdin.isatty():
             raise ConfigError(
                 "--yes: missing; without a terminal for the question, this option must confirm the action"
             )
         with _signals_end_waiting():
             self.out.say(f"{question} [y/N]")
-            answer = self._stdin.readline()
+            answer = self.stdin.readline()
         return answer.strip().lower() in ("y", "yes")
 
 

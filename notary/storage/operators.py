@@ -14,8 +14,9 @@ from typing import NamedTuple, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidRow
-from notary.storage import StoredKey
+from notary.storage import StoredKey, Update
 from notary.tuf import collection
+from notary.tuf.model import Gun
 
 
 class FeedEntry(NamedTuple):
@@ -89,6 +90,14 @@ class Inventory(Protocol):
         """Remove the first ``limit`` files that ``choose`` returns; return the removed files.
 
         ``choose`` is called in the transaction that removes, with the same rules as ``work`` of :meth:`visit`.
+        """
+        ...
+
+    def replace(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+        """Remove a collection, if there is one, and write ``updates`` in its place, in one transaction.
+
+        The changefeed has a ``deletion`` if something was removed, and an ``update`` for each timestamp among
+        ``updates``. Raises InvalidGun if the backend mistakes another collection for this one.
         """
         ...
 

@@ -15,10 +15,11 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred
 
 from notary.errors import InvalidRow, NotFound
+from notary.storage import Update
 from notary.storage.operators import FeedEntry, StoredCollection, Undated
 from notary.storage.sql.cursor import Cursor, Row
 from notary.storage.sql.database import Database
-from notary.storage.sql.metadata import SQLMetadataStore, lock
+from notary.storage.sql.metadata import SQLMetadataStore, lock, replace
 from notary.storage.sql.values import UNKNOWN_TIME, to_bytes, to_version, to_written
 from notary.tuf.collection import Collection, File
 from notary.tuf.model import Gun, RoleName
@@ -227,6 +228,10 @@ class SQLInventory:
     def remove(self, gun: str, choose: Callable[[Collection], Sequence[File]], limit: int) -> Deferred[Sequence[File]]:
         """See the port."""
         return self._database.write(_remove, gun, choose, limit)
+
+    def replace(self, gun: Gun, updates: Sequence[Update]) -> Deferred[None]:
+        """See the port."""
+        return self._database.write(replace, gun, updates, self._database.dialect.bind_time(self._database.now()))
 
     def add(self, source: Collection, files: Sequence[File], after: str | None) -> Deferred[None]:
         """See the port."""

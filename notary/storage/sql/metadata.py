@@ -261,6 +261,14 @@ def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
     return True
 
 
+def replace(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> None:
+    """Delete a collection, if there is one, and write ``updates``. Raises InvalidGun."""
+    locked = lock(cursor, gun)
+    _delete(cursor, gun, now)
+    _check_gun(gun, locked)
+    _write(cursor, gun, updates, now)
+
+
 def _record(
     cursor: Cursor, gun: Gun, now: object, version: int, sha256: str, category: Literal["update", "deletion"]
 ) -> None:

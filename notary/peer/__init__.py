@@ -1,0 +1,1 @@
+"""Reading collections from another Notary by its public API."""

@@ -1,0 +1,148 @@
+"""Following a peer: what is published or deleted there is so here, a little later.
+
+Rules of this module: a failure of the peer or of one collection ends nothing; it is tried again in the next round. A
+collection is deleted here only if the peer's changefeed names the deletion and the peer has no such collection, or,
+where there is no feed, if the peer has not had it twice in a row. A collection that was deleted and begun anew at the
+peer is replaced in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol
+
+from notary.errors import PeerFailed
+from notary.peer.client import Peer, PeerChange
+from notary.peer.fetch import Destination, Fetch, Outcome, Result, side_by_side
+from notary.tuf.model import Gun
+
+LOOK_BACK: Final = 1_000
+"""How many numbers of changes are read again in each round.
+
+A database gives out the numbers before it commits, so that a change may become visible after one with a higher number.
+At 50 publishes a second, these are the changes of 20 seconds.
+"""
+_ABSENCES: Final = 2
+
+
+class Window:
+    """The newest part of a changefeed, in which changes may appear in any order.
+
+    Every change is new once. ``start`` is the number after which to read.
+    """
+
+    def __init__(self, look_back: int = LOOK_BACK) -> None:
+        self._look_back = look_back
+        self._highest = 0
+        self._seen: set[int] = set()
+
+    @property
+    def start(self) -> int:
+        """The number after which the feed must be read."""
+        return max(0, self._highest - self._look_back)
+
+    def check(self, page: Sequence[PeerChange]) -> None:
+        """Check the first page after ``start``, which has at least as many changes as the window.
+
+        Raises PeerFailed if the newest seen change is missing: the peer's feed was set back. All its changes are new
+        then.
+        """
+        if self._highest and all(change.id != self._highest for change in page):
+            highest, self._highest, self._seen = self._highest, 0, set()
+            raise PeerFailed(f"the changefeed goes backwards: change {highest} is gone; everything is compared anew")
+
+    def new(self, page: Sequence[PeerChange]) -> list[PeerChange]:
+        """Return the changes of a page that were not seen."""
+        found = [change for change in page if change.id not in self._seen]
+        self._highest = max(self._highest, *(change.id for change in page))
+        self._seen = {number for number in self._seen.union(change.id for change in page) if number > self.start}
+        return found
+
+
+class Follower(Destination, Protocol):
+    """A destination from which collections can be deleted."""
+
+    async def delete(self, gun: Gun) -> bool:
+        """Delete a collection; return whether there was one. Raises StorageFailed."""
+        ...
+
+
+class Happened(StrEnum):
+    """What a round did with a collection beyond what a fetch does."""
+
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What came of one collection in a round: ``outcome`` is an Outcome, or "deleted"."""
+
+    gun: str
+    outcome: str
+    result: Result
+
+
+class Mirror:
+    """Follows a peer. ``names`` are the collections to ask for, None for those that the changefeed names."""
+
+    def __init__(
+        self, peer: Peer, fetch: Fetch, destination: Follower, names: Iterable[str] | None, at_once: int
+    ) -> None:
+        self._peer = peer
+        self._fetch = fetch
+        self._destination = destination
+        self._names = None if names is None else list(names)
+        self._at_once = at_once
+        self._window = Window()
+        self._due: dict[str, bool] = {}
+        self._absent: dict[str, int] = {}
+
+    @property
+    def due(self) -> int:
+        """The number of collections that the next round must fetch, as far as is known."""
+        return len(self._due)
+
+    async def round(self, report: Callable[[Event], None]) -> None:
+        """Take over what has changed; ``report`` is called for each collection that was looked at.
+
+        Raises PeerFailed if the changefeed cannot be had, and StorageFailed; the next round goes on from there.
+        """
+        if self._names is None:
+            await self._read_feed()
+        else:
+            self._due.update((name, self._due.get(name, False)) for name in self._names)
+        due = dict(self._due)
+
+        async def work(gun: str) -> None:
+            event = await self._one(gun, deleted=due[gun])
+            if event.outcome != Outcome.FAILED:
+                self._due.pop(gun, None)
+            report(event)
+
+        await side_by_side(due, self._at_once, work)
+
+    async def _read_feed(self) -> None:
+        page = await self._peer.changes(self._window.start)
+        self._window.check(page)
+        while page:
+            for change in self._window.new(page):
+                self._due[change.gun] = self._due.get(change.gun, False) or change.category == "deletion"
+            page = await self._peer.changes(page[-1].id)
+
+    async def _one(self, gun: str, *, deleted: bool) -> Event:
+        if self._names is None:
+            result = await self._fetch.exactly(gun, force=deleted)
+        else:
+            result = await self._fetch.one(gun)
+        if result.outcome is Outcome.ABSENT:
+            self._absent[gun] = self._absent.get(gun, 0) + 1
+            if (deleted or (self._names is not None and self._absent[gun] >= _ABSENCES)) and await self._delete(gun):
+                return Event(gun, Happened.DELETED, result)
+        else:
+            self._absent.pop(gun, None)
+        return Event(result.gun, result.outcome, result)
+
+    async def _delete(self, gun: str) -> bool:
+        return await self._destination.delete(Gun(gun))
