@@ -61,6 +61,10 @@ class Dialect:
     in which each statement sees what is committed when it starts; a row read with ``for_update`` does not change until
     the commit. ``lock`` and ``unlock`` take and release a named lock that one transaction can hold at a time, and
     return a row if they succeed; they are ``""`` if ``begin_write`` locks anyway, or if the commit unlocks.
+    ``open_writers`` is a query for the open transactions that write to the table that its parameter names, listed from
+    before they take a number of its sequence until they have ended. ``see_uncommitted`` is a statement after which the
+    next one sees the rows of open transactions. Both are ``""`` in a database that has no such thing, or where numbers
+    are given in the order of commits.
     ``catalogue`` describes the database's own tables and how tables are changed.
 
     ``arguments`` turns ``storage.db_url`` into arguments of the driver's ``connect``, or raises ConfigError.
@@ -88,6 +92,8 @@ class Dialect:
     for_update: str
     lock: str
     unlock: str
+    open_writers: str
+    see_uncommitted: str
     catalogue: Catalogue
     arguments: Callable[[str, PoolSettings], Mapping[str, Any]]
     prepare: Callable[[Any, PoolSettings], None]

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
+from notary.storage.sql import feed
 from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.migrate import SERVER, probe
@@ -36,7 +37,6 @@ _INSERT_BYTES: Final = 1 << 20
 
 _FILE: Final = "SELECT role, version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
 _IDENTITY: Final = "SELECT gun, role, version, sha256 FROM tuf_files"
-_FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM changefeed"
 _THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 
 
@@ -261,21 +261,33 @@ def _are_stored(cursor: Cursor, gun: Gun, updates: Sequence[Update]) -> bool:
     )
 
 
-def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> Sequence[Change]:
+def _changes(
+    cursor: Cursor, gun: Gun | None, change_id: int, records: int, horizon: feed.Horizon, now: datetime
+) -> Sequence[Change]:
     backwards = change_id < 0 or records < 0
-    where: dict[str, object] = {}
+    end = change_id if change_id > 0 else None  # else from the end
     if gun is not None:
-        where["gun == ?"] = str(gun)
+        rows = _changes_of(cursor, gun, change_id, records, backwards=backwards)
+    elif backwards:
+        rows = feed.before(cursor, end, abs(records), horizon, now)
+    else:
+        rows = feed.after(cursor, change_id, records, horizon, now)
+    # PostgreSQL fills the column of an empty checksum with spaces.
+    return [Change(row[0], to_time(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
+
+
+def _changes_of(cursor: Cursor, gun: Gun, change_id: int, records: int, *, backwards: bool) -> Sequence[Row]:
+    """Read a page of one collection, whose writers wait for each other before they take an id."""
+    where: dict[str, object] = {"gun == ?": str(gun)}
     if not backwards:
         where["id > ?"] = change_id
     elif change_id > 0:  # else from the end
         where["id < ?"] = change_id
-    condition = f"WHERE {' AND '.join(where)}" if where else ""
     order = "DESC" if backwards else "ASC"
-    rows = cursor.all(f"{_FEED} {condition} ORDER BY id {order} LIMIT ?", *where.values(), abs(records))
-    # PostgreSQL fills the column of an empty checksum with spaces.
-    found = [Change(row[0], to_time(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
-    return found[::-1] if backwards else found
+    rows = cursor.all(
+        f"{feed.RECORD} WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT ?", *where.values(), abs(records)
+    )
+    return rows[::-1] if backwards else rows
 
 
 class SQLMetadataStore:
@@ -283,6 +295,7 @@ class SQLMetadataStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._horizon = feed.Horizon()
 
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
@@ -341,7 +354,9 @@ class SQLMetadataStore:
 
     def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Deferred[Sequence[Change]]:
         """See the port."""
-        return self._database.read(_changes, gun, _clamp(change_id or 0), _clamp(records))
+        return self._database.read(
+            _changes, gun, _clamp(change_id or 0), _clamp(records), self._horizon, self._database.now()
+        )
 
     def check(self) -> Deferred[None]:
         """See the port."""
