@@ -17,6 +17,7 @@ from twisted.internet.task import react
 
 from notary import __version__
 from notary.admin.command import Invocation, Status
+from notary.admin.commands.changes import changes
 from notary.admin.commands.check_config import check_config
 from notary.admin.commands.expiring import expiring
 from notary.admin.commands.fsck import fsck
@@ -34,7 +35,7 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, keys, expiring, fsck, gc)
+COMMANDS: Final = (check_config, health, migrate, repos, keys, changes, expiring, fsck, gc)
 
 for each in COMMANDS:
     cli.add_command(each)

@@ -55,11 +55,16 @@ class Output:
             self._out.print(printable(text))
 
     @contextmanager
-    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
-        """Open a table of results. The function it yields adds a row: cells for people, a record for scripts."""
+    def table(
+        self, *columns: str, heading: bool = True
+    ) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
+        """Open a table of results. The function it yields adds a row: cells for people, a record for scripts.
+
+        Without ``heading`` the table goes on from the one before it, of the same columns, which only lines show.
+        """
         waiting: list[Sequence[str]] = []
         plain = not self.as_json and not self._out.is_terminal
-        if plain:
+        if plain and heading:
             self._plain(columns)
 
         def add(cells: Sequence[object], record: Mapping[str, object]) -> None:
@@ -108,6 +113,10 @@ class Output:
                 yield lambda more: bar.advance(task, more)
             finally:
                 self._bar = None
+
+    def flush(self) -> None:
+        """Hand all results to whom they are for, now: a command that waits may not keep them in a buffer."""
+        self._out.file.flush()
 
     def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         # The first column stays whole as long as it fits; the other columns wrap, between words if possible.
