@@ -102,6 +102,10 @@ def statements(monkeypatch) -> list[tuple]:
             seen.append((text, *map(tuple, given)))
             return self.cursor.execute(text, *given)
 
+        def execute_together(self, statements):
+            seen.extend((text, tuple(values)) for text, values, _ in statements)
+            return self.cursor.execute_together(statements)
+
     class Seen(Cursor):
         def __init__(self, cursor, dialect) -> None:
             super().__init__(Spy(cursor), dialect)

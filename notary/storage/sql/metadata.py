@@ -232,10 +232,26 @@ def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> 
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
     lock(cursor, gun)  # else files of a concurrent publish would remain
     cursor.run("DELETE FROM tuf_files WHERE gun == ? AND deleted_at IS NOT NULL", str(gun))
-    if not cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)):
+    added = _rival_next_publish(cursor, gun, now) if cursor.dialect.optimistic else 0
+    if cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)) == added:
         return False
     _record(cursor, gun, now, 0, "", "deletion")
     return True
+
+
+def _rival_next_publish(cursor: Cursor, gun: Gun, now: object) -> int:
+    """Write the timestamp that a publish on another node of a cluster would write now, so that only one can commit.
+
+    The caller deletes the row in the same transaction. Returns the number of rows written.
+    """
+    newest = "SELECT version FROM tuf_files WHERE gun = ? AND role = ? ORDER BY version DESC LIMIT 1"
+    row = cursor.first(newest, str(gun), str(TIMESTAMP))
+    if row is None or row[0] >= _INT32_MAX:
+        return 0
+    values = {"created_at": now, "updated_at": now, "gun": str(gun), "role": str(TIMESTAMP), "version": row[0] + 1}
+    # Replaced, because such a publish may have arrived from the other node since the query.
+    insert(cursor, "tuf_files", {**values, "sha256": "", "data": b""}, verb="REPLACE")
+    return 1
 
 
 def _record(

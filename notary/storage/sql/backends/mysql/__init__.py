@@ -137,7 +137,7 @@ MYSQL = Dialect(
     exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
     bytewise="CAST({0} AS BINARY)",
     member="({0})",
-    together=True,
+    together=lambda cursor: not cursor.connection.is_clustered,
     connections=10_000,
     writers=10_000,
     # With READ COMMITTED, the session's level, each statement would see its own moment.
@@ -147,8 +147,8 @@ MYSQL = Dialect(
     ),
     begin_write=("START TRANSACTION",),
     for_update="FOR UPDATE",
-    lock="SELECT 1 FROM DUAL WHERE GET_LOCK(?, @@innodb_lock_wait_timeout)",
-    unlock="SELECT RELEASE_LOCK(?)",
+    lock="",  # a lock of GET_LOCK counts on one node of a cluster only, and some clusters refuse it
+    optimistic=True,
     open_writers="",
     see_uncommitted="SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED",
     catalogue=CATALOGUE,

@@ -134,14 +134,14 @@ POSTGRES = Dialect(
     exactly="{0} = %s",
     bytewise="{0}",
     member="({0})",
-    together=False,
+    together=lambda _: False,
     connections=10_000,
     writers=10_000,
     begin_read=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
     begin_write=("BEGIN",),
     for_update="FOR UPDATE",
     lock="SELECT 1 FROM pg_advisory_xact_lock(hashtextextended(?, 0))",
-    unlock="",
+    optimistic=False,
     open_writers=(
         "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = ?::regclass AND granted "
         "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode = 'RowExclusiveLock'"
