@@ -98,6 +98,11 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def claims_to_be_pure(docstring: str) -> bool:
+    """Whether a module says of itself that it is pure: in its first rule, possibly "but for" something."""
+    return re.search(r"^Rules of this (module|package): pure\b", docstring, re.MULTILINE) is not None
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -190,6 +195,20 @@ def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
     assert violations(module, source) == []
 
 
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_what_claims_to_be_pure_imports_no_twisted(path: Path) -> None:
+    """Not even its types: a Deferred or an address of Twisted's in a signature is a tie to Twisted."""
+    source = read(path)
+    if claims_to_be_pure(ast.get_docstring(ast.parse(source)) or ""):
+        assert [name for name, _ in imports(source) if name.split(".")[0] == "twisted"] == [], "mend the docstring"
+
+
+def test_a_claim_to_be_pure_is_read_in_its_sentence_only() -> None:
+    assert claims_to_be_pure("Frames.\n\nRules of this module: pure; fed in pieces.")
+    assert claims_to_be_pure("Keys.\n\nRules of this module: pure but for the randomness of new keys.")
+    assert not claims_to_be_pure("Use cases.\n\nRules of this module: knows the ports and the pure core.")
+
+
 def test_a_module_outside_the_layers_is_caught() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"notary\.helpers is in no layer"):
         violations("notary.helpers", "")
@@ -255,6 +274,28 @@ def test_the_session_in_the_readme_is_the_one_that_make_up_prints() -> None:
     assert f"```\n{read(ROOT / 'etc/session.sh')}```\n" in read(ROOT / "README.md")
 
 
+RIDDLES = re.compile(r"\b(whoever|whatever|whom|who comes)\b", re.IGNORECASE)
+"""Words that leave a reader to find out who or what is meant: CONTRIBUTING.md has the rule."""
+
+
+def riddles() -> list[str]:
+    """The lines with such words."""
+    inside = [path for folder in ("notary", "docs", "changelog.d") for path in (ROOT / folder).rglob("*")]
+    found = []
+    for path in sorted([*inside, *ROOT.glob("*.md")]):
+        if path.suffix not in {".py", ".sql", ".proto", ".md", ".yaml", ".dot"} or path == ROOT / "CONTRIBUTING.md":
+            continue
+        for number, line in enumerate(read(path).splitlines(), start=1):
+            if RIDDLES.search(line):
+                found.append(f"{name_of(path)}:{number}: {line.strip()}")
+    return found
+
+
+def test_no_sentence_is_a_riddle() -> None:
+    assert RIDDLES.search("Whoever reads this finds out")
+    assert riddles() == [], "name the subject: an operator, a client, every error"
+
+
 def test_sections_that_the_code_refers_to_exist() -> None:
     headings = re.findall(r"^## (\d+)\. ", read(ROOT / "docs/protocol.md"), re.MULTILINE)
     assert headings == [str(number) for number in range(1, 10)]
@@ -262,18 +303,6 @@ def test_sections_that_the_code_refers_to_exist() -> None:
     found = {number for path in ALL for number in reference.findall(read(path))}
     assert found
     assert found <= set(headings)
-
-
-def test_the_table_of_modules_is_the_tree() -> None:
-    """Each row of docs/architecture.md names a path, then files beside it; a package of words alone needs no row."""
-    table = read(ROOT / "docs/architecture.md").partition("| module | what it is |")[2].partition("\n## ")[0]
-    named = set()
-    for row in re.findall(r"^\| (`(?:notary|twisted)/.+?) \|", table, re.MULTILINE):
-        first, *others = re.findall(r"`([^`]+)`", row)
-        named |= {first, *(str(Path(first).with_name(other)) for other in others)}
-    tree = {name_of(path) for path in OURS if len(ast.parse(read(path)).body) > 1}
-    assert named - tree - {"notary/proto/__init__.py"} == set(), "rows of what is not there"
-    assert tree - named == {"notary/__init__.py", "notary/net/grpc/__init__.py"}, "modules without a row"
 
 
 def test_no_import_leads_in_a_circle() -> None:

@@ -115,7 +115,7 @@ class Output:
                 self._bar = None
 
     def flush(self) -> None:
-        """Hand all results to whom they are for, now: a command that waits may not keep them in a buffer."""
+        """Write all buffered results now, because the command is about to wait."""
         self._out.file.flush()
 
     def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

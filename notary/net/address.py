@@ -1,7 +1,7 @@
 """Addresses as text: one form for logs, messages and limits.
 
-Rules of this module: pure. An IPv6 address is in brackets before its port; an IPv4-mapped IPv6 address is written as
-IPv4.
+Rules of this module: no input or output. An IPv6 address is in brackets before its port; an IPv4-mapped IPv6 address
+is written as IPv4.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Connection(Protocol):
         """
 
     def give_up(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close at once; requests that are under way are lost."""
 
 
 class Connections:

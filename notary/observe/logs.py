@@ -3,8 +3,8 @@
 Rules of this module:
 
 - A line carries ``level``, ``msg`` and ``time`` (RFC 3339, UTC) and the event's own fields, laid out as the reference's
-  logger does (docs/protocol.md, section 7). Every line is printable ASCII: whatever a client puts into a path or a name
-  cannot end the line or begin another.
+  logger does (docs/protocol.md, section 7). Every line is printable ASCII: no text that a client puts into a path or a
+  name can end the line or begin another.
 - Each keyword that the code that logs passes is a field. That code keeps secrets out of fields.
 - Levels are those of the reference. Twisted's ``critical`` is ``error`` here: the process goes on. Only the end of the
   process is ``fatal``.

@@ -200,11 +200,11 @@ class Calls:
         seen.observe(seconds)
         self._failures[operation] += not ok
 
-    def families(self, prefix: str, whom: str) -> Iterable[Metric]:
+    def families(self, prefix: str, callee: str) -> Iterable[Metric]:
         """Return two families, whose names begin with ``prefix``."""
         labels = ("operation",)
-        seconds = HistogramMetricFamily(prefix + "_duration_seconds", f"Time that {whom} took", labels=labels)
-        failures = CounterMetricFamily(prefix + "_failures", f"Calls of {whom} that failed", labels=labels)
+        seconds = HistogramMetricFamily(prefix + "_duration_seconds", f"Time that {callee} took", labels=labels)
+        failures = CounterMetricFamily(prefix + "_failures", f"Calls of {callee} that failed", labels=labels)
         for operation, seen in self._seconds.items():
             seen.add_to(seconds, (operation,))
             failures.add_metric((operation,), self._failures[operation])

@@ -203,7 +203,7 @@ class Api:
         return fault_response(fault, {"id": known_as})
 
     def _let_in(self, match: Match[object], call: Call) -> None:
-        """Raise the error for which the call is refused whatever its body is; note collection and user for the log."""
+        """Raise the error for which the call is refused with any body; note collection and user for the log."""
         route, name = match.route, match.name
         if name is not None:
             call.notes["gun"] = name

@@ -85,7 +85,9 @@ class Signer(Serving):
             self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker
         )
         if server.client_ca_file is None:
-            self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
+            self._log.warn(
+                "server.client_ca_file is not given: every client that reaches this signer can sign with every key"
+            )
         self._log.info("Using {backend} backend", backend=storage.backend)
         usage = PoolUsage()
         metrics.watch_pool(usage)

@@ -30,7 +30,7 @@ class BodyBudget:
 
     @property
     def peers(self) -> int:
-        """The number of peers for whom something is held."""
+        """The number of peers with bytes that are held."""
         return len(self._by_peer)
 
     def take(self, peer: str, size: int) -> bool:

@@ -422,7 +422,7 @@ class HttpConnection(protocol.Protocol):
 
     @_contained
     def give_up(self) -> None:
-        """Drop the connection, whatever is under way."""
+        """Drop the connection at once, with all requests on it."""
         self.transport.abortConnection()
         self.deadline = None
 

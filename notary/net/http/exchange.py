@@ -68,7 +68,7 @@ class Exchange:
         self._is_handled = False  # whether the handler has the call: it will answer
         self._body: Received | None = None  # of the request; None if there is none, or it is dropped
         self._body_bytes = 0
-        self._peer = ""  # for whom the bytes that are held are counted
+        self._peer = ""  # the peer to which the bytes that are held count
         self._held_bytes = 0
         self._rest = b""  # the body of an answer that goes out in pieces
         self._sent_bytes = 0

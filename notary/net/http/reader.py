@@ -53,7 +53,7 @@ class Head(NamedTuple):
     persistent: bool
     """Whether the connection stays open after this request."""
     has_body: bool
-    """Whether there is a body, of whatever length if it comes in chunks."""
+    """Whether there is a body; a body in chunks counts as one, even if it is empty."""
     expects_continue: bool
     """Whether the client waits for "100 Continue" before it sends the body."""
 

@@ -167,7 +167,11 @@ class DebugServer(Assembly):
         self.port = bound.port
         self._local = ip_address(bound.host).is_loopback
         say = self._log.info if self._local else self._log.warn
-        say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
+        say(
+            "The debug server listens on {host}:{port}, for every client that can reach it",
+            host=bound.host,
+            port=bound.port,
+        )
 
     async def _serve(self, call: Call) -> Response:
         why = refusal(call.headers, local=self._local)
