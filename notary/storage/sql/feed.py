@@ -27,9 +27,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from notary.errors import InvalidRow
 from notary.storage.sql.cursor import Cursor, Row
-from notary.storage.sql.values import to_time
+from notary.storage.sql.values import to_written
 
 TABLE: Final = "changefeed"
 
@@ -139,15 +138,7 @@ def _without_uncommitted(cursor: Cursor, start: int, page: Sequence[Row], settle
     for place, row in enumerate(page):
         if first_open is not None and row[0] > first_open:
             return page[:place]
-        if row[0] > last + 1 and row[0] > settled and _is_recent(row, now):
+        if row[0] > last + 1 and row[0] > settled and to_written(row[1]) > now - _LONG_AGO:
             return page[:place]
         last = row[0]
     return page
-
-
-def _is_recent(record: Row, now: datetime) -> bool:
-    """Whether a record was written less than ``_LONG_AGO`` ago; one without a time is from an old Go Notary."""
-    try:
-        return to_time(record[1]) > now - _LONG_AGO
-    except InvalidRow:
-        return False
