@@ -11,9 +11,9 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man proto
+.PHONY: help up test test-docker test-cluster lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man proto
 .PHONY: clean runtime dev packages
-.PHONY: bench-packages diagram-packages docker-packages
+.PHONY: bench-packages diagram-packages docker-packages cluster-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -25,6 +25,9 @@ test: packages lint pytest ## run every check: ruff, mypy, all tests with covera
 
 test-docker: docker-packages dev ## images, compose and content trust on a real Docker engine; takes minutes
 	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/docker
+
+test-cluster: packages cluster-packages dev ## clusters of databases with kills and races; takes minutes
+	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/cluster
 
 lint: dev ## ruff and mypy only
 	$(BIN)/ruff check
@@ -99,3 +102,6 @@ bench-packages:
 
 docker-packages:
 	@etc/require-packages.sh docker
+
+cluster-packages:
+	@etc/require-packages.sh cluster

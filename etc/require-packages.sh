@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|diagrams|docker
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|diagrams|docker|cluster
 #
 # Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
 # the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
 set -euo pipefail
 
-target=${1:?up, dev, test, bench, diagrams or docker}
+target=${1:?up, dev, test, bench, diagrams, docker or cluster}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
@@ -56,6 +56,10 @@ missing_packages() {
         command -v iptables >/dev/null || echo iptables
         command -v notary >/dev/null || echo notary
         command -v openssl >/dev/null || echo openssl
+    fi
+    if [ "$target" = cluster ]; then
+        compgen -G '/usr/lib*/galera*/libgalera_smm.so' >/dev/null || echo galera-4
+        command -v rsync >/dev/null || echo rsync # how a node of Galera gets the data of another
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

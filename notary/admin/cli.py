@@ -17,6 +17,7 @@ import click
 
 from notary import __version__
 from notary.admin.command import Invocation, Status
+from notary.admin.commands.changes import changes
 from notary.admin.commands.check_config import check_config
 from notary.admin.commands.expiring import expiring
 from notary.admin.commands.fetch import fetch
@@ -37,7 +38,7 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, expiring, fsck, gc)
+COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, changes, expiring, fsck, gc)
 
 for each in COMMANDS:
     cli.add_command(each)

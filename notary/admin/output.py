@@ -92,11 +92,16 @@ class Output:
         self._write(text)
 
     @contextmanager
-    def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
-        """Open a table of results. The function it yields adds a row: cells for people, a record for scripts."""
+    def table(
+        self, *columns: str, heading: bool = True
+    ) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
+        """Open a table of results. The function it yields adds a row: cells for people, a record for scripts.
+
+        Without ``heading`` the table goes on from the one before it, of the same columns, which only lines show.
+        """
         waiting: list[Sequence[str]] = []
         plain = not self.as_json and not self._out.is_terminal
-        if plain:
+        if plain and heading:
             self._plain(columns)
 
         def add(cells: Sequence[object], record: Mapping[str, object]) -> None:

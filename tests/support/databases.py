@@ -258,6 +258,11 @@ class MariaDB(DatabaseServer):
         """The server's Unix socket."""
         return self.directory / "socket"
 
+    @property
+    def runs_as(self) -> str:
+        """The user of the server's process."""
+        return pwd.getpwuid(os.geteuid()).pw_name
+
     def db_url(self, database: str, user: User | None = None) -> str:
         name, password = user or self.admin
         return f"{name}:{password}@tcp(127.0.0.1:{self.port})/{database}?parseTime=true"
@@ -272,7 +277,7 @@ class MariaDB(DatabaseServer):
             f"--datadir={self.directory}/data",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
-            f"--user={_me()}",
+            f"--user={self.runs_as}",
         )
 
     def _command(self) -> Sequence[str]:
@@ -284,7 +289,7 @@ class MariaDB(DatabaseServer):
         return [
             _program("mariadbd"),
             "--no-defaults",
-            f"--user={_me()}",
+            f"--user={self.runs_as}",
             f"--datadir={self.directory}/data",
             f"--socket={self.socket}",
             f"--pid-file={self.directory}/pid",
@@ -392,10 +397,6 @@ class PostgreSQL(DatabaseServer):
 def _threads(pid: int) -> Iterable[Path]:
     """The files that tell what the threads of a process are doing."""
     return Path(f"/proc/{pid}/task").glob("*/stat")
-
-
-def _me() -> str:
-    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _program(name: str) -> str:

@@ -61,9 +61,10 @@ class Cursor:
         self._cursor = cursor
         self._waiting: list[_Statement] = []
         self._size = 0
-        self._turn: list[Row] | None = None
         self.begun = False
         """True once a statement has been run."""
+        self.together = dialect.together(cursor)
+        """True if several statements go in one message."""
         self.dialect: Final = dialect
 
     def run(self, sql: str, *values: object) -> int:
@@ -92,28 +93,16 @@ class Cursor:
             self.flush()
         return rows
 
-    def take_turn(self, name: str) -> None:
-        """Queue the taking of the lock ``name``; the next statement waits for it, or raises StorageFailed."""
-        if name and self.dialect.lock:
-            self._turn = self._put(self.dialect.lock, (name,))
-
-    def return_turn(self, name: str) -> None:
-        """Queue the release of the lock ``name``; it is sent with the next statement."""
-        if name and self.dialect.unlock:
-            self._put(self.dialect.unlock, (name,))
-
     def flush(self) -> int:
         """Run the queued statements; return the number of rows that the last one changed."""
-        waiting, turn = self._waiting, self._turn
-        self._waiting, self._size, self._turn = [], 0, None
+        waiting = self._waiting
+        self._waiting, self._size = [], 0
         self.begun = self.begun or bool(waiting)
-        if self.dialect.together and len(waiting) > 1:
+        if self.together and len(waiting) > 1:
             self._cursor.execute_together(waiting)
         else:
             for statement in waiting:
                 self._execute(*statement)
-        if turn is not None and not turn:
-            raise StorageFailed("others keep a lock in the database for too long: see what keeps it busy")
         count: int = self._cursor.rowcount
         return count
 
@@ -137,11 +126,11 @@ class Cursor:
         return rows[0] if rows else None
 
 
-def insert(cursor: Cursor, table: str, *rows: Mapping[str, object]) -> None:
+def insert(cursor: Cursor, table: str, *rows: Mapping[str, object], verb: str = "INSERT") -> None:
     """Queue the insertion of rows with the same columns. Table and columns are constants of our own modules."""
     marks = f"({', '.join('?' * len(rows[0]))})"
     values = [value for row in rows for value in row.values()]
     cursor.later(
-        f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES {', '.join([marks] * len(rows))}",  # noqa: S608
+        f"{verb} INTO {table} ({', '.join(rows[0])}) VALUES {', '.join([marks] * len(rows))}",
         *values,
     )

@@ -10,7 +10,6 @@ no table.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import itertools
 import random
@@ -58,13 +57,11 @@ _ERRORS: Final[Mapping[Trouble, type[StorageFailed]]] = MappingProxyType(
 class _Kind:
     """How a transaction runs.
 
-    ``begin`` holds the statements that begin it; with none, each statement is a transaction by itself. ``turn`` is the
-    name of the lock that it holds, "" for none.
+    ``begin`` holds the statements that begin it; with none, each statement is a transaction by itself.
     """
 
     begin: Sequence[str]
     writes: bool = False
-    turn: str = ""
 
 
 class _Connection:
@@ -168,13 +165,6 @@ class Database:
     def write(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run ``work`` in a transaction that may write. Raises also OutcomeUnknown."""
         return self._transact(_Kind(self.dialect.begin_write, writes=True), work, *args, **kwargs)
-
-    def write_in_turn(
-        self, name: str, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> Deferred[_T]:
-        """Like :meth:`write`, but transactions with the same ``name`` run one at a time, on all instances together."""
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-        return self._transact(_Kind(self.dialect.begin_write, writes=True, turn=digest), work, *args, **kwargs)
 
     def _transact(
         self, kind: _Kind, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
@@ -363,23 +353,21 @@ class Database:
             try:
                 for statement in kind.begin:
                     cursor.later(statement)
-                cursor.take_turn(kind.turn)
                 result = work(cursor)
-                self._commit(cursor, kind.turn)
+                self._commit(cursor)
             except BaseException as error:
                 if not isinstance(error, OutcomeUnknown) and not self._is_lost(error):
-                    self._undo(connection, Cursor(driver, self.dialect), kind.turn)
+                    connection.rollback()
                 raise
             return result
         finally:
             with suppress(self._driver.Error):  # the connection was lost
                 driver.close()
 
-    def _commit(self, cursor: Cursor, turn: str) -> None:
-        if not (cursor.begun and self.dialect.together):
+    def _commit(self, cursor: Cursor) -> None:
+        if not (cursor.begun and cursor.together):
             cursor.flush()  # if the connection is lost here, nothing has been committed
         cursor.later("COMMIT")
-        cursor.return_turn(turn)
         try:
             cursor.flush()
         except self._driver.Error as error:
@@ -389,12 +377,6 @@ class Database:
                     f"{self.dialect.explain(error)}"
                 ) from error
             raise
-
-    def _undo(self, connection: Any, cursor: Cursor, turn: str) -> None:
-        connection.rollback()
-        with suppress(self._driver.Error):  # if the connection was lost, the lock was lost with it
-            cursor.return_turn(turn)
-            cursor.flush()
 
     def _is_lost(self, error: BaseException) -> bool:
         return isinstance(error, self._driver.Error) and self.dialect.trouble(error) is Trouble.LOST

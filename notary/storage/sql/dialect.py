@@ -57,15 +57,21 @@ class Dialect:
     placeholder more than once. ``bytewise`` is an expression that distinguishes all values of the column ``{0}``.
     ``member`` is how the subquery ``{0}`` with its own ORDER BY and LIMIT is written in a UNION ALL.
 
-    ``together`` says that the driver's cursors have ``execute_together``, which runs several statements in one message
-    to the database: the text of each, its values, and the list that takes its rows. Statements after one that fails are
-    not run.
+    ``together`` tells whether a cursor of the driver has ``execute_together``, which runs several statements in one
+    message to the database: the text of each, its values, and the list that takes its rows. Statements after one that
+    fails are not run. It is false where an abort that falls between two statements of a message would be hidden.
 
     ``connections`` limits the pool, ``writers`` the number of transactions of a store that write at the same time.
     ``begin_read`` are the statements that open a transaction that sees one moment. ``begin_write`` opens a transaction
     in which each statement sees what is committed when it starts; a row read with ``for_update`` does not change until
-    the commit. ``lock`` and ``unlock`` take and release a named lock that one transaction can hold at a time, and
-    return a row if they succeed; they are ``""`` if ``begin_write`` locks anyway, or if the commit unlocks.
+    the commit. ``lock`` takes a named lock that one transaction can hold at a time, until the commit; it is ``""`` if
+    ``begin_write`` locks anyway, or if there is no such lock. ``optimistic`` says that the database may be a cluster
+    whose nodes all take writes: locks count on their own node only, and of two transactions that write a row of the
+    same unique key one fails at its commit. Such a database also has REPLACE, which waits for others with such a row.
+    ``open_writers`` is a query for the open transactions that write to the table that its parameter names, listed from
+    before they take a number of its sequence until they have ended. ``see_uncommitted`` is a statement after which the
+    next one sees the rows of open transactions. Both are ``""`` in a database that has no such thing, or where numbers
+    are given in the order of commits.
     ``catalogue`` describes the database's own tables and how tables are changed.
 
     ``arguments`` turns ``storage.db_url`` into arguments of the driver's ``connect``, or raises ConfigError.
@@ -85,14 +91,16 @@ class Dialect:
     exactly: str
     bytewise: str
     member: str
-    together: bool
+    together: Callable[[Any], bool]
     connections: int
     writers: int
     begin_read: Sequence[str]
     begin_write: Sequence[str]
     for_update: str
     lock: str
-    unlock: str
+    optimistic: bool
+    open_writers: str
+    see_uncommitted: str
     catalogue: Catalogue
     arguments: Callable[[str, PoolSettings], Mapping[str, Any]]
     prepare: Callable[[Any, PoolSettings], None]

@@ -7,6 +7,7 @@ where a new row needs the key.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -91,6 +92,23 @@ def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey |
     return None if row is None else to_key(row)
 
 
+def _take_turn(cursor: Cursor, key: StoredKey, now: object) -> None:
+    """Queue what makes other transactions that add a key of this gun, role and algorithm wait for the end of this one.
+
+    The table has no unique key for these three. Where locks are no help, a row is written whose key id stands for them,
+    and removed again: nobody ever sees it, others wait for it, and of two nodes of a cluster one fails at its commit.
+    """
+    digest = hashlib.sha256(f"{key.gun}\0{key.role}\0{key.algorithm}".encode("utf-8", "surrogatepass")).hexdigest()
+    if cursor.dialect.lock:
+        cursor.later(cursor.dialect.lock, digest)
+    elif cursor.dialect.optimistic:
+        key_id = f"turn {digest}"
+        insert(
+            cursor, "private_keys", _values(replace(key, key_id=key_id, public=b"", private=b""), now), verb="REPLACE"
+        )
+        cursor.later("DELETE FROM private_keys WHERE key_id == ?", key_id)
+
+
 def _sample(cursor: Cursor) -> list[StoredKey]:
     # Both queries walk along the primary key, however many keys there are.
     rows = [*cursor.all(f"{ROW} ORDER BY id DESC LIMIT ?", _NEWEST), *cursor.all(f"{ROW} ORDER BY id LIMIT ?", _OLDEST)]
@@ -102,28 +120,30 @@ def _sample(cursor: Cursor) -> list[StoredKey]:
 
 
 def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
+    _take_turn(cursor, key, now)
     kept = _pending(cursor, key.gun, key.role, key.algorithm)
     if kept is not None:
         return kept
     cursor.later("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NOT NULL", key.key_id)
-    insert(
-        cursor,
-        "private_keys",
-        {
-            "created_at": now,
-            "updated_at": now,
-            "key_id": key.key_id,
-            "algorithm": key.algorithm,
-            "public": key.public,
-            "private": key.private,
-            "gun": key.gun,
-            "role": key.role,
-            "passphrase_alias": key.passphrase_alias,
-            "encryption_alg": key.encryption_alg,
-            "keywrap_alg": key.keywrap_alg,
-        },
-    )
+    insert(cursor, "private_keys", _values(key, now))
     return replace(key, last_used=None)
+
+
+def _values(key: StoredKey, now: object) -> Mapping[str, object]:
+    """Return a pending key as values by column."""
+    return {
+        "created_at": now,
+        "updated_at": now,
+        "key_id": key.key_id,
+        "algorithm": key.algorithm,
+        "public": key.public,
+        "private": key.private,
+        "gun": key.gun,
+        "role": key.role,
+        "passphrase_alias": key.passphrase_alias,
+        "encryption_alg": key.encryption_alg,
+        "keywrap_alg": key.keywrap_alg,
+    }
 
 
 def _mark_used(cursor: Cursor, key_id: str, when: object) -> None:
@@ -155,9 +175,7 @@ class SQLKeyStore:
         if not self._database.dialect.holds(key.gun):
             return fail(InvalidGun(f"{quote(key.gun)}: the database cannot hold this name"))
         now = self._database.dialect.bind_time(self._database.now())
-        # The table has no unique key for these three.
-        turn = f"{key.gun}\0{key.role}\0{key.algorithm}"
-        return self._again_if_unknown(lambda: self._database.write_in_turn(turn, _add, key, now))
+        return self._again_if_unknown(lambda: self._database.write(_add, key, now))
 
     def get(self, key_id: str) -> Deferred[StoredKey]:
         """See the port."""

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 
 from notary.errors import InvalidGun, InvalidRole, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
+from notary.storage.sql import feed
 from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.migrate import SERVER, probe
@@ -36,7 +37,6 @@ _INSERT_BYTES: Final = 1 << 20
 
 _FILE: Final = "SELECT role, version, data, sha256, COALESCE(created_at, updated_at) FROM tuf_files"
 _IDENTITY: Final = "SELECT gun, role, version, sha256 FROM tuf_files"
-_FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM changefeed"
 _THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 
 
@@ -255,7 +255,8 @@ def _write(cursor: Cursor, gun: Gun, updates: Sequence[Written], now: object) ->
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
     lock(cursor, gun)  # else files of a concurrent publish would remain
     cursor.run("DELETE FROM tuf_files WHERE gun == ? AND deleted_at IS NOT NULL", str(gun))
-    if not cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)):
+    added = _rival_next_publish(cursor, gun, now) if cursor.dialect.optimistic else 0
+    if cursor.run("DELETE FROM tuf_files WHERE gun == ?", str(gun)) == added:
         return False
     _record(cursor, gun, now, 0, "", "deletion")
     return True
@@ -267,6 +268,21 @@ def replace(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) ->
     _delete(cursor, gun, now)
     _check_gun(gun, locked)
     _write(cursor, gun, updates, now)
+
+
+def _rival_next_publish(cursor: Cursor, gun: Gun, now: object) -> int:
+    """Write the timestamp that a publish on another node of a cluster would write now, so that only one can commit.
+
+    The caller deletes the row in the same transaction. Returns the number of rows written.
+    """
+    newest = "SELECT version FROM tuf_files WHERE gun = ? AND role = ? ORDER BY version DESC LIMIT 1"
+    row = cursor.first(newest, str(gun), str(TIMESTAMP))
+    if row is None or row[0] >= _INT32_MAX:
+        return 0
+    values = {"created_at": now, "updated_at": now, "gun": str(gun), "role": str(TIMESTAMP), "version": row[0] + 1}
+    # Replaced, because such a publish may have arrived from the other node since the query.
+    insert(cursor, "tuf_files", {**values, "sha256": "", "data": b""}, verb="REPLACE")
+    return 1
 
 
 def _record(
@@ -292,21 +308,33 @@ def _are_stored(cursor: Cursor, gun: Gun, updates: Sequence[Written]) -> bool:
     )
 
 
-def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> Sequence[Change]:
+def _changes(
+    cursor: Cursor, gun: Gun | None, change_id: int, records: int, horizon: feed.Horizon, now: datetime
+) -> Sequence[Change]:
     backwards = change_id < 0 or records < 0
-    where: dict[str, object] = {}
+    end = change_id if change_id > 0 else None  # else from the end
     if gun is not None:
-        where["gun == ?"] = str(gun)
+        rows = _changes_of(cursor, gun, change_id, records, backwards=backwards)
+    elif backwards:
+        rows = feed.before(cursor, end, abs(records), horizon, now)
+    else:
+        rows = feed.after(cursor, change_id, records, horizon, now)
+    # PostgreSQL fills the column of an empty checksum with spaces.
+    return [Change(row[0], to_written(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
+
+
+def _changes_of(cursor: Cursor, gun: Gun, change_id: int, records: int, *, backwards: bool) -> Sequence[Row]:
+    """Read a page of one collection, whose writers wait for each other before they take an id."""
+    where: dict[str, object] = {"gun == ?": str(gun)}
     if not backwards:
         where["id > ?"] = change_id
     elif change_id > 0:  # else from the end
         where["id < ?"] = change_id
-    condition = f"WHERE {' AND '.join(where)}" if where else ""
     order = "DESC" if backwards else "ASC"
-    rows = cursor.all(f"{_FEED} {condition} ORDER BY id {order} LIMIT ?", *where.values(), abs(records))
-    # PostgreSQL fills the column of an empty checksum with spaces.
-    found = [Change(row[0], to_written(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
-    return found[::-1] if backwards else found
+    rows = cursor.all(
+        f"{feed.RECORD} WHERE {' AND '.join(where)} ORDER BY id {order} LIMIT ?", *where.values(), abs(records)
+    )
+    return rows[::-1] if backwards else rows
 
 
 class SQLMetadataStore:
@@ -314,6 +342,7 @@ class SQLMetadataStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._horizon = feed.Horizon()
 
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
@@ -376,7 +405,9 @@ class SQLMetadataStore:
 
     def changes(self, gun: Gun | None, change_id: int | None, records: int) -> Deferred[Sequence[Change]]:
         """See the port."""
-        return self._database.read(_changes, gun, _clamp(change_id or 0), _clamp(records))
+        return self._database.read(
+            _changes, gun, _clamp(change_id or 0), _clamp(records), self._horizon, self._database.now()
+        )
 
     def check(self) -> Deferred[None]:
         """See the port."""

@@ -69,12 +69,18 @@ class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
 class _Connection(Connection):  # type: ignore[misc]  # likewise
     max_allowed_packet = 1 << 20
 
+    is_clustered = False
+    """Whether the server is a node of a Galera cluster, which aborts transactions from outside."""
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments, cursorclass=_Cursor, conv=dict(_CONVERSIONS))
         cursor = self.cursor()
-        cursor.execute("SELECT @@max_allowed_packet")
-        (self.max_allowed_packet,) = cursor.fetchone()
+        # In this way a variable may be missing.
+        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on', 'wsrep_provider')")
+        found = dict(cursor.fetchall())
         cursor.close()
+        self.max_allowed_packet = int(found["max_allowed_packet"])
+        self.is_clustered = found.get("wsrep_on") == "ON" and found.get("wsrep_provider") not in {None, "", "none"}
 
 
 def connect(**arguments: Any) -> Connection:

@@ -61,7 +61,7 @@ CATALOGUE: Final = Catalogue(
     rights="CREATE on the schema, and to be the owner of its tables",
 )
 
-_LOST = ("08", "57P", "53300")
+_LOST = ("08", "57P", "53300", "25P03")
 """Beginnings of the codes of errors that end a connection or prevent one: no server, or no room in it
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
@@ -183,6 +183,8 @@ def _prepare(connection: Any, pool: PoolSettings) -> None:
         "statement_timeout": f"{pool.query_timeout}s",
         "lock_timeout": f"{pool.query_timeout / 2}s",
         **({"default_transaction_read_only": "on"} if pool.read_only else {}),
+        # A transaction whose server hangs ends, and holds up neither other writers nor the feed.
+        "idle_in_transaction_session_timeout": f"{pool.query_timeout}s",
     }
     connection.execute(
         "SELECT " + ", ".join(f"set_config('{name}', %s, false)" for name in settings), [*settings.values()]
@@ -205,14 +207,19 @@ POSTGRES = Dialect(
     exactly="{0} = %s",
     bytewise="{0}",
     member="({0})",
-    together=False,
+    together=lambda _: False,
     connections=10_000,
     writers=10_000,
     begin_read=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
     begin_write=("BEGIN",),
     for_update="FOR UPDATE",
     lock="SELECT 1 FROM pg_advisory_xact_lock(hashtextextended(?, 0))",
-    unlock="",
+    optimistic=False,
+    open_writers=(
+        "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = ?::regclass AND granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND mode = 'RowExclusiveLock'"
+    ),
+    see_uncommitted="",
     catalogue=CATALOGUE,
     arguments=_arguments,
     prepare=_prepare,
