@@ -25,7 +25,7 @@ from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
 from notary.admin.commands.repos import repos
-from notary.work.reactor import Reactor
+from notary.work.reactor import Reactor, use_monotonic_time
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +64,7 @@ def main() -> NoReturn:
     statuses: list[int] = []
 
     def body(reactor: Reactor) -> Deferred[None]:
+        use_monotonic_time(reactor)
         running = Deferred.fromCoroutine(invocation.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
         ended: Deferred[None] = Deferred()
 

@@ -8,7 +8,7 @@ pool's threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
@@ -19,7 +19,7 @@ from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_
 from notary.errors import ConfigError
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
-from notary.work.reactor import Reactor
+from notary.work.reactor import Reactor, utc_now
 
 
 class _Closable(Protocol):
@@ -47,7 +47,7 @@ class Session:
 
     def now(self) -> datetime:
         """Return the time (aware, UTC)."""
-        return datetime.fromtimestamp(self.reactor.seconds(), UTC)
+        return utc_now()
 
     def server(self) -> ServerConfig:
         """Return the configuration, which must be that of a server. Raises ConfigError."""

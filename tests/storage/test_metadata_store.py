@@ -516,7 +516,7 @@ async def test_a_database_does_what_memory_does(fresh_database, cached):
     class Both(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.model = MemoryMetadataStore(reactor)
+            self.model = MemoryMetadataStore()
             self.store = blockingCallFromThread(reactor, open_metadata_store, *fresh_database(), reactor)
             if cached:
                 self.store = CachedMetadataStore(self.store, 12 * OVERHEAD_BYTES, reactor)
