@@ -17,6 +17,7 @@ from notary.config.sections import (
     DEBUG_DOC,
     Auth,
     Caching,
+    Lifetimes,
     Limits,
     Logging,
     Manhole,
@@ -46,6 +47,7 @@ class ServerConfig:
     logging: Logging = field(default_factory=Logging)
     reporting: Reporting = field(default_factory=Reporting)
     caching: Caching = field(default_factory=Caching)
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
     repositories: Repositories = field(default_factory=Repositories)
     limits: Limits = field(default_factory=Limits)
     debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)

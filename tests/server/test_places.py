@@ -162,7 +162,7 @@ async def test_what_many_readers_need_at_once_is_looked_into_once(names, days, t
     await published(first)
     server = Server(store, signing=first.signing)
     server.advance(days=days)
-    threads = server.repository._in_thread = Threads()
+    threads = server.repository._in_thread = server.repository.renewals._in_thread = Threads()
     asked = [server.repository.current(Gun(GUN), RoleName(name)) for _ in range(50) for name in names]
     count = 0
     while threads.waiting:

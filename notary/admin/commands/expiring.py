@@ -51,8 +51,7 @@ async def expiring(session: Session, within: timedelta, roles: tuple[str, ...], 
     """List what has expired or expires soon: current metadata, certificates of root keys, certificates of the daemon.
 
     The exit status is 0 if nothing expires, and 1 if something does. Timestamps are listed only with --role timestamp:
-    they are valid for days, and a server renews an expired one on the next request, as it does a snapshot whose key it
-    has.
+    they are valid for days, and a server renews them before they expire, as it does a snapshot whose key it has.
     """
     limit = session.now() + within
     some = False
