@@ -156,7 +156,7 @@ class StorageFailed(NotaryError):
 
 
 class StorageUnreachable(StorageFailed):
-    """No database answers at the configured address, or it is not ready yet; a later attempt may succeed.
+    """No database answers at the configured address, or it is not ready or too busy; a later attempt may succeed.
 
     The message names the place and the cause, never a password.
     """
@@ -178,3 +178,7 @@ class ConfigError(NotaryError):
 
     Values of secrets are never shown.
     """
+
+
+class InvalidFile(ConfigError):
+    """The text of a configuration file cannot be read. The message says where in the file, and not which file."""

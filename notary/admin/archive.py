@@ -1,8 +1,8 @@
 """A collection with its history as a file: lines of JSON (docs/notary-admin.md has the format).
 
 Rules of this module: pure, but for the streams that are arguments. The same collection makes the same bytes. An archive
-that was read is a :class:`notary.tuf.collection.Collection` like any other, so that ``fsck`` can check it. No text of
-the file is used as a path.
+that was read is a :class:`notary.tuf.collection.Collection` like any other, so that ``fsck`` can check it; one file of
+it is in memory at a time. No text of the file is used as a path.
 """
 
 from __future__ import annotations
@@ -50,24 +50,33 @@ def write(collection: Collection, stream: BinaryIO) -> int:
 
 
 class Archive:
-    """A collection read from a file, held in memory as a whole."""
+    """A collection in a stream that must stay open; ``lines`` has the number and the place of each file's line."""
 
-    def __init__(self, gun: Gun, contents: dict[File, bytes]) -> None:
+    def __init__(self, gun: Gun, stream: BinaryIO, lines: dict[File, tuple[int, int]]) -> None:
         self.gun = gun
-        self._contents = contents
+        self._stream = stream
+        self._lines = lines
 
     @property
     def files(self) -> Sequence[File]:
         """See Collection."""
-        return list(self._contents)
+        return list(self._lines)
 
     def data(self, file: File) -> bytes:
-        """See Collection."""
-        return self._contents[file]
+        """See Collection. Raises InvalidArchive if the stream was changed after it was first read."""
+        number, place = self._lines[file]
+        self._stream.seek(place)
+        found, data = _file(self._stream.readline(MAX_LINE_BYTES), number)
+        if found != file:
+            raise InvalidArchive(f"line {number}: the file was altered while it was read")
+        return data
 
 
 def read(stream: BinaryIO) -> Archive:
-    """Read a collection. Raises InvalidArchive if the stream is truncated, altered, or no archive."""
+    """Read a collection from a stream that can be read again, from its beginning.
+
+    Raises InvalidArchive if the stream is truncated, altered, or no archive.
+    """
     digest = hashlib.sha256()
     lines = _lines(stream)
     first = next(lines, b"")
@@ -84,15 +93,17 @@ def read(stream: BinaryIO) -> Archive:
     except (InvalidMetadata, InvalidGun) as error:
         raise InvalidArchive(f"line 1: {error}") from None
     digest.update(first)
-    contents: dict[File, bytes] = {}
+    places: dict[File, tuple[int, int]] = {}
+    place = len(first)
     last: tuple[str, int] | None = None
     for number in range(2, count + 2):
         line = next(lines, b"")
-        file, data = _file(line, number)
+        file, _ = _file(line, number)
         if last is not None and _order(file) <= last:
             raise InvalidArchive(f"line {number}: {file.role} version {file.version} is out of order or repeated")
         last = _order(file)
-        contents[file] = data
+        places[file] = number, place
+        place += len(line)
         digest.update(line)
     end = _members(next(lines, b""), count + 2, _END)
     try:
@@ -102,7 +113,7 @@ def read(stream: BinaryIO) -> Archive:
         raise InvalidArchive(f"line {count + 2}: {error}") from None
     if next(lines, b""):
         raise InvalidArchive(f"line {count + 3}: there is data after the last line")
-    return Archive(gun, contents)
+    return Archive(gun, stream, places)
 
 
 def continuation(archive: Sequence[File], stored: Sequence[File]) -> list[File]:

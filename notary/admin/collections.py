@@ -13,15 +13,18 @@ from typing import Final, TypeVar
 
 from notary import certs
 from notary.admin.session import Session
-from notary.errors import InvalidCertificate, InvalidMetadata, InvalidRole, NotaryError, NotFound
+from notary.errors import InvalidCertificate, InvalidMetadata, InvalidRole, InvalidRow, NotaryError, NotFound
 from notary.storage.open import open_inventory
 from notary.storage.operators import Inventory, StoredCollection
-from notary.tuf.collection import Collection, File, Metadata, current, newest, parse
+from notary.tuf.collection import Collection, File, Index, Metadata, current, newest, parse
 from notary.tuf.model import ROOT, Root
 from notary.tuf.public import PublicKey
 
 GUNS_PER_PAGE: Final = 500
 """The number of names in one read of the store."""
+
+SUMMARIES_AT_ONCE: Final = 25
+"""The number of collections that are summarised in one transaction."""
 
 _T = TypeVar("_T")
 
@@ -47,6 +50,32 @@ async def guns(
                     yield gun
                     advance(1)
             after = page[-1]
+
+
+async def summaries(
+    session: Session, inventory: Inventory, prefix: str, what: str
+) -> AsyncIterator[tuple[str, Summary]]:
+    """Yield every name that :func:`guns` yields with the summary of its collection, unless that was deleted meanwhile.
+
+    Of a collection whose rows cannot be read, the summary has only the problem.
+    """
+    names: list[str] = []
+
+    async def read() -> AsyncIterator[tuple[str, Summary]]:
+        for name, found in zip(names, await inventory.visit_many(names, summarise), strict=True):
+            if isinstance(found, InvalidRow):
+                yield name, Summary({}, None, 0, 0, str(found))
+            elif found.stored_files:
+                yield name, found
+        names.clear()
+
+    async for gun in guns(session, inventory, prefix, what):
+        names.append(gun)
+        if len(names) == SUMMARIES_AT_ONCE:
+            async for each in read():
+                yield each
+    async for each in read():
+        yield each
 
 
 async def selected(
@@ -87,23 +116,31 @@ class Summary:
     """A collection in short: the file of each role that clients get, and the first problem found, or "".
 
     Args:
-        certificate_ends: The ends of the certificates of its root keys, by their subjects.
+        root: Its root, None if that cannot be read.
         stored_files: The number of all stored files.
         stored_bytes: The size of all stored files.
     """
 
     items: Mapping[str, Item]
-    certificate_ends: Mapping[str, datetime]
+    root: Root | None
     stored_files: int
     stored_bytes: int
     problem: str
+
+    @property
+    def certificate_ends(self) -> Mapping[str, datetime]:
+        """The ends of the certificates of the root keys, by their subjects."""
+        keys = [] if self.root is None else self.root.roles[ROOT].keys.values()
+        leaves = [leaf_of(key) for key in keys]
+        return {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
 
 
 def summarise(collection: Collection) -> Summary:
     """Summarise a collection. If its current state is broken, the newest file of each role is taken instead."""
     problem = ""
+    index = Index(collection)
     try:
-        now = current(collection)
+        now = current(collection, index)
     except (NotFound, InvalidMetadata) as error:
         files, problem = newest(collection.files), str(error)
     else:
@@ -111,20 +148,19 @@ def summarise(collection: Collection) -> Summary:
         if now.absent:
             problem = f"the snapshot lists missing files: {', '.join(sorted(now.absent))}"
     items: dict[str, Item] = {}
-    certificates: dict[str, datetime] = {}
+    root: Root | None = None
     for role, file in sorted(files.items()):
         try:
-            metadata = read_metadata(collection, file)
+            metadata = index.parsed.get(file) or read_metadata(collection, file)
         except NotaryError as error:
             items[role] = Item(file, None, str(error))
             problem = problem or f"{role}: {error}"
             continue
         items[role] = Item(file, metadata.expires)
         if isinstance(metadata, Root):
-            leaves = [leaf_of(key) for key in metadata.roles[ROOT].keys.values()]
-            certificates = {leaf.subject: leaf.valid_until for leaf in leaves if leaf is not None}
+            root = metadata
     size = sum(file.size for file in collection.files)
-    return Summary(items, certificates, len(collection.files), size, problem)
+    return Summary(items, root, len(collection.files), size, problem)
 
 
 def read_metadata(collection: Collection, file: File) -> Metadata:

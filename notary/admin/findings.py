@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from notary.errors import InvalidGun, InvalidMetadata, InvalidRole, NotaryError
-from notary.storage.operators import FeedEntry
+from notary.storage.operators import FeedEntry, Undated
 from notary.tuf.collection import Collection, File, Index, newest, parse
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleKeys, RoleName, Root, Targets, stored_envelope
 from notary.tuf.root_certificates import check_delegation_certificate
@@ -47,6 +47,12 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             False,
             "no checksum was recorded (Notary before 0.4): the file is served only while it is the newest",
             "nothing, or write the SHA-256 of data into the column sha256",
+        ),
+        "no-time": Kind(
+            False,
+            "a row lacks the time at which it was written, or holds one that is none, such as MySQL's date of zeros; "
+            "clients are told the year 1",
+            "nothing, or `fsck --mend-times`",
         ),
         "malformed": Kind(
             True, "the content is not the metadata of its role", f"{_BACKUP}, or publish that role again"
@@ -277,6 +283,11 @@ def _check_feed(collection: Collection, feed: Sequence[FeedEntry]) -> Iterator[F
             yield Finding("feed-ahead", TIMESTAMP, entry.version, f"checksum {entry.sha256 or 'unknown'}")
     if latest and latest not in {entry.version for entry in feed}:
         yield Finding("feed-missing", TIMESTAMP, latest, "current")
+
+
+def undated(rows: Sequence[Undated]) -> list[Finding]:
+    """Return the findings of rows without a time."""
+    return [Finding("no-time", role or TIMESTAMP, version, f"a row of {table}") for table, role, version in rows]
 
 
 def unreadable(error: NotaryError) -> Finding:

@@ -191,7 +191,7 @@ class Api:
             call.notes["gun"] = name
             if self._gun_prefixes and not name.startswith(self._gun_prefixes):
                 raise route.bad_prefix(f"Require GUNs with prefix: {list(self._gun_prefixes)}")
-            if match.gun is None:
+            if match.gun is None and not route.any_name:
                 raise route.bad_name(match.bad_name)
         if route.actions is not None:
             headers = call.headers
@@ -283,9 +283,9 @@ class Api:
             raise TooManyKeys("more new keys were asked for than one may have in an hour; try again later", seconds)
 
     async def delete(self, _call: Call, match: Match[object]) -> Response:
-        """Delete a collection."""
-        gun = match.collection()
-        if await self._repository.delete(gun):
+        """Delete a collection. One whose name cannot exist is not there, like any other that is not there."""
+        gun = match.gun
+        if gun is not None and await self._repository.delete(gun):
             self._log.info("trust data deleted for {gun}", gun=gun)
         return Response(200, b"", ())
 
@@ -294,7 +294,10 @@ class Api:
         records = _integer(call, "records")
         change_id = _integer(call, "change_id") if call.query.get("change_id", ("",))[0] else None
         page = max(-MAX_RECORDS, min(records or DEFAULT_RECORDS, MAX_RECORDS))
-        body = await self._pages.run(self._page, match.gun, change_id, page)
+        if match.name is not None and match.gun is None:  # such a collection cannot have changed
+            body = _changes([])
+        else:
+            body = await self._pages.run(self._page, match.gun, change_id, page)
         return Response(200, body, (("Content-Type", JSON),))
 
     async def _page(self, gun: Gun | None, change_id: int | None, records: int) -> bytes:
@@ -332,8 +335,8 @@ ROUTES: Sequence[Route[Handler]] = (
     Route("GetRole", "GET", rf"tuf/{ROLE}\.json", Api.current, _PULL),
     Route("GetKey", "GET", rf"tuf/{SERVER_ROLE}\.key", Api.get_key, _PUSH, bad_name=InvalidGun),
     Route("RotateKey", "POST", rf"tuf/{SERVER_ROLE}\.key", Api.rotate_key, _ALL, bad_name=InvalidGun),
-    Route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL),
-    Route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL),
+    Route("DeleteTUF", "DELETE", r"tuf/", Api.delete, _ALL, any_name=True),
+    Route("Changefeed", "GET", r"changefeed", Api.changefeed, _PULL, any_name=True),
     Route("Changefeed", "GET", r"/v2/_trust/changefeed", Api.changefeed),
     Route("Health", "GET", r"/_notary_server/health", Api.health, None),
     Route("Alive", "GET", r"/livez", Api.alive, None),

@@ -19,7 +19,7 @@ from typing import TypeAlias
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import KeyNotFound, NotFound, SigningFailed, TooDemanding
+from notary.errors import KeyNotFound, NotFound, SigningFailed, StorageFailed, TooDemanding
 from notary.server.renewal import Outcome, Renewals, Schedule
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import Validator
@@ -302,7 +302,12 @@ class Repository:
                 return plan, current
             del uploads
         else:
-            current = await self._loaded(gun, publish.named(files), self._in_thread)
+            try:
+                current = await self._loaded(gun, publish.named(files), self._in_thread)
+            except StorageFailed:
+                # A malformed upload is refused as such, whether or not the database answers, like a smaller one.
+                await validator.in_process(publish.check, files)
+                raise
             verified = self._is_root_verified(gun, current)
         held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what is sent to the process
         plan = await validator.in_process(

@@ -57,6 +57,7 @@ class Route(Generic[H_co]):
             asks for no rights and no token.
         bad_prefix: The error for a collection outside the configured prefixes.
         bad_name: The error for a name that no collection can have.
+        any_name: Such a name is like that of any collection that is not there; the match has no ``gun`` then.
         broken: The answer to a failure that the client did not cause.
         takes_body: The handler reads the request's body.
         counts_upload: The metrics of uploads count a refusal of this route.
@@ -69,6 +70,7 @@ class Route(Generic[H_co]):
     actions: tuple[str, ...] | None = ()
     bad_prefix: type[NotaryError] = NotFound
     bad_name: type[NotaryError] = NotFound
+    any_name: bool = False
     broken: HttpFault = UNKNOWN
     takes_body: bool = False
     counts_upload: bool = False

@@ -55,16 +55,12 @@ async def open_database(
     """
     database = Database(dialect, db_url, reactor, pool)
     try:
-        missing = await _on_tables(database, set_up, service)
+        warnings = await _on_tables(database, set_up, service)
     except BaseException:
         await database.close()
         raise
-    if missing:
-        _log.warn(
-            "the database lacks {indexes}, and gets slow as it grows: `notary-admin migrate` adds what is missing, "
-            "while the daemons run",
-            indexes=" and ".join(f"the index {name}" for name in missing),
-        )
+    for warning in warnings:
+        _log.warn("{warning}", warning=warning)
     return database
 
 

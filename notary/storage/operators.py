@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from notary.errors import InvalidRow
 from notary.storage import StoredKey
 from notary.tuf import collection
 
@@ -24,8 +25,23 @@ class FeedEntry(NamedTuple):
     sha256: str
 
 
+class Undated(NamedTuple):
+    """A row that lacks the time at which it was written, or holds one that cannot be read.
+
+    ``table`` has the row; it is a record of the changefeed if ``role`` is "".
+    """
+
+    table: str
+    role: str
+    version: int
+
+
 class StoredCollection(collection.Collection, Protocol):
     """A collection with its changefeed."""
+
+    def undated(self) -> Sequence[Undated]:
+        """The rows without a time, those of the changefeed last."""
+        ...
 
     def feed(self) -> Sequence[FeedEntry]:
         """The ``update`` records since the collection was last deleted, oldest first."""
@@ -58,12 +74,37 @@ class Inventory(Protocol):
         """
         ...
 
+    def visit_many(
+        self, guns: Sequence[str], work: Callable[[StoredCollection], _T]
+    ) -> Deferred[Sequence[_T | InvalidRow]]:
+        """Return the results of ``work`` on several collections, as of one moment, in the order of ``guns``.
+
+        The rules of :meth:`visit` apply to ``work``. The result is the error where a row cannot be read.
+        """
+        ...
+
     def remove(
         self, gun: str, choose: Callable[[collection.Collection], Sequence[collection.File]], limit: int
     ) -> Deferred[Sequence[collection.File]]:
         """Remove the first ``limit`` files that ``choose`` returns; return the removed files.
 
         ``choose`` is called in the transaction that removes, with the same rules as ``work`` of :meth:`visit`.
+        """
+        ...
+
+    def add(self, source: collection.Collection, files: Sequence[collection.File], after: str | None) -> Deferred[None]:
+        """Write ``files`` of the collection ``source`` as :meth:`notary.storage.MetadataStore.publish` does.
+
+        About one of the files is in memory at a time; each is read in a thread, more than once if need be. The names of
+        the collection and of its roles are valid.
+        """
+        ...
+
+    def date(self, gun: str) -> Deferred[int]:
+        """Give each row of a collection that lacks a time the best one that is known; return how many rows it was.
+
+        That is another time of the row or, for a record of the changefeed, that of the timestamp which it names, and
+        the present otherwise.
         """
         ...
 

@@ -77,6 +77,8 @@ class Index:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
+        self.parsed: dict[File, Metadata] = {}
+        """The timestamps and snapshots that were read."""
         self._files = {
             (file.role, file.sha256 or hashlib.sha256(collection.data(file)).hexdigest()): file
             for file in collection.files
@@ -87,7 +89,7 @@ class Index:
 
         Of a timestamp only the snapshot counts, because clients use nothing else. Raises InvalidMetadata.
         """
-        found = parse(by.role, self._collection.data(by))
+        found = self.parsed[by] = parse(by.role, self._collection.data(by))
         if not isinstance(found, Snapshot | Timestamp):
             raise InvalidMetadata(f"{by.role} lists no files")
         there: dict[str, File] = {}

@@ -35,6 +35,11 @@ def read(files: Iterable[tuple[str, bytes]]) -> list[Upload]:
     return [Upload(_role(name), data, budget) for name, data in files]
 
 
+def check(files: Sequence[tuple[str, bytes]]) -> None:
+    """Raise what :func:`read` would raise."""
+    read(files)
+
+
 def named(files: Iterable[tuple[str, bytes]]) -> list[RoleName]:
     """Return the roles among the names of uploaded files; names that :func:`read` would refuse are left out."""
     roles = []

@@ -6,15 +6,23 @@ import base64
 import hashlib
 import io
 import json
+import os
+import tracemalloc
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 
 from notary.admin import archive
 from notary.admin.command import Status
 from notary.errors import InvalidArchive
+from notary.storage.open import open_inventory
+from notary.storage.sql.dialect import PoolSettings
 from notary.tuf import canonical
+from notary.tuf.collection import File
+from notary.tuf.model import TARGETS, Gun
 from tests.admin.conftest import admin
 from tests.support.author import flip_bit, make_root_key
 from tests.support.stored import InMemory, Publisher
@@ -284,3 +292,88 @@ async def test_only_what_the_server_holds_is_taken(place, tmp_path):
     assert "only GUNs that begin with docker.io/" in refused.err
     taken = await take(place, tmp_path, file, repositories={"gun_prefixes": ["docker.io/", "example.com/"]})
     assert taken.status == Status.OK
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+FILE_BYTES, FILES = 1_000_000, 40
+
+
+class Large(InMemory):
+    """A collection whose files are made when they are asked for."""
+
+    def __init__(self, gun: str) -> None:
+        super().__init__(gun)
+        for version in range(1, FILES + 1):
+            data = self._content(version)
+            self.contents[File("targets", version, hashlib.sha256(data).hexdigest(), len(data))] = b""
+
+    def data(self, file: File) -> bytes:
+        return self._content(file.version)
+
+    def _content(self, version: int) -> bytes:
+        return bytes([version]) * FILE_BYTES
+
+
+@contextmanager
+def peak_of_a_few_files():
+    """Nothing in the block holds more than a few files at a time, with what encoding them takes."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < FILES * FILE_BYTES / 2
+
+
+def test_reading_holds_one_file_at_a_time(tmp_path):
+    path = tmp_path / "large"
+    with path.open("wb") as stream:
+        archive.write(Large(GUN), stream)
+    with path.open("rb") as stream, peak_of_a_few_files():
+        found = archive.read(stream)
+        for file in found.files:
+            assert found.data(file)[:1] == bytes([file.version])
+
+
+@pytest_twisted.ensureDeferred
+async def test_storing_holds_one_file_at_a_time(place):
+    source = Large(GUN)
+    inventory = await open_inventory(place.backend, place.db_url, reactor, PoolSettings(connections=1))
+    try:
+        with peak_of_a_few_files():
+            await inventory.add(source, source.files, None)
+    finally:
+        await inventory.close()
+    assert await place.rows(GUN) == [("targets", version) for version in range(1, FILES + 1)]
+    async with place.store() as store:
+        stored = await store.by_version(Gun(GUN), TARGETS, FILES)
+        assert stored.data == source.data(source.files[-1])
+
+
+def test_a_file_that_is_altered_after_it_was_verified(tmp_path):
+    path = tmp_path / "archive"
+    path.write_bytes(exported())
+    with path.open("r+b") as stream:
+        found = archive.read(stream)
+        place = path.read_bytes().index(b'"data":"', path.read_bytes().index(b'"role":"targets"') - 4000)
+        stream.seek(place + 8)
+        stream.write(b"AAAA")
+        with pytest.raises(InvalidArchive, match="altered"):
+            _ = [found.data(file) for file in found.files]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_pipe_is_imported(place, tmp_path):
+    """What cannot be read twice is kept meanwhile: `xz -dc app.jsonl.xz | notary-admin repos import /dev/stdin`."""
+    data = exported()
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    try:
+        outcome = await admin("repos", "import", f"/dev/fd/{reader}", "--config", place.config(tmp_path))
+    finally:
+        os.close(reader)
+    assert (outcome.status, outcome.err) == (Status.OK, "")
+    assert "stored 10 of 10 files" in outcome.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ import pytest_twisted
 
 from notary.admin import findings
 from notary.admin.command import Status
+from notary.storage.sql.values import UNKNOWN_TIME
+from notary.tuf.model import ROOT, TIMESTAMP, Gun
 from tests.admin.conftest import admin
 from tests.support.author import HARMLESS, INVALID, MALFORMED, UNSIGNED, make_key, make_root_key
 from tests.support.stored import InMemory, Place, Publisher
@@ -338,7 +340,7 @@ async def test_the_command_on_broken_data(place, tmp_path):
     assert (await admin("fsck", "--prefix", "example.com/e", "--config", config)).status == Status.OK
     plain = await admin("fsck", "--config", config)
     assert f"{b}\tERROR missing\tsnapshot\t-\ttimestamp version 2 lists checksum " in plain.out
-    assert plain.err == "5 collections checked: 5 errors, 1 notes\n"
+    assert plain.err == "5 collections checked: 5 errors, 1 note\n"
     assert plain.out.count(findings.KINDS["missing"].meaning) == 1
 
 
@@ -363,3 +365,52 @@ async def test_what_a_row_says_is_data(server_config, tmp_path):
     await place.execute("UPDATE tuf_files SET role = ? WHERE role = 'targets'", odd)
     outcome = await admin("fsck", "--config", server_config)
     assert ("\x1b" in outcome.out, outcome.status) == (False, Status.FOUND)
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+NO_TIMES = {
+    "sqlite3": ["NULL", "'soon'", "''", "17"],
+    "mysql": ["NULL", "'0000-00-00 00:00:00'"],
+    "postgres": ["NULL", "'infinity'", "'0001-01-01 00:00:00'", "'0044-03-15 BC'"],
+}
+"""What stands for a time where none was written, as SQL; Harbor's migrator writes the year 1 for MySQL's zeros."""
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest_twisted.ensureDeferred
+async def test_rows_without_a_time(place: Place, tmp_path: Path, number):
+    value = NO_TIMES[place.backend][number % len(NO_TIMES[place.backend])]
+    publisher = Publisher(GUN)
+    await place.publish(publisher)
+    await place.execute(f"UPDATE tuf_files SET created_at = {value}, updated_at = {value} WHERE role = 'root'")
+    await place.execute(f"UPDATE tuf_files SET created_at = {value} WHERE role = 'timestamp'")
+    await place.execute(f"UPDATE changefeed SET created_at = {value}")
+    gun, digest = Gun(GUN), hashlib.sha256(publisher.files["root"]).hexdigest()
+    async with place.store() as store:
+        for stored in (
+            (await store.current(gun, [ROOT]))[ROOT],
+            await store.by_version(gun, ROOT, 1),
+            await store.by_checksum(gun, ROOT, digest),
+        ):
+            assert (stored.data, stored.modified) == (publisher.files["root"], UNKNOWN_TIME)
+        (change,) = await store.changes(None, None, 10)
+        assert (change.version, change.created) == (1, UNKNOWN_TIME)
+    config = place.config(tmp_path)
+    outcome = await admin("fsck", "--config", config, "--json")
+    assert outcome.status == Status.OK
+    assert [(each["finding"], each["role"], each["version"]) for each in outcome.records] == [
+        ("no-time", "root", 1),
+        ("no-time", "timestamp", 1),
+        ("no-time", "timestamp", 1),
+    ]
+    mended = await admin("fsck", "--config", config, "--mend-times")
+    assert mended.status == Status.OK
+    assert "0 notes; 3 rows given a time" in mended.err
+    assert (await admin("fsck", "--config", config, "--json")).records == []
+    async with place.store() as store:
+        found = await store.current(gun, [ROOT, TIMESTAMP])
+        (change,) = await store.changes(None, None, 10)
+        assert found[ROOT].data == publisher.files["root"]
+        times = [change.created, found[ROOT].modified, found[TIMESTAMP].modified]
+        assert all(datetime.now(UTC) - each < timedelta(hours=1) for each in times)

@@ -114,6 +114,21 @@ async def test_a_row_that_cannot_be_read(key_place, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_key_used_at_no_time_is_not_pending(key_place, tmp_path):
+    """MySQL's date of zeros is not NULL: such a key has been used, and is never handed out again."""
+    zero = "0000-00-00 00:00:00" if key_place.backend == "mysql" else "0001-01-01 00:00:00"
+    (used,) = await key_place.fill(make_key(GUN))
+    await key_place.date(used, zero, zero)
+    outcome = await run(key_place, tmp_path, "list", "--json")
+    assert [(each["key_id"], each["pending"]) for each in outcome.records] == [(used.key_id, False)]
+    assert outcome.records[0]["created"] in {None, "-"}
+    assert (await run(key_place, tmp_path, "reencrypt", "--to", NEW)).status == Status.OK
+    assert (await key_place.keys())[used.key_id].passphrase_alias == NEW
+    rows = await key_place.all(f"SELECT key_id FROM private_keys WHERE last_used = '{zero}' AND created_at = '{zero}'")
+    assert rows == [(used.key_id,)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_keys_are_the_signers(server_config):
     outcome = await admin("keys", "list", "--config", server_config)
     assert outcome.status == Status.USAGE
@@ -164,7 +179,7 @@ async def test_reencrypt_leaves_what_it_cannot_open(key_place, tmp_path):
     before = await key_place.keys()
     outcome = await run(key_place, tmp_path, "reencrypt", "--to", NEW)
     assert outcome.status == Status.FOUND
-    assert outcome.out == f"1 keys encrypted under {NEW}, 5 left unchanged\n"
+    assert outcome.out == f"1 key encrypted under {NEW}, 5 left unchanged\n"
     lines = {key.key_id: line for key in (lost, *broken) for line in outcome.err.splitlines() if key.key_id in line}
     assert "there is no passphrase of alias 'alias_other'" in lines[lost.key_id]
     assert "the two halves" in lines[mixed.key_id]

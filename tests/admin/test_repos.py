@@ -62,6 +62,23 @@ async def test_list(place, tmp_path):
     assert first["bytes"] == total
 
 
+@pytest.mark.parametrize("command", [["repos", "list"], ["expiring", "--within", "5000w"]], ids=["list", "expiring"])
+@pytest_twisted.ensureDeferred
+async def test_a_row_that_cannot_be_read_ends_no_walk(place, tmp_path, command):
+    if place.backend != "sqlite3":  # the others hold columns to their types
+        return
+    for name in ("a", "b", "c"):
+        await place.publish(Publisher(f"example.com/{name}"))
+    await place.execute("UPDATE tuf_files SET version = 'many' WHERE role = 'root' AND gun = 'example.com/b'")
+    outcome = await admin(*command, "--config", place.config(tmp_path), "--json")
+    names = {record.get("gun", record.get("where")) for record in outcome.records}
+    assert {"example.com/a", "example.com/c"} <= names
+    if command[0] == "repos":
+        (broken,) = [record for record in outcome.records if record["gun"] == "example.com/b"]
+        assert "where a version number belongs" in broken["problem"]
+        assert broken["roles"] == {}
+
+
 @pytest_twisted.ensureDeferred
 async def test_list_of_nothing(place, tmp_path):
     outcome = await admin("repos", "list", "--config", place.config(tmp_path), "--json")

@@ -360,6 +360,7 @@ for _query, _own in {
 }.items():
     # What the Go server does on a database; on memory it does not survive the question.
     case(f"changefeed {_query}", asks(f"{{g}}/changefeed?{_query}"), "dropped", own=_own, row=NEVER_DROPPED)
+case("changefeed of a name too long", asks(f"/v2/example.com/{'a' * 300}/_trust/changefeed?records=1"), "200 changes")
 case("changefeed of nobody", asks("/v2/example.com/nobody/_trust/changefeed?records=1"), "200 changes")
 case(
     "changefeed of all, newest",
@@ -399,6 +400,7 @@ def after_deleting(template: str, method: str = "GET", times: int = 1) -> Any:
 
 case("DELETE", asks("{g}/tuf/", "DELETE"), "200")
 case("DELETE of nobody", asks("/v2/example.com/nobody/_trust/tuf/", "DELETE"), "200")
+case("DELETE of a name that is too long", asks(f"/v2/example.com/{'a' * 300}/_trust/tuf/", "DELETE"), "200")
 case("DELETE twice", after_deleting("{g}/tuf/", "DELETE"), "200")
 for _path in (
     *(f"{role}.json" for role in BASE_ROLES),

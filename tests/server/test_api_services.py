@@ -1,6 +1,7 @@
 """The HTTP API when the services behind it fail, when metadata expires, and what it says of its health."""
 
 import re
+from urllib.parse import quote
 
 import pytest
 import pytest_twisted
@@ -8,6 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import globalLogPublisher
 
 from notary.errors import SigningFailed, StorageFailed
+from notary.server.repository import LARGE_BYTES, SMALL_BYTES
 from notary.server.signing.local import LocalSigner
 from tests.support.api import GUN, TUF, new_store, published
 from tests.support.inmemory import Server
@@ -52,6 +54,35 @@ async def test_a_broken_store_gives_500_without_details():
         assert (answer.status, answer.code, answer.detail) == (500, code, None)
     answer = await server.upload(GUN, {})
     assert (answer.status, answer.code, answer.detail) == (500, "UPDATING", None)
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BYTES + 1, LARGE_BYTES + 1], ids=["small", "middle", "large"])
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        pytest.param("targets", b"{", "MALFORMED_JSON", id="json"),
+        pytest.param("targets", b"[]", "MALFORMED_JSON", id="shape"),
+        pytest.param("", b"{}", "NO_FILENAME", id="no-name"),
+        pytest.param("mirrors", b"{}", "INVALID_ROLE", id="role"),
+        pytest.param("targets", b'{"signed": {}, "signatures": []}', "UPDATING", id="well-formed"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_malformed_upload_of_any_size_is_refused_while_the_store_is_down(name, content, code, size):
+    server = Server(Broken(StorageFailed("away")))
+    answer = await server.upload(GUN, {name: content.ljust(size)})
+    assert (answer.status, answer.code) == (500 if code == "UPDATING" else 400, code)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/\x01b"], ids=["long", "control"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_cannot_exist_is_like_any_that_is_not_there(server, name):
+    answer = await server.request("DELETE", f"/v2/{quote(name)}/_trust/tuf/")
+    assert (answer.status, answer.body) == (200, b"")
+    await published(server)
+    feed = await server.get(f"/v2/{quote(name)}/_trust/changefeed?records=9")
+    assert (feed.status, feed.json) == (200, {"count": 0, "records": []})
+    assert (await server.get(f"/v2/{quote(name)}/_trust/changefeed?records=x")).status == 400
 
 
 @pytest_twisted.ensureDeferred

@@ -162,6 +162,21 @@ def half_converted(version: int) -> Iterator[str]:
         yield f"INSERT INTO schema_migrations VALUES ({each}, false)"
 
 
+def counted_as_mysql(rows: Sequence[int], *, dirty: str = "") -> Callable[[int], Iterator[str]]:
+    """By the numbers that the same tables have on MySQL: left by a tool that moved a database to PostgreSQL row by row.
+
+    Harbor's own does so, into a table without the column ``dirty``, which its later releases add.
+    """
+
+    def form(_version: int) -> Iterator[str]:
+        column = f", dirty boolean NOT NULL DEFAULT {dirty}" if dirty else ""
+        yield f"CREATE TABLE schema_migrations (version int PRIMARY KEY{column})"
+        for each in rows:
+            yield f"INSERT INTO schema_migrations (version) VALUES ({each})"
+
+    return form
+
+
 FORMS: Sequence[Callable[[int], Iterator[str]]] = (unrecorded, recorded, recorded_as_of_old, half_converted)
 
 

@@ -248,6 +248,73 @@ async def test_from_every_state_of_old(place, line, state, form):
     await use(old, checksums=line is not MYSQL_SERVER or state < 5)
 
 
+HARBOR = [
+    "CREATE SEQUENCE moved_id_seq",
+    "SELECT setval('moved_id_seq', max(id)) FROM {table}",
+    "ALTER TABLE {table} ALTER COLUMN id SET DEFAULT nextval('moved_id_seq')",
+]
+"""How Harbor's migrator leaves the numbers of the main table's rows: to a sequence that no column owns."""
+
+
+@pytest.mark.parametrize("dirty", ["", "false"], ids=["without-dirty", "with-dirty"])
+@pytest.mark.parametrize("rows", ["each", "last"])
+@pytest.mark.parametrize(
+    ("line", "highest"), [pytest.param(POSTGRES_SERVER, 5, id="server"), pytest.param(POSTGRES_SIGNER, 2, id="signer")]
+)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_with_the_numbers_of_mysql(place, line, highest, rows, dirty):
+    there = place(line)
+    numbers = [*range(1, highest + 1)] if rows == "each" else [highest]
+    there.reach(line.newest, historic.counted_as_mysql(numbers, dirty=dirty))
+    there.run(*(statement.format(table=line.service.main) for statement in HARBOR))
+    before, counted = rows_of(there, line.service.main), there.ask("SELECT * FROM schema_migrations ORDER BY version")
+    store = await there.open()  # a daemon needs no migration, and makes none
+    await store.close()
+    assert there.ask("SELECT * FROM schema_migrations ORDER BY version") == counted
+    await there.migrate()
+    assert there.state() == [(line.newest, False)]
+    assert rows_of(there, line.service.main) == before
+    assert await there.plan() == []
+    await use(there)
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_mysql_whose_migration_broke_off(place):
+    there = place(POSTGRES_SERVER)
+    there.reach(2, historic.counted_as_mysql([5], dirty="true"))
+    for attempt in (there.open, there.migrate):
+        with pytest.raises(StorageFailed, match="notary-admin migrate --resume"):
+            await attempt()
+    await there.migrate(resume=True)
+    assert there.state() == [(2, False)]
+    await use(there)
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_mysql_without_its_tables_are_those_of_a_newer_release(place):
+    there = place(POSTGRES_SERVER)
+    there.reach(1, historic.counted_as_mysql([5], dirty="false"))
+    for attempt in (there.open, there.migrate):
+        with pytest.raises(StorageFailed, match="made by a newer release"):
+            await attempt()
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("line", [MYSQL_SERVER, MYSQL_SIGNER, POSTGRES_SERVER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_a_number_below_what_the_tables_show(place, line, number):
+    """As where the record was copied from PostgreSQL, or restored from an older backup than the tables."""
+    there, whole = place(line), place(line)
+    there.reach(line.newest, lambda newest: historic.recorded(min(number, newest - 1)))
+    before = rows_of(there, line.service.main)
+    await there.migrate()
+    await whole.migrate()
+    assert there.schema() == whole.schema()
+    assert there.state() == [(line.newest, False)]
+    assert rows_of(there, line.service.main) == before
+    await use(there, checksums=line is not MYSQL_SERVER)
+
+
 @pytest_twisted.ensureDeferred
 async def test_what_a_changefeed_holds_is_left_as_it_is(place):
     there = place(MYSQL_SERVER)
@@ -370,7 +437,8 @@ async def test_ten_at_once(place, line, state):
 @pytest_twisted.ensureDeferred
 async def test_a_state_that_needs_a_person(place, line, dirty, offset, match):
     there = place(line)
-    there.reach(line.newest, lambda version: historic.recorded(version + offset, dirty=dirty))
+    highest = max(each.newest for each in LINES if each.service is line.service)
+    there.reach(line.newest, lambda newest: historic.recorded(highest + 1 if offset else newest, dirty=dirty))
     before = there.schema()
     for attempt in (there.migrate, there.open, *([there.plan] if dirty else [])):
         with pytest.raises(StorageFailed, match=match) as caught:
@@ -440,6 +508,78 @@ async def test_a_user_who_may_not_change_tables(place, line, state):
     if was is not None:
         assert there.state() == was
     await there.migrate()
+
+
+@pytest.mark.parametrize("version_is_readable", [True, False], ids=["readable", "unreadable"])
+@pytest.mark.parametrize("line", [POSTGRES_SERVER, POSTGRES_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_without_rights_on_the_tables_is_not_empty(place, line, version_is_readable, warnings):
+    """As a role that an administrator has just created, for tables that another role owns."""
+    there = place(line)
+    there.reach(line.newest)
+    there.run(*(f"CREATE SEQUENCE IF NOT EXISTS {table}_id_seq" for table in line.service.tables))
+    user = there.server.user(there.name, ["TRIGGER"])
+    there.run(f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {user.name}")
+    if version_is_readable:
+        there.run(f"GRANT SELECT ON schema_migrations TO {user.name}")
+    with pytest.raises(StorageFailed, match=f"SELECT on the table {line.service.main}") as caught:
+        await there.open(user)
+    said = str(caught.value)
+    assert "empty" not in said
+    assert "UPDATE" not in said or line.service is SERVER
+    there.run(*said.partition("say ")[2].split("; "))
+    store = await there.open(user)
+    await store.check()
+    await store.close()
+    assert not any("lacks INSERT" in line or "lacks USAGE" in line for line in warnings)
+
+
+@pytest.mark.parametrize("right", ["INSERT", "DELETE", "USAGE"])
+@pytest.mark.parametrize("line", [POSTGRES_SERVER, POSTGRES_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_postgresql_with_rights_to_read_only(place, line, right, warnings):
+    there = place(line)
+    await there.migrate()
+    user = there.server.user(there.name, SERVER_RIGHTS)
+    kind = "SEQUENCES" if right == "USAGE" else "TABLES"
+    there.run(f"REVOKE {right} ON ALL {kind} IN SCHEMA public FROM {user.name}")
+    store = await there.open(user)
+    await store.close()
+    (warning,) = warnings
+    assert f"{right} on the " in warning
+    there.run(*warning.partition("say ")[2].split("; "))
+    warnings.clear()
+    store = await there.open(user)
+    await store.close()
+    assert warnings == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_postgresql_without_a_schema(place):
+    there = place(POSTGRES_SERVER)
+    await there.migrate()
+    there.run("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    user = there.server.user(there.name, SERVER_RIGHTS)
+    with pytest.raises(StorageFailed, match="USAGE on the schema public: as the owner of the tables, say") as caught:
+        await there.open(user)
+    with pytest.raises(StorageFailed, match="may use no schema"):
+        await there.migrate(user)
+    there.run(*str(caught.value).partition("say ")[2].split("; "))
+    store = await there.open(user)
+    await store.close()
+
+
+@pytest.mark.parametrize("line", [MYSQL_SERVER, MYSQL_SIGNER], ids=str)
+@pytest_twisted.ensureDeferred
+async def test_mysql_hides_tables_without_rights(place, line):
+    there = place(line)
+    await there.migrate()
+    user = there.server.user(there.name, ["CREATE TEMPORARY TABLES"])
+    with pytest.raises(StorageFailed, match=r"the database is empty.*this user has no right on them: GRANT") as caught:
+        await there.open(user)
+    there.run(str(caught.value).partition("on them: ")[2])
+    store = await there.open(user)
+    await store.close()
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)

@@ -309,7 +309,6 @@ async def test_a_key_that_appears_between_looking_and_writing_is_an_old_version(
     ("column", "value", "match"),
     [
         pytest.param("version", "many", "where a version number belongs", id="version"),
-        pytest.param("created_at", "soon", "where a time belongs", id="time"),
         pytest.param("data", 17, "where binary content belongs", id="data"),
     ],
 )

@@ -60,13 +60,19 @@ class KeyPlace(Place):
 
     async def age(self, key: StoredKey, created: datetime) -> None:
         """Give a key another time of creation, by the owner of the table."""
-        value = created.isoformat(" ") if self.backend == "sqlite3" else created.replace(tzinfo=None)
+        await self.date(key, created.isoformat(" ") if self.backend == "sqlite3" else created.replace(tzinfo=None))
+
+    async def date(self, key: StoredKey, created: object, last_used: object = None) -> None:
+        """Give a key other times, as the database takes them; without ``last_used`` that one stays."""
         columns = "key_id, algorithm, public, private, gun, role, passphrase_alias, encryption_alg, keywrap_alg"
         ((*row, used),) = await self.all(f"SELECT {columns}, last_used FROM private_keys WHERE key_id == ?", key.key_id)
         await self.execute("DELETE FROM private_keys WHERE key_id == ?", key.key_id)
         marks = ", ".join("?" * (len(row) + 2))
         await self.execute(
-            f"INSERT INTO private_keys ({columns}, last_used, created_at) VALUES ({marks})", *row, used, value
+            f"INSERT INTO private_keys ({columns}, last_used, created_at) VALUES ({marks})",
+            *row,
+            last_used or used,
+            created,
         )
 
     async def keys(self) -> Mapping[str, StoredKey]:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import click
 
 from notary.admin import certificate_dates
-from notary.admin.collections import guns, inventory_of, summarise
+from notary.admin.collections import inventory_of, summaries
 from notary.admin.command import PREFIX_OPTION, Duration, Status, command
 from notary.admin.output import relative_time
 from notary.admin.session import Session
@@ -71,8 +71,7 @@ async def _dated(session: Session, prefix: str) -> AsyncIterator[_Dated]:
             yield _Dated(_CERTIFICATES, f"certificate {each.subject}", f"{key}: {path}", None, each.valid_until)
     if isinstance(session.config, ServerConfig):
         inventory = await inventory_of(session)
-        async for gun in guns(session, inventory, prefix, "Collections"):
-            found = await inventory.visit(gun, summarise)
+        async for gun, found in summaries(session, inventory, prefix, "Collections"):
             for role, item in found.items.items():
                 if item.expires:
                     kind = role if role in BASE_ROLES else _DELEGATIONS

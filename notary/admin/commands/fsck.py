@@ -1,33 +1,39 @@
 """``fsck`` checks every collection.
 
-Rules of this module: nothing is changed. The checks are in :mod:`notary.admin.findings`.
+Rules of this module: nothing is changed, except times with ``--mend-times``. The checks are in
+:mod:`notary.admin.findings`.
 """
 
 from __future__ import annotations
 
+import click
+
 from notary.admin import findings
 from notary.admin.collections import inventory_of, selected
 from notary.admin.command import GUN_OPTION, PREFIX_OPTION, Status, command
+from notary.admin.output import counted
 from notary.admin.session import Session
 from notary.errors import InvalidRow
 from notary.storage.operators import StoredCollection
 
 
 def _check(collection: StoredCollection) -> list[findings.Finding]:
-    return findings.check(collection, collection.feed())
+    return [*findings.undated(collection.undated()), *findings.check(collection, collection.feed())]
 
 
 @command("fsck")
 @GUN_OPTION
 @PREFIX_OPTION
-async def fsck(session: Session, gun: str, prefix: str) -> int:
+@click.option("--mend-times", is_flag=True, help="Give rows without a time the best one that is known.")
+async def fsck(session: Session, gun: str, prefix: str, mend_times: bool) -> int:
     """Check every collection: checksums, metadata, signatures, versions, missing and surplus files, the changefeed.
 
-    For each kind of finding, a second table has the meaning and the remedy. Nothing is changed. The exit status is 1 if
-    there are errors; it stays 0 if there are only notes.
+    For each kind of finding, a second table has the meaning and the remedy. Nothing is changed, unless --mend-times is
+    given: then rows without a time get one. The exit status is 1 if there are errors; it stays 0 if there are only
+    notes.
     """
     inventory = await inventory_of(session)
-    checked = errors = notes = 0
+    checked = errors = notes = mended = 0
     seen: dict[str, findings.Kind] = {}
     with session.out.table("GUN", "Finding", "Role", "Version", "Detail") as add:
         async for name in selected(session, inventory, gun, prefix, "Checking", remembered=True):
@@ -36,6 +42,9 @@ async def fsck(session: Session, gun: str, prefix: str) -> int:
             except InvalidRow as error:
                 found = [findings.unreadable(error)]
             checked += 1
+            if mend_times and any(each.kind == "no-time" for each in found):
+                mended += await inventory.date(name)
+                found = [each for each in found if each.kind != "no-time"]
             for each in found:
                 kind = seen[each.kind] = findings.KINDS[each.kind]
                 errors, notes = errors + kind.error, notes + (not kind.error)
@@ -57,5 +66,8 @@ async def fsck(session: Session, gun: str, prefix: str) -> int:
         with session.out.table("Finding", "Meaning", "What to do") as add:
             for name, kind in sorted(seen.items()):
                 add([name, kind.meaning, kind.remedy], {})
-    session.out.summary(f"{checked} collections checked: {errors} errors, {notes} notes")
+    mending = f"; {counted(mended, 'row')} given a time" if mended else ""
+    session.out.summary(
+        f"{counted(checked, 'collection')} checked: {counted(errors, 'error')}, {counted(notes, 'note')}{mending}"
+    )
     return Status.FOUND if errors else Status.OK

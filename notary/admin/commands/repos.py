@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 import click
@@ -18,22 +20,22 @@ from notary.admin import archive, findings
 from notary.admin.collections import (
     Item,
     Summary,
-    guns,
     inventory_of,
     leaf_of,
     read_metadata,
+    summaries,
     summarise,
     visit_existing,
 )
 from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
-from notary.admin.output import Node, relative_time, size_text, text_of
+from notary.admin.output import Node, counted, relative_time, size_text, text_of
 from notary.admin.session import Session
+from notary.config import ServerConfig
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
-from notary.storage import Update
 from notary.storage.open import open_key_inventory, open_key_store, open_metadata_store
 from notary.storage.operators import StoredCollection
 from notary.tuf.collection import Collection, newest
-from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, RoleName, Root, Targets
+from notary.tuf.model import BASE_ROLES, ROOT, TIMESTAMP, Gun, Root, Targets
 from notary.tuf.public import PublicKey, RoleKeys
 
 _GUN = click.argument("gun")
@@ -54,23 +56,23 @@ async def list_(session: Session, prefix: str) -> int:
     inventory = await inventory_of(session)
     columns = ("GUN", *(role.capitalize() for role in BASE_ROLES), "Delegations", "Files", "Size", "Problem")
     with session.out.table(*columns) as add:
-        async for gun in guns(session, inventory, prefix, "Collections"):
-            with suppress(NotFound):  # deleted since its name was read
-                found = await visit_existing(inventory, gun, summarise)
-                delegations = sum(role not in BASE_ROLES for role in found.items)
-                cells = [_cell(found.items.get(role)) for role in BASE_ROLES]
-                roles = {role: _record(item) for role, item in found.items.items()}
-                add(
-                    [gun, *cells, delegations, found.stored_files, size_text(found.stored_bytes), found.problem or "-"],
-                    {"gun": gun, "roles": roles, **_totals(found)},
-                )
+        async for gun, found in summaries(session, inventory, prefix, "Collections"):
+            delegations = sum(role not in BASE_ROLES for role in found.items)
+            cells = [_cell(found.items.get(role)) for role in BASE_ROLES]
+            roles = {role: _record(item) for role, item in found.items.items()}
+            add(
+                [gun, *cells, delegations, found.stored_files, size_text(found.stored_bytes), found.problem or "-"],
+                {"gun": gun, "roles": roles, **_totals(found)},
+            )
     return Status.OK
 
 
 def _cell(item: Item | None) -> str:
     if item is None:
         return "-"
-    return f"{item.file.version}, {item.expires:%Y-%m-%d}" if item.expires else f"{item.file.version}, unreadable"
+    return (
+        f"v{item.file.version} until {item.expires:%Y-%m-%d}" if item.expires else f"v{item.file.version}, unreadable"
+    )
 
 
 def _record(item: Item) -> dict[str, object]:
@@ -122,7 +124,7 @@ class _Tree:
         stray = [node for parent, nodes in children.items() if parent and parent not in lines for node in nodes]
         if found.problem:
             top.append((f"PROBLEM: {found.problem}; see fsck", ()))
-        text = f"{self._collection.gun}: {found.stored_files} files, {size_text(found.stored_bytes)}"
+        text = f"{self._collection.gun}: {counted(found.stored_files, 'file')}, {size_text(found.stored_bytes)}"
         return (text, [*top, *stray]), {"gun": self._collection.gun, **_totals(found), "roles": self._roles}
 
     def _role(self, role: str) -> tuple[str, Sequence[Node]]:
@@ -139,14 +141,14 @@ class _Tree:
         if isinstance(metadata, Targets):
             self._signers.update((name, delegation.role) for name, delegation in metadata.delegations.items())
             record["targets"] = len(metadata.targets)
-            text += f", {len(metadata.targets)} targets"
+            text += f", {counted(len(metadata.targets), 'target')}"
         below: list[Node] = []
         signers = self._signers.get(role)
         if signers is not None:
             record["threshold"] = signers.threshold
             record["keys"] = [{"id": key_id, "type": key.key_type} for key_id, key in signers.keys.items()]
             keys = [(_key(key_id, key), ()) for key_id, key in signers.keys.items()]
-            below.append((f"signed by {signers.threshold} of {len(keys)} keys", keys))
+            below.append((f"signed by {signers.threshold} of {counted(len(keys), 'key')}", keys))
         if isinstance(metadata, Targets):
             record["delegations"] = {
                 name: {"threshold": one.role.threshold, "keys": list(one.role.keys), "paths": list(one.paths)}
@@ -198,7 +200,9 @@ async def delete(
         key_ids = await (await session.open(signer, open_key_inventory)).key_ids(gun)
     if not count and not key_ids:
         raise NotFound(f"there is no collection {gun}{', and no key of this collection' if and_keys else ''}")
-    what = f"{gun}: {count} files, {size_text(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
+    what = f"{gun}: {counted(count, 'file')}, {size_text(total)}" + (
+        f", {counted(len(key_ids), 'key')}" if and_keys else ""
+    )
     record = {"gun": gun, "files": count, "bytes": total, "keys": list(key_ids)}
     if dry_run:
         session.out.line(f"would delete {what}", {**record, "deleted": False})
@@ -239,7 +243,7 @@ async def export(session: Session, gun: str, file: Path) -> int:
 
     with _new_file(file) as stream:
         count = await visit_existing(inventory, gun, write)
-    session.out.line(f"{gun}: {count} files", {"gun": gun, "files": count, "path": str(file)})
+    session.out.line(f"{gun}: {counted(count, 'file')}", {"gun": gun, "files": count, "path": str(file)})
     return Status.OK
 
 
@@ -281,7 +285,11 @@ async def import_(session: Session, file: Path, dry_run: bool) -> int:
     files are allowed. If the collection exists, FILE must continue it, and only newer files are stored.
     """
     config = session.server()
-    found = _read(file)
+    with _opened(file) as found:
+        return await _import(session, config, found, dry_run=dry_run)
+
+
+async def _import(session: Session, config: ServerConfig, found: archive.Archive, *, dry_run: bool) -> int:
     _require_valid(found)
     prefixes = config.repositories.gun_prefixes
     if prefixes and not found.gun.startswith(prefixes):
@@ -292,22 +300,28 @@ async def import_(session: Session, file: Path, dry_run: bool) -> int:
     record = {"gun": str(found.gun), "files": len(found.files), "new": len(new), "imported": not dry_run}
     if new and not dry_run:
         after = newest(stored).get(TIMESTAMP)
-        store = await session.open(config, open_metadata_store)
-        updates = [Update(RoleName(one.role), one.version, found.data(one)) for one in new]
-        await store.publish(found.gun, updates, None if after is None else after.sha256)
+        await inventory.add(found, new, None if after is None else after.sha256)
     said = "would store" if dry_run else "stored"
-    session.out.line(f"{found.gun}: {said} {len(new)} of {len(found.files)} files", record)
+    session.out.line(f"{found.gun}: {said} {len(new)} of {counted(len(found.files), 'file')}", record)
     return Status.OK
 
 
-def _read(path: Path) -> archive.Archive:
-    try:
-        with path.open("rb") as stream:
-            return archive.read(stream)
-    except OSError as error:
-        raise InvalidArchive(f"{str(path)!r} cannot be read ({error.strerror})") from None
-    except NotaryError as error:
-        raise InvalidArchive(f"{str(path)!r}: {error}") from None
+@contextmanager
+def _opened(path: Path) -> Iterator[archive.Archive]:
+    """Open an exported collection. What comes through a pipe is kept on the disk meanwhile."""
+    with ExitStack() as ends:
+        try:
+            stream: BinaryIO = ends.enter_context(path.open("rb"))
+            if not stream.seekable():
+                pipe, stream = stream, cast("BinaryIO", ends.enter_context(TemporaryFile()))
+                copyfileobj(pipe, stream)
+                stream.seek(0)
+            found = archive.read(stream)
+        except OSError as error:
+            raise InvalidArchive(f"{str(path)!r} cannot be read ({error.strerror})") from None
+        except NotaryError as error:
+            raise InvalidArchive(f"{str(path)!r}: {error}") from None
+        yield found
 
 
 for each in (list_, show, delete, export, import_):

@@ -28,6 +28,11 @@ class Catalogue:
     ``columns`` is a query for (table, column), ``indexes`` one for (table, index, column) in the order of the columns,
     both for the database or schema in use.
 
+    ``missing_rights`` is a query for rights on rows that the user lacks: (kind of thing, its name, right, table that
+    needs the right). The kind is TABLE, SEQUENCE or SCHEMA. The query is "" where a table without rights is not shown.
+    ``grants`` is a query for the statements that give the user the rights ``{rights}`` on all tables, "" where there
+    are no users.
+
     ``transactional`` tells whether tables can be changed in a transaction. ``lock`` excludes other migrations; it is
     None where a transaction that writes does so anyway.
 
@@ -37,6 +42,8 @@ class Catalogue:
 
     columns: str
     indexes: str
+    missing_rights: str
+    grants: str
     transactional: bool
     lock: Lock | None
     forbidden: Callable[[Exception], bool]

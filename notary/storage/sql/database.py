@@ -15,11 +15,12 @@ import importlib
 import itertools
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from twisted.enterprise import adbapi
@@ -39,6 +40,18 @@ _T = TypeVar("_T")
 
 _RETRY_SECONDS: Final = 0.01
 """The longest pause before the second attempt. It doubles with each attempt, and the real pause is a random part."""
+
+_ERRORS: Final[Mapping[Trouble, type[StorageFailed]]] = MappingProxyType(
+    {
+        Trouble.LOST: StorageUnreachable,
+        Trouble.REFUSED: StorageFailed,
+        Trouble.BUSY: StorageUnreachable,
+        Trouble.CONFLICT: StorageUnreachable,
+        Trouble.DUPLICATE: Duplicate,
+        Trouble.OTHER: StorageFailed,
+    }
+)
+"""The error that the caller gets. A daemon that starts waits after StorageUnreachable, and ends after any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +308,7 @@ class Database:
         """Turn an error of the driver into one of ours; return any other error unchanged."""
         if not isinstance(error, self._driver.Error):
             return error
-        kinds = {Trouble.DUPLICATE: Duplicate, Trouble.LOST: StorageUnreachable}
-        known = kinds.get(self.dialect.trouble(error), StorageFailed)(self.dialect.explain(error))
+        known = _ERRORS[self.dialect.trouble(error)](self.dialect.explain(error))
         known.__cause__ = error
         return known
 

@@ -34,7 +34,11 @@ class Trouble(Enum):
     """What an error of a driver means for its transaction."""
 
     LOST = auto()
-    """The connection was lost, or none could be made."""
+    """The connection was lost, or none could be made; a later attempt may succeed."""
+    REFUSED = auto()
+    """No connection could be made, and waiting changes nothing: the database or ``storage.db_url`` must be changed."""
+    BUSY = auto()
+    """The database has given a statement up because of its other work; a later attempt may succeed."""
     CONFLICT = auto()
     """The database has rolled the transaction back because of another one; the transaction may be repeated."""
     DUPLICATE = auto()

@@ -19,15 +19,16 @@ from notary.storage.operators import KeyRow
 from notary.storage.sql.cursor import Cursor, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.keys import ROW, take, to_key, values_of
-from notary.storage.sql.values import to_time
+from notary.storage.sql.values import UNKNOWN_TIME, to_written
 
 _PENDING: Final = "id = ? AND key_id == ? AND deleted_at IS NULL AND last_used IS NULL"
 
 
 def _row(row: Row) -> KeyRow:
     number, created, key_id = row[:3]
+    written = to_written(created)
     try:
-        return KeyRow(number, str(key_id), to_key(row[2:]), None if created is None else to_time(created))
+        return KeyRow(number, str(key_id), to_key(row[2:]), None if written == UNKNOWN_TIME else written)
     except InvalidRow as error:
         return KeyRow(number, str(key_id), None, None, str(error))
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from twisted.internet.defer import Deferred, fail
 
@@ -20,7 +20,7 @@ from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, in
 from notary.storage.sql.database import Database
 from notary.storage.sql.guns import guns as guns_after
 from notary.storage.sql.migrate import SERVER, probe
-from notary.storage.sql.values import to_bytes, to_time, to_version
+from notary.storage.sql.values import to_bytes, to_time, to_version, to_written
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
 _INT32_MAX: Final = 2**31 - 1
@@ -41,11 +41,29 @@ _FEED: Final = "SELECT id, created_at, gun, version, sha256, category FROM chang
 _THIS_ROLE: Final = "WHERE gun == ? AND role == ? AND deleted_at IS NULL"
 
 
+class Written(Protocol):
+    """What is written of one file; ``data`` may be read from elsewhere each time it is asked for."""
+
+    @property
+    def role(self) -> RoleName:
+        """The role."""
+
+    @property
+    def version(self) -> int:
+        """The version."""
+
+    @property
+    def data(self) -> bytes:
+        """The whole signed file."""
+
+
 def _stored(role: RoleName, row: Row) -> Stored:
     _, version, data, sha256, modified = row
     content = to_bytes(data)
     # Old releases of Go Notary, without this column, left it empty.
-    return Stored(role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_time(modified))
+    return Stored(
+        role, to_version(version), content, sha256 or hashlib.sha256(content).hexdigest(), to_written(modified)
+    )
 
 
 def _for_each_role(cursor: Cursor, gun: Gun, roles: Sequence[RoleName], sql: str) -> Sequence[Row]:
@@ -166,7 +184,7 @@ def _has(cursor: Cursor, gun: Gun) -> bool:
 
 
 def _publish(
-    cursor: Cursor, gun: Gun, updates: Sequence[Update], after: str | None, now: object, *, make_room: bool
+    cursor: Cursor, gun: Gun, updates: Sequence[Written], after: str | None, now: object, *, make_room: bool
 ) -> None:
     locked = lock(cursor, gun)
     roles = list(dict.fromkeys([*(update.role for update in updates), *([] if after is None else [TIMESTAMP])]))
@@ -203,15 +221,20 @@ def _publish(
     _write(cursor, gun, updates, now)
 
 
-def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> None:
+def _write(cursor: Cursor, gun: Gun, updates: Sequence[Written], now: object) -> None:
     rows: list[Mapping[str, object]] = []
     size = 0
+    checksums: dict[int, str] = {}
     # Sorted, so that concurrent publishers insert in the same order.
     for update in sorted(updates, key=lambda update: (update.role, update.version)):
-        if rows and size + len(update.data) > _INSERT_BYTES:
+        data = update.data
+        sha256 = hashlib.sha256(data).hexdigest()
+        if update.role == TIMESTAMP:
+            checksums[update.version] = sha256
+        if rows and size + len(data) > _INSERT_BYTES:
             insert(cursor, "tuf_files", *rows)
             rows, size = [], 0
-        size += len(update.data)
+        size += len(data)
         rows.append(
             {
                 "created_at": now,
@@ -219,15 +242,15 @@ def _write(cursor: Cursor, gun: Gun, updates: Sequence[Update], now: object) -> 
                 "gun": str(gun),
                 "role": str(update.role),
                 "version": update.version,
-                "sha256": hashlib.sha256(update.data).hexdigest(),
-                "data": update.data,
+                "sha256": sha256,
+                "data": data,
             }
         )
     if rows:
         insert(cursor, "tuf_files", *rows)
     for update in updates:
         if update.role == TIMESTAMP:
-            _record(cursor, gun, now, update.version, hashlib.sha256(update.data).hexdigest(), "update")
+            _record(cursor, gun, now, update.version, checksums[update.version], "update")
 
 
 def _delete(cursor: Cursor, gun: Gun, now: object) -> bool:
@@ -249,7 +272,7 @@ def _record(
     )
 
 
-def _are_stored(cursor: Cursor, gun: Gun, updates: Sequence[Update]) -> bool:
+def _are_stored(cursor: Cursor, gun: Gun, updates: Sequence[Written]) -> bool:
     return all(
         cursor.first(
             f"SELECT 1 FROM tuf_files {_THIS_ROLE} AND version = ? AND sha256 = ?",  # noqa: S608  # constants
@@ -275,7 +298,7 @@ def _changes(cursor: Cursor, gun: Gun | None, change_id: int, records: int) -> S
     order = "DESC" if backwards else "ASC"
     rows = cursor.all(f"{_FEED} {condition} ORDER BY id {order} LIMIT ?", *where.values(), abs(records))
     # PostgreSQL fills the column of an empty checksum with spaces.
-    found = [Change(row[0], to_time(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
+    found = [Change(row[0], to_written(row[1]), row[2], row[3], (row[4] or "").rstrip(), row[5]) for row in rows]
     return found[::-1] if backwards else found
 
 
@@ -319,13 +342,17 @@ class SQLMetadataStore:
 
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port."""
+        return self.write(gun, updates, after)
+
+    def write(self, gun: Gun, updates: Sequence[Written], after: str | None) -> Deferred[datetime]:
+        """Publish ``updates``, of which about one file is in memory at a time; ``data`` is read in a thread."""
         if len({(update.role, update.version) for update in updates}) < len(updates):
             return fail(OldVersion(f"{gun}: one role and version comes twice"))
         if any(update.version > _INT32_MAX for update in updates):
             return fail(StorageFailed(f"{gun}: a version is above {_INT32_MAX}, the largest that can be stored"))
         return Deferred.fromCoroutine(self._publish(gun, tuple(updates), after))
 
-    async def _publish(self, gun: Gun, updates: Sequence[Update], after: str | None) -> datetime:
+    async def _publish(self, gun: Gun, updates: Sequence[Written], after: str | None) -> datetime:
         now = self._database.dialect.bind_time(self._database.now())
         try:
             try:

@@ -33,6 +33,9 @@ _LOCK_RETRY_SECONDS: Final = 0.25
 
 _INDEX: Final = re.compile(r"CREATE (?:UNIQUE )?INDEX (?:CONCURRENTLY )?(\w+) ON (\w+) \(([\w, ]+)\)")
 
+_NUMBERED: Final = re.compile(r"(\d+)_(\w+)\.up\.sql")
+"""The names of the numbered files."""
+
 _FILL: Final = re.compile(r"UPDATE (\w+) SET (\w+) = .* WHERE \2 IS NULL$")
 
 
@@ -41,11 +44,12 @@ class Service:
     """The tables of one daemon.
 
     ``folder`` is the folder's name in ``schema`` of each backend. ``tables`` holds the columns in use by table, the
-    main table first.
+    main table first. ``rights`` are those that the daemon needs on their rows.
     """
 
     folder: str
     tables: Mapping[str, str]
+    rights: str
 
     @property
     def main(self) -> str:
@@ -59,6 +63,7 @@ SERVER: Final = Service(
         "tuf_files": "created_at, updated_at, deleted_at, gun, role, version, sha256, data",
         "changefeed": "id, created_at, gun, version, sha256, category",
     },
+    "SELECT, INSERT, UPDATE, DELETE",
 )
 SIGNER: Final = Service(
     "signer",
@@ -66,6 +71,7 @@ SIGNER: Final = Service(
         "private_keys": "id, created_at, updated_at, deleted_at, key_id, encryption_alg, keywrap_alg, algorithm, "
         "passphrase_alias, public, private, gun, role, last_used"
     },
+    "SELECT, INSERT, DELETE",
 )
 
 
@@ -129,7 +135,7 @@ def numbered_files(dialect: Dialect, service: Service) -> Sequence[Migration]:
     """The numbered files of a service, in order."""
     found = []
     for file in _files(dialect, service):
-        match = re.fullmatch(r"(\d+)_(\w+)\.up\.sql", file.name)
+        match = _NUMBERED.fullmatch(file.name)
         if match is None:
             continue
         text = file.read_text("utf-8")
@@ -173,7 +179,7 @@ class _State:
 
     ``version`` is the number of the last migration, 0 if none was run; ``dirty`` says that this migration broke off.
     ``recorded`` is false if the version was deduced from the columns, or is recorded in golang-migrate's old form (a
-    row for each migration).
+    row for each migration) or with the number of another backend.
     """
 
     columns: Mapping[str, set[str]]
@@ -193,15 +199,32 @@ def _columns(cursor: Cursor, dialect: Dialect) -> Mapping[str, set[str]]:
     return columns
 
 
-def _look(cursor: Cursor, dialect: Dialect, migrations: Sequence[Migration]) -> _State:
+def _highest_number(service: Service) -> int:
+    """The highest number that a migration of the service has on any backend."""
+    return max(
+        int(found[1])
+        for backend in resources.files("notary.storage.sql.backends").iterdir()
+        if (folder := backend / "schema" / service.folder).is_dir()
+        for file in folder.iterdir()
+        if (found := _NUMBERED.fullmatch(file.name))
+    )
+
+
+def _look(cursor: Cursor, dialect: Dialect, service: Service, migrations: Sequence[Migration]) -> _State:
     columns = _columns(cursor, dialect)
     kept = columns.get(_VERSIONS, set())
+    if kept and ("TABLE", _VERSIONS, "SELECT", _VERSIONS) in _missing_rights(cursor, dialect):
+        kept = set()  # a daemon may do without: Go's does not read this table
     new_form = "dirty" in kept
     # A conversion from the old form to the new one that broke off may have left several rows.
     fields = "version, dirty" if new_form else "version, 0"
     rows = cursor.all(f"SELECT {fields} FROM {_VERSIONS} ORDER BY version DESC") if kept else []  # noqa: S608
     if rows:
         version, dirty = rows[0]
+        newest = migrations[-1].number
+        if newest < version <= _highest_number(service) and all(each.seen(columns) for each in migrations):
+            # A tool that moved the database to another backend, such as Harbor's, copied the numbers with the rows.
+            return _State(columns, newest, bool(dirty), recorded=False)
         return _State(columns, version, bool(dirty), recorded=new_form and len(rows) == 1)
     version = max((each.number for each in migrations if each.seen(columns)), default=0)
     return _State(columns, version, dirty=False, recorded=new_form and version == 0)
@@ -222,13 +245,50 @@ def _missing(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[_In
     ]
 
 
-def _refuse(found: _State, service: Service, newest: int) -> None:
-    """Raise StorageFailed for a database that can be neither used nor migrated."""
+def _missing_rights(cursor: Cursor, dialect: Dialect) -> Collection[tuple[str, str, str, str]]:
+    """The rights that the user lacks, as rows of ``missing_rights`` in the catalogue."""
+    query = dialect.catalogue.missing_rights
+    return {(kind, name, right, table) for kind, name, right, table in cursor.all(query)} if query else set()
+
+
+def _grants(cursor: Cursor, dialect: Dialect, service: Service) -> str:
+    """The statements that give the user all rights on the service's tables, "" where there are no users."""
+    query = dialect.catalogue.grants.format(rights=service.rights)
+    return str(cursor.all(query)[0][0]) if query else ""
+
+
+def _check_rights(cursor: Cursor, dialect: Dialect, service: Service) -> Sequence[str]:
+    """Raise StorageFailed if the user may not read the tables. Return warnings of what else the user may not."""
+    missing = [
+        (kind, name, right)
+        for kind, name, right, table in _missing_rights(cursor, dialect)
+        if table in {"", *service.tables} and right in {"USAGE", *service.rights.split(", ")}
+    ]
+    if not missing:
+        return []
+    lacking = ", ".join(sorted(f"{right} on the {kind.lower()} {name}" for kind, name, right in missing))
+    cure = f"as the owner of the tables, say {_grants(cursor, dialect, service)}"
+    if any(kind == "SCHEMA" or right == "SELECT" for kind, _, right in missing):
+        raise StorageFailed(f"the database user lacks {lacking}: {cure}")
+    return [f"the database user lacks {lacking}, so some requests will fail: {cure}"]
+
+
+def _or_no_rights(cursor: Cursor, dialect: Dialect, service: Service) -> str:
+    """What else it may mean that a table is not shown, and what to do then; "" if every table is shown."""
+    grants = "" if dialect.catalogue.missing_rights else _grants(cursor, dialect, service)
+    return f". If its tables are there, this user has no right on them: {grants}" if grants else ""
+
+
+def _refuse(found: _State, service: Service, newest: int, no_rights: Callable[[], str]) -> None:
+    """Raise StorageFailed for a database that can be neither used nor migrated.
+
+    ``no_rights`` returns what is said of tables that are not shown.
+    """
     started = service.main in found.columns or found.dirty
     if not started and not found.empty:
         raise StorageFailed(
             f"the database has tables, but not the {service.folder}'s ({service.main}): give each daemon a database "
-            "of its own"
+            f"of its own{no_rights()}"
         )
     if not started and found.version:
         raise StorageFailed(
@@ -257,7 +317,8 @@ def _refuse_dirty(found: _State) -> None:
 def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]:
     """Check that the database has the tables of ``service``; create them if it is empty and ours alone.
 
-    Returns the names of missing indexes, without which the service works, but slowly. Raises StorageFailed.
+    Returns warnings: of missing indexes, without which the service gets slow, and of missing rights, without which some
+    requests fail. Raises StorageFailed.
     """
     if dialect.embedded:
         dialect.embedded(connection)
@@ -265,23 +326,31 @@ def set_up(connection: Any, dialect: Dialect, service: Service) -> Sequence[str]
     for statement in dialect.begin_write if dialect.embedded else dialect.begin_read:
         cursor.run(statement)
     migrations = numbered_files(dialect, service)
-    found = _look(cursor, dialect, migrations)
+    warnings = _check_rights(cursor, dialect, service)
+    found = _look(cursor, dialect, service, migrations)
     if found.empty and dialect.embedded:
         for step in _numbered(cursor, dialect, service, resume=False):
             _run(cursor, dialect, step)
         for step in _unnumbered(cursor, dialect, service):
             _run(cursor, dialect, step)
     else:
-        _check(found, service, migrations[-1].number)
+        _check(found, service, migrations[-1].number, lambda: _or_no_rights(cursor, dialect, service))
     _fit(cursor, service)
-    return [index.name for index in _missing(cursor, dialect, service)]
+    missing = " and ".join(f"the index {index.name}" for index in _missing(cursor, dialect, service))
+    if missing:
+        slow = (
+            f"the database lacks {missing}, and gets slow as it grows: `notary-admin migrate` adds what is missing, "
+            "while the daemons run"
+        )
+        warnings = [*warnings, slow]
+    return warnings
 
 
-def _check(found: _State, service: Service, newest: int) -> None:
+def _check(found: _State, service: Service, newest: int, no_rights: Callable[[], str]) -> None:
     """Raise StorageFailed for a database whose tables this release does not know."""
     if found.empty and not found.version:
-        raise StorageFailed("the database is empty: run `notary-admin migrate` first")
-    _refuse(found, service, newest)
+        raise StorageFailed(f"the database is empty: run `notary-admin migrate` first{no_rights()}")
+    _refuse(found, service, newest, no_rights)
     _refuse_dirty(found)
     if found.version < newest:
         raise StorageFailed(
@@ -389,21 +458,24 @@ def _transaction(cursor: Cursor, dialect: Dialect) -> Iterator[None]:
 def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: bool) -> Sequence[Step]:
     """The steps that are recorded by their number, up to the newest version."""
     migrations = numbered_files(dialect, service)
-    found = _look(cursor, dialect, migrations)
-    _refuse(found, service, migrations[-1].number)
+    found = _look(cursor, dialect, service, migrations)
+    _refuse(found, service, migrations[-1].number, lambda: _or_no_rights(cursor, dialect, service))
     if not resume:
         _refuse_dirty(found)
     steps = []
     if not found.recorded:
         what = f"the state of the database, version {found.version}, goes into {_VERSIONS}"
         steps.append(Step(what, _make_versions(found.version)))
+    shown = max((each.number for each in migrations if each.seen(found.columns)), default=0)
     for migration in migrations:
-        statements = migration.statements
-        if found.dirty and migration.number == found.version and migration.seen(found.columns):
-            # A statement that adds a column cannot be repeated; every other statement can.
-            statements = [each for each in statements if not each.startswith("ALTER TABLE ")]
-        elif migration.number <= found.version - found.dirty:
+        seen = migration.seen(found.columns)
+        if migration.number <= found.version - found.dirty or (not seen and migration.number < shown):
             continue
+        statements = migration.statements
+        if seen:
+            # Run before, but broken off or not recorded: a statement that adds a column cannot be repeated; every other
+            # statement can.
+            statements = [each for each in statements if not each.startswith("ALTER TABLE ")]
         steps.append(Step(f"migration {migration.number}: {migration.name}", statements, migration.number))
     return steps
 

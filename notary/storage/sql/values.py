@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from notary.errors import InvalidRow
+
+UNKNOWN_TIME: Final = datetime.min.replace(tzinfo=UTC)
+"""Stands for a time that a row lacks: what Go's drivers make of NULL, of MySQL's date of zeros and of other text."""
+
+
+def to_written(value: Any) -> datetime:
+    """Convert the time at which a row was written, which is only shown to clients; UNKNOWN_TIME if there is none."""
+    try:
+        return to_time(value)
+    except InvalidRow:
+        return UNKNOWN_TIME
 
 
 def to_time(value: Any) -> datetime:

@@ -7,6 +7,7 @@ no gap locks, so publishers of different collections do not block each other. Th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from math import ceil
@@ -29,6 +30,11 @@ CATALOGUE: Final = Catalogue(
         "SELECT table_name, index_name, column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
     ),
+    missing_rights="",
+    grants=(
+        "SELECT CONCAT('GRANT {rights} ON ', DATABASE(), '.* TO ', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), "
+        "'@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))"
+    ),
     transactional=False,
     lock=Lock(f"SELECT GET_LOCK({_MYSQL_LOCK}, 1)", f"SELECT RELEASE_LOCK({_MYSQL_LOCK})"),
     forbidden=lambda error: bool(error.args) and error.args[0] in _MYSQL_FORBIDDEN,
@@ -40,9 +46,21 @@ _LOST = frozenset({1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1
 
 Numbers from 2000 on are the client library's own (https://mariadb.com/kb/en/mariadb-error-codes/).
 """
+_REFUSED = frozenset({1044, 1045, 1049, 1129, 1130, 1251, 1275, 1698, 2007, 2049, 2054, 2058, 2059, 2061})
+"""Numbers of errors that refuse a connection until somebody changes something: user, password, host, database, or the
+way to prove the password.
+"""
+_TLS = 2026
+_IN_TRANSIT = re.compile(r"unexpected eof|\(\d+\)$")
+"""Matches the text of an error of TLS that was an error of the network: its end, or a number of the system."""
+
+_EARLY = re.compile(r"before completion of TLS handshake.*: (\d+) - ", re.DOTALL)
+"""Matches the text of an error that the server sent in the place of TLS; the group is the number of that error."""
+
 _TOO_LARGE = frozenset({1153, 1301, 2020})
 _CONFLICTS = frozenset({1205, 1213, 1020, 3572})
 _DUPLICATES = frozenset({1062, 1169, 1586})
+_BUSY = frozenset({1969, 3024})
 
 _ADVICE: Mapping[int, str] = MappingProxyType(
     {
@@ -50,7 +68,10 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
         1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1049: "there is no database of this name: create it, or correct storage.db_url",
-        1142: "the database user lacks a right: grant it",
+        1129: "the database has blocked this host after many failed connections: unblock it with FLUSH HOSTS",
+        1130: "the database user may not connect from this host: create the user for it",
+        1142: "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
+        1143: "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
         1146: "a table is missing: migrate the database",
         1153: "the content is larger than the database takes in one statement: raise its max_allowed_packet",
         1203: "the database user has no connection left: raise its limit, or lower storage.connections",
@@ -58,6 +79,7 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         1213: "transactions kept getting in each other's way: try again",
         1226: "the database user has no connection left: raise its limit, or lower storage.connections",
         1290: "the database is read-only: name its primary in storage.db_url",
+        1698: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1969: "a statement took longer than storage.query_timeout: see what keeps the database busy",
         2002: "nobody answers at the database's address: start it, or correct storage.db_url",
         2003: "nobody answers at the database's address: start it, or correct storage.db_url",
@@ -65,6 +87,9 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         2006: "the database has closed the connection: see its log",
         2013: "the database does not answer, or has closed the connection: see its log",
         2026: "TLS to the database failed: see the parameter tls in storage.db_url, and the database's certificate",
+        2059: "the database wants a way to prove the password that the client library lacks: change it for this user",
+        2061: "the database wants TLS before a password: set tls in storage.db_url",
+        3024: "a statement took longer than storage.query_timeout: see what keeps the database busy",
     }
 )
 """What to do, by the number of the error."""
@@ -72,15 +97,22 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
 
 def _code(error: Exception) -> int:
     """The number of an error, 0 if it has none."""
-    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    if not error.args or not isinstance(error.args[0], int):
+        return 0
+    early = _EARLY.search(str(error.args[-1]))
+    return int(early[1]) if early else error.args[0]
 
 
 def _trouble(error: Exception) -> Trouble:
     code = _code(error)
     if code in _TOO_LARGE:
         return Trouble.OTHER
+    if code in _REFUSED or (code == _TLS and not _IN_TRANSIT.search(str(error.args[-1]))):
+        return Trouble.REFUSED
     if code in _LOST:
         return Trouble.LOST
+    if code in _BUSY:
+        return Trouble.BUSY
     if code in _CONFLICTS:
         return Trouble.CONFLICT
     return Trouble.DUPLICATE if code in _DUPLICATES else Trouble.OTHER

@@ -19,7 +19,12 @@ _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
 
 CATALOGUE: Final = Catalogue(
-    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()",
+    # The views of information_schema lack the tables on which the user has no right.
+    columns=(
+        "SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid "
+        "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
+        "AND a.attnum > 0 AND NOT a.attisdropped"
+    ),
     # An invalid index is left by a CREATE INDEX CONCURRENTLY that broke off.
     indexes=(
         "SELECT t.relname, i.relname, a.attname FROM pg_index AS x "
@@ -28,6 +33,26 @@ CATALOGUE: Final = Catalogue(
         "CROSS JOIN LATERAL unnest(x.indkey) WITH ORDINALITY AS k (number, place) "
         "JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum = k.number "
         "WHERE x.indisvalid AND n.nspname = current_schema() ORDER BY t.relname, i.relname, k.place"
+    ),
+    # There is no current schema if the user may use none. A sequence is needed by the tables whose defaults name it.
+    missing_rights=(
+        "SELECT 'SCHEMA', 'public', 'USAGE', '' WHERE current_schema() IS NULL "
+        "UNION ALL SELECT 'TABLE', c.relname::text, r.name, c.relname::text FROM pg_class AS c "
+        "CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (name) "
+        "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v') "
+        "AND NOT has_table_privilege(c.oid, r.name) "
+        "AND (r.name = 'DELETE' OR NOT has_any_column_privilege(c.oid, r.name)) "
+        "UNION ALL SELECT DISTINCT 'SEQUENCE', s.relname::text, 'USAGE', c.relname::text FROM pg_attrdef AS d "
+        "JOIN pg_class AS c ON c.oid = d.adrelid "
+        "JOIN pg_depend AS p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid "
+        "JOIN pg_class AS s ON p.refclassid = 'pg_class'::regclass AND s.oid = p.refobjid "
+        "WHERE c.relnamespace = current_schema()::regnamespace "
+        "AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE, UPDATE') ELSE false END"
+    ),
+    grants=(
+        "SELECT 'GRANT USAGE ON SCHEMA ' || s || ' TO ' || u || '; GRANT {rights} ON ALL TABLES IN SCHEMA ' || s || "
+        "' TO ' || u || '; GRANT USAGE ON ALL SEQUENCES IN SCHEMA ' || s || ' TO ' || u "
+        "FROM (SELECT quote_ident(COALESCE(current_schema(), 'public')) AS s, quote_ident(current_user) AS u) AS names"
     ),
     transactional=True,
     # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
@@ -43,15 +68,48 @@ _LOST = ("08", "57P", "53300")
 _CONFLICTS = ("40001", "40P01", "55P03")
 _DUPLICATES = ("23505", "23P01")
 
-_WAITING_CURES = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "remaining conn")
-"""Texts of a server that refuses a connection now but may accept it later: libpq gives no code then."""
+_WAITING_CURES = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting",
+    "not accepting",
+    "too many",
+    "remaining conn",
+    "terminating connection",
+    "server_login_retry",
+    "query_wait_timeout",
+    "no more connections allowed",
+    "Is the server running",
+    "timeout expired",
+    "failed to resolve host",
+)
+"""Parts of the text of an error after which a later connection may succeed: libpq gives no code then. Some are those of
+PgBouncer. The text has the errors of all hosts, if ``storage.db_url`` names several.
+"""
+
+_REFUSALS = (
+    "FATAL:",
+    "does not support SSL",
+    "certificate",
+    "private key file",
+    "SSL error: tlsv1",
+    "SSL error: sslv3",
+    "SSL error: no ",
+    "SSL error: unsupported",
+    "SSL error: wrong version",
+)
+"""Parts of the text of an error that waiting does not cure, unless one of ``_WAITING_CURES`` is there too."""
+
+_BUSY = ("57014",)
 
 _ADVICE: Mapping[str, str] = MappingProxyType(
     {
         "25006": "the database is read-only: name its primary in storage.db_url",
         "40001": "transactions kept getting in each other's way: try again",
         "40P01": "transactions kept getting in each other's way: try again",
-        "42501": "the database user lacks a right: grant it",
+        "3F000": "the database user may use no schema: GRANT USAGE ON SCHEMA public, or correct its search_path",
+        "42501": "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
         "42P01": "a table is missing: migrate the database",
         "53300": "the database has no connection left: raise its max_connections, or lower storage.connections",
         "55P03": "another transaction has kept a row locked for too long: look for it in pg_stat_activity",
@@ -67,19 +125,27 @@ def _code(error: Exception) -> str:
 
 
 def _refused(error: Exception) -> bool:
-    """Whether a server answered and refused the connection."""
-    return not _code(error) and "FATAL:" in str(error) and not any(each in str(error) for each in _WAITING_CURES)
+    """Whether the error is that no connection could be made, and waiting changes nothing."""
+    text = str(error)
+    return (
+        not _code(error)
+        and any(each in text for each in _REFUSALS)
+        and not any(each in text for each in _WAITING_CURES)
+    )
 
 
 def _trouble(error: Exception) -> Trouble:
     code = _code(error)
     if not code:
-        lost = type(error).__name__ in {"OperationalError", "ConnectionTimeout"} and not _refused(error)
-        return Trouble.LOST if lost else Trouble.OTHER
+        if type(error).__name__ not in {"OperationalError", "ConnectionTimeout"}:
+            return Trouble.OTHER
+        return Trouble.REFUSED if _refused(error) else Trouble.LOST
     if code.startswith(_LOST):
         return Trouble.LOST
     if code in _CONFLICTS:
         return Trouble.CONFLICT
+    if code in _BUSY:
+        return Trouble.BUSY
     return Trouble.DUPLICATE if code in _DUPLICATES else Trouble.OTHER
 
 
@@ -88,8 +154,14 @@ def _explain(error: Exception) -> str:
     advice = _ADVICE.get(_code(error))
     if advice is None and _trouble(error) is Trouble.LOST:
         advice = "the database does not answer, or has closed the connection: start it, or correct storage.db_url"
-    if advice is None and _refused(error):
-        advice = "the database refuses the connection: correct storage.db_url, or create the user and the database"
+    if advice is None and _trouble(error) is Trouble.REFUSED:
+        if "FATAL:" in reason:
+            advice = "the database refuses the connection: correct storage.db_url, or create the user and the database"
+        else:
+            advice = (
+                "TLS to the database failed: see sslmode and sslrootcert in storage.db_url, and the database's "
+                "certificate"
+            )
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 

@@ -6,14 +6,18 @@ libpq by itself waits for ever for a server that holds its connection open and d
 from __future__ import annotations
 
 from collections.abc import Generator
+from datetime import datetime
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from psycopg import Connection, Error, OperationalError, apilevel, threadsafety
+from psycopg import Connection, DataError, Error, OperationalError, apilevel, threadsafety
+from psycopg.types.datetime import TimestampBinaryLoader, TimestamptzBinaryLoader
 
 __all__ = ["Error", "apilevel", "connect", "threadsafety"]
 
 _T = TypeVar("_T")
+
+_NO_TIME: Final = datetime.min  # noqa: DTZ901  # the columns hold no zone
 
 
 def _within(seconds: float, waiting: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
@@ -31,6 +35,26 @@ def _within(seconds: float, waiting: Generator[Any, Any, _T]) -> Generator[Any, 
         return result
 
 
+class _Timestamp(TimestampBinaryLoader):
+    """Loads times; one that Python cannot hold, such as infinity, becomes the first that it can."""
+
+    def load(self, data: Any) -> datetime:
+        try:
+            return super().load(data)
+        except DataError:
+            return _NO_TIME
+
+
+class _Timestamptz(TimestamptzBinaryLoader):
+    """The same for times with a zone."""
+
+    def load(self, data: Any) -> datetime:
+        try:
+            return super().load(data)
+        except DataError:
+            return _NO_TIME
+
+
 class _Connection(Connection[Any]):
     answer_within = 60.0
     """The limit in seconds, which the dialect sets."""
@@ -44,4 +68,7 @@ class _Connection(Connection[Any]):
 
 def connect(**arguments: Any) -> Connection[Any]:
     """As ``psycopg.connect``."""
-    return _Connection.connect(**arguments)
+    connection = _Connection.connect(**arguments)
+    connection.adapters.register_loader("timestamp", _Timestamp)
+    connection.adapters.register_loader("timestamptz", _Timestamptz)
+    return connection

@@ -24,6 +24,8 @@ CATALOGUE: Final = Catalogue(
         "SELECT m.tbl_name, m.name, c.name FROM sqlite_master AS m, pragma_index_info(m.name) AS c "
         "WHERE m.type = 'index' ORDER BY m.name, c.seqno"
     ),
+    missing_rights="",
+    grants="",
     transactional=True,
     lock=None,
     forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
@@ -127,6 +129,8 @@ def _embedded(connection: sqlite3.Connection) -> None:
 
 def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+    if _code(error) == sqlite3.SQLITE_BUSY:
+        return Trouble.BUSY
     return Trouble.DUPLICATE if getattr(error, "sqlite_errorcode", 0) in unique else Trouble.OTHER
 
 
