@@ -15,11 +15,14 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import pytest_twisted
-from twisted.internet import reactor as installed_reactor
 from twisted.internet import task
 from twisted.internet.process import reapProcessHandlers
 
+from notary.work import reactor as reactors
 from tests.support.databases import MariaDB, PostgreSQL
+
+# On monotonic time, as a daemon's: what takes the reactor's clock for the time of day fails.
+installed_reactor = reactors.installed_reactor()
 
 # A shell that starts the tests in the background lets them, and the daemons that they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)

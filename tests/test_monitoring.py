@@ -42,6 +42,8 @@ def families(metrics) -> dict[str, set[str]]:
         metrics.gauge(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
     if isinstance(metrics, ServerMetrics):
         metrics.gauge("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
+        metrics.counter("renewal_failures", "doc", lambda: {(): 1.0})
+        metrics.gauge("metadata_expiry_seconds", "doc", lambda: {("timestamp",): 1.0}, ("role",))
     found = {}
     for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith("notary_"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
@@ -21,7 +21,7 @@ from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_
 from notary.errors import ConfigError, InvalidFile
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
-from notary.work.reactor import Reactor
+from notary.work.reactor import Reactor, utc_now
 
 
 class _Closable(Protocol):
@@ -57,7 +57,7 @@ class Session:
 
     def now(self) -> datetime:
         """Return the time (aware, UTC)."""
-        return datetime.fromtimestamp(self.reactor.seconds(), UTC)
+        return utc_now()
 
     @property
     def config(self) -> ServerConfig | SignerConfig:

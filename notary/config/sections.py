@@ -4,9 +4,9 @@ Rules of this module:
 
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
-- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``limits`` and ``manhole``,
-  the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only`` and ``server.workers``, and the files
-  of secrets.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
+  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only`` and ``server.workers``,
+  and the files of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -34,11 +34,13 @@ from notary.config.values import (
     GUN_PREFIXES,
     HOST,
     LEVEL,
+    LIFETIME,
     MAX_AGE,
     NAMES,
     PORT,
     SECONDS,
     SECRET,
+    SHARE,
     TEXT,
     WORKERS,
     Address,
@@ -314,6 +316,22 @@ class Caching:
         "Bytes of metadata that a process caches in memory; 0 turns the cache off. A read returns what the database "
         "has at that moment, with and without the cache. The memory backend has no cache.",
         default=64 << 20,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """The section ``lifetimes``: how long what the server signs is valid, and when the server renews it."""
+
+    timestamp: int = key(LIFETIME, "Seconds that a timestamp is valid; by default 14 days.", default=1_209_600)
+    snapshot: int = key(
+        LIFETIME, "Seconds that a snapshot signed by the server is valid; by default 3 years.", default=94_608_000
+    )
+    renew_at: float = key(
+        SHARE,
+        "The share of a lifetime that is left when the server renews a timestamp, or a snapshot whose key it has, in "
+        "the background. 0 means that it renews only what has expired, when a client asks for it.",
+        default=0.33,
     )
 
 

@@ -18,6 +18,7 @@ from notary.config.sections import (
     DEBUG_DOC,
     Auth,
     Caching,
+    Lifetimes,
     Limits,
     Logging,
     Manhole,
@@ -47,6 +48,7 @@ class ServerConfig:
     logging: Logging = section(Logging)
     reporting: Reporting = section(Reporting)
     caching: Caching = section(Caching)
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
     repositories: Repositories = field(default_factory=Repositories)
     limits: Limits = field(default_factory=Limits)
     debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)

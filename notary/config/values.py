@@ -20,6 +20,12 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 _MAX_SECONDS: Final = 31_536_000
 """The longest time that a key may have: one year, the reference's limit of ``max-age``."""
 
+_MAX_LIFETIME_SECONDS: Final = 3_153_600_000
+"""The longest time that what the server signs may be valid: 100 years."""
+
+_MAX_SHARE: Final = 0.9
+"""The largest share of a lifetime that may be left at a renewal."""
+
 _MAX_PORT: Final = 0xFFFF
 _MAX_WORKERS: Final = 256
 
@@ -104,6 +110,15 @@ def _seconds(value: object) -> float:
     if not (math.isfinite(seconds) and 0 < seconds <= _MAX_SECONDS):
         raise ValueError
     return seconds
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    share = float(value)
+    if not 0 <= share <= _MAX_SHARE:
+        raise ValueError
+    return share
 
 
 def _workers(value: object) -> int:
@@ -221,6 +236,10 @@ COUNT_OR_NONE: Final = Kind("a whole number, or 0", _between(0, 1 << 31))
 WORKERS: Final = Kind(f'a whole number between 1 and {_MAX_WORKERS}, or "auto"', _workers)
 SECONDS: Final = Kind(f"a number of seconds above 0, at most {_MAX_SECONDS}", _seconds)
 MAX_AGE: Final = Kind(f"a whole number of seconds between 0 and {_MAX_SECONDS}", _between(0, _MAX_SECONDS))
+LIFETIME: Final = Kind(
+    f"a whole number of seconds between 1 and {_MAX_LIFETIME_SECONDS}", _between(1, _MAX_LIFETIME_SECONDS)
+)
+SHARE: Final = Kind(f"a number between 0 and {_MAX_SHARE}", _share)
 PORT: Final = Kind("a port number between 1 and 65535", _between(1, _MAX_PORT))
 HOST: Final = Kind("a host name or an IP address", _host)
 ADDRESS: Final = Kind('"host:port", "[IPv6 address]:port" or ":port", with a port number between 0 and 65535', _address)

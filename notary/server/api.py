@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from functools import partial
 from http import HTTPStatus
 from math import ceil
@@ -37,6 +35,7 @@ from notary.net.http.site import Call, Response, parse_multipart
 from notary.observe.logs import error_id
 from notary.observe.readiness import ALIVE
 from notary.server.auth import AccessController
+from notary.server.caching import JSON, Answers, CachePolicy
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
 from notary.server.metrics import ACCEPTED, ServerMetrics
@@ -44,16 +43,13 @@ from notary.server.page import PAGE, wants_html
 from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
 from notary.server.validators import Validators
-from notary.storage import Change, Stored
-from notary.storage.cache import SHARED_BYTES
+from notary.storage import Change
 from notary.tuf import canonical
 from notary.tuf.model import Gun
 from notary.tuf.publish import MAX_FILES
 from notary.work.allowance import Allowance
 from notary.work.repeats import Seldom
 from notary.work.threads import InThread
-
-JSON = "application/json"
 
 DEFAULT_RECORDS = 100
 """How many changes an answer holds if the client asks for 0."""
@@ -69,21 +65,6 @@ _INT32 = range(-(2**31), 2**31)
 
 Handler: TypeAlias = "Callable[[Api, Call, Match[object]], Deferred[Response] | Coroutine[Any, Any, Response]]"
 """Answers the calls of one route."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachePolicy:
-    """How long caches may keep an answer: ``max_age`` seconds; 0 forbids caching."""
-
-    max_age: int
-    must_revalidate: bool
-
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers that say so (docs/protocol.md, section 1)."""
-        if self.max_age == 0:
-            return (("Cache-Control", "max-age=0, no-cache, no-store"), ("Pragma", "no-cache"))
-        value = f"public, max-age={self.max_age}, s-maxage={self.max_age}"
-        return (("Cache-Control", value + ", must-revalidate" if self.must_revalidate else value),)
 
 
 class Api:
@@ -123,8 +104,9 @@ class Api:
         self._validators = validators
         self._now = now
         self._gun_prefixes = gun_prefixes
-        self._current_headers = current.headers()
-        self._consistent_headers = consistent.headers()
+        self._answers = Answers(now, in_thread)
+        self._current = current
+        self._consistent = consistent
         self._keys = keys
         self._logs_info = logs_info
         self._pages = DeferredSemaphore(PAGES)
@@ -283,16 +265,16 @@ class Api:
     def by_hash(self, _call: Call, match: Match[object]) -> Deferred[Response]:
         """Serve one immutable file, by checksum."""
         stored = self._repository.by_checksum(*match.gun_and_role(), match.names["checksum"].lower())
-        return stored.addCallback(_metadata, self._consistent_headers)
+        return stored.addCallback(self._answers.answer, self._consistent)
 
     def by_version(self, _call: Call, match: Match[object]) -> Deferred[Response]:
         """Serve one immutable file, by version."""
         stored = self._repository.by_version(*match.gun_and_role(), _version(match.names["version"]))
-        return stored.addCallback(_metadata, self._consistent_headers)
+        return stored.addCallback(self._answers.answer, self._consistent)
 
     def current(self, _call: Call, match: Match[object]) -> Deferred[Response]:
         """Serve the current file of a role."""
-        return self._repository.current(*match.gun_and_role()).addCallback(_metadata, self._current_headers)
+        return self._repository.current(*match.gun_and_role()).addCallback(self._answers.answer, self._current)
 
     async def get_key(self, call: Call, match: Match[object]) -> Response:
         """Serve the public key with which the server signs a role."""
@@ -418,17 +400,6 @@ def _version(text: str) -> int:
     if not 0 < len(digits) <= _VERSION_DIGITS:
         raise NotFound(f"there is no version {text[:20]}")
     return int(digits)
-
-
-def _metadata(stored: Stored, cache: tuple[tuple[str, str], ...]) -> Response:
-    response: Response | None = stored.notes.get(cache)
-    if response is None:
-        modified = format_datetime(stored.modified, usegmt=True)
-        headers = (("Content-Type", JSON), ("Last-Modified", modified), *cache)
-        if len(stored.data) > SHARED_BYTES:  # a remembered response would hold the file that holds the response
-            return Response(200, stored.data, headers, stored.sha256, keeps=stored)
-        response = stored.notes[cache] = Response(200, stored.data, headers, stored.sha256)
-    return response
 
 
 def _integer(call: Call, name: str) -> int:

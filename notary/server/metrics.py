@@ -61,7 +61,7 @@ class ServerMetrics(DaemonMetrics):
         self._upload_sizes.observe(size)
 
     def refreshed(self, role: str) -> None:
-        """Count one expired ``role`` (timestamp or snapshot) that the server signed anew."""
+        """Count one ``role`` (timestamp or snapshot) that the server renewed."""
         self._refreshed[role] += 1
 
     def expired_root(self) -> None:
@@ -91,7 +91,7 @@ class ServerMetrics(DaemonMetrics):
         self._upload_sizes.add_to(sizes, ())
         yield sizes
         refreshed = CounterMetricFamily(
-            "notary_server_metadata_refreshed", "Expired metadata that the server signed anew", labels=("role",)
+            "notary_server_metadata_refreshed", "Timestamps and snapshots that the server renewed", labels=("role",)
         )
         for role, count in self._refreshed.items():
             refreshed.add_metric((role,), count)

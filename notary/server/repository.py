@@ -9,25 +9,18 @@ and signed, and then all of it in one transaction.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import (
-    InvalidUpdate,
-    KeyNotFound,
-    NotFound,
-    OldVersion,
-    ReadOnly,
-    SigningFailed,
-    StorageFailed,
-    TooDemanding,
-)
+from notary.errors import KeyNotFound, NotFound, ReadOnly, SigningFailed, StorageFailed, TooDemanding
+from notary.server.renewal import Outcome, Renewals, Schedule
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import Validator
 from notary.storage import Change, MetadataStore, Stored, Update
@@ -47,6 +40,7 @@ from notary.tuf.model import (
 from notary.tuf.public import PublicKey
 from notary.tuf.validation import Plan
 from notary.work.lru import Lru
+from notary.work.reactor import Clock
 from notary.work.singleflight import SingleFlight
 from notary.work.threads import InThread
 
@@ -90,7 +84,15 @@ STORED_AT_ONCE = 8
 SHA256_BYTES = 32
 
 RETRY = timedelta(minutes=1)
-"""How long expired metadata is served, after a failed renewal, before the next try."""
+"""How long metadata is served, after a read has begun a renewal or a renewal has failed, before the next try."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dates:
+    """When a timestamp and its snapshot are to be renewed in the background, and when before they are served."""
+
+    due: datetime
+    expired: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,10 @@ class _Files:
 class Repository:
     """The collections of a server.
 
-    ``signing`` is None for a server that is read-only: then nothing is renewed, and every use case that writes raises
-    ReadOnly. ``now`` returns the time (aware, UTC). ``on_refresh`` is called with the role of each expired timestamp or
-    snapshot that the server has renewed, ``on_expired_root`` for each renewal under an expired root.
+    ``signing`` is None for a server that is read-only: then every use case that writes raises ReadOnly, and ``schedule``
+    must renew nothing. ``now`` returns the time (aware, UTC); ``clock`` times what happens in the background. ``on_refresh`` is
+    called with the role of each timestamp or snapshot that the server has renewed, ``on_expired_root`` for each renewal
+    under an expired root.
     """
 
     def __init__(
@@ -117,20 +120,23 @@ class Repository:
         now: Callable[[], datetime],
         on_refresh: Callable[[RoleName], None],
         on_expired_root: Callable[[], None],
+        clock: Clock,
+        schedule: Schedule,
     ) -> None:
         self._store = store
         self._signing = signing
         self._in_thread = in_thread
         self._now = now
-        self._on_refresh = on_refresh
-        self._on_expired_root = on_expired_root
+        self._schedule = schedule
+        self.renewals = Renewals(
+            store, self._signed, in_thread, now, clock, schedule, random.getrandbits(64), on_refresh, on_expired_root
+        )
         self._listed: Lru[str, Mapping[str, str]] = Lru(KEPT_FILES, len, KEPT_NAMES)
-        self._good_until: Lru[tuple[str, str], datetime] = Lru(KEPT_FILES)
+        self._dates: Lru[tuple[str, str], _Dates] = Lru(KEPT_FILES)
         self._verified_roots: Lru[_Root, bool] = Lru(KEPT_ROOTS)
-        # Concurrent readers share one parse of a file, and one renewal of a collection.
+        # Concurrent readers share one parse of a file.
         self._listing = SingleFlight(self._list)
         self._dating = SingleFlight(self._date)
-        self._renewing = SingleFlight(self._renew)
         self._log = Logger(namespace="notary.server.repository")
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -147,7 +153,8 @@ class Repository:
         """Return the current file of ``role``. Raises NotFound.
 
         A root or targets file is found by walking from the timestamp over the snapshot, so that only files that a
-        published timestamp lists are served. An expired timestamp or snapshot that the server can sign is renewed.
+        published timestamp lists are served. A timestamp or snapshot that the server can sign is renewed: in the
+        background if it expires soon, before it is served if it has expired.
         (docs/protocol.md, section 1)
         """
         if role in _SIGNED_BY_SERVER:
@@ -185,17 +192,17 @@ class Repository:
         self._listed.put(by.sha256, listed)
         return listed
 
-    async def _date(self, files: _Files) -> datetime:
+    async def _date(self, files: _Files) -> refresh.Expiries:
         timestamp, snapshot = files.stored
-        return await self._in_thread(lambda: refresh.good_until(timestamp, snapshot))
+        return await self._in_thread(lambda: refresh.expiries(timestamp, snapshot))
 
     def _signed_by_server(
         self, found: Mapping[RoleName, Stored], gun: Gun, role: RoleName
     ) -> Stored | Deferred[Stored]:
         timestamp, snapshot = found.get(TIMESTAMP), found.get(SNAPSHOT)
         if timestamp is not None and snapshot is not None:
-            until = self._good_until.get((timestamp.sha256, snapshot.sha256))
-            if self._signing is None or (until is not None and until > self._now()):
+            dates = self._dates.get((timestamp.sha256, snapshot.sha256))
+            if not self._schedule.renews or (dates is not None and dates.due > self._now()):
                 if role == TIMESTAMP:
                     return timestamp
                 if _lists(self._listed.get(timestamp.sha256), SNAPSHOT, snapshot):
@@ -204,61 +211,36 @@ class Repository:
 
     async def _renewed_by_server(self, gun: Gun, role: RoleName, found: Mapping[RoleName, Stored]) -> Stored:
         timestamp, snapshot = _present(found, TIMESTAMP), _present(found, SNAPSHOT)
-        if self._signing is None:
+        if not self._schedule.renews:
             return timestamp if role == TIMESTAMP else await self._vouched(gun, timestamp, SNAPSHOT, found)
         pair = (timestamp.sha256, snapshot.sha256)
-        until = self._good_until.get(pair)
-        if until is None:
-            until = await self._dating(_Files(f"{pair}", (timestamp, snapshot)))
-            self._good_until.put(pair, until)
-        if until <= self._now():
-            if await self._renewing(gun):
+        dates = self._dates.get(pair)
+        if dates is None:
+            expiries = await self._dating(_Files(f"{pair}", (timestamp, snapshot)))
+            dates = _Dates(self.renewals.due(gun, expiries), expiries.first)
+            self._dates.put(pair, dates)
+        now = self._now()
+        if dates.expired <= now:
+            if await self._renewed(gun):
                 found = await self._store.current(gun, _SIGNED_BY_SERVER)
                 timestamp = _present(found, TIMESTAMP)
             else:
-                self._good_until.put(pair, self._now() + RETRY)
+                later = self._now() + RETRY
+                self._dates.put(pair, _Dates(later, later))
+        elif dates.due <= now:
+            self.renewals.soon(gun)
+            self._dates.put(pair, _Dates(min(now + RETRY, dates.expired), dates.expired))
         if role == TIMESTAMP:
             return timestamp
         return await self._vouched(gun, timestamp, SNAPSHOT, found)
 
-    async def _renew(self, gun: Gun) -> bool:
-        """Sign and store what has expired. False if the server lacks the keys; the old files are served then."""
-        found = await self._store.current(gun, [ROOT, SNAPSHOT, TIMESTAMP])
-        renewal = await self._in_thread(lambda: refresh.stale(found, self._now()))
-        if renewal is None:
-            return True  # another request, or another instance, was first
-        if renewal.root_expired:
-            self._log.warn("the root of {gun} has expired; its publisher must sign a new one", gun=gun)
-            self._on_expired_root()
+    async def _renewed(self, gun: Gun) -> bool:
+        """Renew what has expired. False if that is not possible; the old files are served then."""
         try:
-            updates = await self._signed_renewal(gun, renewal)
-        except (InvalidUpdate, SigningFailed) as error:
+            return await self.renewals.renew(gun) is not Outcome.IMPOSSIBLE
+        except SigningFailed as error:
             self._log.warn("cannot renew the expired metadata of {gun}: {error}", gun=gun, error=str(error))
             return False
-        if not updates:
-            return False
-        try:
-            await self._store.publish(gun, updates, found[TIMESTAMP].sha256)
-        except OldVersion:
-            return True  # another request or instance has renewed it
-        for update in updates:
-            self._on_refresh(update.role)
-        return True
-
-    async def _signed_renewal(self, gun: Gun, renewal: refresh.Refresh) -> list[Update]:
-        """Return the renewed files. The timestamp's key is the server's; the snapshot's may be the publisher's."""
-        updates = []
-        snapshot = None
-        if renewal.snapshot is not None:
-            try:
-                snapshot = await self._signed(renewal.snapshot)
-            except InvalidUpdate:
-                self._log.warn("the snapshot of {gun} has expired; its publisher must sign a new one", gun=gun)
-            else:
-                updates.append(Update(SNAPSHOT, renewal.snapshot.version, snapshot))
-        if snapshot is not None or renewal.timestamp_due:
-            updates.append(await self._signed_timestamp(await self._in_thread(lambda: renewal.timestamp(snapshot))))
-        return updates
 
     async def _signed_timestamp(self, draft: draft.Draft) -> Update:
         return Update(TIMESTAMP, draft.version, await self._signed(draft))
@@ -311,7 +293,9 @@ class Repository:
             def validate(most: int) -> Plan | None:
                 if cost.estimate(current, uploads, root_verified=verified, most=most) > most:
                     return None
-                return validation.validate(gun, current, uploads, self._now(), root_verified=verified)
+                return validation.validate(
+                    gun, current, uploads, self._now(), root_verified=verified, lifetimes=self._schedule.lifetimes
+                )
 
             plan = validate(LITTLE_MICROSECONDS) or await validator.in_thread(lambda: validate(MUCH_MICROSECONDS))
             if plan is not None:
@@ -326,7 +310,15 @@ class Repository:
                 raise
             verified = self._is_root_verified(gun, current)
         held = {role: replace(stored, notes={}) for role, stored in current.items()}  # what is sent to the process
-        plan = await validator.in_process(publish.validate_files, gun, held, files, self._now(), root_verified=verified)
+        plan = await validator.in_process(
+            publish.validate_files,
+            gun,
+            held,
+            files,
+            self._now(),
+            root_verified=verified,
+            lifetimes=self._schedule.lifetimes,
+        )
         return plan, current
 
     def _place(self, size: int) -> InThread:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+from random import SystemRandom
 from socket import socket
 from typing import Any, Final
 
@@ -29,19 +31,23 @@ from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
-from notary.server.api import Api, CachePolicy
+from notary.server.api import Api
 from notary.server.auth import schemes
+from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import ServerMetrics
+from notary.server.renewal import Schedule
 from notary.server.repository import Repository
 from notary.server.signing import SigningService, no_sources, services
 from notary.server.sources import Source
+from notary.server.sweep import Sweep
 from notary.server.validators import Turns, Validators
 from notary.storage import MetadataStore
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
 from notary.storage.sql.migrate import SERVER
+from notary.tuf.draft import Lifetimes
 from notary.work.allowance import Allowance
 from notary.work.processes import Offload
 from notary.work.reactor import Reactor, utc_now
@@ -123,7 +129,8 @@ class Server(Serving):
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
         opened = await self.open(MetadataStore, self._log, open_store)
         observe = metrics.observe_storage
-        store = timed(MetadataStore, opened, self.reactor, observe, expected=EXPECTED_STORE_ERRORS)
+        uncached = timed(MetadataStore, opened, self.reactor, observe, expected=EXPECTED_STORE_ERRORS)
+        store = uncached
         self._reloader = self.reload_when_changed(self._parts(config))
         if storage.kind.persistent and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
@@ -143,7 +150,7 @@ class Server(Serving):
         )
         self.at_end(validators.close)
         metrics.gauge("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
-        repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
+        repository = await self._repository(store, uncached)
         max_age = config.caching.max_age
         api = Api(
             repository,
@@ -183,6 +190,43 @@ class Server(Serving):
         if await self.wait_for_store():
             health.stopService()
             health.startService()  # checks at once
+
+    async def _repository(self, store: MetadataStore, uncached: MetadataStore) -> Repository:
+        """Return the use cases on ``store``, and renew in the background what is stored."""
+        config, metrics = self._config, self._metrics
+        schedule = Schedule(
+            Lifetimes(
+                timestamp=timedelta(seconds=config.lifetimes.timestamp),
+                snapshot=timedelta(seconds=config.lifetimes.snapshot),
+            ),
+            share=config.lifetimes.renew_at,
+            renews=not config.server.read_only,
+        )
+        repository = Repository(
+            store,
+            self._signing,
+            self.in_thread,
+            utc_now,
+            metrics.refreshed,
+            metrics.expired_root,
+            self.reactor,
+            schedule,
+        )
+        renewals = repository.renewals
+        self.at_end(renewals.close)
+        metrics.counter("renewal_failures", "Renewals of metadata that failed", lambda: {(): renewals.counts.failures})
+        if schedule.in_background:
+            # By the store itself: what a sweep reads is not worth a place in the cache.
+            sweep = Sweep(uncached, renewals, self.in_thread, utc_now, self.reactor, SystemRandom())
+            metrics.gauge(
+                "metadata_expiry_seconds",
+                "Seconds until the first of all timestamps, and of all snapshots, expires",
+                sweep.seconds_to_expiry,
+                ("role",),
+                across_workers="min",
+            )
+            await self.run(sweep)
+        return repository
 
     async def reload(self, config: ServerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""

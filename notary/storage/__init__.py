@@ -90,6 +90,13 @@ class MetadataStore(Protocol):
         """Whether there is such a collection. Raises InvalidGun if the backend mistakes another collection for it."""
         ...
 
+    def guns(self, after: str, limit: int) -> Deferred[Sequence[str]]:
+        """The names of about ``limit`` collections after the name ``after`` ("" begins), in an order of the store.
+
+        There are none at the end. Names that the backend takes for equal come together.
+        """
+        ...
+
     def identify(
         self, places: Collection[Place], last_seen: Mapping[Place, int] = NOTHING
     ) -> Deferred[Mapping[Place, Identity]]:

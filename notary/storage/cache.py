@@ -191,6 +191,10 @@ class CachedMetadataStore:
         """See the port."""
         return self._store.has(gun)
 
+    def guns(self, after: str, limit: int) -> Deferred[Sequence[str]]:
+        """See the port."""
+        return self._store.guns(after, limit)
+
     def publish(self, gun: Gun, updates: Sequence[Update], after: str | None = None) -> Deferred[datetime]:
         """See the port. Published files are cached, because clients ask for them next."""
         return self._store.publish(gun, updates, after).addCallback(self._published, gun, updates)

@@ -7,31 +7,24 @@ method checks before it writes, so that a failure changes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from twisted.internet.defer import Deferred, execute, succeed
 
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, StoredKey, Update
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
-
-
-class Clock(Protocol):
-    """The part of a reactor that this store needs."""
-
-    def seconds(self) -> float:
-        """The time in seconds since the epoch."""
-        ...
+from notary.work.reactor import utc_now
 
 
 class MemoryMetadataStore:
-    """:class:`notary.storage.MetadataStore` in dicts."""
+    """:class:`notary.storage.MetadataStore` in dicts; ``now`` returns the time (aware, UTC)."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
+        self._now = now
         self._files: dict[Gun, dict[RoleName, dict[int, Stored]]] = {}
         self._feed: list[Change] = []
 
@@ -59,6 +52,10 @@ class MemoryMetadataStore:
             return self._versions(gun, role)[version]
         except KeyError:
             raise NotFound(f"{gun} has no version {version} of {role}") from None
+
+    def guns(self, after: str, limit: int) -> Deferred[Sequence[str]]:
+        """See the port."""
+        return succeed(sorted([gun for gun in self._files if gun > after])[:limit])
 
     def identify(
         self,
@@ -129,9 +126,6 @@ class MemoryMetadataStore:
     def close(self) -> Deferred[None]:
         """See the port."""
         return succeed(None)
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock.seconds(), UTC)
 
     def _record(self, gun: Gun, version: int, sha256: str, category: Literal["update", "deletion"]) -> None:
         self._feed.append(Change(len(self._feed) + 1, self._now(), str(gun), version, sha256, category))

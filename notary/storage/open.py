@@ -111,7 +111,7 @@ def open_metadata_store(
     async def connect() -> MetadataStore:
         dialect = dialect_of(backend)
         if dialect is None:
-            return MemoryMetadataStore(reactor)
+            return MemoryMetadataStore()
         return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool))
 
     return Deferred.fromCoroutine(connect())

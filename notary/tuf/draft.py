@@ -27,11 +27,16 @@ from notary.tuf.model import (
 from notary.tuf.public import PublicKey
 from notary.tuf.root_certificates import some
 
-SNAPSHOT_LIFETIME = timedelta(days=3 * 365)
-"""How long a snapshot that the server makes is valid (docs/protocol.md, section 3)."""
 
-TIMESTAMP_LIFETIME = timedelta(days=14)
-"""How long a timestamp is valid (docs/protocol.md, section 3)."""
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long what the server makes is valid; by default as with the reference (docs/protocol.md, section 3)."""
+
+    timestamp: timedelta = timedelta(days=14)
+    snapshot: timedelta = timedelta(days=3 * 365)
+
+
+LIFETIMES = Lifetimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ class Draft:
 
 
 def next_snapshot(
-    root: Root, previous: Snapshot | None, previous_version: int, loaded: Mapping[RoleName, bytes], now: datetime
+    root: Root, previous: Snapshot | None, previous_version: int, loaded: Mapping[RoleName, bytes], expires: datetime
 ) -> Draft:
     """Return the snapshot that follows ``previous``, with the files of ``loaded`` replacing their entries.
 
@@ -103,24 +108,24 @@ def next_snapshot(
     meta: dict[str, canonical.Json] = {} if previous is None else dict(previous.envelope.signed["meta"])
     for role, data in loaded.items():
         meta[role] = _file_meta(data)
-    return _draft(root.roles[SNAPSHOT], SNAPSHOT, previous_version + 1, meta, now + SNAPSHOT_LIFETIME)
+    return _draft(root.roles[SNAPSHOT], SNAPSHOT, previous_version + 1, meta, expires)
 
 
-def next_timestamp(root: Root, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+def next_timestamp(root: Root, previous_version: int, snapshot: bytes, expires: datetime) -> Draft:
     """Return the timestamp that follows ``previous_version`` (0: the first one) and lists the finished ``snapshot``.
 
     Raises InvalidUpdate as :func:`next_snapshot` does.
     """
-    return timestamp(root.roles[TIMESTAMP], previous_version, snapshot, now)
+    return timestamp(root.roles[TIMESTAMP], previous_version, snapshot, expires)
 
 
 # -- drafts -----------------------------------------------------------------------------------------------------------
 
 
-def timestamp(signers: RoleKeys, previous_version: int, snapshot: bytes, now: datetime) -> Draft:
+def timestamp(signers: RoleKeys, previous_version: int, snapshot: bytes, expires: datetime) -> Draft:
     """Return the timestamp that follows ``previous_version`` and names ``snapshot``, for the keys of ``signers``."""
     meta: dict[str, canonical.Json] = {SNAPSHOT: _file_meta(snapshot)}
-    return _draft(signers, TIMESTAMP, previous_version + 1, meta, now + TIMESTAMP_LIFETIME)
+    return _draft(signers, TIMESTAMP, previous_version + 1, meta, expires)
 
 
 def _draft(

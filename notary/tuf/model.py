@@ -368,7 +368,7 @@ class Timestamp(VersionedMetadata):
 
 def _common(signed: Members) -> tuple[str, int, datetime]:
     """``_type``, ``version`` and ``expires``, which is the first instant of year 1 if absent, as in the Go client."""
-    return signed.text("_type"), signed.integer("version"), _time(signed.text("expires", _GO_ZERO))
+    return signed.text("_type"), signed.integer("version"), read_time(signed.text("expires", _GO_ZERO))
 
 
 def _typed(signed: Members, expected: str, where: str) -> tuple[int, datetime]:
@@ -378,7 +378,7 @@ def _typed(signed: Members, expected: str, where: str) -> tuple[int, datetime]:
     return version, expires
 
 
-def _time(text: str) -> datetime:
+def read_time(text: str) -> datetime:
     """Read RFC 3339: in upper case, with any number of digits in a fraction, in any offset.
 
     ``datetime.fromisoformat`` takes much more than that, and less: what is finer than a microsecond is cut off, and an

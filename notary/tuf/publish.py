@@ -11,6 +11,7 @@ from datetime import datetime
 
 from notary.errors import InvalidRole, NoFilename
 from notary.tuf import canonical
+from notary.tuf.draft import LIFETIMES, Lifetimes
 from notary.tuf.model import (
     BASE_ROLES,
     ROOT,
@@ -61,6 +62,7 @@ def validate_files(
     now: datetime,
     *,
     root_verified: bool = False,
+    lifetimes: Lifetimes = LIFETIMES,
 ) -> Plan:
     """Read and validate the files of a large upload; the root is validated before any other file is read.
 
@@ -72,7 +74,8 @@ def validate_files(
     others = [(_role(name), data) for name, data in files]
     roots = [index for index, (role, _) in enumerate(others) if role == ROOT]
     root = Upload(*others.pop(roots[-1]), budget) if roots else None
-    validation = Validation(gun, current, {} if root is None else {ROOT: root}, now, root_verified=root_verified)
+    uploaded = {} if root is None else {ROOT: root}
+    validation = Validation(gun, current, uploaded, now, root_verified=root_verified, lifetimes=lifetimes)
     validation.root  # noqa: B018 - validate the root before any other file is read
     uploads = [Upload(role, data, budget) for role, data in others]
     validation.add([upload for upload in uploads if upload.role != ROOT])  # of two roots only the later one counts

@@ -40,7 +40,7 @@ from notary.errors import (
 )
 from notary.tuf import canonical, cost
 from notary.tuf.canonical import quote
-from notary.tuf.draft import Draft, next_snapshot, timestamp
+from notary.tuf.draft import LIFETIMES, Draft, Lifetimes, next_snapshot, timestamp
 from notary.tuf.model import (
     MAX_VERSION,
     ROOT,
@@ -81,7 +81,7 @@ class Plan:
     verified_root: bytes | None
     _signers: RoleKeys
     _timestamp_version: int
-    _now: datetime
+    _timestamp_expires: datetime
 
     def timestamp(self, snapshot: bytes | None = None) -> Draft:
         """Return the timestamp that lists ``snapshot``, the finished file; by default the snapshot of the upload.
@@ -90,11 +90,17 @@ class Plan:
         """
         if snapshot is None:
             snapshot = next(update.data for update in self.updates if update.role == SNAPSHOT)
-        return timestamp(self._signers, self._timestamp_version, snapshot, self._now)
+        return timestamp(self._signers, self._timestamp_version, snapshot, self._timestamp_expires)
 
 
 def validate(
-    gun: Gun, current: Mapping[RoleName, Held], uploads: Sequence[Upload], now: datetime, *, root_verified: bool = False
+    gun: Gun,
+    current: Mapping[RoleName, Held],
+    uploads: Sequence[Upload],
+    now: datetime,
+    *,
+    root_verified: bool = False,
+    lifetimes: Lifetimes = LIFETIMES,
 ) -> Plan:
     """Check ``uploads`` against ``current``, the newest stored file of each role that ``publish.needed`` names.
 
@@ -105,7 +111,8 @@ def validate(
 
     Raises InvalidUpdate; InvalidMetadata if the stored root or snapshot cannot be used (see the module's rules).
     """
-    return Validation(gun, current, {upload.role: upload for upload in uploads}, now, root_verified=root_verified).run()
+    by_role = {upload.role: upload for upload in uploads}
+    return Validation(gun, current, by_role, now, root_verified=root_verified, lifetimes=lifetimes).run()
 
 
 class Validation:
@@ -122,12 +129,14 @@ class Validation:
         now: datetime,
         *,
         root_verified: bool,
+        lifetimes: Lifetimes,
     ) -> None:
         self._gun = gun
         self._current = current
         self._uploads: dict[RoleName, Upload] = {}
         self._now = now
         self._root_verified = root_verified
+        self._lifetimes = lifetimes
         self._spend = cost.VerifyingBudget(cost.MAX_VERIFYING_MICROSECONDS).spend
         self._stored_root: Root | None = None
         self._loaded: dict[RoleName, bytes] = {}
@@ -168,8 +177,9 @@ class Validation:
         )
         timestamp = self._current.get(TIMESTAMP)
         verified_root = self._loaded[ROOT] if self._root_verified else None
-        signers = root.roles[TIMESTAMP]
-        return Plan(updates, draft, verified_root, signers, 0 if timestamp is None else timestamp.version, self._now)
+        version = 0 if timestamp is None else timestamp.version
+        expires = self._now + self._lifetimes.timestamp
+        return Plan(updates, draft, verified_root, root.roles[TIMESTAMP], version, expires)
 
     # -- root ---------------------------------------------------------------------------------------------------------
 
@@ -375,7 +385,8 @@ class Validation:
         if SNAPSHOT not in self._current and TARGETS not in self._loaded:
             raise InvalidUpdate(UploadFault.VALIDATION, "the first upload to a collection must hold targets")
         version = self._current[SNAPSHOT].version if SNAPSHOT in self._current else 0
-        return next_snapshot(root, self._snapshot, version, self._loaded, self._now)
+        expires = self._now + self._lifetimes.snapshot
+        return next_snapshot(root, self._snapshot, version, self._loaded, expires)
 
     # -- what every file must satisfy ---------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Allowance:
             return 0.0
         now = self._seconds()
         used, since = self._used.get(peer) or (0.0, now)
-        used = max(0.0, used - (now - since) * self._per_hour / _HOUR_SECONDS) + 1
+        used = max(0.0, used - max(0.0, now - since) * self._per_hour / _HOUR_SECONDS) + 1
         if used > self._per_hour:
             return (used - self._per_hour) * _HOUR_SECONDS / self._per_hour
         self._used.put(peer, (used, now))

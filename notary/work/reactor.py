@@ -1,10 +1,13 @@
 """What this program asks of a reactor and of a clock.
 
-Rules of this module: the interfaces are Twisted's own, because our clocks and reactors are handed on to Twisted.
+Rules of this module: the interfaces are Twisted's own, because our clocks and reactors are handed on to Twisted. There
+are two times, and they are never compared: ``Clock.seconds`` measures durations and only ever grows; :func:`utc_now` is
+the time of day, for the expiry of metadata and for records, and may step back or forth at any time.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TypeAlias, cast
 
@@ -18,7 +21,7 @@ from twisted.internet.interfaces import (
 )
 
 Clock: TypeAlias = IReactorTime
-"""Tells the time (``seconds``) and calls later (``callLater``)."""
+"""Measures durations (``seconds``, which has no relation to the time of day) and calls later (``callLater``)."""
 
 
 class Reactor(IReactorCore, IReactorTime, IReactorThreads, IReactorProcess, IReactorTCP, IReactorSocket):
@@ -26,10 +29,26 @@ class Reactor(IReactorCore, IReactorTime, IReactorThreads, IReactorProcess, IRea
 
 
 def installed_reactor() -> Reactor:
-    """Return the reactor of this process; the first call installs Twisted's default if there is none yet."""
+    """Return the reactor of this process, on monotonic time; the first call installs Twisted's default if needed."""
     from twisted.internet import reactor
 
-    return cast("Reactor", reactor)
+    installed = cast("Reactor", reactor)
+    use_monotonic_time(installed)
+    return installed
+
+
+def use_monotonic_time(reactor: Reactor) -> None:
+    """Let every timer and duration of ``reactor`` ignore steps of the time of day, which Twisted's reactors follow.
+
+    Calls that are scheduled already keep their remaining time. Call it before the reactor runs: Twisted keeps no other
+    record of the clock than the method ``seconds``.
+    """
+    if reactor.seconds is time.monotonic:
+        return
+    difference = time.monotonic() - reactor.seconds()
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    for call in reactor.getDelayedCalls():
+        call.delay(difference)
 
 
 def utc_now() -> datetime:

@@ -123,9 +123,7 @@ def api(data: bytes) -> None:
 
 
 def _api() -> inmemory.Server:
-    clock = Clock()
-    clock.advance(NOW.timestamp())
-    store = MemoryMetadataStore(clock)
+    store = MemoryMetadataStore(lambda: NOW)
     updates = [Update(role, held.version, held.data) for role, held in world().stored.items()]
     stored: Deferred[Any] = store.publish(Gun(GUN), updates)
     assert stored.called

@@ -32,6 +32,7 @@ class Places:
         self.server = server = Server(store or new_store())
         self.ran: list[str] = []
         server.repository._in_thread = server.api._in_thread = self._noting("readers")
+        server.repository.renewals._in_thread = server.repository._in_thread
         server.validators.in_thread = self._noting("validators")
         run = server.validators.in_process
 
@@ -162,7 +163,7 @@ async def test_what_many_readers_need_at_once_is_looked_into_once(names, days, t
     await published(first)
     server = Server(store, signing=first.signing)
     server.advance(days=days)
-    threads = server.repository._in_thread = Threads()
+    threads = server.repository._in_thread = server.repository.renewals._in_thread = Threads()
     asked = [server.repository.current(Gun(GUN), RoleName(name)) for _ in range(50) for name in names]
     count = 0
     while threads.waiting:
@@ -250,6 +251,7 @@ async def test_nothing_large_is_read_written_or_digested_on_the_reactors_thread(
     watched(public, "_identity", lambda given, _: len(given[2].data))
     server = Server(CachedMetadataStore(new_store(), 1 << 24, reactor))
     server.repository._in_thread = server.api._in_thread = server.validators.in_thread = deferToThread
+    server.repository.renewals._in_thread = deferToThread
     author = await new_author(server)
     for number in range(90):
         author.add(f"{number}{LONG}", b"content")

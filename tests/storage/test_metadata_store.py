@@ -55,6 +55,24 @@ async def everything(store) -> tuple:
     return [await store.current(gun, (*ROLES, RELEASES)) for gun in (GUN, OTHER)], await store.changes(None, None, 1000)
 
 
+@pytest_twisted.ensureDeferred
+async def test_names_come_page_by_page(metadata_stores):
+    store = await metadata_stores()
+    assert list(await store.guns("", 10)) == []
+    names = [f"example.com/app{number}" for number in (3, 1, 5, 2, 4)]
+    for name in names:
+        for version in (1, 2):
+            await store.publish(Gun(name), whole(version))
+    found, after = [], ""
+    while page := await store.guns(after, 2):
+        assert len(page) <= 2
+        found += page
+        after = page[-1]
+    assert found == sorted(names)
+    await store.delete(Gun(names[0]))
+    assert names[0] not in await store.guns("", 10)
+
+
 # -- reading and writing ----------------------------------------------------------------------------------------------
 
 
@@ -516,7 +534,7 @@ async def test_a_database_does_what_memory_does(fresh_database, cached):
     class Both(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.model = MemoryMetadataStore(reactor)
+            self.model = MemoryMetadataStore()
             self.store = blockingCallFromThread(reactor, open_metadata_store, *fresh_database(), reactor)
             if cached:
                 self.store = CachedMetadataStore(self.store, 12 * OVERHEAD_BYTES, reactor)

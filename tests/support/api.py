@@ -1,16 +1,17 @@
 """A collection on a server in memory: what the tests of the API share."""
 
-from twisted.internet.task import Clock
+from datetime import UTC, datetime
 
 from notary.storage.memory import MemoryMetadataStore
 from tests.support.author import Author, make_key, server_key_from
 
 GUN = "example.com/app"
+EPOCH = datetime.fromtimestamp(0, UTC)
 TUF = f"/v2/{GUN}/_trust/tuf/"
 
 
 def new_store():
-    return MemoryMetadataStore(Clock())
+    return MemoryMetadataStore(lambda: EPOCH)
 
 
 async def new_author(server, gun=GUN, *, snapshot="server", now=None):

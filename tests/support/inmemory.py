@@ -19,11 +19,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
 from notary.net.http.site import HttpLimits, Site
-from notary.server.api import Api, CachePolicy
+from notary.server.api import Api
 from notary.server.auth.none import NoAuth
+from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
 from notary.server.health import Health
 from notary.server.metrics import ServerMetrics
+from notary.server.renewal import Schedule
 from notary.server.repository import Repository
 from notary.server.signing.local import LocalSigner
 from notary.server.validators import Turns, Validators
@@ -86,6 +88,7 @@ class Server:
         signing=None,
         keys_per_hour=0,
         read_only=False,
+        schedule=None,
     ) -> None:
         self.now = NOW
         self.clock = Clock()
@@ -102,6 +105,8 @@ class Server:
             lambda: self.now,
             self.metrics.refreshed,
             self.metrics.expired_root,
+            self.clock,
+            schedule or Schedule(renews=not read_only),
         )
         self.api = Api(
             self.repository,

@@ -117,6 +117,7 @@ class Server:
             admit=self._admit,
             takes_body=self.takes_body,
             limits=self.limits,
+            time_of_day=self.clock.seconds,
         )
 
     def _admit(self, call: Call) -> Response | None:

@@ -53,9 +53,9 @@ async def expiring(session: Session, within: timedelta, roles: tuple[str, ...], 
     """List what has expired or expires soon: current metadata, certificates of root keys, certificates of the daemon.
 
     The exit status is 0 if nothing expires, and 1 if something does. Timestamps are listed only with --role timestamp:
-    they are valid for days, and a server renews an expired one on the next request, as it does a snapshot whose key it
-    has. With --role foreign-keys, the signer is asked which keys it holds, and every collection is listed whose
-    timestamp it cannot renew: clients can read such a collection until its timestamp expires.
+    they are valid for days, and a server renews them before they expire, as it does a snapshot whose key it has. With
+    --role foreign-keys, the signer is asked which keys it holds, and every collection is listed whose timestamp it
+    cannot renew: clients can read such a collection until its timestamp expires.
     """
     limit = session.now() + within
     some = False

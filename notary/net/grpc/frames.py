@@ -348,8 +348,11 @@ class Budget:
         self._since = now
 
     def spend(self, count: int, now: float) -> bool:
-        """Spend ``count`` at the time ``now``, in seconds. Returns False if that was too much."""
-        self._left = min(self._most, self._left + (now - self._since) * self._per_second) - count
+        """Spend ``count`` at the time ``now``, in seconds. Returns False if that was too much.
+
+        A time before the last one counts as no time: a peer never pays for a clock of ours.
+        """
+        self._left = min(self._most, self._left + max(0.0, now - self._since) * self._per_second) - count
         self._since = now
         return self._left >= 0
 

@@ -87,7 +87,10 @@ class Application:
 
 
 class DateField:
-    """The Date field of an answer, and the end of its head; encoded once a second."""
+    """The Date field of an answer, and the end of its head; encoded once a second.
+
+    ``seconds`` returns the time of day, in seconds since the epoch.
+    """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds

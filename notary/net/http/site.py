@@ -9,6 +9,8 @@ queues pipelined requests, keeps a client from running ahead and refuses in word
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -47,6 +49,8 @@ class Site(Factory):
     given up by its client (499 if the request was not complete). ``bytes_sent`` counts the body only; ``seconds`` run
     from the request line until the answer is handed to the transport. The call of a refused request has only the
     fields that were understood, perhaps none.
+
+    ``clock`` measures durations; ``time_of_day`` is in seconds since the epoch, for the Date of answers.
     """
 
     noisy = False
@@ -63,6 +67,7 @@ class Site(Factory):
         admit: Admit = lambda _: None,
         takes_body: TakesBody = lambda call: call.method in _WITH_BODY,
         limits: HttpLimits = _DEFAULT_LIMITS,
+        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         self.application = Application(
             handler,
@@ -83,7 +88,7 @@ class Site(Factory):
             self._connections,
             self.bodies,
             self.answers,
-            DateField(clock.seconds),
+            DateField(time_of_day),
         )
 
     @property

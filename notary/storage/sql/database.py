@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
-from notary.work.reactor import Reactor
+from notary.work.reactor import Reactor, utc_now
 from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
@@ -150,7 +150,7 @@ class Database:
 
     def now(self) -> datetime:
         """The time, aware, UTC."""
-        return datetime.fromtimestamp(self._reactor.seconds(), UTC)
+        return utc_now()
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run ``work``, which reads with one statement, or with several that may see different moments."""

@@ -19,6 +19,7 @@ from notary.storage import Update
 from notary.storage.operators import FeedEntry, StoredCollection, Undated
 from notary.storage.sql.cursor import Cursor, Row
 from notary.storage.sql.database import Database
+from notary.storage.sql.guns import guns, like
 from notary.storage.sql.metadata import SQLMetadataStore, lock, replace
 from notary.storage.sql.values import UNKNOWN_TIME, to_bytes, to_version, to_written
 from notary.tuf.collection import Collection, File
@@ -121,37 +122,9 @@ def _checksum(value: str | None) -> str:
     return (value or "").strip()
 
 
-def _like(prefix: str) -> str:
-    """A pattern for what begins with ``prefix``, with ``!`` as the escape."""
-    return "".join(f"!{each}" if each in "!%_" else each for each in prefix) + "%"
-
-
-def _guns(cursor: Cursor, prefix: str, after: str, limit: int, *, remembered: bool) -> Sequence[str]:
-    tables = {"tuf_files": "deleted_at IS NULL AND", **({"changefeed": ""} if remembered else {})}
-    pages = [
-        # As a subquery: SQLite accepts no LIMIT inside a UNION.
-        f"SELECT gun FROM (SELECT DISTINCT gun FROM {table} WHERE {condition} gun > ? "  # noqa: S608  # constants
-        f"AND gun LIKE ? ESCAPE '!' ORDER BY gun LIMIT ?) AS of_{table}"
-        for table, condition in tables.items()
-    ]
-    values = (after, _like(prefix), limit) * len(pages)
-    found = [gun for (gun,) in cursor.all(f"{' UNION '.join(pages)} ORDER BY gun LIMIT ?", *values, limit)]
-    if not found or not cursor.dialect.lookalikes:
-        return found
-    # So far, one name of each group that the database takes for equal, in the order of its index. Querying all names
-    # at once would make the database sort the whole table for each page.
-    exact = [
-        f"SELECT DISTINCT gun, {cursor.dialect.bytewise.format('gun')} AS exactly FROM {table} "  # noqa: S608  # constants
-        f"WHERE {condition} gun >= ? AND gun <= ?"
-        for table, condition in tables.items()
-    ]
-    values = (found[0], found[-1]) * len(exact)
-    return [gun for gun, _ in cursor.all(f"{' UNION '.join(exact)} ORDER BY gun, exactly", *values)]
-
-
 def _count(cursor: Cursor, prefix: str) -> int:
     row = cursor.first(
-        "SELECT COUNT(DISTINCT gun) FROM tuf_files WHERE deleted_at IS NULL AND gun LIKE ? ESCAPE '!'", _like(prefix)
+        "SELECT COUNT(DISTINCT gun) FROM tuf_files WHERE deleted_at IS NULL AND gun LIKE ? ESCAPE '!'", like(prefix)
     )
     count: int = row[0] if row is not None else 0
     return count
@@ -209,7 +182,7 @@ class SQLInventory:
 
     def guns(self, prefix: str, after: str, limit: int, *, remembered: bool = False) -> Deferred[Sequence[str]]:
         """See the port."""
-        return self._database.snapshot(_guns, prefix, after, limit, remembered=remembered)
+        return self._database.snapshot(guns, prefix, after, limit, remembered=remembered)
 
     def count(self, prefix: str) -> Deferred[int]:
         """See the port."""

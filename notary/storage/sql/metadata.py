@@ -19,6 +19,7 @@ from notary.storage import NOTHING, Change, Identity, Place, Stored, Update
 from notary.storage.sql import feed
 from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
+from notary.storage.sql.guns import guns as guns_after
 from notary.storage.sql.migrate import SERVER, probe
 from notary.storage.sql.values import to_bytes, to_time, to_version, to_written
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
@@ -363,6 +364,10 @@ class SQLMetadataStore:
     def has(self, gun: Gun) -> Deferred[bool]:
         """See the port."""
         return self._database.read(_has, gun)
+
+    def guns(self, after: str, limit: int) -> Deferred[Sequence[str]]:
+        """See the port."""
+        return self._database.snapshot(guns_after, "", after, limit)
 
     def identify(
         self, places: Collection[Place], last_seen: Mapping[Place, int] = NOTHING

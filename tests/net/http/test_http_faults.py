@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from notary.net.http.chunked import ChunkedReader, is_field
@@ -94,7 +93,7 @@ def test_no_request_gets_an_exception_out(raw: bytes, cut: int, tcp: bool) -> No
 @given(REQUEST)
 def test_no_request_gets_an_exception_out_of_the_api(raw: bytes) -> None:
     """Its table of routes, its refusals and its log lines meet the same bytes."""
-    server = InMemory(MemoryMetadataStore(Clock()))
+    server = InMemory(MemoryMetadataStore())
     with nothing_logged():
         peer = Peer(server, ADDRESS, tcp=False)
         peer.send(raw)

@@ -329,7 +329,7 @@ class Waiting(Server):
     """The server, whose signer takes its time: by the signer's clock, a request is answered within ten seconds."""
 
     def __init__(self, scripted: Scripted, signer: RemoteSigner) -> None:
-        super().__init__(MemoryMetadataStore(Clock()), signing=signer)
+        super().__init__(MemoryMetadataStore(), signing=signer)
         self.scripted = scripted
 
     async def raw(self, data: bytes, *, head_only: bool = False) -> Answer:
