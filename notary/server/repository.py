@@ -12,7 +12,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TypeAlias
 
@@ -106,10 +106,10 @@ class _Files:
 class Repository:
     """The collections of a server.
 
-    ``signing`` is None for a server that is read-only: then every use case that writes raises ReadOnly, and ``schedule``
-    must renew nothing. ``now`` returns the time (aware, UTC); ``clock`` times what happens in the background. ``on_refresh`` is
-    called with the role of each timestamp or snapshot that the server has renewed, ``on_expired_root`` for each renewal
-    under an expired root.
+    ``signing`` is None for a server that is read-only: then every use case that writes raises ReadOnly, and
+    ``schedule`` must renew nothing. ``now`` returns the time (aware, UTC); ``clock`` times what happens in the
+    background. ``on_refresh`` is called with the role of each timestamp or snapshot that the server has renewed,
+    ``on_expired_root`` for each renewal under an expired root.
     """
 
     def __init__(
