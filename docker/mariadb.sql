@@ -2,7 +2,7 @@
 -- The passwords are public, like the keys in fixtures/: nobody but the containers can reach this database.
 CREATE DATABASE IF NOT EXISTS notaryserver;
 CREATE DATABASE IF NOT EXISTS notarysigner;
--- Whoever migrates may alter tables; the daemons may not.
+-- The user of migrations may alter tables; the daemons' users may not.
 CREATE USER IF NOT EXISTS migrate@'%' IDENTIFIED BY 'migrate-password';
 GRANT ALL PRIVILEGES ON notaryserver.* TO migrate@'%';
 GRANT ALL PRIVILEGES ON notarysigner.* TO migrate@'%';

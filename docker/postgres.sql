@@ -8,7 +8,7 @@ CREATE DATABASE notarysigner OWNER migrate;
 REVOKE CONNECT ON DATABASE notaryserver, notarysigner FROM PUBLIC;
 GRANT CONNECT ON DATABASE notaryserver TO server;
 GRANT CONNECT ON DATABASE notarysigner TO signer;
--- Whoever migrates makes the tables; what it makes, the daemons may use. Serial ids want their sequences.
+-- The user of migrations makes the tables, and the daemons' users may use these. Serial ids need their sequences.
 \connect notaryserver
 ALTER DEFAULT PRIVILEGES FOR USER migrate GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO server;
 ALTER DEFAULT PRIVILEGES FOR USER migrate GRANT USAGE ON SEQUENCES TO server;

@@ -137,8 +137,8 @@ def round_up(value: float) -> int:
 def simulate(rate: float, service: float, processes: int, requests: int, seed: int = 1) -> tuple[float, float]:
     """Median and 99th percentile, in milliseconds, of the time in a service of so many processes.
 
-    Requests come at random (Poisson) at ``rate`` a second to whichever process is free first; each takes ``service``
-    milliseconds of one, twice that in one case of twenty (garbage collections, renewals).
+    Requests come at random (Poisson) at ``rate`` a second, each to the process that is free first. Each takes
+    ``service`` milliseconds of that process, twice that in one case of twenty (garbage collections, renewals).
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
     free = [0.0] * processes

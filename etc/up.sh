@@ -2,7 +2,7 @@
 # Serve https://localhost:4443 in the foreground from this clone, after printing a session to paste: make up
 #
 # Two processes, as in production: the signer, which holds the keys, and the server, which talks to it over mutual TLS.
-# When one ends, for whatever reason, so does the other.
+# When one ends, the other is ended too.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -119,6 +119,13 @@ def test_a_page_that_the_index_does_not_name_yet_is_in_the_navigation(tmp_path: 
     assert navigation_of(tmp_path / "site") == {"one.html", "late.html", "adr/0001.html"}
 
 
+def test_the_index_has_the_decisions_in_order_by_their_own_titles() -> None:
+    pages = sorted((DOCS / "adr").glob("*.md"))
+    titles = [page.read_text().splitlines()[0].removeprefix("# ") for page in pages]
+    listed = re.findall(r"^- \[(\d{4}: .+)\]\(adr/(.+)\)$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert listed == [(title, page.name) for title, page in zip(titles, pages, strict=True)]
+
+
 # -- diagrams ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import notary
+from notary.config import ServerConfig, SignerConfig
+from notary.config.table import keys
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,6 +96,11 @@ def violations(module: str, source: str) -> list[str]:
         if top and re.fullmatch(r"twisted\.internet\.reactor(\..*)?", name):
             found.append(f"{module} imports {name} at module level: the reactor is an argument")
     return found
+
+
+def claims_to_be_pure(docstring: str) -> bool:
+    """Whether a module says of itself that it is pure: in its first rule, possibly "but for" something."""
+    return re.search(r"^Rules of this (module|package): pure\b", docstring, re.MULTILINE) is not None
 
 
 def module_name(path: Path) -> str:
@@ -188,6 +195,20 @@ def test_what_is_allowed_is_not_caught(module: str, source: str) -> None:
     assert violations(module, source) == []
 
 
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_what_claims_to_be_pure_imports_no_twisted(path: Path) -> None:
+    """Not even its types: a Deferred or an address of Twisted's in a signature is a tie to Twisted."""
+    source = read(path)
+    if claims_to_be_pure(ast.get_docstring(ast.parse(source)) or ""):
+        assert [name for name, _ in imports(source) if name.split(".")[0] == "twisted"] == [], "mend the docstring"
+
+
+def test_a_claim_to_be_pure_is_read_in_its_sentence_only() -> None:
+    assert claims_to_be_pure("Frames.\n\nRules of this module: pure; fed in pieces.")
+    assert claims_to_be_pure("Keys.\n\nRules of this module: pure but for the randomness of new keys.")
+    assert not claims_to_be_pure("Use cases.\n\nRules of this module: knows the ports and the pure core.")
+
+
 def test_a_module_outside_the_layers_is_caught() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"notary\.helpers is in no layer"):
         violations("notary.helpers", "")
@@ -253,6 +274,28 @@ def test_the_session_in_the_readme_is_the_one_that_make_up_prints() -> None:
     assert f"```\n{read(ROOT / 'etc/session.sh')}```\n" in read(ROOT / "README.md")
 
 
+RIDDLES = re.compile(r"\b(whoever|whatever|whom|who comes)\b", re.IGNORECASE)
+"""Words that leave a reader to find out who or what is meant: CONTRIBUTING.md has the rule."""
+
+
+def riddles() -> list[str]:
+    """The lines with such words."""
+    inside = [path for folder in ("notary", "docs", "changelog.d") for path in (ROOT / folder).rglob("*")]
+    found = []
+    for path in sorted([*inside, *ROOT.glob("*.md")]):
+        if path.suffix not in {".py", ".sql", ".proto", ".md", ".yaml", ".dot"} or path == ROOT / "CONTRIBUTING.md":
+            continue
+        for number, line in enumerate(read(path).splitlines(), start=1):
+            if RIDDLES.search(line):
+                found.append(f"{name_of(path)}:{number}: {line.strip()}")
+    return found
+
+
+def test_no_sentence_is_a_riddle() -> None:
+    assert RIDDLES.search("Whoever reads this finds out")
+    assert riddles() == [], "name the subject: an operator, a client, every error"
+
+
 def test_sections_that_the_code_refers_to_exist() -> None:
     headings = re.findall(r"^## (\d+)\. ", read(ROOT / "docs/protocol.md"), re.MULTILINE)
     assert headings == [str(number) for number in range(1, 10)]
@@ -262,20 +305,8 @@ def test_sections_that_the_code_refers_to_exist() -> None:
     assert found <= set(headings)
 
 
-def test_the_table_of_modules_is_the_tree() -> None:
-    """Each row of docs/architecture.md names a path, then files beside it; a package of words alone needs no row."""
-    table = read(ROOT / "docs/architecture.md").partition("| module | what it is |")[2].partition("\n## ")[0]
-    named = set()
-    for row in re.findall(r"^\| (`(?:notary|twisted)/.+?) \|", table, re.MULTILINE):
-        first, *others = re.findall(r"`([^`]+)`", row)
-        named |= {first, *(str(Path(first).with_name(other)) for other in others)}
-    tree = {name_of(path) for path in OURS if len(ast.parse(read(path)).body) > 1}
-    assert named - tree - {"notary/proto/__init__.py"} == set(), "rows of what is not there"
-    assert tree - named == {"notary/__init__.py", "notary/net/grpc/__init__.py"}, "modules without a row"
-
-
 def test_no_import_leads_in_a_circle() -> None:
-    """Imports for types alone count too: a circle is a circle to a reader. One is left, and no other may come."""
+    """Imports for types alone count too: a circle is a circle to a reader."""
     modules = {module_name(path): path for path in OURS}
     leads_to: dict[str, set[str]] = {}
     for module, path in modules.items():
@@ -296,5 +327,61 @@ def test_no_import_leads_in_a_circle() -> None:
                 waiting.append(each)
         return found
 
-    circles = {module for module in modules if module in reached(module)}
-    assert circles == {f"notary.net.http.{name}" for name in ("connection", "request", "site")}
+    assert [module for module in modules if module in reached(module)] == []
+
+
+PROTOCOLS = ("http", "grpc", "tls")
+"""Packages inside ``notary.net`` that do not import each other, but for ``ACROSS``."""
+
+ACROSS = {("notary.net.grpc.client", "notary.net.tls.handshake")}
+
+
+def crossings(module: str, source: str) -> list[str]:
+    """The imports of a module in one package of PROTOCOLS that lead to another one, except those in ACROSS."""
+    parts = module.split(".")
+    if parts[:2] != ["notary", "net"] or len(parts) <= 2 or parts[2] not in PROTOCOLS:
+        return []
+    others = tuple(f"notary.net.{each}" for each in PROTOCOLS if each != parts[2])
+    return [
+        f"{module} imports {name}"
+        for name, _ in imports(source)
+        if any(f"{name}.".startswith(f"{other}.") for other in others)
+        and not any(module == source_module and name.startswith(f"{target}.") for source_module, target in ACROSS)
+    ]
+
+
+@pytest.mark.parametrize("path", python_files("notary/net"), ids=name_of)
+def test_protocols_do_not_import_each_other(path: Path) -> None:
+    assert crossings(module_name(path), read(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "found"),
+    [
+        pytest.param("notary.net.grpc.server", "from notary.net.tls.verdicts import Cause", 1, id="grpc-tls"),
+        pytest.param("notary.net.grpc.server", "from notary.net import tls", 1, id="grpc-tls-from-package"),
+        pytest.param("notary.net.grpc.server", "from notary.net.tls.handshake import Handshake", 1, id="other-module"),
+        pytest.param("notary.net.grpc.client", "from notary.net.tls.handshake import Handshake", 0, id="allowed"),
+        pytest.param("notary.net.grpc.client", "import notary.net.tls.contexts", 1, id="client-contexts"),
+        pytest.param("notary.net.http.site", "import notary.net.grpc", 1, id="http-grpc"),
+        pytest.param("notary.net.tls.transport", "from notary.net.tcp import PlainServer", 0, id="beside"),
+        pytest.param("notary.net.listen", "from notary.net.tls.contexts import is_address", 0, id="outside"),
+    ],
+)
+def test_an_import_across_protocols_is_caught(module: str, source: str, found: int) -> None:
+    assert len(crossings(module, source)) == found
+
+
+def test_net_names_no_key_of_a_configuration() -> None:
+    """What net says of settings is in the words that its callers give it (notary.net.tls.wording)."""
+    known = {path for config in (ServerConfig, SignerConfig) for path, _, _ in keys(config) if "." in path}
+    named = re.compile("|".join(rf"\b{re.escape(path)}\b" for path in sorted(known)))
+    assert named.search("trust_service.tls_client_cert")
+    found = [
+        f"{name_of(path)}: {key}"
+        for path in python_files("notary/net")
+        for node in ast.walk(ast.parse(read(path)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for key in named.findall(node.value)
+    ]
+    assert found == []

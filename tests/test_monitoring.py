@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 
 from notary.net.grpc import Status
 from notary.observe.expiry import Certificates
-from notary.server.metrics import Metrics as ServerMetrics
-from notary.signer.metrics import Metrics as SignerMetrics
+from notary.server.metrics import ServerMetrics
+from notary.signer.metrics import SignerMetrics
 from notary.work.usage import PoolUsage
 
 ROOT = Path(__file__).parent.parent
@@ -30,13 +30,16 @@ class NoKeyring:
 def families(metrics) -> dict[str, set[str]]:
     """The names that are shown, without those of samples of histograms, and the labels of each."""
     metrics.watch_pool(PoolUsage())
-    # As in notary.daemon.workers.parent.
-    metrics.watch("workers", "doc", lambda: {(): 2.0})
-    metrics.watch("worker_starts", "doc", lambda: {(): 2.0}, counter=True)
-    for name, labels in (("connections", ()), ("certificate_days", ("key", "subject", "serial"))):  # see watching.py
-        metrics.watch(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
+    # As in notary.daemon.workers.parent and notary.daemon.inspection.
+    metrics.gauge("workers", "doc", lambda: {(): 2.0})
+    metrics.counter("worker_starts", "doc", lambda: {(): 2.0})
+    for name, labels in (
+        ("connections", ()),
+        ("certificate_days", ("key", "subject", "serial")),
+    ):
+        metrics.gauge(name, "doc", lambda labels=labels: {tuple("x" for _ in labels): 1.0}, labels)
     if isinstance(metrics, ServerMetrics):
-        metrics.watch("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
+        metrics.gauge("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
     found = {}
     for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith("notary_"):
@@ -53,7 +56,7 @@ def server() -> ServerMetrics:
     metrics.observe_signing("sign", 0.1, ok=True)
     metrics.observe_storage("current", 0.1, ok=False)
     metrics.set_health("DB operational", ok=True)
-    metrics.watch("uploads_waiting", "doc", lambda: {(): 1.0})  # see notary.server.tap
+    metrics.gauge("uploads_waiting", "doc", lambda: {(): 1.0})  # see notary.server.tap
     return metrics
 
 

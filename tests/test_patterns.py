@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import pytest
 
 import notary
-from notary.daemon.workers.totals import _RULES
 from notary.server.api import ROUTES
 from notary.storage.sql.backends.postgres import dsn
 from tests.support.backtracking import Tree
@@ -30,7 +29,6 @@ WORST_GROWTH = 2.3  # a linear pattern doubles its steps, a quadratic one comes 
 
 NAMELESS: dict[tuple[str, str], Any] = {
     ("notary.server.routes", "route.pattern"): lambda: [route.pattern for route in ROUTES],
-    ("notary.daemon.workers.totals", "names"): lambda: [pattern for pattern, _ in _RULES],
     ("notary.storage.sql.backends.postgres.dsn", "rule.pattern"): lambda: [
         rule.pattern for rule in dsn._POSTGRES.values()
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from notary.daemon.workers.worker import Worker
 from notary.net.http.call import Response
@@ -17,9 +17,10 @@ from notary.observe.debug import DebugServer, Page
 from notary.observe.expiry import Certificates
 from notary.observe.lag import Lag
 from notary.observe.manhole import Manhole
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 from notary.observe.readiness import ALIVE
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Reactor
 
 
 class Address(Protocol):
@@ -31,7 +32,7 @@ class Address(Protocol):
 
     @property
     def port(self) -> int:
-        """0 means any."""
+        """A port; 0 means any free one."""
 
 
 class ManholeSection(Protocol):
@@ -39,18 +40,18 @@ class ManholeSection(Protocol):
 
     @property
     def port(self) -> int:
-        """Of loopback."""
+        """Port on 127.0.0.1; 0 disables the manhole."""
 
     @property
     def authorized_keys_file(self) -> Path | None:
-        """Who may log in."""
+        """Public keys of the operators that may log in."""
 
     @property
     def host_key_file(self) -> Path | None:
-        """Who the daemon is, to them; None for a new key."""
+        """SSH host key; None generates one at each start."""
 
 
-def make_manhole(reactor: Any, section: ManholeSection, service: object) -> Manhole | None:
+def make_manhole(reactor: Reactor, section: ManholeSection, service: object) -> Manhole | None:
     """The manhole that a configuration asks for; its prompt knows ``service`` and ``reactor``. Raises ConfigError."""
     if not section.port or section.authorized_keys_file is None:
         return None
@@ -58,9 +59,9 @@ def make_manhole(reactor: Any, section: ManholeSection, service: object) -> Manh
     return Manhole(reactor, section.port, section.authorized_keys_file, section.host_key_file, names)
 
 
-async def watch(
+async def open_inspection(
     assembly: Assembly,
-    figures: Figures,
+    figures: DaemonMetrics,
     debug: Address | None,
     manhole: Manhole | None,
     certificates: Mapping[str, Path | None],
@@ -69,17 +70,18 @@ async def watch(
 ) -> None:
     """Measure what both daemons measure, and open the debug server and the manhole if there are to be any.
 
-    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. What
-    a ``worker`` shows goes through its parent. Fails with CannotListenError.
+    ``certificates`` are the files of certificates by the keys that configure them; ``ready`` answers ``/readyz``. A
+    ``worker`` opens no port: its parent asks for the pages. Fails with CannotListenError.
     """
     await assembly.run(Lag(assembly.reactor, figures.lag.observe))
     expiries = Certificates(certificates, assembly.reactor, assembly.in_thread)
     await assembly.run(expiries)
-    figures.watch(
+    figures.gauge(
         "certificate_days",
         "Days until a certificate in use expires; negative if it has",
         expiries.days,
         ("key", "subject", "serial"),
+        across_workers="min",
     )
     server = None
     if debug is not None:
@@ -88,14 +90,14 @@ async def watch(
         server = DebugServer(assembly.reactor, host, debug.port, pages, figures.counters)
         await assembly.run(server)
     if worker is not None:
-        worker.show(figures, ready, server)
-        assembly.at_end(partial(worker.farewell, figures))
+        worker.answer_parent(figures, ready, server)
+        assembly.at_end(partial(worker.send_final_metrics, figures))
     if manhole is not None:
         await assembly.run(manhole)
 
 
-def metrics_page(figures: Figures) -> Callable[[], Response]:
-    """What answers ``/metrics``."""
+def metrics_page(figures: DaemonMetrics) -> Callable[[], Response]:
+    """Return the page that answers ``/metrics``."""
 
     def page() -> Response:
         content_type, body = figures.render()

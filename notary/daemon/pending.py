@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, fail
 
 from notary.errors import StorageUnreachable
+from notary.work.forwarding import Forwarding
 
 
 class Closable(Protocol):
@@ -17,24 +18,25 @@ class Closable(Protocol):
         """Release connections."""
 
 
-class Pending:
-    """Stands for a store that is not open: has every method, each of which fails with ``error`` until it is."""
+class Pending(Forwarding):
+    """Stands for a store that is not open: each method of ``port`` fails with ``error`` until the store is open."""
 
-    def __init__(self, error: StorageUnreachable) -> None:
+    def __init__(self, port: type, error: StorageUnreachable) -> None:
         self.error = error
         self._store: Closable | None = None
+        super().__init__(port, self._late_method)
 
-    def __getattr__(self, name: str) -> Callable[..., Deferred[Any]]:
-        # Whoever keeps the method has that of the store later on.
-        return lambda *given, **named: (
-            fail(self.error) if self._store is None else getattr(self._store, name)(*given, **named)
+    def _late_method(self, name: str) -> Callable[..., Deferred[Any]]:
+        # The store is looked up when the method is called: callers may hold the method since before it opened.
+        return lambda *args, **kwargs: (
+            fail(self.error) if self._store is None else getattr(self._store, name)(*args, **kwargs)
         )
 
     def become(self, store: Closable) -> None:
-        """Have the methods of ``store``, at no cost for a call."""
+        """Have the methods of ``store``; a call then costs no more than a call of the store."""
         self._store = store
-        self.__dict__ |= {name: getattr(store, name) for name in dir(store) if not name.startswith("_")}
+        self.replace_methods(lambda name: getattr(store, name))
 
     def shut(self) -> Deferred[None] | None:
-        """Close the store, if there is one by now."""
+        """Close the store if it has been opened."""
         return None if self._store is None else self._store.close()

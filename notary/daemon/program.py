@@ -10,10 +10,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from socket import socket
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -22,12 +25,18 @@ from twisted.logger import ILogObserver, LogBeginner, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from notary.daemon.environment import first_environment
 from notary.daemon.options import Options
+from notary.daemon.reload import restart_lines
 from notary.daemon.service import Config, Daemon, report
-from notary.daemon.systemd import Notifier
+from notary.daemon.systemd import Notifier, passed_sockets
+from notary.daemon.workers.parent import Address, Plan, Workers
+from notary.daemon.workers.worker import Worker, join_parent
 from notary.errors import ConfigError
 from notary.observe.bugsnag import Reporter
 from notary.observe.logs import LineObserver, Stream
+from notary.observe.metrics import DaemonMetrics
+from notary.work.reactor import Reactor, installed_reactor
 
 
 class Bootstrap(Service):
@@ -36,14 +45,14 @@ class Bootstrap(Service):
     ``migrate`` does the work; it is given ``report``, which takes a line before each step.
     """
 
-    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Any) -> None:
+    def __init__(self, migrate: Callable[..., Awaitable[object]], backend: str, reactor: Reactor) -> None:
         self._migrate = migrate
         self._backend = backend
         self._reactor = reactor
         self._log = Logger()
 
     def startService(self) -> Deferred[None]:
-        """Do it all. Fails with StorageFailed or ConfigError."""
+        """Set up the database and end the process. Fails with StorageFailed or ConfigError."""
         super().startService()
         return Deferred.fromCoroutine(self._run())
 
@@ -65,7 +74,7 @@ def make_daemon(
     options: Options,
     load: Callable[[str, Mapping[str, str], Path], _Config],
     build: Callable[[_Config], Service],
-    reactor: Any,
+    reactor: Reactor,
     *,
     environ: Mapping[str, str] = os.environ,
     beginner: LogBeginner = globalLogBeginner,
@@ -101,7 +110,7 @@ def make_daemon(
         reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
         log.on_failure = reporter.report
         service = build(config)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it prevents the start
+    except Exception as error:  # noqa: BLE001 - any error prevents the start
         beginner.beginLoggingTo([_observer(log)], redirectStandardIO=False)  # writes what build() logged
         report(log, Failure(error))
         # A daemon that was to log to a file still has somebody at the terminal.
@@ -157,9 +166,7 @@ def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon
         options_class: Parses the command line.
         make_service: The ``makeService`` of the same daemon's ``twistd`` plugin.
     """
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    reactor = installed_reactor()
     options = options_class()
     options.parseOptions()
     daemon = make_service(options)
@@ -177,3 +184,142 @@ def run(options_class: type[_Options], make_service: Callable[[_Options], Daemon
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     sys.exit(0)
+
+
+# -- a whole program --------------------------------------------------------------------------------------------------
+
+_PARENT_KEYS: Final = ("server.workers", "server.drain_timeout", "debug")
+"""The keys, beside the address, that a parent of workers reads once: a change of them needs a restart."""
+
+
+class _ServerSection(Protocol):
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def drain_timeout(self) -> float: ...
+
+
+class _StorageSection(Protocol):
+    @property
+    def backend(self) -> str: ...
+
+
+class ProgramConfig(Config, Protocol):
+    """What the configuration of a :class:`Program` has."""
+
+    @property
+    def server(self) -> _ServerSection:
+        """The section that says how many workers there are (0: one a processor), and how long each may drain."""
+
+    @property
+    def storage(self) -> _StorageSection:
+        """The section that names the storage backend."""
+
+    @property
+    def debug(self) -> Address | None:
+        """Where the debug server listens; None for nowhere."""
+
+
+C = TypeVar("C", bound=ProgramConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a service of one process is given beside its configuration.
+
+    Args:
+        reactor: The reactor that runs it.
+        sockets: The sockets that were passed to this process; they listen already.
+        logs_info: Whether log lines of level info are written.
+        worker: The way to the parent, if this process is a worker.
+    """
+
+    reactor: Reactor
+    sockets: Sequence[socket] = ()
+    logs_info: Callable[[], bool] = lambda: True
+    worker: Worker | None = None
+
+
+def _nothing(_options: Options) -> None:
+    """Do nothing before the configuration is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program(Generic[C]):
+    """One daemon program: under ``twistd`` (``make_service``) or as a console script (``main``).
+
+    Args:
+        module: The module whose ``main`` starts a worker.
+        options: Parses the command line.
+        prefix: What the names of the program's variables begin with: "NOTARY_SERVER_".
+        metrics_prefix: What the names of the program's metrics begin with: "notary_server_".
+        load: Reads a configuration from (text, environment, directory of the file); raises ConfigError.
+        with_debug: Returns the configuration with a debug server, as the flag ``-debug`` asks for.
+        build: Makes the service of one process.
+        migrate: Returns what sets up the database of a configuration: see :class:`Bootstrap`.
+        address: Returns where a configuration says to listen.
+        address_key: The key of that address.
+        differences: Returns the keys in which two configurations differ.
+        before_load: Called with the flags each time before the configuration is read.
+    """
+
+    module: str
+    options: type[Options]
+    prefix: str
+    metrics_prefix: str
+    load: Callable[[str, Mapping[str, str], Path], C]
+    with_debug: Callable[[C], C]
+    build: Callable[[C, Surroundings], Service]
+    migrate: Callable[[C, Reactor], Callable[..., Awaitable[object]]]
+    address: Callable[[C], Address]
+    address_key: str
+    differences: Callable[[C, C], Iterable[str]]
+    before_load: Callable[[Options], None] = _nothing
+
+    def make_service(self, options: Options, first: Mapping[str, str] | None = None) -> Daemon:
+        """Return the daemon of a command line: the body of the ``twistd`` plugin.
+
+        ``first`` is the environment that the process was started with, if the caller has read it already.
+        """
+        reactor = installed_reactor()
+        environ = first_environment() if first is None else first
+        worker = join_parent(environ, reactor)
+
+        def load(text: str, variables: Mapping[str, str], directory: Path) -> C:
+            self.before_load(options)
+            config = self.load(text, variables, directory)
+            return self.with_debug(config) if options["debug"] and config.debug is None else config
+
+        def build(config: C) -> Service:
+            if options["bootstrap"]:
+                return Bootstrap(self.migrate(config, reactor), config.storage.backend, reactor)
+            sockets = passed_sockets(environ)
+            if config.server.workers != 1:
+                return self._parent(config, options, reactor, sockets)
+            logs_info = partial(options.log.writes, "info")
+            return self.build(
+                config, Surroundings(reactor=reactor, sockets=sockets, logs_info=logs_info, worker=worker)
+            )
+
+        return make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+
+    def main(self, first: Mapping[str, str] | None = None) -> NoReturn:
+        """Run the daemon in the foreground: the console script. ``first`` is that of ``make_service``."""
+        run(self.options, partial(self.make_service, first=first))
+
+    def _parent(self, config: C, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
+        """The parent of several processes, each of which runs the service of ``build``."""
+        keys = {self.address_key, *_PARENT_KEYS}
+        plan = Plan(
+            program=self.module,
+            options=options,
+            single_process_variable=self.prefix + "SERVER_WORKERS",
+            count=config.server.workers,
+            address=self.address(config),
+            drain_seconds=config.server.drain_timeout,
+            debug=config.debug,
+            check=lambda new: self.build(new, Surroundings(reactor=reactor)),
+            changed=lambda new: restart_lines([key for key in self.differences(config, new) if key in keys], ()),
+        )
+        return Workers(plan, reactor, sockets, DaemonMetrics(self.metrics_prefix, options.version))

@@ -3,7 +3,7 @@
 Rules of this module: files are read in a thread. Either all parts are replaced or none is: a certificate that does not
 fit its key, or a file that is only half there, changes nothing. Connections that are open go on with what they began
 with. Files that change by themselves are noticed by looking every ``LOOK_SECONDS``; a change is taken when two looks in
-a row see the same, because whoever replaces a pair replaces one file after the other.
+a row see the same, because the files of a pair are replaced one after the other.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Reloader(Service):
 
     async def _replace(self, parts: Sequence[Part]) -> None:
         found = await self._in_thread(partial(_looks, _files(parts)))
-        # The files that are there now have been tried, whatever comes of it.
+        # The files that are there now have been tried, with success or without.
         self._seen = {path: found.get(path, None) for path in _files(self._parts)}
         values = await self._in_thread(lambda: [part.load() for part in parts])
         for part, value in zip(parts, values, strict=True):

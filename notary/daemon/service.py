@@ -5,8 +5,8 @@ Rules of this module:
 - A daemon runs under ``twistd`` or by itself in the foreground (``run``); both go through ``make_daemon``, log the same
   lines and end the same way.
 - The first line is the version. Lines about the configuration itself, and the line that ends the process, are written
-  whatever ``logging.level`` says; all others obey it (docs/protocol.md, section 7; the reference does likewise).
-- Whatever prevents the start, be it before the reactor runs or later, ends the process with one line of level ``fatal``
+  at every ``logging.level``; all other lines obey the level (docs/protocol.md, section 7; the reference does likewise).
+- An error that prevents the start, before the reactor runs or later, ends the process with one line of level ``fatal``
   and status 1. Errors that are meant for people show their message only; any other is a fault of the program, and its
   line says where it happened.
 - A running daemon ends on SIGTERM or SIGINT, after its service has stopped, by that same signal: so do ``twistd`` and
@@ -39,6 +39,7 @@ from notary.errors import NotaryError
 from notary.observe.bugsnag import Bugsnag, Reporter
 from notary.observe.logs import LineObserver, failure_fields
 from notary.observe.watchdog import Watchdog
+from notary.work.reactor import Reactor
 
 _SERVING: Final = "Serving"
 
@@ -88,7 +89,7 @@ class Leading(Protocol):
     """What a service has that is made of several processes."""
 
     def pass_on(self, number: signal.Signals) -> None:
-        """Tell them of a signal."""
+        """Send a signal on to all processes."""
 
 
 class Daemon(Service):
@@ -114,7 +115,7 @@ class Daemon(Service):
         self,
         service: Service,
         log: LineObserver,
-        reactor: Any,
+        reactor: Reactor,
         *,
         twistd: bool,
         load: Callable[[], Config],
@@ -191,12 +192,12 @@ class Daemon(Service):
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._handle(number, partial(self._end, number))
-            # A reactor that begins to run installs this method as the handler of SIGTERM, whatever there was.
+            # A reactor that begins to run installs this method as the handler of SIGTERM, in place of any other.
             setattr(self._reactor, name, signal.getsignal(number))
 
     def _end(self, number: signal.Signals) -> None:
         if getattr(self._reactor, "_exitSignal", None) is None:
-            self._reactor._exitSignal = number  # noqa: SLF001 - where twistd looks; there is no public name
+            setattr(self._reactor, "_exitSignal", number)  # noqa: B010 - where twistd looks; there is no public name
         self._stop_reactor()
 
     def _step(self, number: signal.Signals, *, more: bool) -> None:
@@ -218,7 +219,7 @@ class Daemon(Service):
         try:
             config = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
             lines = await self._service.reload(config) if isinstance(self._service, Managed) else ()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the service goes on with what it has
+        except Exception as error:  # noqa: BLE001 - after any error the service goes on with what it has
             fields = {} if isinstance(error, NotaryError) else failure_fields(Failure())
             self.log.announce("error", f"Nothing was reloaded: {error}", **fields)
             status = f"{_SERVING}; the last reload failed: {error}"

@@ -20,15 +20,16 @@ from notary.daemon.reload import Part, Reloader
 from notary.errors import StorageUnreachable
 from notary.net.address import name_of
 from notary.net.listen import adopt, listen
+from notary.net.refusals import Refusals, refusal_level
 from notary.net.tls.contexts import ServerOptions
-from notary.net.tls.refusals import Refusals, refusal_level
 from notary.work.backoff import Backoff
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Reactor
 
 _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
 """The pauses, in seconds, between two tries to open a store."""
 _MARGIN_SECONDS: Final = 60.0
-"""How long one try to open a store may take at most, as a service manager is told."""
+"""The longest time that one attempt to open a store may take; the service manager is told so."""
 
 C = TypeVar("C", bound=Closable)
 
@@ -40,10 +41,10 @@ class Serving(Assembly):
     listen already: the daemon serves them instead of the address of the configuration.
     """
 
-    def __init__(self, reactor: Any, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
+    def __init__(self, reactor: Reactor, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
         super().__init__(reactor, threads)
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
-        """Hears what a start waits for, and for how many seconds at most until the next word."""
+        """Called with what a start waits for, and the longest time in seconds until the next call."""
         self._sockets = sockets
         self._opening: Callable[[], Coroutine[Any, Any, None]] | None = None
 
@@ -72,16 +73,17 @@ class Serving(Assembly):
         """Return what logs refused connections; ``mutual`` says that clients must show a certificate."""
         return Refusals(log, refusal_level(mutual=mutual), self.reactor.seconds)
 
-    async def open(self, log: Logger, open_store: Callable[[], Deferred[C]]) -> C:
-        """Return what ``open_store`` opens, or, if its database does not answer yet, what stands for it until then.
+    async def open(self, port: type, log: Logger, open_store: Callable[[], Deferred[C]]) -> C:
+        """Return the store that ``open_store`` opens, or a stand-in if the database of the store does not answer yet.
 
-        What stands for it fails every call with StorageUnreachable; ``wait_for_store`` turns it into the store. Either
-        is closed in the end. Raises what ``open_store`` does, except StorageUnreachable.
+        The stand-in has the methods of ``port``, the store's Protocol. Each call fails with StorageUnreachable until
+        ``wait_for_store`` has turned the stand-in into the store. Store and stand-in are closed at the end. Raises what
+        ``open_store`` raises, except StorageUnreachable.
         """
         try:
             store = await open_store()
         except StorageUnreachable as error:
-            pending = Pending(error)
+            pending = Pending(port, error)
             self._opening = lambda: self._open_patiently(log, open_store, pending)
             self.at_end(pending.shut)
             return cast("C", pending)

@@ -16,7 +16,7 @@ from typing import Final
 
 from notary.errors import ConfigError
 
-_FIRST: Final = 3  # the descriptor of the first socket that is passed
+_FIRST_DESCRIPTOR: Final = 3  # of the sockets that are passed
 _FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 
 
@@ -29,7 +29,7 @@ class Notifier:
             address = "\0" + address[1:]  # Linux's abstract names
         self._address = address if address[:1] in ("/", "\0") else ""
         self.watchdog = self._watchdog(environ)
-        """Within how many seconds a sign of life must come, one after the other; None if nobody waits for it."""
+        """The longest time, in seconds, between two signs of life; None if the service manager expects none."""
 
     def _watchdog(self, environ: Mapping[str, str]) -> float | None:
         try:
@@ -40,16 +40,16 @@ class Notifier:
         return seconds if self._address and seconds > 0 and process == os.getpid() else None
 
     def ready(self, status: str) -> None:
-        """The start, or a reload, is done."""
+        """Say that the start, or a reload, is done."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """A reload begins; ``ready`` ends it."""
+        """Say that a reload begins; ``ready`` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}", "STATUS=Reloading")
 
     def stopping(self) -> None:
-        """The stop begins."""
+        """Say that the stop begins."""
         self._send("STOPPING=1", "STATUS=Stopping: no new connections, answers under way are finished")
 
     def alive(self) -> None:
@@ -57,7 +57,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def starting(self, status: str, seconds: float) -> None:
-        """The start goes on, and may take ``seconds`` from now until the next word."""
+        """Say that the start goes on, and that the next message may take ``seconds`` from now."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}", f"STATUS={status}")
 
     def _send(self, *lines: str) -> None:
@@ -85,7 +85,7 @@ def passed_sockets(environ: Mapping[str, str]) -> tuple[socket.socket, ...]:
     if not given.isdecimal():
         raise ConfigError(f'LISTEN_FDS: "{given}" is not a number; expected how many sockets are passed')
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    numbers = range(_FIRST, _FIRST + int(given))
+    numbers = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(given))
     return tuple(_adopt(number, name) for number, name in zip(numbers, [*names, *[""] * len(numbers)], strict=False))
 
 
@@ -99,7 +99,7 @@ def _adopt(number: int, name: str) -> socket.socket:
         raise ConfigError(f"{called} cannot be used ({error.strerror}); expected a listening stream socket") from None
     listens = passed.type == socket.SOCK_STREAM and passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if passed.family not in _FAMILIES or not listens:
-        passed.detach()  # whoever passed it may want to see what it is
+        passed.detach()  # stays open: the service manager may want to look at the descriptor
         raise ConfigError(
             f"{called} is not a listening stream socket of TCP or of the Unix domain; "
             f"expected one (ListenStream=, Accept=no)"

@@ -1,6 +1,6 @@
 """Addresses as text: one form for logs, messages and limits.
 
-Rules of this module: pure. An IPv6 address stands in brackets before its port; an IPv4 address that IPv6 only carries
+Rules of this module: no input or output. An IPv6 address is in brackets before its port; an IPv4-mapped IPv6 address
 is written as IPv4.
 """
 
@@ -18,7 +18,7 @@ def name_of(passed: socket.socket) -> str:
 
 
 def host_and_port(address: object) -> str:
-    """Return ``host:port`` of an address, IPv4 where IPv6 only carries it, "" for what has neither."""
+    """Return ``host:port`` of an Internet address, or "" for an address of another kind."""
     return join(address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else ""
 
 

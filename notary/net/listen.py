@@ -24,15 +24,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import host_and_port
+from notary.net.refusals import OnRefused
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
 from notary.net.tls.contexts import ServerOptions, is_address
-from notary.net.tls.refusals import OnRefused
 from notary.net.tls.transport import SecureServer, SecureUnixServer
+from notary.work.reactor import Reactor
 
 _log = Logger()
 
 _BACKLOG: Final = 1024
-_ACCEPTS_A_TURN: Final = 16  # connections that a port which stops accepts in a turn of the reactor
+_ACCEPTS_PER_TURN: Final = 16  # connections that a stopping port accepts in one reactor turn
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
@@ -59,13 +60,13 @@ class _Contained:
 
 
 class _AcceptsAll(Port):
-    """A port that accepts the connections in its queue before it closes: closed with the socket, they would be reset.
+    """A port that accepts the connections in its queue before it closes; a close of the socket would reset them.
 
-    A port that does not read (the parent of workers has one) leaves the queue to the others that share the socket.
+    A port that does not read (the parent of workers has one) leaves the queue to the processes that share the socket.
     """
 
     def stopListening(self) -> Deferred[None]:  # type: ignore[override]
-        """Accept what waits, a few connections in a turn of the reactor, then close."""
+        """Accept the queued connections, a few in each reactor turn, then close."""
         return Deferred.fromCoroutine(self._accept_and_close())
 
     async def _accept_and_close(self) -> None:
@@ -73,20 +74,20 @@ class _AcceptsAll(Port):
         readers: list[Any] = clock.getReaders()
         if self in readers:
             self.stopReading()
-            for _ in range(_BACKLOG // _ACCEPTS_A_TURN):
-                self.numberAccepts = _ACCEPTS_A_TURN
+            for _ in range(_BACKLOG // _ACCEPTS_PER_TURN):
+                self.numberAccepts = _ACCEPTS_PER_TURN
                 super().doRead()
-                if self.numberAccepts <= _ACCEPTS_A_TURN:  # doRead raises it if there were as many
+                if self.numberAccepts <= _ACCEPTS_PER_TURN:  # doRead raises it if there were as many
                     break
                 await deferLater(clock, 0)
         await maybeDeferred(self.loseConnection)
 
 
 class _Port(_AcceptsAll):
-    """A port whose connections write at once; "::" takes IPv4 too, whatever the system's default is."""
+    """A port whose connections write at once. On "::" it takes IPv4 too, on every system."""
 
     def createInternetSocket(self) -> socket.socket:
-        """Return the socket that will be bound."""
+        """Return a socket that is not bound yet."""
         made: socket.socket = super().createInternetSocket()
         if self.interface == "::":
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -94,13 +95,13 @@ class _Port(_AcceptsAll):
         return made
 
     def doRead(self) -> None:
-        """Accept one connection: other workers that wait for one shall have the next, while this one is greeted."""
+        """Accept one connection, so that another worker can accept the next while this one does the handshake."""
         self.numberAccepts = 1
         super().doRead()
 
 
 class _UnixPort(_AcceptsAll, unix.Port):
-    """A port of the Unix domain that was passed: its file belongs to whoever passed it, and stays."""
+    """A Unix socket that a service manager passed. Its file belongs to the service manager and stays."""
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the port."""
@@ -108,14 +109,14 @@ class _UnixPort(_AcceptsAll, unix.Port):
 
 
 def listen(
-    reactor: Any,
+    reactor: Reactor,
     host: str,
     port: int,
     factory: IProtocolFactory,
     tls: ServerOptions | None = None,
     on_refused: OnRefused | None = None,
 ) -> Deferred[IListeningPort]:
-    """Listen on ``host`` and ``port``; connections speak TLS if ``tls`` is given; ``on_refused`` hears of failures.
+    """Listen on ``host`` and ``port``, with TLS if ``tls`` is given; ``on_refused`` is called for failed handshakes.
 
     ``host`` is an IP address, a name, or "" for every interface, IPv6 and IPv4 (IPv4 alone where there is no IPv6);
     ``port`` 0 means any. Fails with CannotListenError.
@@ -124,7 +125,7 @@ def listen(
 
 
 def adopt(
-    reactor: Any,
+    reactor: Reactor,
     listening: socket.socket,
     factory: IProtocolFactory,
     tls: ServerOptions | None = None,
@@ -144,7 +145,7 @@ def adopt(
         port = _Port._fromListeningDescriptor(reactor, number, family, _Contained(factory))  # noqa: SLF001
         port.transport = _transport(PlainServer, SecureServer, tls, on_refused)
     no_delay(listening)
-    listening.setblocking(False)  # of several that share it and are told of a connection, one gets it
+    listening.setblocking(False)  # several processes share it, and only one of them gets each connection
     port.startListening()
     return cast("IListeningPort", port)
 
@@ -152,12 +153,12 @@ def adopt(
 def _transport(
     plain: type[PlainServer], secure: type[SecureServer], tls: ServerOptions | None, on_refused: OnRefused | None
 ) -> Callable[..., Server]:
-    """Return what makes the connections of a port."""
+    """Return the class, or the function, that makes the connections of a port."""
     return plain if tls is None else partial(secure, tls, on_refused)
 
 
 def _listen(
-    reactor: Any, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+    reactor: Reactor, host: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
 ) -> IListeningPort:
     if host:
         return _bind(reactor, _resolve(host, port), port, factory, transport)
@@ -170,13 +171,12 @@ def _listen(
 
 
 def _bind(
-    reactor: Any, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
+    reactor: Reactor, interface: str, port: int, factory: IProtocolFactory, transport: Callable[..., Server]
 ) -> IListeningPort:
-    if not isinstance(reactor, PosixReactorBase):
+    if not isinstance(cast("object", reactor), PosixReactorBase):
         if transport is not PlainServer:
             raise TypeError("TLS is there for the reactors of POSIX only")
-        listening: IListeningPort = reactor.listenTCP(port, factory, _BACKLOG, interface)
-        return listening
+        return reactor.listenTCP(port, cast("Any", factory), _BACKLOG, interface)
     bound: Any = _Port(port, _Contained(factory), _BACKLOG, interface, reactor)
     bound.transport = transport
     bound.startListening()

@@ -19,59 +19,59 @@ from notary.net.address import host_and_port
 
 
 class ReadListener(Protocol):
-    """A protocol that is told when a read of the socket is over, which with TLS may be many pieces of data."""
+    """A protocol that is told the end of each read of the socket. With TLS a read may be many pieces of data."""
 
     reading = False
-    """Whether more of what was read may come: what is to be said can wait for :meth:`readEnded`."""
+    """True during a read. Output can then wait for :meth:`readEnded`."""
 
     def readEnded(self) -> None:
-        """All that was read has come."""
+        """The read is over."""
 
 
 def no_delay(listening: socket.socket) -> None:
-    """Have what is accepted from this socket send at once; connections inherit it, which saves each a system call."""
+    """Set TCP_NODELAY on a listening socket. Its connections inherit it, which saves a system call for each."""
     if listening.family != socket.AF_UNIX:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 Ending: TypeAlias = Any
-"""What tells the reactor how a read or write went: an exception that ended the connection, or None."""
+"""The result of a read or write for the reactor: an exception if the connection has ended, or None."""
 
 _log = Logger()
 
 
 class PlainServer(Server):
-    """A connection that sends at once what the socket takes.
+    """A connection that sends at once as much as the socket takes.
 
-    The stock one asks the reactor to be told when the socket is writable, for every write, although a socket that has
-    nothing queued nearly always is: two system calls and a turn of the reactor for each answer.
+    Twisted's own connection waits for the reactor before every write, although a socket with nothing queued is nearly
+    always writable: two system calls and a reactor turn for each answer.
     """
 
-    _waiting = False  # for the reactor to say that the socket is writable: there is something in the queue
+    _waiting = False  # data is queued until the reactor says that the socket is writable
 
     def doRead(self) -> Ending:
-        """Read what has come."""
+        """Read the input."""
         try:
             return super().doRead()
         except Exception:  # noqa: BLE001 - the last line of defence
             return self._broken()
 
     def doWrite(self) -> Ending:
-        """Send what is in the queue."""
+        """Send the queued data."""
         try:
             return super().doWrite()
         except Exception:  # noqa: BLE001 - the last line of defence
             return self._broken()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the protocol why."""
+        """Report the end to the protocol."""
         try:
             super().connectionLost(reason)
         except Exception:  # noqa: BLE001 - the last line of defence
             self._broken()
 
     def _broken(self) -> Exception:
-        """Log an exception that nobody expected; return what ends the connection."""
+        """Log an unexpected exception, and return the error that ends the connection."""
         _log.failure("the connection of {peer} fails unexpectedly and is ended", peer=host_and_port(self.getPeer()))
         return CONNECTION_LOST
 
@@ -86,19 +86,19 @@ class PlainServer(Server):
                 return
             if isinstance(sent, int) and sent > 0:
                 data = data[sent:]
-            # A lost connection is found again, and reported, when the reactor writes.
+            # If the connection is lost, the next write of the reactor finds and reports it.
         super().write(data)
 
     def startWriting(self) -> None:
-        """Ask to be told when the socket is writable; until then data is queued."""
+        """Have the reactor call ``doWrite`` when the socket is writable. Data is queued until then."""
         self._waiting = True
         super().startWriting()
 
     def stopWriting(self) -> None:
-        """All that was queued is sent."""
+        """Stop the calls of ``doWrite``: the queue is empty."""
         self._waiting = False
         super().stopWriting()
 
 
 class PlainUnixServer(PlainServer, unix.Server):
-    """A plain one on a socket of the Unix domain."""
+    """A connection without TLS on a Unix socket."""

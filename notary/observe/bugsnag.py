@@ -3,8 +3,8 @@
 Rules of this module: a report says which kind of error it was, where it happened, and the id under which the log and
 the client's answer name it. It never holds the error's text, arguments, source lines or anything of a request: those
 may be secret, and the log has what an operator may see. Reports are made and sent in a thread; there are never more
-than ``WAITING`` of them, and none is waited for longer than ``SECONDS``. A report that cannot be sent is lost, and the
-log says so.
+than ``MAX_WAITING`` of them, and none is waited for longer than ``SEND_SECONDS``. A report that cannot be sent is lost,
+and the log says so.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from notary.errors import ConfigError
+from notary.work.reactor import Reactor
 
-WAITING: Final = 32
-"""How many reports may wait to be sent; what comes on top is dropped."""
+MAX_WAITING: Final = 32
+"""How many reports may wait to be sent; further reports are dropped."""
 
-SECONDS: Final = 10.0
+SEND_SECONDS: Final = 10.0
 """How long the receiver may take for one report."""
 
 LAST_SECONDS: Final = 3.0
@@ -43,15 +44,15 @@ class Bugsnag(Protocol):
 
     @property
     def api_key(self) -> str:
-        """Of the project."""
+        """API key of the Bugsnag project."""
 
     @property
     def release_stage(self) -> str:
-        """What reports carry."""
+        """The release stage that reports carry."""
 
     @property
     def endpoint(self) -> str:
-        """A URL, or "" for Bugsnag's own."""
+        """The URL that reports are sent to; "" for Bugsnag's own."""
 
 
 class Reporter:
@@ -60,7 +61,7 @@ class Reporter:
     Raises ConfigError if the package for it is missing or the endpoint is no URL.
     """
 
-    def __init__(self, settings: Bugsnag, program: str, version: str, reactor: Any) -> None:
+    def __init__(self, settings: Bugsnag, program: str, version: str, reactor: Reactor) -> None:
         self._log = Logger(namespace="notary.observe.bugsnag")
         self._reactor = reactor
         self._pool = ThreadPool(0, 1)
@@ -108,8 +109,10 @@ class Reporter:
     def _report(self, error_id: str, failure: Failure, operation: str, places: Any) -> None:
         if self._last is not None:
             return
-        if self._waiting >= WAITING:
-            self._log.warn("error {error_id} is not reported: {count} reports wait", error_id=error_id, count=WAITING)
+        if self._waiting >= MAX_WAITING:
+            self._log.warn(
+                "error {error_id} is not reported: {count} reports wait", error_id=error_id, count=MAX_WAITING
+            )
             return
         if not self._started:
             self._started = True
@@ -176,7 +179,7 @@ class _Delivery:
         }
         request = urllib.request.Request(config.endpoint, payload.encode("utf-8", "replace"), headers)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310 - the scheme was checked
+            with urllib.request.urlopen(request, timeout=SEND_SECONDS):  # noqa: S310 - the scheme was checked
                 pass
         except urllib.error.HTTPError as error:
             error.close()  # it is the answer, too

@@ -1,17 +1,17 @@
 """When the certificates that a daemon uses expire.
 
-Rules of this module: files are read in a thread, every ``INTERVAL`` seconds, so that a certificate that was replaced is
+Rules of this module: files are read in a thread, every ``INTERVAL_SECONDS``, so that a certificate that was replaced is
 seen without a restart. A file that cannot be read is shown as expired: something is about to go wrong. Whether a file
-can be used for TLS is for ``tls.py`` to say.
+can be used for TLS is decided in :mod:`notary.net.tls`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -23,23 +23,15 @@ from twisted.logger import Logger
 
 from notary import certs
 from notary.errors import InvalidCertificate
+from notary.work.threads import InThread
 
-INTERVAL: Final = 60.0
+INTERVAL_SECONDS: Final = 60.0
 """Seconds between two readings of the files."""
 
-_DAY: Final = 86400.0
-_T = TypeVar("_T")
+_DAY_SECONDS: Final = 86400.0
 
 Expiries = Mapping[tuple[str, str, str], float]
 """When each certificate expires, in seconds since 1970, by configuration key, subject and serial number (in hex)."""
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], _T], /) -> Deferred[_T]:
-        """Start ``work``."""
-        ...
 
 
 def certificates_in_use(files: Mapping[str, Path | None]) -> Expiries:
@@ -82,7 +74,7 @@ class Certificates(Service):
     def startService(self) -> None:
         """Read the files now, and again and again."""
         super().startService()
-        self._loop.start(INTERVAL)
+        self._loop.start(INTERVAL_SECONDS)
 
     def stopService(self) -> None:
         """Read no more."""
@@ -92,7 +84,7 @@ class Certificates(Service):
     def days(self) -> Mapping[tuple[str, ...], float]:
         """Days until each certificate expires, negative if it has; by key, subject and serial number."""
         now = time.time()
-        return {names: (expiry - now) / _DAY for names, expiry in self._expiries.items()}
+        return {names: (expiry - now) / _DAY_SECONDS for names, expiry in self._expiries.items()}
 
     async def _refresh(self) -> None:
         try:

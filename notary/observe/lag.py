@@ -1,6 +1,6 @@
 """How late the event loop runs what is due: the one figure that says whether something blocks it.
 
-Rules of this module: one timer, twice a second, whatever the load.
+Rules of this module: one timer, twice a second, under any load.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-INTERVAL: Final = 0.5
+INTERVAL_SECONDS: Final = 0.5
 """Seconds between two looks."""
 
 
@@ -36,7 +36,7 @@ class Lag(Service):
             self._timer = None
 
     def _wait(self) -> None:
-        self._timer = self._clock.callLater(INTERVAL, self._look, self._clock.seconds() + INTERVAL)
+        self._timer = self._clock.callLater(INTERVAL_SECONDS, self._look, self._clock.seconds() + INTERVAL_SECONDS)
 
     def _look(self, due: float) -> None:
         self._observe(max(0.0, self._clock.seconds() - due))

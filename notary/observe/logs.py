@@ -3,14 +3,14 @@
 Rules of this module:
 
 - A line carries ``level``, ``msg`` and ``time`` (RFC 3339, UTC) and the event's own fields, laid out as the reference's
-  logger does (docs/protocol.md, section 7). Every line is printable ASCII: whatever a client puts into a path or a name
-  cannot end the line or begin another.
-- A field is whatever keyword the code that logs passes. Whoever logs keeps secrets out of them.
+  logger does (docs/protocol.md, section 7). Every line is printable ASCII: no text that a client puts into a path or a
+  name can end the line or begin another.
+- Each keyword that the code that logs passes is a field. That code keeps secrets out of fields.
 - Levels are those of the reference. Twisted's ``critical`` is ``error`` here: the process goes on. Only the end of the
   process is ``fatal``.
-- Every failure that is logged gets an id, ``error_id``, unless whoever logs it has given one out already: the client's
-  answer, the line and a report to others (``on_failure``) name it the same. Whoever must not log an error's text logs
-  the failure as ``log_incident`` instead: it is reported, and the line says what its own fields say.
+- Every failure that is logged gets an id, ``error_id``, unless the code that logs it has given one out already: the
+  client's answer, the line and a report to others (``on_failure``) name it the same. Code that must not log an error's
+  text logs the failure as ``log_incident`` instead: it is reported, and the line says what its own fields say.
 - Of failures of one class at one place one is written in full; those that follow are counted, by one line a minute.
   Neither hostile input nor a fault that it finds fills a disk. What a line says of a failure is bounded too.
 - What Twisted itself tells (factories, ports, reactors) and what libraries print to standard output is ``debug``.
@@ -133,7 +133,7 @@ class LineObserver:
             self.announce("warning", f"The log level stays {self.level}: there is no level beyond it")
 
     def announce(self, level: str, msg: str, /, **fields: object) -> None:
-        """Write a line whatever the threshold: the version, warnings of the configuration, the end of the process."""
+        """Write a line at any threshold: the version, warnings of the configuration, the end of the process."""
         self._write(level, msg, self._clock(), fields)
 
     def relay(self, line: bytes) -> None:

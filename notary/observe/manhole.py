@@ -1,8 +1,9 @@
-"""The manhole: a Python prompt inside the running daemon, over SSH, for whoever holds one of a few keys.
+"""The manhole: a Python prompt inside the running daemon, over SSH, for operators that hold an authorized key.
 
 Rules of this module: it listens on 127.0.0.1 and nowhere else, and not at all unless it is configured; only public keys
-let anybody in, under any user name, and the log names whose key it was. Whoever is in can do and read all that the
-daemon can. A file that cannot be used, or that others may write to, is a ConfigError. It needs Twisted's Conch.
+let anybody in, under any user name, and the log names the owner of the key. An operator that is in can do and read all
+that the daemon can. A file that cannot be used, or that others may write to, is a ConfigError. It needs Twisted's
+Conch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from notary.errors import ConfigError
+from notary.work.reactor import Reactor
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -38,7 +40,7 @@ class Manhole(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         port: int,
         authorized_keys_file: Path,
         host_key_file: Path | None,
@@ -143,7 +145,7 @@ def _authorized_keys(keys: Any, path: Path) -> list[Any]:
             continue
         try:
             found.append(keys.Key.fromString(line.strip()))
-        except Exception:  # noqa: BLE001 - Conch raises whatever its parsers raise
+        except Exception:  # noqa: BLE001 - Conch raises any error of its parsers
             raise ConfigError(
                 f'{name}: "{path}" has a line that is no public key; expected lines like "ssh-ed25519 AAAA… name"'
             ) from None
@@ -161,7 +163,7 @@ def _host_key(keys: Any, path: Path | None) -> Any:
     data = _read(name, path, mask=stat.S_IRWXG | stat.S_IRWXO, who="read")
     try:
         key = keys.Key.fromString(data)
-    except Exception:  # noqa: BLE001 - Conch raises whatever its parsers raise
+    except Exception:  # noqa: BLE001 - Conch raises any error of its parsers
         key = None
     if key is None or key.isPublic():
         raise ConfigError(

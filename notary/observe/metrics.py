@@ -1,9 +1,9 @@
 """What both daemons count, in the text form that Prometheus reads, and what they count with.
 
-Rules of this module: a :class:`Figures` is complete in itself (its own registry, nothing global), belongs to one thread
-and is cheap to update: plain numbers in tables that grow with operations, never with what clients choose. Families are
-put together only when somebody reads them. What another object knows anyway is not counted twice: it is asked
-(``watch``). docs/monitoring.md has a row for each name.
+Rules of this module: a :class:`DaemonMetrics` is complete in itself (its own registry, nothing global), belongs to one
+thread and is cheap to update: plain numbers in tables that grow with operations, never with what clients choose.
+Families are put together only when somebody reads them. What another object knows anyway is not counted twice: it is
+asked (``gauge``, ``counter``). docs/monitoring.md has a row for each name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -28,13 +28,20 @@ from prometheus_client.registry import Collector
 from notary.work.usage import PoolUsage
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""The form of :meth:`Figures.render`: the one that every version of Prometheus reads."""
+"""The form of :meth:`DaemonMetrics.render`: the one that every version of Prometheus reads."""
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the buckets of durations: from a cached file to a client that is given up."""
 
 SIZES: Final = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0)
 """Upper bounds, in bytes, of the buckets of sizes."""
+
+
+Across: TypeAlias = Literal["sum", "min", "max"]
+"""How the values of several workers become the one of their daemon."""
+
+ACROSS_MARK: Final = "# ACROSS "
+"""Begins a comment line that gives a family's name and its :data:`Across`, where that is not "sum"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,23 @@ class Watched:
     read: Callable[[], Mapping[tuple[str, ...], float]]
 
 
-class Figures(Collector):
-    """What both daemons count; every name of theirs begins with ``prefix``, ``version`` is that of the program."""
+class DaemonMetrics(Collector):
+    """What both daemons count; every name of theirs begins with ``prefix``, ``version`` is that of the program.
 
-    def __init__(self, prefix: str, version: str) -> None:
+    ``together`` gives the text of all workers, if this process is one of several.
+    """
+
+    def __init__(self, prefix: str, version: str, together: Callable[[], Awaitable[bytes]] | None = None) -> None:
         self.prefix = prefix
         self._build = {"version": version, "python": platform.python_version()}
-        self.together: Callable[[], Awaitable[bytes]] | None = None
-        """Gives the text of all workers, if this is one of several."""
+        self._together = together
+        self._across: dict[str, Across] = {
+            prefix + "health_check": "min",  # the worst is what matters
+            prefix + "build_info": "max",
+            "python_info": "max",
+            "process_start_time_seconds": "min",
+            "process_max_fds": "min",
+        }
         self.lag = Distribution(SECONDS)
         self._unexpected = 0
         self._storage = Calls()
@@ -81,41 +97,56 @@ class Figures(Collector):
         """Remember the last result of a health check."""
         self._health[check] = ok
 
-    def watch(
+    def gauge(
         self,
         name: str,
         doc: str,
         read: Callable[[], Mapping[tuple[str, ...], float]],
         labels: Sequence[str] = (),
         *,
-        counter: bool = False,
+        across_workers: Across = "sum",
     ) -> None:
-        """Show what ``read`` says, by the values of ``labels``: as a gauge, or as a counter."""
-        family = CounterMetricFamily if counter else GaugeMetricFamily
-        self._watched.append(Watched(self.prefix + name, doc, tuple(labels), family, read))
+        """Show what ``read`` says, by the values of ``labels``; it may rise and fall.
+
+        ``across_workers`` says how the values of several workers become one.
+        """
+        self._watched.append(Watched(self.prefix + name, doc, tuple(labels), GaugeMetricFamily, read))
+        if across_workers != "sum":
+            self._across[self.prefix + name] = across_workers
+
+    def counter(
+        self, name: str, doc: str, read: Callable[[], Mapping[tuple[str, ...], float]], labels: Sequence[str] = ()
+    ) -> None:
+        """Show what ``read`` says, by the values of ``labels``; it never falls. Workers' counters are added up."""
+        self._watched.append(Watched(self.prefix + name, doc, tuple(labels), CounterMetricFamily, read))
 
     def watch_pool(self, pool: PoolUsage) -> None:
         """Show how the connections to the database are used."""
-        self.watch("pool_size", "Connections to the database that there may be", lambda: {(): pool.size})
-        self.watch("pool_used", "Connections to the database that work for somebody", lambda: {(): pool.used})
-        self.watch("pool_waiting", "Who waits for a connection to the database", lambda: {(): pool.waiting})
+        self.gauge("pool_size", "Connections to the database that there may be", lambda: {(): pool.size})
+        self.gauge("pool_used", "Connections to the database that work for somebody", lambda: {(): pool.used})
+        self.gauge("pool_waiting", "Who waits for a connection to the database", lambda: {(): pool.waiting})
         waits = "Calls that had to wait for a connection to the database"
-        self.watch("pool_waits", waits, lambda: {(): pool.waits}, counter=True)
+        self.counter("pool_waits", waits, lambda: {(): pool.waits})
         seconds = "How long they waited, together"
-        self.watch("pool_wait_seconds", seconds, lambda: {(): pool.wait_seconds}, counter=True)
+        self.counter("pool_wait_seconds", seconds, lambda: {(): pool.wait_seconds})
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def whole(self) -> tuple[str, bytes]:
-        """As :meth:`render`; of all processes, where this is one of several workers."""
-        return self.render() if self.together is None else (CONTENT_TYPE, await self.together())
+        """Return what :meth:`render` does, of all workers if this process is one of several."""
+        return self.render() if self._together is None else (CONTENT_TYPE, await self._together())
 
     def render(self) -> tuple[str, bytes]:
-        """The content type and the text of all metrics.
+        """Return the content type and the text of all metrics.
 
         It takes some 2.5 ms once every operation has been seen; the figures of the process are read from ``/proc``.
         """
         return CONTENT_TYPE, generate_latest(self._registry)
+
+    def render_for_totals(self) -> bytes:
+        """The text of :meth:`render`, after lines that say how the values of several workers become one."""
+        marks = "".join(f"{ACROSS_MARK}{name} {across}\n" for name, across in self._across.items())
+        return marks.encode() + self.render()[1]
 
     def counters(self) -> Mapping[str, float]:
         """Every counter of the daemon's own, by its name and labels as Prometheus writes them."""
@@ -169,11 +200,11 @@ class Calls:
         seen.observe(seconds)
         self._failures[operation] += not ok
 
-    def families(self, prefix: str, whom: str) -> Iterable[Metric]:
-        """Two families, whose names begin with ``prefix``."""
+    def families(self, prefix: str, callee: str) -> Iterable[Metric]:
+        """Return two families, whose names begin with ``prefix``."""
         labels = ("operation",)
-        seconds = HistogramMetricFamily(prefix + "_duration_seconds", f"Time that {whom} took", labels=labels)
-        failures = CounterMetricFamily(prefix + "_failures", f"Calls of {whom} that failed", labels=labels)
+        seconds = HistogramMetricFamily(prefix + "_duration_seconds", f"Time that {callee} took", labels=labels)
+        failures = CounterMetricFamily(prefix + "_failures", f"Calls of {callee} that failed", labels=labels)
         for operation, seen in self._seconds.items():
             seen.add_to(seconds, (operation,))
             failures.add_metric((operation,), self._failures[operation])

@@ -1,7 +1,7 @@
 """Whether a process lives, and whether it can serve: ``/livez`` and ``/readyz``.
 
-Rules of this module: a process that answers at all is alive, whatever fails behind it, so that nobody restarts it for
-what a restart does not mend. It is ready when requests should be sent to it. The body says the rest, in JSON.
+Rules of this module: a process that answers at all is alive, even if a service behind it fails, so that nobody restarts
+it for what a restart does not mend. It is ready when requests should be sent to it. The body says the rest, in JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Measures a service behind a port: how long each of its calls takes, and whether it fails.
 
-Rules of this module: it knows no port; each method that returns a Deferred is timed under its own name.
+Rules of this module: it knows no port of its own; each method of the port it is given is measured under its own name if
+the method returns a Deferred.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+from notary.work.forwarding import Forwarding
+from notary.work.reactor import Clock
 
 P = TypeVar("P")
 
 
 class Observe(Protocol):
-    """Hears of each call: the method's name, how many seconds it took, whether it did its work."""
+    """Hears of each call: the method's name, how many seconds the call took, whether it did its work."""
 
     def __call__(self, operation: str, seconds: float, /, *, ok: bool) -> None:
         """Count one call."""
@@ -24,40 +27,32 @@ class Observe(Protocol):
 
 
 def timed(
-    service: P, clock: IReactorTime, observe: Observe, expected: type[BaseException] | tuple[type[BaseException], ...]
+    port: type,
+    service: P,
+    clock: Clock,
+    observe: Observe,
+    *,
+    expected: type[BaseException] | tuple[type[BaseException], ...],
 ) -> P:
-    """The same service, each call of which is reported to ``observe``.
+    """Return ``service`` with the methods of ``port``, each call of which is reported to ``observe``.
 
-    ``expected`` are the errors that are answers, not faults: what was asked for does not exist, say.
+    ``expected`` are the errors that do not count as failures: a file that does not exist, for example.
     """
-    return cast("P", _Timed(service, clock, observe, expected))
 
+    def make_method(name: str) -> Callable[..., Any]:
+        method = getattr(service, name)
 
-class _Timed:
-    def __init__(self, service: object, clock: IReactorTime, observe: Observe, expected: Any) -> None:
-        self._service = service
-        self._clock = clock
-        self._observe = observe
-        self._expected = expected
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._service, name)
-        if not callable(method):
-            return method
-        measuring = self._measuring(name, method)
-        self.__dict__[name] = measuring  # found at once the next time
-        return measuring
-
-    def _measuring(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            started = self._clock.seconds()
+            started = clock.seconds()
 
             def done(result: Any) -> Any:
-                ok = not isinstance(result, Failure) or result.check(self._expected) is not None
-                self._observe(name, self._clock.seconds() - started, ok=ok)
+                ok = not isinstance(result, Failure) or result.check(expected) is not None
+                observe(name, clock.seconds() - started, ok=ok)
                 return result
 
             result = method(*args, **kwargs)
             return result.addBoth(done) if isinstance(result, Deferred) else result
 
         return call
+
+    return cast("P", Forwarding(port, make_method))

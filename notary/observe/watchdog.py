@@ -18,15 +18,16 @@ import time
 import traceback
 from collections.abc import Callable
 from io import UnsupportedOperation
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from notary.work.reactor import Reactor
 from notary.work.repeats import Line, Repeats
 
 HELD_SECONDS: Final = 5.0
-"""How long the event loop may be held before somebody hears of it."""
+"""How long the event loop may be held before a line is logged."""
 
 _LOOKS: Final = 5  # while the loop is held, before it is told
 _MOST_PLACES: Final = 32  # calls that are shown, from the innermost
@@ -39,7 +40,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, reactor: Any, seconds: float = HELD_SECONDS, monotonic: Callable[[], float] = time.monotonic
+        self, reactor: Reactor, seconds: float = HELD_SECONDS, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._reactor = reactor
         self._seconds = seconds

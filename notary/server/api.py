@@ -38,16 +38,18 @@ from notary.observe.readiness import ALIVE
 from notary.server.auth import AccessController
 from notary.server.faults import CLIENT_GONE, FAULTS, JSON_UTF8, UNKNOWN, UPDATING, HttpFault, detail, fault_response
 from notary.server.health import Health
-from notary.server.metrics import ACCEPTED, Metrics
+from notary.server.metrics import ACCEPTED, ServerMetrics
 from notary.server.repository import SMALL_BYTES, Repository
 from notary.server.routes import CHECKSUM, ROLE, SERVER_ROLE, VERSION, Match, Route, Router
-from notary.server.validators import InThread, Validators
+from notary.server.validators import Validators
 from notary.storage import Change, Stored
 from notary.storage.cache import SHARED_BYTES
 from notary.tuf import canonical
 from notary.tuf.model import Gun
 from notary.tuf.publish import MAX_FILES
-from notary.work.allowance import Allowance, Seldom
+from notary.work.allowance import Allowance
+from notary.work.repeats import Seldom
+from notary.work.threads import InThread
 
 JSON = "application/json"
 
@@ -97,7 +99,7 @@ class Api:
         repository: Repository,
         access: AccessController,
         health: Health,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         in_thread: InThread,
         validators: Validators,
         now: Callable[[], datetime],
@@ -201,7 +203,7 @@ class Api:
         return fault_response(fault, {"id": known_as})
 
     def _let_in(self, match: Match[object], call: Call) -> None:
-        """Raise the error for which the call is refused whatever its body is; note collection and user for the log."""
+        """Raise the error for which the call is refused with any body; note collection and user for the log."""
         route, name = match.route, match.name
         if name is not None:
             call.notes["gun"] = name

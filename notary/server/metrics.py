@@ -8,12 +8,12 @@ well (quantiles come from the histograms instead).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 
-from notary.observe.metrics import SECONDS, SIZES, Calls, Distribution, Figures
+from notary.observe.metrics import SECONDS, SIZES, Calls, DaemonMetrics, Distribution
 
 ACCEPTED: Final = "accepted"
 """The outcome of a published upload. The outcome of a refused upload is the code of its error."""
@@ -22,11 +22,11 @@ _METHODS: Final = {name: name.lower() for name in ("GET", "HEAD", "POST", "PUT",
 _MICROSECONDS: Final = 1_000_000
 
 
-class Metrics(Figures):
+class ServerMetrics(DaemonMetrics):
     """Everything that one server counts; ``version`` is that of the program."""
 
-    def __init__(self, *, version: str) -> None:
-        super().__init__("notary_server_", version)
+    def __init__(self, *, version: str, together: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        super().__init__("notary_server_", version, together)
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._operations: dict[str, _Operation] = {}
         self._uploads = Counter({ACCEPTED: 0})

@@ -9,19 +9,18 @@ and signed, and then all of it in one transaction.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
 from notary.errors import InvalidUpdate, KeyNotFound, NotFound, OldVersion, SigningFailed, StorageFailed, TooDemanding
 from notary.server.signing import SigningService, sign_draft
-from notary.server.validators import InThread, Validator
+from notary.server.validators import Validator
 from notary.storage import Change, MetadataStore, Stored, Update
 from notary.tuf import cost, draft, model, publish, refresh, validation
 from notary.tuf.model import (
@@ -38,10 +37,9 @@ from notary.tuf.model import (
 )
 from notary.tuf.public import PublicKey
 from notary.tuf.validation import Plan
+from notary.work.lru import Lru
 from notary.work.singleflight import SingleFlight
-
-K = TypeVar("K")
-V = TypeVar("V")
+from notary.work.threads import InThread
 
 _SIGNED_BY_SERVER = (TIMESTAMP, SNAPSHOT)
 _Root: TypeAlias = tuple[Gun, bytes]
@@ -86,40 +84,6 @@ RETRY = timedelta(minutes=1)
 """How long expired metadata is served, after a failed renewal, before the next try."""
 
 
-class Recent(Generic[K, V]):
-    """What was found out about the files asked for last. It follows from their checksums, so it never lies.
-
-    At most ``size`` facts are kept, which weigh at most ``weight`` together by ``weigh``; one that weighs more than a
-    fourth of that is not kept.
-    """
-
-    def __init__(self, size: int, weigh: Callable[[V], int] = lambda _: 0, weight: int = 0) -> None:
-        self._size = size
-        self._weigh = weigh
-        self._most = weight
-        self._room = weight
-        self._kept: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """What is known, if it is still kept."""
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-    def put(self, key: K, value: V) -> None:
-        """Keep ``value``, in place of what was asked for longest ago."""
-        if key in self._kept:
-            self._room += self._weigh(self._kept.pop(key))
-        weight = self._weigh(value)
-        if weight * 4 > self._most:
-            return
-        self._kept[key] = value
-        self._room -= weight
-        while len(self._kept) > self._size or self._room < 0:
-            self._room += self._weigh(self._kept.popitem(last=False)[1])
-
-
 @dataclass(frozen=True, slots=True)
 class _Files:
     """Stored files that are parsed. Two objects are equal if their checksums are."""
@@ -150,9 +114,9 @@ class Repository:
         self._now = now
         self._on_refresh = on_refresh
         self._on_expired_root = on_expired_root
-        self._listed: Recent[str, Mapping[str, str]] = Recent(KEPT_FILES, len, KEPT_NAMES)
-        self._good_until: Recent[tuple[str, str], datetime] = Recent(KEPT_FILES)
-        self._verified_roots: Recent[_Root, bool] = Recent(KEPT_ROOTS)
+        self._listed: Lru[str, Mapping[str, str]] = Lru(KEPT_FILES, len, KEPT_NAMES)
+        self._good_until: Lru[tuple[str, str], datetime] = Lru(KEPT_FILES)
+        self._verified_roots: Lru[_Root, bool] = Lru(KEPT_ROOTS)
         # Concurrent readers share one parse of a file, and one renewal of a collection.
         self._listing = SingleFlight(self._list)
         self._dating = SingleFlight(self._date)

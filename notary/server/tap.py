@@ -6,48 +6,44 @@ opposite order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from socket import socket
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SERVER_PREFIX, ServerConfig, differences, load_server
-from notary.config.files import certificate_files
-from notary.daemon import options, program, service
-from notary.daemon.environment import first_environment
-from notary.daemon.inspection import make_manhole, watch
-from notary.daemon.program import Bootstrap
+from notary.config.files import SERVER_TLS, certificate_files
+from notary.daemon import options
+from notary.daemon.inspection import make_manhole, open_inspection
+from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import passed_sockets
-from notary.daemon.workers.parent import Plan, Workers
-from notary.daemon.workers.worker import Worker, join
+from notary.daemon.workers.worker import Worker
 from notary.errors import InvalidGun, KeyNotFound, NotFound, OldVersion
-from notary.net.http.site import Limits, Response, Site
+from notary.net.http.site import HttpLimits, Response, Site
 from notary.net.tls import contexts
-from notary.observe.metrics import Figures
+from notary.net.tls.wording import Wording
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
 from notary.server.api import Api, CachePolicy
 from notary.server.auth import schemes
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
-from notary.server.metrics import Metrics
+from notary.server.metrics import ServerMetrics
 from notary.server.repository import Repository
-from notary.server.signing import services
+from notary.server.signing import SigningService, services
 from notary.server.validators import Turns, Validators
+from notary.storage import MetadataStore
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import migrate_database, open_metadata_store, pool_of
 from notary.storage.sql.migrate import SERVER
 from notary.work.allowance import Allowance
 from notary.work.processes import Offload
-from notary.work.reactor import utc_now
+from notary.work.reactor import Reactor, utc_now
 from notary.work.usage import PoolUsage
 
 READERS = 2
@@ -75,7 +71,7 @@ class Server(Serving):
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: Reactor,
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
@@ -85,32 +81,39 @@ class Server(Serving):
         self._worker = worker
         self._config = config
         self._log = Logger(namespace="notary.server")
-        self._metrics = Metrics(version=__version__)
+        self._metrics = ServerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._authentication = schemes.SCHEMES[config.auth.type](config.auth)
         files = config.server
         self._tls = None
         if files.tls_cert_file is not None and files.tls_key_file is not None:
-            self._tls = contexts.server_options(files.tls_cert_file, files.tls_key_file, files.client_ca_file)
+            self._tls = contexts.server_options(
+                files.tls_cert_file, files.tls_key_file, files.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
         trust = config.trust_service
         signing = services.SERVICES[trust.type](trust, reactor)
         self._log.info(signing.log_line)
         self._signing_sources = signing.sources
-        self._signing = timed(signing.service, reactor, self._metrics.observe_signing, KeyNotFound)
+        self._signing = timed(
+            SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
+        )
         self._health: Health | None = None
         self._manhole = make_manhole(reactor, config.manhole, self)
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
-        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
+        await open_inspection(
+            self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker
+        )
         self._log.info("Using {backend} backend", backend=config.storage.backend)
         storage = config.storage
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
-        opened = await self.open(self._log, open_store)
-        store = timed(opened, self.reactor, metrics.observe_storage, EXPECTED_STORE_ERRORS)
+        opened = await self.open(MetadataStore, self._log, open_store)
+        observe = metrics.observe_storage
+        store = timed(MetadataStore, opened, self.reactor, observe, expected=EXPECTED_STORE_ERRORS)
         self._reloader = self.reload_when_changed(self._parts(config))
         if storage.kind.persistent and config.caching.memory_bytes:
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
@@ -120,13 +123,13 @@ class Server(Serving):
         checks = {DATABASE: store.check, SIGNER: self._signing.check}
         self._health = health = Health(checks, self.reactor, metrics.set_health)
         await self.run(health)
-        offload = Offload(self.reactor, VALIDATING_PROCESSES)
+        offload = Offload(self.reactor)
         self.at_end(offload.close)
         validators = Validators(
             self.own_threads(VALIDATORS), Turns(VALIDATORS), offload.run, Turns(VALIDATING_PROCESSES)
         )
         self.at_end(validators.close)
-        metrics.watch("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
+        metrics.gauge("uploads_waiting", "Uploads that wait to be validated", lambda: {(): validators.waiting})
         repository = Repository(store, self._signing, self.in_thread, utc_now, metrics.refreshed, metrics.expired_root)
         max_age = config.caching.max_age
         api = Api(
@@ -154,8 +157,8 @@ class Server(Serving):
             takes_body=api.takes_body,
             limits=self._limits(),
         )
-        metrics.watch("connections", "Open connections of clients", lambda: {(): site.connections})
-        metrics.watch("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
+        metrics.gauge("connections", "Open connections of clients", lambda: {(): site.connections})
+        metrics.gauge("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
         self.at_end(lambda: site.stop(config.server.drain_timeout))
         if self._tls is not None:
             self._log.info("Enabling TLS")
@@ -179,7 +182,9 @@ class Server(Serving):
         parts = []
         if self._tls is not None and server.tls_cert_file is not None and server.tls_key_file is not None:
             pair = server.tls_cert_file, server.tls_key_file
-            load: Callable[[], Any] = partial(contexts.server_context, *pair, server.client_ca_file)
+            load: Callable[[], Any] = partial(
+                contexts.server_context, *pair, server.client_ca_file, wording=Wording(**SERVER_TLS)
+            )
             keys: tuple[str, ...] = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
             parts.append(part(keys, (*pair, server.client_ca_file), load, self._tls.use))
         sources = (*self._signing_sources(config.trust_service), *self._authentication.sources(config.auth))
@@ -188,9 +193,9 @@ class Server(Serving):
     def _ready(self) -> Response:
         return (STARTING if self._health is None else self._health.readiness()).response()
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> HttpLimits:
         limits = self._config.limits
-        return Limits(
+        return HttpLimits(
             body=limits.upload_bytes,
             bodies=limits.bodies_bytes,
             peer_bodies=limits.peer_bodies_bytes,
@@ -210,48 +215,25 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: ServerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
-    """The parent of several processes, each of which is a Server."""
-    keys = ("server.http_addr", "server.workers", "server.drain_timeout", "debug")
-    plan = Plan(
-        program=__name__,
-        options=options,
-        alone=SERVER_PREFIX + "SERVER_WORKERS",
-        count=config.server.workers,
-        address=config.server.http_addr,
-        drain=config.server.drain_timeout,
-        debug=config.debug,
-        check=lambda new: Server(new, reactor),
-        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
-    )
-    return Workers(plan, reactor, sockets, Figures("notary_server_", __version__))
+def _build(config: ServerConfig, around: Surroundings) -> Server:
+    return Server(config, around.reactor, around.sockets, around.logs_info, around.worker)
 
 
-def makeService(options: Options) -> service.Daemon:
-    """The body of the twistd plugin."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    first = first_environment()
-    worker = join(first, reactor)
-
-    def load(text: str, environ: Mapping[str, str], directory: Path) -> ServerConfig:
-        config = load_server(text, environ, directory)
-        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
-
-    def build(config: ServerConfig) -> Service:
-        if not options["bootstrap"]:
-            logs_info = partial(options.log.writes, "info")
-            if config.server.workers != 1:
-                return _workers(config, options, reactor, passed_sockets(first))
-            return Server(config, reactor, passed_sockets(first), logs_info, worker)
-        storage = config.storage
-        migrate = partial(migrate_database, storage.backend, storage.db_url, SERVER, reactor)
-        return Bootstrap(migrate, storage.backend, reactor)
-
-    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+def _migration(config: ServerConfig, reactor: Reactor) -> Callable[..., Awaitable[object]]:
+    return partial(migrate_database, config.storage.backend, config.storage.db_url, SERVER, reactor)
 
 
-def main() -> None:
-    """The console script: the daemon in the foreground."""
-    program.run(Options, makeService)
+PROGRAM = Program(
+    module=__name__,
+    options=Options,
+    prefix=SERVER_PREFIX,
+    metrics_prefix="notary_server_",
+    load=load_server,
+    with_debug=lambda config: replace(config, debug=DEBUG_ADDRESS),
+    build=_build,
+    migrate=_migration,
+    address=lambda config: config.server.http_addr,
+    address_key="server.http_addr",
+    differences=differences,
+)
+makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

@@ -12,11 +12,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 
 from notary.errors import ClientGone, Overloaded
+from notary.work.processes import InProcess
+from notary.work.threads import InThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,22 +28,6 @@ WAITING: Final = 64
 
 RETRY_SECONDS: Final = 5
 """Seconds after which a refused client may try again."""
-
-
-class InThread(Protocol):
-    """Runs a plain function in a thread; the Deferred fires on the reactor's thread with its result."""
-
-    def __call__(self, work: Callable[[], T], /) -> Deferred[T]:
-        """Start ``work``."""
-        ...
-
-
-class InProcess(Protocol):
-    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
-
-    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Start ``work``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

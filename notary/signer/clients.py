@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from twisted.logger import Logger
 
 from notary.net.grpc import Context, Handler, Peer, RpcError, Status
+from notary.proto import paths
 
-_OPEN: Final[Mapping[str, bytes]] = MappingProxyType({"/grpc.health.v1.Health/Check": b""})
-"""Requests that every client may make, by method: a HealthCheckRequest that names no service has no bytes."""
+_OPEN: Final[Mapping[str, bytes]] = MappingProxyType({paths.CHECK_HEALTH: b""})
+"""Requests that every client may make: a HealthCheckRequest that names no service has no bytes."""
 
 
 def names_of(certificate: x509.Certificate) -> frozenset[str]:

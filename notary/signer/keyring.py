@@ -35,6 +35,7 @@ from notary.storage import KeyStore
 from notary.storage.keywrap import public_half
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
+from notary.work.lru import Lru
 from notary.work.singleflight import SingleFlight
 from notary.work.threads import InThread
 
@@ -99,21 +100,20 @@ class Keyring:
         self._custody = custody
         self._in_thread = in_thread
         self._now = now
-        self._capacity = capacity
         self._allow = allow
         self._begun = 0  # creations
         self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
         self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
         """Number of requests for keys, by their outcome."""
-        self._open_keys: OrderedDict[str, _CachedKey] = OrderedDict()
-        self._asked_for: OrderedDict[_Wanted, None] = OrderedDict()
+        self._open_keys: Lru[str, _CachedKey] = Lru(capacity)
+        self._asked_for: Lru[_Wanted, bool] = Lru(capacity)
         self.hits = 0
         """Number of look-ups that found a key in the cache."""
         self.misses = 0
         """Number of look-ups that found no key in the cache."""
         self._deletions = 0
         self._creating = SingleFlight(self._create)
-        self._loading = SingleFlight(self._load, self._remember)
+        self._loading = SingleFlight(self._load, self._open_keys.put)
         self._marking = SingleFlight(self._mark)
         self._deleting = SingleFlight(self._delete)
 
@@ -211,10 +211,7 @@ class Keyring:
     async def _create_now(self, wanted: _Wanted) -> PublicKey:
         # A first request nearly always needs a new key, and the store looks for a pending one in any case.
         kept = await self._store.pending(*wanted) if wanted in self._asked_for else None
-        self._asked_for[wanted] = None
-        self._asked_for.move_to_end(wanted)
-        if len(self._asked_for) > self._capacity:
-            self._asked_for.popitem(last=False)
+        self._asked_for.put(wanted, True)
         if kept is not None:
             self.creations["found"] += 1
             return public_half(kept)
@@ -232,7 +229,7 @@ class Keyring:
         kept = await self._store.add(row)
         self.creations["made" if kept.key_id == row.key_id else "found"] += 1
         if kept.key_id == row.key_id and deletions == self._deletions:
-            self._remember(kept.key_id, _CachedKey(key, kept.role, pending=True))
+            self._open_keys.put(kept.key_id, _CachedKey(key, kept.role, pending=True))
         return public_half(kept)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -250,13 +247,7 @@ class Keyring:
             self.misses += 1
         else:
             self.hits += 1
-            self._open_keys.move_to_end(key_id)
         return known
-
-    def _remember(self, key_id: str, known: _CachedKey) -> None:
-        self._open_keys[key_id] = known
-        if len(self._open_keys) > self._capacity:
-            self._open_keys.popitem(last=False)
 
     async def _mark(self, key_id: str) -> None:
         await self._store.mark_used(key_id, self._now())
@@ -265,7 +256,7 @@ class Keyring:
         deleted = await self._store.delete(key_id)
         # Not before: until now the row could be read again.
         self._deletions += 1
-        self._open_keys.pop(key_id, None)
+        self._open_keys.pop(key_id)
         self._loading.forget(key_id)
         return deleted
 

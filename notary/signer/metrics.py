@@ -7,22 +7,22 @@ collections.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from notary.net.grpc import Status
-from notary.observe.metrics import SECONDS, Distribution, Figures
+from notary.observe.metrics import SECONDS, DaemonMetrics, Distribution
 from notary.signer.keyring import Keyring
 
 _OTHER = "other"
 
 
-class Metrics(Figures):
+class SignerMetrics(DaemonMetrics):
     """Everything that one signer counts; ``version`` is that of the program."""
 
-    def __init__(self, *, version: str) -> None:
-        super().__init__("notary_signer_", version)
+    def __init__(self, *, version: str, together: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        super().__init__("notary_signer_", version, together)
         self._methods: frozenset[str] = frozenset()
         self._calls: Counter[tuple[str, str]] = Counter()
         self._seconds: dict[str, Distribution] = {}
@@ -31,22 +31,20 @@ class Metrics(Figures):
     def serving(self, methods: Collection[str], keyring: Keyring) -> None:
         """Name the methods by which calls are counted (paths; all others are one), and the keyring to ask."""
         self._methods = frozenset(methods)
-        self.watch(
+        self.counter(
             "key_cache",
             "Keys that were found unwrapped in memory (hit), and those that were not (miss)",
             lambda: {("hit",): keyring.hits, ("miss",): keyring.misses},
             ("result",),
-            counter=True,
         )
-        self.watch(
+        self.counter(
             "key_creations",
             "Requests for new keys, by what came of them",
             lambda: {(result,): count for result, count in keyring.creations.items()},
             ("result",),
-            counter=True,
         )
-        self.watch("keys_waiting", "Keys that wait to be made", lambda: {(): keyring.waiting})
-        self.watch("cached_keys", "Unwrapped keys in memory", lambda: {(): keyring.cached})
+        self.gauge("keys_waiting", "Keys that wait to be made", lambda: {(): keyring.waiting})
+        self.gauge("cached_keys", "Unwrapped keys in memory", lambda: {(): keyring.cached})
 
     def observe_call(self, path: str, status: Status, seconds: float, _peer: object) -> None:
         """Count one gRPC call; ``path`` is as the client gave it."""

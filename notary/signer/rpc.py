@@ -27,15 +27,15 @@ from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageF
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
-from notary.proto import health_pb2, signer_pb2
+from notary.proto import health_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.tuf.public import PublicKey
-from notary.work.allowance import Seldom
+from notary.work.repeats import Seldom
 from notary.work.singleflight import SingleFlight
 
-SERVICES: Final = frozenset({"", "grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"})
-"""The service names of health checks: those of the reference, and "" for the signer as a whole."""
+SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER})
+"""The service names of health checks: those of the reference, and the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType({KeyNotFound: Status.NOT_FOUND})
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
@@ -56,7 +56,7 @@ class Rpc:
         self,
         keyring: Keyring,
         check: Callable[[], Deferred[None]],
-        metrics: Metrics,
+        metrics: SignerMetrics,
         logs_info: Callable[[], bool] = lambda: True,
         seconds: Callable[[], float] = monotonic,
     ) -> None:
@@ -73,11 +73,11 @@ class Rpc:
     def methods(self) -> Mapping[str, Handler]:
         """Return the handlers by the paths of their methods. A handler returns the answer, or raises RpcError."""
         return {
-            "/proto.KeyManagement/CreateKey": self._handler(signer_pb2.CreateKeyRequest, self._create_key),
-            "/proto.KeyManagement/DeleteKey": self._handler(signer_pb2.KeyID, self._delete_key),
-            "/proto.KeyManagement/GetKeyInfo": self._handler(signer_pb2.KeyID, self._get_key_info),
-            "/proto.Signer/Sign": self._handler(signer_pb2.SignatureRequest, self._sign),
-            "/grpc.health.v1.Health/Check": self._handler(health_pb2.HealthCheckRequest, self._check_health),
+            paths.CREATE_KEY: self._handler(signer_pb2.CreateKeyRequest, self._create_key),
+            paths.DELETE_KEY: self._handler(signer_pb2.KeyID, self._delete_key),
+            paths.GET_KEY_INFO: self._handler(signer_pb2.KeyID, self._get_key_info),
+            paths.SIGN: self._handler(signer_pb2.SignatureRequest, self._sign),
+            paths.CHECK_HEALTH: self._handler(health_pb2.HealthCheckRequest, self._check_health),
         }
 
     def _handler(self, request_type: type[_Request], method: Callable[[_Request], _Answer]) -> Handler:

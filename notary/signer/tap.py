@@ -6,45 +6,40 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from socket import socket
-from typing import Any, NoReturn
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
-from notary.config.files import certificate_files
-from notary.daemon import options, program, service
-from notary.daemon.environment import first_environment
-from notary.daemon.inspection import make_manhole, watch
-from notary.daemon.program import Bootstrap
+from notary.config.files import SERVER_TLS, certificate_files
+from notary.daemon import options
+from notary.daemon.inspection import make_manhole, open_inspection
+from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
-from notary.daemon.systemd import passed_sockets
-from notary.daemon.workers.parent import Plan, Workers
-from notary.daemon.workers.worker import Worker, join
+from notary.daemon.workers.worker import Worker
 from notary.errors import KeyNotFound
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
-from notary.observe.metrics import Figures
+from notary.net.tls.wording import Wording
 from notary.observe.readiness import STARTING
 from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
+from notary.storage import KeyStore
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
-from notary.work.reactor import utc_now
+from notary.work.reactor import Reactor, utc_now
 from notary.work.usage import PoolUsage
 
 THREADS = CREATIONS + 1
@@ -62,7 +57,7 @@ class Signer(Serving):
     def __init__(
         self,
         config: SignerConfig,
-        reactor: Any,
+        reactor: Reactor,
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
@@ -76,9 +71,9 @@ class Signer(Serving):
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
-            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC
+            files.tls_cert_file, files.tls_key_file, files.client_ca_file, contexts.GRPC, wording=Wording(**SERVER_TLS)
         )
-        self._metrics = Metrics(version=__version__)
+        self._metrics = SignerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
 
@@ -86,15 +81,20 @@ class Signer(Serving):
         """Open the store, then serve."""
         config, metrics = self._config, self._metrics
         server, storage = config.server, config.storage
-        await watch(self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker)
+        await open_inspection(
+            self, metrics, config.debug, self._manhole, certificate_files(config), self._ready, self._worker
+        )
         if server.client_ca_file is None:
-            self._log.warn("server.client_ca_file is not given: whoever reaches this signer can sign with every key")
+            self._log.warn(
+                "server.client_ca_file is not given: every client that reaches this signer can sign with every key"
+            )
         self._log.info("Using {backend} backend", backend=storage.backend)
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
         open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
-        store = timed(await self.open(self._log, open_store), self.reactor, metrics.observe_storage, KeyNotFound)
+        opened = await self.open(KeyStore, self._log, open_store)
+        store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
         keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
@@ -105,7 +105,7 @@ class Signer(Serving):
             methods = Clients(server.client_names).guard(methods)
         refusals = self.refusals(self._log, mutual=server.client_ca_file is not None)
         grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
-        metrics.watch("connections", "Open connections of clients", lambda: {(): grpc.connections})
+        metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         await self.listen(server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
@@ -122,7 +122,14 @@ class Signer(Serving):
         """What is read from files, by a configuration that may be newer than the one that this signer runs by."""
         files = config.server.tls_cert_file, config.server.tls_key_file, config.server.client_ca_file
         keys = ("server.tls_cert_file", "server.tls_key_file", "server.client_ca_file")
-        return [part(keys, files, partial(contexts.server_context, *files, contexts.GRPC), self._tls.use)]
+        return [
+            part(
+                keys,
+                files,
+                partial(contexts.server_context, *files, contexts.GRPC, wording=Wording(**SERVER_TLS)),
+                self._tls.use,
+            )
+        ]
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
@@ -135,49 +142,30 @@ class Options(options.Options):
     version = __version__
 
 
-def _workers(config: SignerConfig, options: Options, reactor: Any, sockets: Sequence[socket]) -> Workers:
-    """The parent of several processes, each of which is a Signer."""
-    keys = ("server.grpc_addr", "server.workers", "server.drain_timeout", "debug")
-    plan = Plan(
-        program="notary.signer.start",
-        options=options,
-        alone=SIGNER_PREFIX + "SERVER_WORKERS",
-        count=config.server.workers,
-        address=config.server.grpc_addr,
-        drain=config.server.drain_timeout,
-        debug=config.debug,
-        check=lambda new: Signer(new, reactor),
-        changed=lambda new: restart_lines([key for key in differences(config, new) if key in keys], ()),
-    )
-    return Workers(plan, reactor, sockets, Figures("notary_signer_", __version__))
+def _build(config: SignerConfig, around: Surroundings) -> Signer:
+    return Signer(config, around.reactor, around.sockets, around.logs_info, around.worker)
 
 
-def makeService(options: Options, first: Mapping[str, str] | None = None) -> service.Daemon:
-    """The body of the twistd plugin. ``first`` is the environment that the process was started with."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    first = first_environment() if first is None else first
-    worker = join(first, reactor)
-
-    def load(text: str, environ: Mapping[str, str], directory: Path) -> SignerConfig:
-        (memory.show if options["debug"] else memory.protect)()
-        config = load_signer(text, environ, directory)
-        return replace(config, debug=config.debug or (DEBUG_ADDRESS if options["debug"] else None))
-
-    def build(config: SignerConfig) -> Service:
-        if not options["bootstrap"]:
-            logs_info = partial(options.log.writes, "info")
-            if config.server.workers != 1:
-                return _workers(config, options, reactor, passed_sockets(first))
-            return Signer(config, reactor, passed_sockets(first), logs_info, worker)
-        storage = config.storage
-        migrate = partial(migrate_database, storage.backend, storage.db_url, SIGNER, reactor)
-        return Bootstrap(migrate, storage.backend, reactor)
-
-    return program.make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+def _migration(config: SignerConfig, reactor: Reactor) -> Callable[..., Awaitable[object]]:
+    return partial(migrate_database, config.storage.backend, config.storage.db_url, SIGNER, reactor)
 
 
-def main(first: Mapping[str, str] | None = None) -> NoReturn:
-    """The console script: the daemon in the foreground. ``first`` is that of ``makeService``."""
-    program.run(Options, partial(makeService, first=first))
+def _protect(flags: options.Options) -> None:
+    (memory.show if flags["debug"] else memory.protect)()
+
+
+PROGRAM = Program(
+    module="notary.signer.start",
+    options=Options,
+    prefix=SIGNER_PREFIX,
+    metrics_prefix="notary_signer_",
+    load=load_signer,
+    with_debug=lambda config: replace(config, debug=DEBUG_ADDRESS),
+    build=_build,
+    migrate=_migration,
+    address=lambda config: config.server.grpc_addr,
+    address_key="server.grpc_addr",
+    differences=differences,
+    before_load=_protect,
+)
+makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

@@ -1,4 +1,7 @@
-"""How long to wait before the next try."""
+"""Growing delays between attempts.
+
+Rules of this module: pure.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before connecting again, in seconds: ``first``, then ``factor`` times more, up to ``most``.
+    """The delays between attempts, in seconds: ``first``, then each ``factor`` times the last, up to ``most``.
 
-    Each wait is made up to ``jitter`` (a fraction) longer or shorter by chance, so that clients do not come in step.
+    Each delay is up to ``jitter`` (a fraction) longer or shorter by chance, so that clients do not retry in step.
     """
 
     first: float = 0.2
@@ -18,7 +21,7 @@ class Backoff:
     jitter: float = 0.2
 
     def delay(self, failures: int, chance: float) -> float:
-        """Return the wait after so many failures in a row; ``chance`` is in [0, 1)."""
+        """Return the delay after ``failures`` failures in a row; ``chance`` is in [0, 1)."""
         if failures == 0:
             return 0.0
         grown = min(self.most, self.first * self.factor ** min(failures - 1, 100))

@@ -1,31 +1,31 @@
 """A service made of parts that are opened one after the other and closed in the opposite order.
 
-Rules of this module: what is opened is told at once how to close it, so a start that fails or is cancelled half-way
-leaves nothing open.
+Rules of this module: each part registers its close as soon as it is open, so a start that fails or is cancelled
+half-way leaves nothing open.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from notary.work.reactor import Reactor
 from notary.work.threads import InThread, Threads
 
 
 class Assembly(Service, ABC):
-    """Runs ``assemble`` to start; that passes each part's end to ``at_end``.
+    """Starts by ``assemble``, which passes the close of each part to ``at_end``.
 
     ``threads`` is how many threads ``in_thread`` may use at the same time.
     """
 
     ready = False
-    """True while it serves and will go on to. Load balancers send new requests only then."""
+    """True from the end of the start to the beginning of the stop. Load balancers send new requests only then."""
 
-    def __init__(self, reactor: Any, threads: int) -> None:
+    def __init__(self, reactor: Reactor, threads: int) -> None:
         self.reactor = reactor
         self._threads = Threads(reactor, threads)
         self.in_thread: InThread = self._threads

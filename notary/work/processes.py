@@ -1,13 +1,14 @@
-"""Work that would hold the interpreter for too long, done by a process of its own.
+"""Work that would hold the interpreter for too long, done in a process of its own.
 
-Rules of this module: a thread is no help where single calls into C (reading or writing megabytes of JSON) keep all
-other threads waiting. One process does one piece of work: it gets it on standard input, answers on standard output and
-ends, so there is nothing to keep in step, to time out or to restart; it costs a fifth of a second, which is why only
-large work is done so. It gets nothing of our environment, where secrets may be, and ends with us, since its pipes do.
+Rules of this module: a thread does not help where single calls into C (reading or writing megabytes of JSON) keep all
+other threads waiting. One process does one piece of work: it reads the work from standard input, writes the answer to
+standard output and ends, so nothing has to be synchronised, timed out or restarted. A process costs a fifth of a
+second, so only large work is done in one. It gets nothing of our environment, which may hold secrets, and ends with our
+process, because its pipes do.
 
-What a stranger has sent is never held twice here: large values go into the pipe piece by piece from where they are, and
-an answer that holds one of them names it instead of bringing it back. The process itself has :class:`Bounds`, beyond
-which its work fails as TooDemanding and nothing else does.
+The data of a stranger is never in memory twice here: large values go into the pipe piece by piece, without a copy, and
+an answer refers to them by number. A process has :class:`Bounds`; work beyond them fails with TooDemanding, and no
+other work fails.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final, ParamSpec, TypeVar, cast
+from typing import Any, BinaryIO, Final, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IPullProducer, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
@@ -44,20 +45,20 @@ _ENDED: Final = "a process that was to do a part of the work ended before it was
 _TOO_DEMANDING: Final = "the work on this request takes too much {}: send less at once"
 
 _PIECE_BYTES: Final = 1 << 16
-"""What goes into a pipe at a time: as much as a pipe holds."""
+"""How much is written to a pipe at a time: as much as a pipe holds."""
 
 _LARGE_BYTES: Final = 1 << 12
-"""Values of more bytes are sent from where they are, and named in the answer."""
+"""Larger values are sent without a copy, and the answer refers to them by number."""
 
 _HEAD: Final = Struct("<QQQQ")
-"""What a call begins with: both bounds, the length of the pickled call, and how many large values follow it."""
+"""The header of a call: both bounds, the length of the pickled call, and the number of large values after it."""
 
 _LENGTH: Final = Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one process may take.
+    """The bounds of one process.
 
     Its address space may be ``memory_bytes``, and ``memory_factor`` times the bytes of its call; its processor time
     ``cpu_seconds``; its answer may have ``answer_bytes`` more than its call. The largest upload that a publisher may
@@ -72,38 +73,46 @@ class Bounds:
 
 
 def python_command(code: str) -> list[str]:
-    """What runs ``code`` in an interpreter of its own, as ours, which imports nothing from the current directory.
+    """Return the command that runs ``code`` in another interpreter of the same kind.
 
-    Others may be able to write there. The interpreter needs ``python_environment``.
+    That interpreter needs ``python_environment``. It imports nothing from the current directory, where others may be
+    able to write.
     """
     return [sys.executable, "-P", "-c", code]
 
 
 def python_environment() -> dict[str, str]:
-    """The variables by which another interpreter finds the modules that ours finds."""
+    """Return the variables with which another interpreter finds the same modules as ours."""
     return {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if Path(entry).is_absolute())}
 
 
+class InProcess(Protocol):
+    """Calls a function of a module in another process; arguments, result and errors are copied there and back."""
+
+    def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Start ``work``."""
+        ...
+
+
 class OffloadFailed(NotaryError):
-    """The process ended without an answer: it was killed, there was no memory for it, or it could not start."""
+    """The process ended without an answer: it was killed, had no memory, or could not start."""
 
 
 class Offload:
-    """Runs functions in processes, at most ``at_once`` at a time; further ones wait for their turn."""
+    """Runs functions in processes. The caller bounds how many run at a time."""
 
-    def __init__(self, reactor: IReactorProcess, at_once: int, bounds: Bounds = Bounds()) -> None:
+    def __init__(self, reactor: IReactorProcess, bounds: Bounds = Bounds()) -> None:
         self._reactor = reactor
-        self._turns = DeferredSemaphore(at_once)
         self._bounds = bounds
         self._running: set[_Job] = set()
         self._closed = False
 
     def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call ``work``, a function of a module, with values that can be pickled; so must its result and errors be.
+        """Call ``work``, a function of a module. Arguments, result and errors must be picklable.
 
-        Fails with what ``work`` raises, with TooDemanding, or with OffloadFailed.
+        Fails with the errors of ``work``, with TooDemanding, or with OffloadFailed.
         """
-        return cast("Deferred[T]", self._turns.run(self._start, (work, args, kwargs)))
+        return maybeDeferred(self._start, (work, args, kwargs))
 
     def _start(self, call: tuple[Any, ...]) -> Deferred[Any]:
         if self._closed:
@@ -125,33 +134,33 @@ class Offload:
         return job.done.addBoth(ended)
 
     async def close(self) -> None:
-        """Kill what is running, which fails with OffloadFailed, and wait until it is gone."""
+        """Kill all running processes, whose work fails with OffloadFailed, and wait for their end."""
         self._closed = True
         for job in tuple(self._running):
             await job.kill()
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a value, and numbers in place of those large values for which ``number`` has one."""
+    """Writes a value, with numbers in place of the large values that have one by ``number``."""
 
     def __init__(self, file: BinaryIO, number: Callable[[bytes], int | None]) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._number = number
 
     def persistent_id(self, obj: Any) -> int | None:
-        """What pickle calls for every object."""
+        """See pickle, which calls this for every object."""
         return self._number(obj) if type(obj) is bytes and len(obj) > _LARGE_BYTES else None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what a _Pickler wrote; ``large`` are the values that its numbers stand for."""
+    """Reads the output of a _Pickler; ``large`` has the values for its numbers."""
 
     def __init__(self, file: BinaryIO, large: Sequence[bytes]) -> None:
         super().__init__(file)
         self._large = large
 
     def persistent_load(self, pid: Any) -> bytes:
-        """What pickle calls for every number."""
+        """See pickle, which calls this for every number."""
         value: bytes = self._large[pid]
         return value
 
@@ -165,7 +174,7 @@ class _Job(ProcessProtocol):
     def __init__(self, call: tuple[Any, ...], bounds: Bounds) -> None:
         self.done: Deferred[Any] = Deferred()
         self._large: list[bytes] = []
-        self._numbers: dict[int, int] = {}  # by identity: what comes twice is sent once
+        self._numbers: dict[int, int] = {}  # by identity: a value that occurs twice is sent once
         written = BytesIO()
         _Pickler(written, self._number).dump(call)
         pickled = written.getvalue()
@@ -185,11 +194,11 @@ class _Job(ProcessProtocol):
         return number
 
     def connectionMade(self) -> None:
-        """Begin to hand over the work."""
+        """Start sending the work."""
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """Hand over the next piece; the process has taken those before it."""
+        """Send the next piece; the process has read the earlier ones."""
         piece = next(self._pieces, None)
         if piece is not None:
             self.transport.write(piece)
@@ -198,7 +207,7 @@ class _Job(ProcessProtocol):
             self.transport.closeStdin()
 
     def stopProducing(self) -> None:
-        """The process reads no more."""
+        """Send nothing more: the process no longer reads."""
         self._pieces = iter(())
 
     def outReceived(self, data: bytes) -> None:
@@ -211,7 +220,7 @@ class _Job(ProcessProtocol):
             self.transport.signalProcess("KILL")
 
     def processEnded(self, reason: Failure) -> None:
-        """Tell the result."""
+        """Fire ``done`` with the result."""
         answer, self._answer = b"".join(self._answer), []
         large, self._large, self._pieces = self._large, [], iter(())
         result: Any
@@ -257,7 +266,7 @@ def _limit(kind: int, most: int) -> None:
 
 
 def _be_modest(memory_bytes: int, cpu_seconds: int) -> None:
-    """Take the bounds; and where the machine itself has too little memory, end before the service does."""
+    """Set the bounds of this process. If the machine is short of memory, the kernel kills this process first."""
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_CPU, cpu_seconds)
     _limit(resource.RLIMIT_CORE, 0)
@@ -266,7 +275,7 @@ def _be_modest(memory_bytes: int, cpu_seconds: int) -> None:
 
 
 def main() -> None:
-    """Be the process: read a call, make it, write the result or the error."""
+    """Run in the process: read a call, make it, write the result or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; the service finishes what it has begun
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -284,7 +293,7 @@ def main() -> None:
 
 
 def _called(source: BinaryIO, size: int, count: int) -> tuple[tuple[bool, Any], Sequence[bytes]]:
-    """The result of a call, and its large values, which may be in the result."""
+    """Return the result of a call, and the large values, which may be in the result."""
     lengths = [_LENGTH.unpack(source.read(_LENGTH.size))[0] for _ in range(count)]
     pickled = source.read(size)
     large = [source.read(length) for length in lengths]
@@ -293,5 +302,5 @@ def _called(source: BinaryIO, size: int, count: int) -> tuple[tuple[bool, Any], 
         return (True, work(*args, **kwargs)), large
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - it is the other side's to handle
+    except Exception as error:  # noqa: BLE001 - the other side handles it
         return (False, error.with_traceback(None)), large

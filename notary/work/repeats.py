@@ -1,6 +1,6 @@
-"""Which of many lines that are alike are written: what strangers do may fill the log at a bounded rate only.
+"""Log lines that repeat: one of a kind is written a minute, so that strangers fill the log at a bounded rate only.
 
-Rules of this module: pure. Work and memory are bounded by the number of kinds that are told apart, whatever happens.
+Rules of this module: pure. The number of kinds bounds the work and the memory.
 """
 
 from __future__ import annotations
@@ -10,39 +10,44 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 SECONDS: Final = 60.0
-"""How long after a line the next one of its kind is written, at the earliest."""
+"""The shortest time between two lines of a kind."""
 
 
 class Line(NamedTuple):
-    """A line that is written: ``more`` were not, since the last one of its kind; ``first`` if there was none before."""
+    """A line to write. ``more`` lines of its kind were only counted since the last one; ``first`` if there was none."""
 
     more: int
     first: bool
 
+    @property
+    def counted(self) -> str:
+        """What to add to the text of the line."""
+        return f" (and {self.more} more like it since the last such line)" if self.more else ""
+
 
 @dataclass(slots=True)
 class _Kind:
-    until: float  # when the next one may be written
-    more: int = 0  # those since the last one
+    until: float  # the earliest time of the next line
+    more: int = 0  # lines that were only counted since the last one
 
 
 class Repeats:
-    """Counts what happens, by kind. ``most`` kinds at a time are told apart; ``seconds`` is the time, in seconds."""
+    """Counts events by kind. At most ``most`` kinds are told apart at a time; ``seconds`` is the clock."""
 
     def __init__(self, most: int, seconds: Callable[[], float]) -> None:
         self._most = most
         self._seconds = seconds
         self._kinds: dict[Hashable, _Kind] = {}
-        self._next_look = 0.0  # when there may be room again
+        self._next_look = 0.0  # when a kind may be forgotten
 
     def happened(self, kind: Hashable, otherwise: Hashable) -> Line | None:
-        """Say how something of a ``kind`` is written; None if it is only counted.
+        """Return the line for an event of a ``kind``, or None if the event is only counted.
 
-        Beyond the number of kinds it counts as ``otherwise``, of which there are few.
+        An event beyond the number of kinds counts as ``otherwise``, of which there must be few.
         """
         now = self._seconds()
         if kind not in self._kinds and len(self._kinds) >= self._most:
-            if now >= self._next_look:  # not each time: that would be work for every one of a flood
+            if now >= self._next_look:  # not at each event: that would be much work in a flood
                 self._kinds = {each: known for each, known in self._kinds.items() if known.until > now}
                 self._next_look = now + 1.0
             if len(self._kinds) >= self._most:
@@ -53,3 +58,17 @@ class Repeats:
             return None
         self._kinds[kind] = _Kind(now + SECONDS)
         return Line(0 if known is None else known.more, known is None)
+
+
+class Seldom:
+    """Writes lines of one kind, at most one a minute; each says how many lines were only counted before it."""
+
+    def __init__(self, write: Callable[[str], object], seconds: Callable[[], float]) -> None:
+        self._write = write
+        self._repeats = Repeats(1, seconds)
+
+    def __call__(self, text: str) -> None:
+        """Write ``text``, or count it."""
+        line = self._repeats.happened("", "")
+        if line is not None:
+            self._write(text + line.counted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +48,22 @@ def family(pid: int) -> Sequence[int]:
     return found
 
 
+def texts(pid: int, name: str) -> Iterator[str]:
+    """What /proc/PID/``name`` says of a process and its children. A child that ends at this moment is left out."""
+    yield Path(f"/proc/{pid}/{name}").read_text()
+    for child in family(pid)[1:]:
+        with suppress(OSError):
+            yield Path(f"/proc/{child}/{name}").read_text()
+
+
 def cpu(pid: int) -> float:
     """Of a process and its living children."""
-    return sum(parse_cpu(Path(f"/proc/{one}/stat").read_text()) for one in family(pid))
+    return sum(map(parse_cpu, texts(pid, "stat")))
 
 
 def memory(pid: int, field: str) -> float:
     """Of the process that takes most, of one and its living children."""
-    return max(parse_memory(Path(f"/proc/{one}/status").read_text(), field) for one in family(pid))
+    return max(parse_memory(status, field) for status in texts(pid, "status"))
 
 
 def start(daemon: Daemon) -> float:

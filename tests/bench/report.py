@@ -30,7 +30,7 @@ Written by `make bench`; do not edit. `make bench QUICK=1` prints the same table
 short round, which takes two minutes, and leaves this page alone.
 
 The Go 0.7.0 programs of Debian and ours run on one machine with the same configuration: TLS with the certificates of
-`fixtures/`, log level error. They are measured in alternation, and who comes first changes every round. Each figure is
+`fixtures/`, log level error. They are measured in alternation, and the order changes every round. Each figure is
 the median of {rounds} rounds of {seconds:g} s; in brackets stand the lowest and the highest round. A ratio is ours
 divided by Go's: for rates more is better, for times, memory and CPU less. CPU is what the process used, in user and
 system mode, divided by the number of requests. Server, signer and load generator share the cores, so rates of programs

@@ -226,7 +226,7 @@ class Servers(_Running):
         "Reads by wrk, one collection of one target, 32 connections. A first publish uploads root, targets and\n"
         "snapshot, and the server signs the timestamp with ed25519. Uploads are prepared before the clock starts.\n"
         "No database is asked, so this is what HTTP and TLS alone take; of a new connection, wrk's own side takes\n"
-        "half of the machine, whoever serves."
+        "half of the machine, for either server."
     )
     rows = (
         Row("timestamp rate", "GET current timestamp", "requests/s"),

@@ -57,7 +57,7 @@ class Service(Serving):
         return succeed(Store(self.closed)) if failure is None else fail(failure)
 
     async def assemble(self) -> None:
-        self.store = await self.open(Logger(), self.open_store)
+        self.store = await self.open(Store, Logger(), self.open_store)
         self.at_end(lambda: self.closed.append("port"))
         self.late = await self.wait_for_store()
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from notary.daemon.workers.pipe import NoReply, Pipe, ask_at_once
+from notary.daemon.workers.pipe import NoReply, Pipe, request_at_once
 
 
 class Pair:
@@ -119,12 +119,12 @@ def test_the_other_side_is_gone() -> None:
     assert pair.clock.getDelayedCalls() == []
 
 
-def answered(answers: dict) -> tuple[int, int, Thread]:
+def answered(handlers: dict) -> tuple[int, int, Thread]:
     """Descriptors of a side that answers one question, given in pieces, and then is gone."""
     (reading, to_us), (from_us, writing) = os.pipe(), os.pipe()
 
     def answer() -> None:
-        other = Pipe(Clock(), answers, lambda: None)
+        other = Pipe(Clock(), handlers, lambda: None)
         transport = StringTransport()
         other.makeConnection(transport)
         while not transport.value() and (data := os.read(from_us, 3)):
@@ -142,9 +142,9 @@ def answered(answers: dict) -> tuple[int, int, Thread]:
 def test_one_may_ask_before_there_is_an_event_loop() -> None:
     secret = {"NOTARY_SIGNER_A": "p\udcff,:\n" * 100}
     reading, writing, thread = answered({"environment": lambda _: json.dumps(secret).encode()})
-    assert json.loads(ask_at_once(reading, writing, "environment")) == secret
+    assert json.loads(request_at_once(reading, writing, "environment")) == secret
     with pytest.raises(NoReply, match="gone"):
-        os.read(reading, 1) or ask_at_once(reading, os.open(os.devnull, os.O_WRONLY), "environment")
+        os.read(reading, 1) or request_at_once(reading, os.open(os.devnull, os.O_WRONLY), "environment")
     thread.join()
     for descriptor in (reading, writing):
         os.close(descriptor)
@@ -153,7 +153,7 @@ def test_one_may_ask_before_there_is_an_event_loop() -> None:
 def test_what_the_other_side_does_not_know_is_no_answer() -> None:
     reading, writing, thread = answered({})
     with pytest.raises(NoReply):
-        ask_at_once(reading, writing, "environment")
+        request_at_once(reading, writing, "environment")
     thread.join()
     for descriptor in (reading, writing):
         os.close(descriptor)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from notary.daemon.workers.totals import Totals
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
 
 TEXT = """\
+# ACROSS d_health_check min
+# ACROSS d_certificate_days min
+# ACROSS process_start_time_seconds min
+# ACROSS d_build_info max
 # HELP reads_total Reads
 # TYPE reads_total counter
 reads_total{{code="200"}} {ok}
@@ -96,10 +100,10 @@ def test_a_label_that_only_one_has_seen() -> None:
 
 
 def test_real_figures() -> None:
-    figures = Figures("notary_server_", "1")
+    figures = DaemonMetrics("notary_server_", "1")
     figures.observe_storage("current", 0.2, ok=False)
-    figures.watch("connections", "Open", lambda: {(): 2})
-    mine = figures.render()[1]
+    figures.gauge("connections", "Open", lambda: {(): 2})
+    mine = figures.render_for_totals()
     found = read(Totals().of([mine, mine]))
     assert found["notary_server_storage_failures_total current"] == 2
     assert found["notary_server_storage_duration_seconds_count current"] == 2

@@ -39,11 +39,11 @@ from notary.errors import (
     Unauthorized,
 )
 from notary.net.grpc import Context, Peer
-from notary.net.grpc.fast import QuickDecoder
+from notary.net.grpc.fast import FastDecoder
 from notary.net.grpc.frames import (
     Malformed,
     Message,
-    Refused,
+    NotGrpc,
     Scanner,
     Violation,
     check_answer,
@@ -55,8 +55,8 @@ from notary.net.grpc.frames import (
 from notary.net.grpc.status import RpcError
 from notary.net.http import fast as plain
 from notary.net.http import target
-from notary.net.http.multipart import Part, parse_multipart
-from notary.net.tls.verdicts import judge
+from notary.net.http.multipart import FormPart, parse_multipart
+from notary.net.tls.verdicts import explain_verify_error
 from notary.server.auth.token import TokenAuth
 from notary.signer.clients import Clients
 from notary.storage.keywrap import unwrap
@@ -294,7 +294,7 @@ def _shown_in_a_handshake(der: bytes) -> None:
     except (crypto.Error, ValueError, UnsupportedAlgorithm):
         return
     for number in (9, 10, 18, 22, 1000):
-        assert judge(shown, number, 0, "server.client_ca_file").why
+        assert explain_verify_error(shown, number, 0, "server.client_ca_file").kind
     try:
         certificate = shown.to_cryptography()
     except Exception:  # noqa: BLE001 - the library's affair: what we make of it is asked above
@@ -402,7 +402,7 @@ def targets_of_requests(data: bytes) -> None:
     try:
         origin, raw, query = target.split_target(text)
         path = target.decode_path(raw)
-    except target.Refused as refused:
+    except target.BadRequest as refused:
         assert refused.status == 400
         return
     values = target.parse_query(query[1:])
@@ -441,13 +441,13 @@ def multipart(data: bytes) -> None:
     assert parse_multipart(f"multipart/form-data; boundary={boundary}", _form(parts, boundary)) == parts
 
 
-def _form(parts: Sequence[Part], boundary: str) -> bytes:
+def _form(parts: Sequence[FormPart], boundary: str) -> bytes:
     lines = []
     for part in parts:
         name = "".join(f"%{byte:02X}" for byte in part.filename.encode("utf-8"))
         disposition = f"Content-Disposition: form-data; name=files; filename*=UTF-8''{name}"
         if len(disposition) > 8000:  # more than a part's header may have
-            disposition, part = "Content-Disposition: form-data", Part("", part.data)  # noqa: PLW2901
+            disposition, part = "Content-Disposition: form-data", FormPart("", part.data)  # noqa: PLW2901
         lines.append(f"--{boundary}\r\n{disposition}\r\n\r\n".encode() + part.data + b"\r\n")
     return b"".join(lines) + f"--{boundary}--\r\n".encode()
 
@@ -457,7 +457,7 @@ def _form(parts: Sequence[Part], boundary: str) -> bytes:
 
 def header_blocks(data: bytes) -> None:
     """Blocks of HPACK, each behind its length: the quick decoder says what the library says, twice over."""
-    slow, quick = Decoder(max_header_list_size=300), QuickDecoder(len)
+    slow, quick = Decoder(max_header_list_size=300), FastDecoder(len)
     quick.max_header_list_size = 300
     for block in _pieces(data):
         for _ in range(2):
@@ -485,7 +485,7 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def _heads(fields: Sequence[tuple[bytes, bytes]]) -> None:
-    with suppress(Malformed, Refused):
+    with suppress(Malformed, NotGrpc):
         path, timeout = parse_request(fields)
         assert path
         if timeout is not None:

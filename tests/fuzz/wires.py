@@ -30,7 +30,7 @@ from notary.net.tls.contexts import ServerOptions, server_context
 from notary.net.tls.transport import SecureUnixServer
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage import Update
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
@@ -156,16 +156,16 @@ def _check_answers(said: bytes) -> None:
 
 
 def grpc(data: bytes) -> None:
-    """What a client of the signer's protocol sends: it is met alike with and without the shortcuts.
+    """What a client of the signer's protocol sends: it gets the same answers with and without the fast path.
 
     0xFF 0xFE parts what is sent at a time; the preface and the settings come by themselves.
     """
     pieces = data.split(b"\xff\xfe")[:12]
-    quick, slow = outcome(pieces, shortcut=True), outcome(pieces, shortcut=False)
+    quick, slow = outcome(pieces, fast=True), outcome(pieces, fast=False)
     assert quick["connected"] == slow["connected"]
     # Of calls that come in one piece with what ends the connection, h2 may answer fewer.
     assert quick == slow or not quick["connected"]
-    assert outcome(pieces, shortcut=True, step=1) == outcome(pieces, shortcut=False, step=1)
+    assert outcome(pieces, fast=True, step=1) == outcome(pieces, fast=False, step=1)
 
 
 class _Teller(Protocol):
@@ -211,7 +211,7 @@ def _methods() -> tuple[tuple[str, Any], ...]:
     made = store.add(world().row)
     assert made.called
     keyring = Keyring(store, JweCustody({ALIAS: PASSPHRASE}.get, ALIAS), inmemory.maybe_now, lambda: NOW)
-    return tuple(sorted(Rpc(keyring, lambda: succeed(None), Metrics(version="0")).methods().items()))
+    return tuple(sorted(Rpc(keyring, lambda: succeed(None), SignerMetrics(version="0")).methods().items()))
 
 
 def rpc(data: bytes) -> None:

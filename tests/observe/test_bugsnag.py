@@ -16,7 +16,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError
-from notary.observe.bugsnag import WAITING, Reporter
+from notary.observe.bugsnag import MAX_WAITING, Reporter
 from notary.observe.logs import LineObserver
 
 SECRET = "hunter2-is-the-passphrase"
@@ -162,12 +162,12 @@ async def test_a_collector_that_refuses_is_told_of_once_a_report(collector, repo
 @pytest_twisted.ensureDeferred
 async def test_no_more_than_so_many_wait(collector, reporter, log):
     collector.release.clear()
-    for _ in range(WAITING + 5):
+    for _ in range(MAX_WAITING + 5):
         reporter.report(ID, fails(SECRET), "x")
     while len([event for event in log if "is not reported" in (event.get("log_format") or "")]) < 5:
         await deferLater(reactor, 0.01)
     collector.release.set()
-    await collector.reports(WAITING)
+    await collector.reports(MAX_WAITING)
 
 
 @pytest_twisted.ensureDeferred

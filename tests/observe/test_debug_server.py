@@ -134,7 +134,7 @@ async def test_tasks_has_the_request_itself(running):
     _, _, body = await running.get("/debug/pprof/tasks")
     (stack,) = Read(body).stacks("DebugServer._look")
     assert [name.rpartition(".")[2] for name in stack[:4]] == ["(waiting)", "_outcome", "_look", "answer"]
-    assert any(name.startswith("notary.net.http.request.") for name in stack[4:])
+    assert any(name.startswith("notary.net.http.exchange.") for name in stack[4:])
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "600.1", "soon"])

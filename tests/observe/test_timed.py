@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
-from notary.observe.expiry import INTERVAL, Certificates, certificates_in_use
+from notary.observe.expiry import INTERVAL_SECONDS, Certificates, certificates_in_use
 from notary.observe.lag import Lag
 from notary.observe.timed import timed
 from tests.support.certs import Authority
@@ -26,8 +26,6 @@ def test_a_loop_that_is_late():
 
 
 class Service:
-    name = "of the service"
-
     def __init__(self) -> None:
         self.waiting: Deferred[str] = Deferred()
 
@@ -47,7 +45,9 @@ class Service:
 def test_calls_are_measured_and_their_results_left_alone():
     clock, seen = Clock(), []
     inner = Service()
-    service = timed(inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), KeyError)
+    service = timed(
+        Service, inner, clock, lambda name, seconds, *, ok: seen.append((name, seconds, ok)), expected=KeyError
+    )
     results = []
     service.wait().addCallback(results.append)
     clock.advance(2)
@@ -57,7 +57,7 @@ def test_calls_are_measured_and_their_results_left_alone():
     service.raises(OSError("a fault")).addErrback(lambda failure: results.append(failure.type))
     assert results == ["done", 6, KeyError, OSError]
     assert seen == [("wait", 2.0, True), ("echo", 0.0, True), ("raises", 0.0, True), ("raises", 0.0, False)]
-    assert (service.plain(), service.name) == (7, "of the service")
+    assert service.plain() == 7
     assert len(seen) == 4
     with pytest.raises(AttributeError):
         service.nothing  # noqa: B018
@@ -92,10 +92,10 @@ def test_a_certificate_that_is_replaced_is_seen(tmp_path):
     assert days == pytest.approx((expiry - time.time()) / 86400, abs=0.01)
     Authority.root("another root").write(tmp_path, "root")
     assert [names[1] for names in certificates.days()] == ["a root"]
-    clock.advance(INTERVAL)
+    clock.advance(INTERVAL_SECONDS)
     assert [names[1] for names in certificates.days()] == ["another root"]
     path.unlink()
-    clock.advance(INTERVAL)
+    clock.advance(INTERVAL_SECONDS)
     assert certificates.days()["ca", "", ""] < 0
     certificates.stopService()
     assert clock.getDelayedCalls() == []

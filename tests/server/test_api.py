@@ -409,9 +409,9 @@ async def test_a_name_outside_the_prefixes():
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_over_the_limit_is_too_large():
-    from notary.net.http.site import Limits
+    from notary.net.http.site import HttpLimits
 
-    server = Server(new_store(), limits=Limits(body=1000))
+    server = Server(new_store(), limits=HttpLimits(body=1000))
     answer = await server.upload(GUN, {"targets": b"x" * 1000})
     assert (answer.status, answer.code) == (413, "TOO_LARGE")
 

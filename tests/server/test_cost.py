@@ -56,7 +56,7 @@ def calls(function) -> int:
 async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, status, bound):
     server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
     server.api._logs_info = lambda: False
-    server.site._on_finish = server.api.finished
+    server.site.application.on_finish = server.api.finished
     author = await published(server)
     checksum = hashlib.sha256(author.stored["targets"]).hexdigest()
     target = f"{TUF}{name.format(checksum=checksum)}".encode()
@@ -77,7 +77,7 @@ async def test_a_read_from_memory_costs_no_more_calls_than_it_did(name, fields, 
 async def calls_of_publishes() -> dict[str, int]:
     server = Server(CachedMetadataStore(new_store(), 1 << 20, Clock()))
     server.api._logs_info = lambda: False
-    server.site._on_finish = server.api.finished
+    server.site.application.on_finish = server.api.finished
     author = await new_author(server, snapshot="client")
     counted = {}
     for name in ("first", "second", "third", "with a new root"):

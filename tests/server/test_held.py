@@ -13,30 +13,11 @@ from twisted.internet.task import deferLater
 from notary.server import repository
 from notary.server.api import PAGES
 from notary.server.faults import edge_response
-from notary.server.repository import Recent
 from notary.tuf.model import Gun
 from tests.support.api import GUN, TUF, new_author, new_store, published
 from tests.support.author import file_meta
 from tests.support.inmemory import Server
 from tests.support.stored import updates
-
-
-def test_facts_are_bounded_in_number_and_in_weight():
-    facts: Recent[int, str] = Recent(3, len, 40)
-    for number in range(10):
-        facts.put(number, "x")
-    assert [facts.get(number) for number in range(6, 10)] == [None, "x", "x", "x"]
-    facts.put(10, "x" * 11)
-    assert facts.get(10) is None
-    facts.put(7, "x" * 10)
-    assert [len(facts.get(number) or "") for number in (7, 8, 9)] == [10, 1, 1]
-    for number in range(20, 26):
-        facts.put(number, "x" * 10)
-    assert sum(len(facts.get(number) or "") for number in range(30)) == 30
-    plain: Recent[int, bool] = Recent(2)
-    for number in range(5):
-        plain.put(number, True)
-    assert [plain.get(number) for number in range(5)] == [None, None, None, True, True]
 
 
 @pytest_twisted.ensureDeferred

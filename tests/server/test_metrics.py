@@ -8,13 +8,13 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from notary.server.metrics import ACCEPTED, SECONDS, SIZES, Metrics
+from notary.server.metrics import ACCEPTED, SECONDS, SIZES, ServerMetrics
 
 
 class Page:
     """The rendered text, as families by name and samples by name and labels."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: ServerMetrics) -> None:
         self.content_type, self.text = metrics.render()
         self.families = {family.name: family for family in text_string_to_metric_families(self.text.decode())}
         samples = [sample for family in self.families.values() for sample in family.samples]
@@ -34,8 +34,8 @@ class Page:
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(version="1.2.3")
+def metrics() -> ServerMetrics:
+    return ServerMetrics(version="1.2.3")
 
 
 def test_the_content_type_is_the_one_that_the_reference_sends(metrics):
@@ -195,7 +195,7 @@ def test_label_values_cannot_break_the_text(metrics):
 
 
 def test_two_servers_in_one_process_share_nothing():
-    one, other = Metrics(version="1"), Metrics(version="2")
+    one, other = ServerMetrics(version="1"), ServerMetrics(version="2")
     one.observe_request("GetRole", "GET", 200, 0.001, 0, 10)
     assert "notary_server_http_requests_total{" not in other.render()[1].decode()
     assert REGISTRY.get_sample_value("notary_server_build_info", {"version": "1"}) is None

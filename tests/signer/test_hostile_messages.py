@@ -13,7 +13,7 @@ from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.proto import signer_pb2
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from tests.signer.conftest import ALIAS, NOW, PASSPHRASES
 
@@ -37,7 +37,7 @@ NAMED = [
 
 
 async def is_answered(bench, data: bytes) -> None:
-    metrics = Metrics(version="0")
+    metrics = SignerMetrics(version="0")
     keyring = Keyring(bench.store, JweCustody(PASSPHRASES.get, ALIAS), maybeDeferred, lambda: NOW)
     context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
     for handle in Rpc(keyring, lambda: succeed(None), metrics).methods().values():

@@ -14,7 +14,7 @@ from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.proto import signer_pb2
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import CREATIONS, MAX_WAITING, Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.signer.tap import THREADS
 from notary.storage.open import open_key_store
@@ -169,7 +169,7 @@ async def test_no_more_keys_are_made_in_an_hour_than_may_be(flooded):
 async def test_a_refusal_is_resource_exhausted_and_one_line_a_minute(flooded):
     now = [0.0]
     limited = Flooded(flooded.store, lambda: 10.0)
-    methods = Rpc(limited.keyring, lambda: None, Metrics(version="0"), seconds=lambda: now[0]).methods()
+    methods = Rpc(limited.keyring, lambda: None, SignerMetrics(version="0"), seconds=lambda: now[0]).methods()
     request = signer_pb2.CreateKeyRequest(algorithm="ecdsa", gun="a/b", role="timestamp").SerializeToString()
     context = Context("", Peer("192.0.2.1:5", None), reactor, None)
     with capturedLogs() as logs:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from notary.proto import health_pb2, profile_pb2, signer_pb2
+from notary.proto import health_pb2, paths, profile_pb2, signer_pb2
 
 ROOT = Path(signer_pb2.__file__).parents[2]
 
@@ -24,3 +24,11 @@ def test_the_modules_were_generated_from_these_files(module, tmp_path):
             for field in message.field:
                 field.ClearField("json_name")
     assert generated == fresh, "run `make proto`"
+
+
+def test_each_method_has_its_path() -> None:
+    files = signer_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR
+    methods = [method for file in files for each in file.services_by_name.values() for method in each.methods]
+    declared = {f"/{method.containing_service.full_name}/{method.name}" for method in methods}
+    named = {value for name, value in vars(paths).items() if name.isupper() and value.startswith("/")}
+    assert named == declared

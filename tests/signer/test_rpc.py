@@ -14,7 +14,7 @@ from notary.errors import KeyNotFound, StorageFailed
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.observe.logs import LineObserver
 from notary.proto import health_pb2, signer_pb2
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 
 GUN = "example.com/app"
@@ -50,7 +50,7 @@ def log():
 
 class Caller:
     def __init__(self, keyring, check=lambda: succeed(None), logs_info=lambda: True):
-        self.methods = Rpc(keyring, check, Metrics(version="0"), logs_info).methods()
+        self.methods = Rpc(keyring, check, SignerMetrics(version="0"), logs_info).methods()
         self.context = Context("", Peer("192.0.2.1:5", None), Clock(), None)
 
     async def send(self, path, request, answer):

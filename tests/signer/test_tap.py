@@ -158,7 +158,7 @@ async def test_without_a_bundle_everybody_is_served_and_the_log_warns(pair, stor
     with capturedLogs() as events:
         async with serving(configured(pair, storage, client_ca_file="")) as call:
             assert await call(pair, lambda client: client.health(""), leaf=None) == 1
-    assert any("whoever reaches this signer" in (formatEvent(event) or "") for event in events)
+    assert any("every client that reaches this signer" in (formatEvent(event) or "") for event in events)
 
 
 @pytest_twisted.ensureDeferred

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from notary.errors import NotFound
-from notary.net.http.site import Limits
+from notary.net.http.site import HttpLimits
 from notary.storage import Update
 from notary.storage.cache import SHARED_BYTES, CachedMetadataStore
 from notary.tuf.model import SNAPSHOT, TARGETS, TIMESTAMP, Gun
@@ -149,7 +149,7 @@ async def slow(server: Server, request: bytes) -> Transport:
 @pytest_twisted.ensureDeferred
 async def test_slow_readers_of_one_file_hold_it_once(metadata_stores):
     store, sha256 = await file_of(metadata_stores, os.urandom(2 * MIB))
-    server = Server(CachedMetadataStore(store, MIB, reactor), limits=Limits(answers=3 * MIB))
+    server = Server(CachedMetadataStore(store, MIB, reactor), limits=HttpLimits(answers=3 * MIB))
     request = f"GET /v2/{GUN}/_trust/tuf/targets.{sha256}.json HTTP/1.1\r\nHost: notary.example\r\n\r\n".encode()
     gc.collect()
     tracemalloc.start()

@@ -18,12 +18,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransportWithDisconnection
 
-from notary.net.http.site import Limits, Site
+from notary.net.http.site import HttpLimits, Site
 from notary.server.api import Api, CachePolicy
 from notary.server.auth.none import NoAuth
 from notary.server.faults import edge_response
 from notary.server.health import Health
-from notary.server.metrics import Metrics
+from notary.server.metrics import ServerMetrics
 from notary.server.repository import Repository
 from notary.server.signing.local import LocalSigner
 from notary.server.validators import Turns, Validators
@@ -89,7 +89,7 @@ class Server:
         self.now = NOW
         self.clock = Clock()
         self.clock.advance(NOW.timestamp())
-        self.metrics = Metrics(version="0")
+        self.metrics = ServerMetrics(version="0")
         self.signing = signing or LocalSigner()
         self.checks = {}
         self.health = Health(self.checks, self.clock, self.metrics.set_health)
@@ -125,7 +125,7 @@ class Server:
             on_finish=self._finished,
             admit=self.api.admit,
             takes_body=self.api.takes_body,
-            limits=limits or Limits(),
+            limits=limits or HttpLimits(),
         )
 
     def _finished(self, call, status, sent, seconds) -> None:

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump
 from zope.interface import implementer
 
-from notary.net.grpc import Context, GrpcFactory, Limits, Peer, RpcError, Status
+from notary.net.grpc import Context, GrpcFactory, GrpcLimits, Peer, RpcError, Status
 
 HEAD = [
     (":method", "POST"),
@@ -245,13 +245,13 @@ class Memory:
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = frame(4, 0, 0)
-SMALL = Limits(message=1000, buffered=3000, streams=4, resets=5, resets_per_second=1, controls=20)
+SMALL = GrpcLimits(message=1000, buffered=3000, streams=4, resets=5, resets_per_second=1, controls=20)
 
 
 class Service:
     """Our server with the methods that tests call, and all that its hooks heard."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: GrpcLimits | None = None) -> None:
         self.clock = Clock()
         self.pending: list[Deferred[bytes]] = []
         self.cancelled = 0

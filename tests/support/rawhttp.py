@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
@@ -13,9 +14,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransportWithDisconnection
 from zope.interface import directlyProvides
 
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.site import Call, HttpLimits, Response, Site
 
-LIMITS = Limits(
+LIMITS = HttpLimits(
     body=1000,
     other_body=100,
     request_line=200,
@@ -97,16 +98,16 @@ class Server:
     """
 
     handler: Callable = lambda _: Response(200, b"hello", (("Content-Type", "text/plain"),))
-    limits: Limits = LIMITS
+    limits: HttpLimits = LIMITS
     admit: Callable = lambda _: None
     takes_body: Callable = lambda call: call.method in {"POST", "PATCH"}
     calls: list[Call] = field(default_factory=list)
     events: list[tuple] = field(default_factory=list)
     faults: list[Exception] = field(default_factory=list)
     keeps_bodies: bool = True
+    clock: Any = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.clock = Clock()
         self.site = Site(
             self._handle,
             self.clock,

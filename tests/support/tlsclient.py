@@ -30,6 +30,6 @@ async def connected(port: int, options=None, host: str = "127.0.0.1") -> Client:
     client = Client()
     factory = Factory.forProtocol(lambda: client)
     if options is not None:
-        factory = HandshakeFactory(options, factory, reactor, trusted_by="ca.crt")
+        factory = HandshakeFactory(options, factory, reactor)
     await endpoint.connect(factory)
     return client

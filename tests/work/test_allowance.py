@@ -1,10 +1,10 @@
-"""How much of something a peer may have in an hour, and lines that are written seldom."""
+"""How much of something a peer may have in an hour."""
 
 from __future__ import annotations
 
 import pytest
 
-from notary.work.allowance import Allowance, Seldom
+from notary.work.allowance import Allowance
 
 
 class Time:
@@ -43,15 +43,3 @@ def test_however_many_peers_there_are_few_are_remembered() -> None:
         assert allowance.take(str(number)) == 0.0
         assert allowance.take("busy") > 0.0  # it asks, and so is not forgotten
         assert len(allowance) <= 100
-
-
-def test_a_line_is_written_once_a_minute_and_counts_the_others() -> None:
-    time, lines = Time(), []
-    seldom = Seldom(lines.append, time)
-    for _ in range(100):
-        seldom("no")
-    time.now += 61
-    seldom("no")
-    time.now += 61
-    seldom("no")
-    assert lines == ["no", "no (and 99 more like it since the last such line)", "no"]

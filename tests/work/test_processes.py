@@ -26,7 +26,7 @@ from tests.support.inmemory import Server
 
 @pytest_twisted.async_yield_fixture
 async def offload():
-    made = Offload(reactor, 1)
+    made = Offload(reactor)
     yield made
     await made.close()
 
@@ -108,14 +108,14 @@ async def test_a_process_that_dies_fails_its_work_and_no_other(offload):
 
 
 @pytest_twisted.ensureDeferred
-async def test_closing_ends_what_runs_and_what_waits():
-    offload = Offload(reactor, 1)
-    running, waiting = offload.run(wait), offload.run(wait)
+async def test_closing_ends_what_runs_and_refuses_what_comes():
+    offload = Offload(reactor)
+    running = offload.run(wait)
     await offload.close()
     with pytest.raises(OffloadFailed, match="signal 9"):
         await running
     with pytest.raises(OffloadFailed, match="stopping"):
-        await waiting
+        await offload.run(wait)
 
 
 @pytest_twisted.ensureDeferred
@@ -131,7 +131,7 @@ async def test_what_a_process_may_take_follows_from_its_call(offload):
 
 async def of_bounds(limits: Bounds, error: type[Exception], message: str, work, *args) -> None:
     """See that ``work`` fails, and that the next one does not."""
-    offload = Offload(reactor, 1, limits)
+    offload = Offload(reactor, limits)
     with pytest.raises(error, match=message):
         await offload.run(work, *args)
     assert await offload.run(len, b"abc") == 3
@@ -176,7 +176,7 @@ async def test_what_a_call_brings_is_never_held_twice(offload):
 
 @pytest_twisted.ensureDeferred
 async def test_an_upload_beyond_the_bounds_is_answered_413_and_is_let_go_at_once():
-    offload = Offload(reactor, 1, Bounds(memory_bytes=96 * MIB, memory_factor=2))
+    offload = Offload(reactor, Bounds(memory_bytes=96 * MIB, memory_factor=2))
     server = Server(new_store())
     server.validators.in_process = offload.run
     author = await new_author(server)

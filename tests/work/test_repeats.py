@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from notary.work.repeats import SECONDS, Line, Repeats
+from notary.work.repeats import SECONDS, Line, Repeats, Seldom
 
 
 class Counted(dict):
@@ -46,3 +46,15 @@ def test_a_flood_of_kinds_shares_a_line_and_is_little_work() -> None:
     clock.now += SECONDS
     assert repeats.happened(10_000, None) == Line(0, first=True)
     assert len(repeats._kinds) == 1
+
+
+def test_a_line_is_written_once_a_minute_and_counts_the_others() -> None:
+    clock, lines = Clock(), []
+    seldom = Seldom(lines.append, clock)
+    for _ in range(100):
+        seldom("no")
+    clock.now += 61
+    seldom("no")
+    clock.now += 61
+    seldom("no")
+    assert lines == ["no", "no (and 99 more like it since the last such line)", "no"]

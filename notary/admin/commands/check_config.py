@@ -15,9 +15,10 @@ from notary.admin.command import Status, command
 from notary.admin.output import relative_time, text_of
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
-from notary.config.files import certificate_files, settings
+from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS, certificate_files, settings
 from notary.errors import NotaryError
 from notary.net.tls import contexts
+from notary.net.tls.wording import Wording
 from notary.storage import KeyStore, MetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
 
@@ -71,11 +72,19 @@ def _files(session: Session, config: ServerConfig | SignerConfig) -> Iterator[_C
     files = config.server
     if files.tls_cert_file is not None and files.tls_key_file is not None:
         pair = files.tls_cert_file, files.tls_key_file, files.client_ca_file
-        yield _checked("server TLS", lambda: contexts.server_context(*pair), "certificate, key and authorities match")
+        yield _checked(
+            "server TLS",
+            lambda: contexts.server_context(*pair, wording=Wording(**SERVER_TLS)),
+            "certificate, key and authorities match",
+        )
     if isinstance(config, ServerConfig) and config.trust_service.type == "remote":
         trust = config.trust_service
         own = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        yield _checked("signer TLS", lambda: contexts.client_options(trust.hostname, *own), "certificate and key match")
+        yield _checked(
+            "signer TLS",
+            lambda: contexts.client_options(trust.hostname, *own, wording=Wording(**SIGNER_CLIENT_TLS)),
+            "certificate and key match",
+        )
     for key, path in certificate_files(config).items():
         try:
             found = certificate_dates.read(key, path)

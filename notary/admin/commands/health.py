@@ -20,10 +20,12 @@ from notary import certs
 from notary.admin.command import Status, command
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
+from notary.config.files import SERVER_TLS
 from notary.errors import ConfigError, InvalidCertificate
 from notary.net.grpc import Channel, RpcError
 from notary.net.tls import contexts
-from notary.proto import health_pb2
+from notary.net.tls.wording import Wording
+from notary.proto import health_pb2, paths
 
 TIMEOUT_SECONDS: Final = 4.0
 """The longest time until the daemon answers."""
@@ -71,14 +73,19 @@ def _ask_server(config: ServerConfig) -> str:
 async def _ask_signer(config: SignerConfig, session: Session) -> str:
     """Call the health service. Returns the problem, or "" if there is none."""
     address, files = config.server.grpc_addr, config.server
+    own = SERVER_TLS["cert_file"]
     options = contexts.client_options(
-        _name(files.tls_cert_file), files.tls_cert_file, files.tls_cert_file, files.tls_key_file
+        _name(files.tls_cert_file),
+        files.tls_cert_file,
+        files.tls_cert_file,
+        files.tls_key_file,
+        wording=Wording(own, SERVER_TLS["key_file"], trusted=own, client_cert=own),
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)
     request = health_pb2.HealthCheckRequest()  # the signer as a whole; client_names does not restrict this call
     try:
-        answer = await channel.call("/grpc.health.v1.Health/Check", request.SerializeToString(), TIMEOUT_SECONDS)
+        answer = await channel.call(paths.CHECK_HEALTH, request.SerializeToString(), TIMEOUT_SECONDS)
     except RpcError as error:
         return f"the signer at {address} does not answer: {error}"
     if health_pb2.HealthCheckResponse.FromString(answer).status != health_pb2.HealthCheckResponse.SERVING:

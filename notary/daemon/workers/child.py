@@ -16,8 +16,9 @@ from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from notary.daemon.workers.pipe import Answer, Pipe
+from notary.daemon.workers.pipe import Handler, Pipe
 from notary.errors import NotaryError
+from notary.work.reactor import Reactor
 
 _END_SECONDS: Final = 15.0
 """How long a worker may take to end beyond its drain, before it is killed."""
@@ -32,11 +33,11 @@ class WorkerFailed(NotaryError):
 class Owner(Protocol):
     """What a worker process needs of its parent."""
 
-    reactor: Any
+    reactor: Reactor
     on_waiting: Callable[[str, float], None]
-    """Hears what a worker's start waits for, and for how many seconds at most until the next word."""
+    """Called with what a worker's start waits for, and the longest time in seconds until the next call."""
     drain_seconds: float
-    """How long a stopping worker gives to its answers."""
+    """How long a stopping worker may take to finish its answers."""
 
     async def metrics(self) -> bytes:
         """The metrics of all workers together."""
@@ -50,7 +51,7 @@ class Owner(Protocol):
         ...
 
     def worker_ended(self, process: WorkerProcess, how: str) -> None:
-        """The process is no more; ``how`` says in words how it ended."""
+        """Take note that a process has ended; ``how`` says in words how."""
 
 
 class WorkerProcess(ProcessProtocol):
@@ -69,21 +70,21 @@ class WorkerProcess(ProcessProtocol):
         self._owner = owner
         self._reading, self._writing = reading, writing  # as the worker calls them
         self._log = b""
-        answers: dict[str, Answer] = {
+        handlers: dict[str, Handler] = {
             "environment": lambda _: json.dumps(owner.variables()).encode(),
             "notify": self._notified,
             "figures": self.counted,
             "metrics": lambda _: owner.metrics(),
         }
-        self.pipe = Pipe(owner.reactor, answers, lambda: None)
+        self.pipe = Pipe(owner.reactor, handlers, lambda: None)
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 once it is gone."""
+        """The process id; 0 when the process has ended."""
         return self.transport.pid or 0
 
     def connectionMade(self) -> None:
-        """The process runs."""
+        """Connect the pipe: the process runs."""
         self.pipe.makeConnection(_ChildPipeTransport(self))
 
     def write(self, data: bytes) -> None:
@@ -92,7 +93,7 @@ class WorkerProcess(ProcessProtocol):
             self.transport.writeToChild(self._reading, data)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Messages, or lines of the log."""
+        """Take bytes of messages, or of lines of the log."""
         if childFD == self._writing:
             self.pipe.dataReceived(data)
             return
@@ -112,7 +113,7 @@ class WorkerProcess(ProcessProtocol):
         return b""
 
     def counted(self, figures: bytes) -> bytes:
-        """Keep the worker's figures so far."""
+        """Keep the latest metrics of the worker."""
         self.figures = figures
         return b""
 
@@ -129,7 +130,7 @@ class WorkerProcess(ProcessProtocol):
         self._owner.worker_ended(self, how)
 
     def end(self) -> None:
-        """Tell it to drain and end; kill it if it does not."""
+        """Tell the worker to drain and end; kill it if it does not end in time."""
         self.unwanted = True
         self.signal(signal.SIGTERM)
         killing = self._owner.reactor.callLater(self._owner.drain_seconds + _END_SECONDS, self.kill)
@@ -142,11 +143,11 @@ class WorkerProcess(ProcessProtocol):
         self.ended.addCallback(spared)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the worker at once."""
         self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal to the worker, if it still runs."""
         if self.transport.pid is not None:
             self.transport.signalProcess(number)
 

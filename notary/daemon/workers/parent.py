@@ -9,7 +9,7 @@ Rules of this module:
 - A worker's environment, which others may be able to read, has none of the daemon's own variables: passphrases may be
   among them. The worker asks its parent for these over the pipe between them, once it has protected itself.
 - Nothing is shared but the sockets and the database: what must be known to all workers is in the database.
-- A worker ends when its parent does, whatever the parent died of: the pipe between them says so.
+- A worker ends when its parent does, for any reason: the pipe between them is closed then.
 """
 
 from __future__ import annotations
@@ -42,21 +42,22 @@ from notary.daemon.workers.worker import OURS, PIPES, decoded
 from notary.net import listen
 from notary.net.http.call import Call, Response
 from notary.observe.debug import MAX_SECONDS, DebugServer, Page, until_gone
-from notary.observe.metrics import CONTENT_TYPE, Figures
+from notary.observe.metrics import CONTENT_TYPE, DaemonMetrics
 from notary.observe.readiness import ALIVE, Readiness
 from notary.work.backoff import Backoff
 from notary.work.processes import python_command, python_environment
+from notary.work.reactor import Reactor
 
 _SYSTEMD_VARIABLES: Final = frozenset(
     {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 )
 """What the service manager tells the parent: removed from the environment of the workers."""
 
-_FIRST: Final = 3  # the descriptor of the first socket, as systemd has it
+_FIRST_DESCRIPTOR: Final = 3  # of the sockets that a worker gets, as systemd passes them
 _BACKOFF: Final = Backoff(first=0.2, most=10.0, factor=2.0, jitter=0.2)
 _HEALTHY_AFTER_SECONDS: Final = 30.0
 """The uptime of a worker that resets the back-off of restarts."""
-_LOOK_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # how often a worker is asked whether it lives, and how long it may think
+_POLL_SECONDS, _SILENCE_SECONDS = 5.0, 30.0  # between two polls of a worker; before a silent worker is killed
 _PROFILE_SECONDS: Final = MAX_SECONDS + 30.0
 
 
@@ -79,10 +80,10 @@ class Plan:
     Args:
         program: The module whose ``main`` is the daemon.
         options: The daemon's flags, which its workers get too.
-        alone: The variable that tells a worker that it is to be one process.
+        single_process_variable: The variable that tells a worker that it is to be one process.
         count: How many workers; 0 for one a processor.
         address: Where they listen, unless sockets are passed.
-        drain: Seconds that a stopping worker gives to its answers.
+        drain_seconds: How long a stopping worker may take to finish its answers.
         debug: Where the debug server listens; None for nowhere.
         check: Raises ConfigError for a configuration that no worker could start with.
         changed: Returns a line for each key that a new configuration changes and that needs a restart all the same.
@@ -90,10 +91,10 @@ class Plan:
 
     program: str
     options: Options
-    alone: str
+    single_process_variable: str
     count: int
     address: Address
-    drain: float
+    drain_seconds: float
     debug: Address | None
     check: Callable[[Any], object]
     changed: Callable[[Any], Sequence[str]]
@@ -108,16 +109,16 @@ class Plan:
     def variables(self) -> Mapping[str, str]:
         """The daemon's own variables, for a worker."""
         own = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-        return own | {self.alone: "1"}
+        return own | {self.single_process_variable: "1"}
 
 
 class Workers(Service):
     """The parent. Starting fails with WorkerFailed if one of the first workers does, and with CannotListenError."""
 
-    def __init__(self, plan: Plan, reactor: Any, sockets: Sequence[socket], figures: Figures) -> None:
+    def __init__(self, plan: Plan, reactor: Reactor, sockets: Sequence[socket], figures: DaemonMetrics) -> None:
         self.plan = plan
         self.reactor = reactor
-        self.drain_seconds = plan.drain
+        self.drain_seconds = plan.drain_seconds
         self.count = plan.count or len(os.sched_getaffinity(0))
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
         self._sockets = sockets
@@ -125,16 +126,16 @@ class Workers(Service):
         self._log = Logger(namespace="notary.daemon.workers.parent")
         self._processes: set[WorkerProcess] = set()
         self._totals = Totals()
-        self._calls = itertools.count(1)  # of the debug server that are passed on
+        self._call_numbers = itertools.count(1)  # of calls of the debug server that are passed on
         self._failures = 0
         self._started = 0
         self._restarts: dict[int, IDelayedCall] = {}  # by the number of the worker that is to come
         self._closings: list[Callable[[], Any]] = []  # what ends listening
         self._ends: list[Callable[[], Any]] = []
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        figures.watch("workers", "Processes that serve", lambda: {(): len(self._serving())})
-        figures.watch("worker_starts", "Processes that were started", lambda: {(): self._started}, counter=True)
+        self._polling = LoopingCall(self._poll)
+        self._polling.clock = reactor
+        figures.gauge("workers", "Processes that serve", lambda: {(): len(self._serving())})
+        figures.counter("worker_starts", "Processes that were started", lambda: {(): self._started})
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -145,7 +146,7 @@ class Workers(Service):
 
     async def _start(self) -> None:
         plan = self.plan
-        if plan.debug is not None:  # first: who finds the port open finds this as well
+        if plan.debug is not None:  # first: a client that finds the port open finds the debug server too
             pages: Mapping[str, Page] = {
                 "/metrics": self._metrics_page,
                 "/livez": lambda: ALIVE,
@@ -170,7 +171,7 @@ class Workers(Service):
         except FirstError as error:
             failure: Any = error.subFailure
             raise failure.value from None
-        self._looking.start(_LOOK_SECONDS, now=False)
+        self._polling.start(_POLL_SECONDS, now=False)
 
     def stopService(self) -> Deferred[None]:
         """End all workers, which drain, and wait until they are gone."""
@@ -178,13 +179,13 @@ class Workers(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._looking.running:
-            self._looking.stop()
+        if self._polling.running:
+            self._polling.stop()
         while self._restarts:
             self._restarts.popitem()[1].cancel()
         # First: the workers accept what is in the queue and close the port, and then nobody can connect any more.
         await _all_of(self._closings)
-        ended = [_when(process.ended) for process in self._processes]
+        ended = [_mirror(process.ended) for process in self._processes]
         for process in list(self._processes):
             process.end()
         await DeferredList(ended)
@@ -203,7 +204,7 @@ class Workers(Service):
         return self.plan.changed(config)
 
     def pass_on(self, number: signal.Signals) -> None:
-        """Tell all workers."""
+        """Send a signal on to all workers."""
         for process in self._processes:
             process.signal(number)
 
@@ -222,7 +223,7 @@ class Workers(Service):
 
     def _spawn(self, number: int) -> WorkerProcess:
         plan, sockets = self.plan, self._descriptors
-        reading, writing = _FIRST + len(sockets), _FIRST + len(sockets) + 1
+        reading, writing = _FIRST_DESCRIPTOR + len(sockets), _FIRST_DESCRIPTOR + len(sockets) + 1
         process = WorkerProcess(self, number, reading, writing)
         environ = {
             name: value
@@ -242,7 +243,7 @@ class Workers(Service):
                     0: nothing.fileno(),
                     1: 1,
                     2: "r",
-                    **{_FIRST + place: descriptor for place, descriptor in enumerate(sockets)},
+                    **{_FIRST_DESCRIPTOR + place: descriptor for place, descriptor in enumerate(sockets)},
                     reading: "w",
                     writing: "r",
                 },
@@ -256,7 +257,7 @@ class Workers(Service):
         """A worker has ended."""
         self._processes.discard(process)
         self._totals.retire(process.figures)
-        if process.unwanted or not self.running or not self._looking.running:
+        if process.unwanted or not self.running or not self._polling.running:
             return  # as it was told, or the start has failed
         if self._is_there(process.number):
             return  # it was to replace another one, which goes on; or the other way round
@@ -269,7 +270,7 @@ class Workers(Service):
             how=how,
             wait=round(wait, 1),
         )
-        self._restarts[process.number] = self.reactor.callLater(wait, self._again, process.number)
+        self._restarts[process.number] = self.reactor.callLater(wait, self._restart, process.number)
 
     def _is_there(self, number: int) -> bool:
         """Whether there is a worker of this number, or will be one."""
@@ -277,15 +278,15 @@ class Workers(Service):
             process.number == number and not process.unwanted for process in self._processes
         )
 
-    def _again(self, number: int) -> None:
+    def _restart(self, number: int) -> None:
         self._restarts.pop(number, None)
         self._spawn(number).ready.addErrback(lambda failure: failure.trap(WorkerFailed) and None)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Ask every worker for its figures, in case it dies; one that does not answer is not well."""
         for number in range(1, self.count + 1):
             if not self._is_there(number):  # it ended during the start
-                self._again(number)
+                self._restart(number)
         for process in self._serving():
             process.pipe.request("metrics", seconds=_SILENCE_SECONDS).addCallbacks(
                 process.counted, partial(self._silent, process)
@@ -307,7 +308,7 @@ class Workers(Service):
     async def metrics(self) -> bytes:
         """The metrics of all workers as those of one daemon."""
         asked = [(process, process.pipe.request("metrics")) for process in self._serving()]
-        texts = [self._figures.render()[1]]
+        texts = [self._figures.render_for_totals()]
         for process, answer in asked:
             try:
                 process.figures = await answer
@@ -336,7 +337,7 @@ class Workers(Service):
         process = next((one for one in self._serving() if str(one.number) == parts[1]), None)
         if process is None:
             return None
-        number = str(next(self._calls))
+        number = str(next(self._call_numbers))
         target = json.dumps([number, call.method, f"/{parts[2]}", dict(call.query)])
         asked = process.pipe.request("debug", target.encode(), _PROFILE_SECONDS).addCallback(decoded)
         end_watch = until_gone(self.reactor, call, lambda: process.pipe.notify("gone", number.encode()))
@@ -354,7 +355,7 @@ async def _all_of(ends: list[Callable[[], Any]]) -> None:
         await maybeDeferred(ends.pop())
 
 
-def _when(event: Deferred[None]) -> Deferred[None]:
+def _mirror(event: Deferred[None]) -> Deferred[None]:
     """Another Deferred that fires when ``event`` does."""
     waiter: Deferred[None] = Deferred()
 

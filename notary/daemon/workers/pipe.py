@@ -1,8 +1,8 @@
-"""Two processes of one daemon talk over a pair of pipes: either may ask, and both answer.
+"""Messages between two processes of one daemon over a pair of pipes: either side may request, and both answer.
 
-Rules of this module: a message is a netstring, ``WORD NUMBER NAME``, a line end, and a body of any bytes. An answer
-comes in any order; whoever asks sets how long it is waited for. The other side is the same program: what it says is
-trusted, and a message that makes no sense ends the pipe.
+Rules of this module: a message is a netstring, ``WORD NUMBER NAME``, a line end, and a body of any bytes. Answers come
+in any order; each request has its own timeout. The other side is the same program: its messages are trusted, and a
+message that makes no sense closes the pipe.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from twisted.python.failure import Failure
 
 from notary.errors import NotaryError
 
-LARGEST: Final = 64 << 20
+LARGEST_BYTES: Final = 64 << 20
 """The largest message, in bytes: a profile or all metrics take a fraction of it."""
 
-Answer: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
+Handler: TypeAlias = Callable[[bytes], bytes | Awaitable[bytes]]
 
 
 class NoReply(NotaryError):
-    """The other process did not answer, could not, or is gone."""
+    """The other process did not answer, could not answer, or has ended."""
 
 
 class Pipe(NetstringReceiver):
-    """One side. ``answers`` says what it answers to, by name; ``on_lost`` is called when the other side is gone."""
+    """One side of the pipes. ``handlers`` answer requests, by name; ``on_lost`` is called when the other ends."""
 
-    MAX_LENGTH = LARGEST
+    MAX_LENGTH = LARGEST_BYTES
 
-    def __init__(self, clock: IReactorTime, answers: dict[str, Answer], on_lost: Callable[[], object]) -> None:
+    def __init__(self, clock: IReactorTime, handlers: dict[str, Handler], on_lost: Callable[[], object]) -> None:
         self._clock = clock
-        self._answers = answers
+        self._handlers = handlers
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
-        self._asked: dict[bytes, Deferred[bytes]] = {}
+        self._requests: dict[bytes, Deferred[bytes]] = {}
 
     def request(self, name: str, body: bytes = b"", seconds: float = 5.0) -> Deferred[bytes]:
-        """Ask for something; fails with NoReply, after ``seconds`` at the latest."""
+        """Send a request; the Deferred fails with NoReply, after ``seconds`` at the latest."""
         number = b"%d" % next(self._numbers)
         asked: Deferred[bytes] = Deferred(lambda _: self._forget(number))
         asked.addTimeout(seconds, self._clock, lambda *_: Failure(NoReply(f"no answer in {seconds:g} s")))
-        self._asked[number] = asked
+        self._requests[number] = asked
         self._say(b"ask", number, name, body)
         return asked
 
     def notify(self, name: str, body: bytes) -> None:
-        """Say something that needs no answer."""
+        """Send a message that needs no answer."""
         self._say(b"tell", b"0", name, body)
 
     def stringReceived(self, string: bytes) -> None:
@@ -67,7 +67,7 @@ class Pipe(NetstringReceiver):
                     lambda failure: self._say(b"failed", number, "", failure.getErrorMessage().encode()),
                 )
             return
-        asked = self._asked.pop(number, None)
+        asked = self._requests.pop(number, None)
         if asked is None:
             return  # nobody waits any more
         if word == b"said":
@@ -76,27 +76,27 @@ class Pipe(NetstringReceiver):
             asked.errback(NoReply(body.decode("utf-8", "replace")))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: ARG002 - it is over, however
-        """Fail whoever waits."""
-        while self._asked:
-            self._asked.popitem()[1].errback(NoReply("the other process is gone"))
+        """Fail the requests that wait for an answer."""
+        while self._requests:
+            self._requests.popitem()[1].errback(NoReply("the other process is gone"))
         self._on_lost()
 
     async def _answer(self, name: str, body: bytes) -> bytes:
-        said = self._answers[name](body)
+        said = self._handlers[name](body)
         return said if isinstance(said, bytes) else await said
 
     def _forget(self, number: bytes) -> None:
-        self._asked.pop(number, None)
+        self._requests.pop(number, None)
 
     def _say(self, word: bytes, number: bytes, name: str, body: bytes) -> None:
         if self.transport is not None:
             self.sendString(b"%b %b %b\n%b" % (word, number, name.encode(), body))
 
 
-def ask_at_once(reading: int, writing: int, name: str) -> bytes:
-    """Ask over two descriptors and wait for the answer, before there is a Pipe and an event loop to run it.
+def request_at_once(reading: int, writing: int, name: str) -> bytes:
+    """Send a request over two descriptors and wait for the answer, before there is an event loop.
 
-    Nothing else may have been said yet. Raises NoReply if the other side is gone or does not know.
+    It must be the first message. Raises NoReply if the other side has ended or has no such handler.
     """
     question = b"ask 0 %b\n" % name.encode()
     os.write(writing, b"%d:%b," % (len(question), question))

@@ -15,13 +15,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.stdio import StandardIO
 
 from notary.daemon.systemd import Notifier
-from notary.daemon.workers.pipe import Answer, NoReply, Pipe, ask_at_once
+from notary.daemon.workers.pipe import Handler, NoReply, Pipe, request_at_once
 from notary.net.http.call import Call, Response
 from notary.observe.debug import DebugServer
-from notary.observe.metrics import Figures
+from notary.observe.metrics import DaemonMetrics
+from notary.work.reactor import Reactor
 
 PIPES: Final = "NOTARY_SUPERVISOR"
 """The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
@@ -33,21 +35,21 @@ OURS: Final = "NOTARY_"
 class ParentNotifier(Notifier):
     """Tells the parent what would be told to systemd."""
 
-    def __init__(self, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, notify: Callable[[bytes], None]) -> None:
         super().__init__({})
-        self._tell = tell
+        self._notify = notify
 
     def _send(self, *lines: str) -> None:
-        self._tell("\n".join(lines).encode())
+        self._notify("\n".join(lines).encode())
 
 
 class Worker:
-    """The side of a process that a parent has started: see `join`. ``environ`` is what the parent said of it."""
+    """The side of a process that a parent has started: see `join_parent`. ``environ`` is what the parent said of it."""
 
-    def __init__(self, reactor: Any, reading: int, writing: int, environ: Mapping[str, str]) -> None:
-        self._answers: dict[str, Answer] = {}
+    def __init__(self, reactor: Reactor, reading: int, writing: int, environ: Mapping[str, str]) -> None:
+        self._handlers: dict[str, Handler] = {}
         self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
-        self._pipe = Pipe(reactor, self._answers, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        self._pipe = Pipe(reactor, self._handlers, lambda: os.kill(os.getpid(), signal.SIGTERM))
         cast("Any", StandardIO)(self._pipe, reading, writing, reactor)  # its stub knows less than it takes
         self.surroundings: dict[str, Any] = {
             "notifier": ParentNotifier(partial(self._pipe.notify, "notify")),
@@ -55,14 +57,17 @@ class Worker:
         }
         """What stands in for systemd and the environment: keyword arguments of ``make_daemon``."""
 
-    def show(self, figures: Figures, ready: Callable[[], Any], debug: DebugServer | None) -> None:
-        """Answer the parent's questions, and show the figures of all workers in place of this one's alone."""
-        self._answers["metrics"] = lambda _: figures.render()[1]
-        self._answers["ready"] = lambda _: _encoded(ready())
+    def answer_parent(self, figures: DaemonMetrics, ready: Callable[[], Any], debug: DebugServer | None) -> None:
+        """Answer the questions of the parent."""
+        self._handlers["metrics"] = lambda _: figures.render_for_totals()
+        self._handlers["ready"] = lambda _: _encoded(ready())
         if debug is not None:
-            self._answers["debug"] = partial(self._debug, debug)
-            self._answers["gone"] = self._gone
-        figures.together = lambda: self._pipe.request("metrics")
+            self._handlers["debug"] = partial(self._debug, debug)
+            self._handlers["gone"] = self._gone
+
+    def all_metrics(self) -> Deferred[bytes]:
+        """Ask the parent for the metrics of all workers, in Prometheus' text form."""
+        return self._pipe.request("metrics")
 
     async def _debug(self, server: DebugServer, asked: bytes) -> bytes:
         number, method, path, query = json.loads(asked)
@@ -74,22 +79,23 @@ class Worker:
             del self._calls[number]
 
     def _gone(self, number: bytes) -> bytes:
-        """The client of a call of the debug server has left the parent."""
+        """Note that the client of a call of the debug server has gone."""
         call = self._calls.get(number.decode())
         if call is not None:
             call.gone = True
         return b""
 
-    async def farewell(self, figures: Figures) -> None:
-        """Leave the last figures to the parent."""
+    async def send_final_metrics(self, figures: DaemonMetrics) -> None:
+        """Send the last metrics of this worker to the parent."""
         with suppress(NoReply):
-            await self._pipe.request("figures", figures.render()[1], 1.0)
+            await self._pipe.request("figures", figures.render_for_totals(), 1.0)
 
 
-def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
-    """What a worker has of its parent; None for a process that is no worker. ``environ`` is the first environment.
+def join_parent(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
+    """Return the way from a worker to its parent; None for a process that is no worker.
 
-    Blocks until the parent has told the daemon's own variables, which is before the event loop runs.
+    ``environ`` is the first environment. The call blocks until the parent has sent the daemon's own variables, before
+    the event loop runs.
     """
     pipes = environ.get(PIPES)
     if pipes is None:
@@ -97,7 +103,7 @@ def join(environ: Mapping[str, str], reactor: Any) -> Worker | None:
     os.environ.pop(PIPES, None)
     reading, writing = (int(number) for number in pipes.split(","))
     try:
-        own = json.loads(ask_at_once(reading, writing, "environment"))
+        own = json.loads(request_at_once(reading, writing, "environment"))
     except NoReply as error:
         sys.exit(str(error))
     return Worker(reactor, reading, writing, own)

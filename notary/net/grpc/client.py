@@ -2,13 +2,14 @@
 
 Rules of this module:
 
-- A call ends at its deadline at the latest. Until there is a connection, and room on it, it waits; UNAVAILABLE says
-  that it never left, DEADLINE_EXCEEDED that it left and was not answered.
-- A call that the server certainly has not begun (a refused stream, a GOAWAY below it) is sent once more by itself.
-  Any other that is lost with its connection fails with UNAVAILABLE: only the caller knows whether it may be repeated.
-- From the first call (or ``connect``) until ``close`` the channel connects again by itself: at once after a connection
-  that was good, else after a delay that grows. Every attempt resolves the name again and tries every address.
-- A server that says nothing while it owes an answer is asked for a sign of life; one that gives none is given up.
+- A call ends at its deadline at the latest. It waits for a connection that can take it. UNAVAILABLE says that the call
+  was never sent, DEADLINE_EXCEEDED that it was sent and not answered.
+- A call that the server certainly has not begun (a refused stream, a GOAWAY below it) is sent once more. Any other call
+  that is lost with its connection fails with UNAVAILABLE: only the caller knows whether it may be repeated.
+- From the first call (or ``connect``) until ``close`` the channel reconnects: at once after a connection that worked,
+  else after a growing delay. Every attempt resolves the name again and tries every address.
+- A server that sends nothing while a call waits for its answer gets a PING. If it does not answer the PING, the
+  connection is aborted.
 """
 
 from __future__ import annotations
@@ -44,24 +45,25 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net.address import join
-from notary.net.grpc.connection import Connection, Limits, describe
+from notary.net.grpc.connection import GrpcLimits, Http2Connection, describe
 from notary.net.grpc.frames import Message, check_answer, check_trailers, encode_timeout, pack
 from notary.net.grpc.status import RpcError, Status, of_reset
 from notary.net.tls.handshake import HandshakeFactory
 from notary.work.backoff import Backoff
+from notary.work.reactor import Reactor
 
 _log = Logger()
 
 _LAST_CALL: Final = (1 << 31) - 3  # the number of the last stream of a connection
 _CLOSED: Final = "the channel is closed"
 _CHECK_SECONDS: Final = 1.0
-_LIMITS: Final = Limits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
+_LIMITS: Final = GrpcLimits(keepalive=20.0, keepalive_answer=5.0, linger=0.5)
 
 _Head: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class State(Enum):
-    """What a channel is doing; the names are gRPC's."""
+    """The states of a channel; the names are gRPC's."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -73,7 +75,7 @@ class State(Enum):
 class _Call:
     """One call, from the caller's request to its answer."""
 
-    __slots__ = ("began", "body", "connection", "deadline", "head", "message", "result", "retried", "stream", "timer")
+    __slots__ = ("body", "connection", "deadline", "head", "message", "result", "retried", "sent_at", "stream", "timer")
 
     def __init__(self, head: _Head, body: bytes, message: Message, deadline: float, result: Deferred[bytes]) -> None:
         self.head = head
@@ -84,62 +86,62 @@ class _Call:
         self.timer: IDelayedCall | None = None
         self.connection: _ClientConnection | None = None  # None while it waits
         self.stream = 0
-        self.began = 0.0  # when it was sent
+        self.sent_at = 0.0
         self.retried = False
 
 
-class _ClientConnection(Connection):
+class _ClientConnection(Http2Connection):
     client_side = True
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel.clock, channel.limits)
         self.channel = channel
         self.calls: dict[int, _Call] = {}
-        self.good = False  # it has carried an answer
+        self.good = False  # it has received an answer
         self.leaving = False  # no more calls begin here
         self._checking: IDelayedCall | None = None
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Register with the channel, and begin."""
         self.channel.made(self)
         super().connectionMade()
         self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
-        if not self.spoke:
-            self.spoke = True
+        if not self.peer_spoke_http2:
+            self.peer_spoke_http2 = True
             self.channel.connected(self)
         else:
             self.channel.fill()
-        self.room(event)
+        self.on_window_update(event)
 
     def _check(self) -> None:
         now = self.clock.seconds()
         self._checking = self.clock.callLater(_CHECK_SECONDS, self._check)
-        self.check_life(now)
-        if self.closing is None and self.spoke and self.asked is None and self.calls:
-            oldest = next(iter(self.calls.values())).began
-            if now - max(self.heard, oldest) >= self.limits.keepalive:
+        self.check_deadlines(now)
+        if self.closing_since is None and self.peer_spoke_http2 and self.ping_sent_at is None and self.calls:
+            oldest = next(iter(self.calls.values())).sent_at
+            if now - max(self.last_received_at, oldest) >= self.limits.keepalive:
                 self.ping()
 
     def going_away(self, last_stream: int, code: int, debug: bytes) -> None:
-        """No more calls here; those that the server has not begun go elsewhere."""
-        if code != ErrorCodes.NO_ERROR and not self.leaving:  # one line, however often it says so
+        """Begin no more calls here; calls that the server has not begun go to another connection."""
+        if code != ErrorCodes.NO_ERROR and not self.leaving:  # one line, however many GOAWAYs come
             text = debug.decode("utf-8", "replace")
-            _log.warn("{name} sends us away: error {code} {text}", name=self.channel.name, code=code, text=text)
+            _log.warn("{name} ends the connection: error {code} {text}", name=self.channel.name, code=code, text=text)
         self.leaving = True
         self.channel.leaving(self)
         for stream in [number for number in self.calls if number > last_stream]:
             call = self.calls.pop(stream, None)
-            self.unsend(stream)
+            self.discard_unsent(stream)
             if call is not None:
                 self.channel.again(call)
         self._maybe_leave()
 
-    def ending(self, reason: str) -> None:
-        """Fail what is under way."""
+    def end_streams(self, reason: str) -> None:
+        """Fail the open calls."""
         if self._checking is not None:
             self._checking.reset(self.limits.linger)
         self.channel.leaving(self)
@@ -157,9 +159,9 @@ class _ClientConnection(Connection):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Whether a call may begin here."""
+        """Return True if a call may begin here."""
         return (
-            self.closing is None
+            self.closing_since is None
             and not self.leaving
             and len(self.calls) < self._h2.remote_settings.max_concurrent_streams
         )
@@ -168,7 +170,7 @@ class _ClientConnection(Connection):
         """Send a request."""
         h2 = self._h2
         stream = call.stream = h2.get_next_available_stream_id()
-        now = call.began = self.clock.seconds()
+        now = call.sent_at = self.clock.seconds()
         call.connection = self
         self.calls[stream] = call
         timeout = NeverIndexedHeaderTuple(b"grpc-timeout", encode_timeout(call.deadline - now))
@@ -177,13 +179,13 @@ class _ClientConnection(Connection):
         if stream >= _LAST_CALL:
             self.leaving = True
             self.channel.leaving(self)
-        self.later()
+        self.flush_soon()
 
     def forget(self, call: _Call, *, suspicious: bool) -> None:
-        """Nobody waits for a call any more."""
+        """Cancel a call whose caller no longer waits."""
         del self.calls[call.stream]
         self.reset(call.stream, ErrorCodes.CANCEL)
-        if suspicious and self.heard <= call.began and self.asked is None:
+        if suspicious and self.last_received_at <= call.sent_at and self.ping_sent_at is None:
             self.ping()
         self._after_call()
 
@@ -198,8 +200,8 @@ class _ClientConnection(Connection):
     def _finish(self, stream: int, result: bytes | RpcError) -> None:
         call = self.calls.pop(stream)
         self.good = True
-        self.earn()
-        self.reset(stream, ErrorCodes.CANCEL)  # if it is not over: one side said all before it heard all
+        self.earn_budget()
+        self.reset(stream, ErrorCodes.CANCEL)  # in case one side has sent all before it received all
         self.channel.finish(call, result)
         self._after_call()
 
@@ -213,7 +215,7 @@ class _ClientConnection(Connection):
             self._finish(event.stream_id, error)
 
     def _data(self, event: DataReceived) -> None:
-        self.seen(event)
+        self.replenish_window(event)
         call = self.calls.get(event.stream_id)
         if call is None:
             return
@@ -235,13 +237,13 @@ class _ClientConnection(Connection):
         self._finish(event.stream_id, result)
 
     def _ended(self, event: StreamEnded) -> None:
-        """An answer that has a status is finished before this comes."""
+        """Fail a call without a status: an answer with a status is finished before this event."""
         if event.stream_id in self.calls:
             self._finish(event.stream_id, RpcError(Status.UNKNOWN, "the answer ended without a status"))
 
     def _reset_by_server(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self.unsend(stream)
+        self.discard_unsent(stream)
         call = self.calls.get(stream)
         if call is None:
             return
@@ -260,7 +262,7 @@ class _ClientConnection(Connection):
         TrailersReceived: _trailers,
         StreamEnded: _ended,
         StreamReset: _reset_by_server,
-        WindowUpdated: Connection.room,
+        WindowUpdated: Http2Connection.on_window_update,
         RemoteSettingsChanged: _settings,
     }
 
@@ -278,9 +280,9 @@ class _Factory(ClientFactory):
 class Channel:
     """Calls to one server.
 
-    ``endpoint`` makes the connections, through TLS if ``tls`` says how; ``name`` is the server's host and port, for
-    messages and for the ``:authority`` of requests. ``chance`` returns a number in [0, 1). Silence of
-    ``limits.keepalive`` seconds while a call is under way is suspicious.
+    ``endpoint`` makes the connections, with TLS if ``tls`` is given; ``name`` is the server's host and port, for
+    messages and for the ``:authority`` of requests. ``chance`` returns a number in [0, 1). After ``limits.keepalive``
+    seconds without a byte while a call is open, the server gets a PING.
     """
 
     def __init__(
@@ -290,7 +292,7 @@ class Channel:
         *,
         name: str,
         tls: IOpenSSLClientConnectionCreator | None = None,
-        limits: Limits | None = None,
+        limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -298,7 +300,7 @@ class Channel:
         self.name = name
         self.limits = limits or _LIMITS
         self.last_error = ""
-        """Why there is no connection, "" if there is one or never was an attempt."""
+        """The reason why there is no connection; "" if there is one, or if there was no attempt."""
         self._authority = name.encode("ascii")
         self._endpoint = endpoint
         self._tls = tls
@@ -306,7 +308,7 @@ class Channel:
         self._chance = chance
         self._heads: dict[str, _Head] = {}
         self._waiting: deque[_Call] = deque()
-        self._ready: _ClientConnection | None = None  # calls begin here
+        self._ready: _ClientConnection | None = None  # the connection for new calls
         self._connecting = False
         self._attempt: Deferred[Any] | None = None
         self._connections: set[_ClientConnection] = set()
@@ -318,12 +320,12 @@ class Channel:
     @classmethod
     def to(
         cls,
-        reactor: Any,
+        reactor: Reactor,
         host: str,
         port: int,
         tls: IOpenSSLClientConnectionCreator | None = None,
         *,
-        limits: Limits | None = None,
+        limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
     ) -> Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
@@ -337,7 +339,7 @@ class Channel:
 
     @property
     def state(self) -> State:
-        """What the channel is doing."""
+        """The state of the channel."""
         if self._closed is not None:
             return State.SHUTDOWN
         if self._ready is not None:
@@ -347,7 +349,7 @@ class Channel:
         return State.CONNECTING if self._wanted else State.IDLE
 
     def connect(self) -> None:
-        """Begin to connect, before there is a call."""
+        """Connect before the first call."""
         if self._closed is None:
             self._wanted = True
             self._ensure()
@@ -414,12 +416,12 @@ class Channel:
         return found
 
     def fill(self) -> None:
-        """Begin the calls that wait, as far as there is room."""
+        """Begin as many waiting calls as the connection can take."""
         while self._waiting and self._ready is not None and self._ready.has_room():
             self._ready.send(self._waiting.popleft())
 
     def again(self, call: _Call) -> None:
-        """Send a call once more that the server has certainly not begun."""
+        """Send a call again, once: the server has certainly not begun it."""
         if call.retried or self._closed is not None:
             self._fail(call, Status.UNAVAILABLE, f"{self.name} refused the call")
             return
@@ -430,7 +432,7 @@ class Channel:
         self.fill()
 
     def finish(self, call: _Call, result: bytes | RpcError) -> None:
-        """Tell the caller how a call ended."""
+        """End a call with its result."""
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
@@ -443,7 +445,7 @@ class Channel:
         self.finish(call, RpcError(status, text))
 
     def _take_back(self, call: _Call, *, suspicious: bool) -> None:
-        """Forget a call, wherever it is."""
+        """Remove a call from the queue or from its connection."""
         if call.connection is None:
             self._waiting.remove(call)
         else:
@@ -467,11 +469,11 @@ class Channel:
     # -- connections --------------------------------------------------------------------------------------------------
 
     def made(self, connection: _ClientConnection) -> None:
-        """There is a new connection; whether it is good is not known yet."""
+        """Register a new connection, which may still fail."""
         self._connections.add(connection)
 
     def _ensure(self) -> None:
-        """See that there is a connection, or will be."""
+        """Schedule an attempt to connect if none is under way."""
         if self._ready is None and not self._connecting and self._retry is None:
             self._retry = self.clock.callLater(self._backoff.delay(self._failures, self._chance()), self._connect)
 
@@ -480,8 +482,7 @@ class Channel:
         self._connecting = True
         factory: Any = _Factory(self)
         if self._tls is not None:
-            trusted_by = getattr(self._tls, "trusted_by", "the trusted certificates")
-            factory = HandshakeFactory(self._tls, factory, self.clock, trusted_by=trusted_by)
+            factory = HandshakeFactory(self._tls, factory, self.clock)
         self._attempt = self._endpoint.connect(factory)
         self._attempt.addErrback(self._not_connected)
 
@@ -500,7 +501,7 @@ class Channel:
             self._maybe_closed()
 
     def connected(self, connection: _ClientConnection) -> None:
-        """A connection can take calls."""
+        """Use a connection that can take calls."""
         if self.last_error:
             _log.info("connected to {name}", name=self.name)
         self.last_error = ""
@@ -509,22 +510,22 @@ class Channel:
         self.fill()
 
     def leaving(self, connection: _ClientConnection) -> None:
-        """A connection takes no more calls."""
+        """Replace a connection that takes no more calls."""
         if self._ready is connection:
             self._ready = None
-            lived = self.clock.seconds() - connection.since
+            lived = self.clock.seconds() - connection.created_at
             self._failures = 0 if connection.good or lived >= self._backoff.most else self._failures + 1
             if self._closed is None:
                 self._ensure()
 
     def lost(self, connection: _ClientConnection) -> None:
-        """A connection is no more."""
+        """Forget a connection that is lost."""
         self._connections.discard(connection)
-        if not connection.spoke:
-            self._attempt_failed(connection.why)
+        if not connection.peer_spoke_http2:
+            self._attempt_failed(connection.end_reason)
             return
-        if connection.why and self._ready is None and self._closed is None:
-            self.last_error = connection.why
+        if connection.end_reason and self._ready is None and self._closed is None:
+            self.last_error = connection.end_reason
         self._maybe_closed()
 
     def _maybe_closed(self) -> None:

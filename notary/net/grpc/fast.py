@@ -1,7 +1,7 @@
-"""The places where the general way of h2 and hpack costs the most, done for the case that nearly every call is.
+"""The fast path beside h2 and hpack: nearly every call takes it.
 
-Rules of this module: pure; a shortcut is taken only where it says exactly what the general way would say, and whatever
-is out of the ordinary goes the general way. Measured gains are in docs/adr/0009-grpc-on-h2.md.
+Rules of this module: pure; the fast path does exactly what the full path through h2 and hpack would do, or returns None
+and leaves the work to the full path. Measured gains are in docs/adr/0009-grpc-on-h2.md.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Fields: TypeAlias = "tuple[HeaderTuple, ...]"
 
 # -- headers ----------------------------------------------------------------------------------------------------------
 
-_LONGEST: Final = 512  # bytes of a block that is remembered
-_MOST: Final = 64  # blocks that are remembered
+_MAX_BLOCK_BYTES: Final = 512  # larger blocks are not remembered
+_MAX_BLOCKS: Final = 64
 
 
 class _Table(HeaderTable):
-    """A table that counts how often it may have changed."""
+    """A header table that counts the operations that may have changed it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class _Table(HeaderTable):
         HeaderTable.maxsize.__set__(self, newmax)  # type: ignore[attr-defined]
 
 
-class QuickDecoder(Decoder, Generic[M]):
-    """Looks up a block of headers that has come before, as from one client nearly all are the same.
+class FastDecoder(Decoder, Generic[M]):
+    """Decodes a header block that came before by a lookup: nearly all blocks of one client are the same.
 
-    ``known`` holds blocks that change nothing in the table of headers, each with its fields and with what ``meaning``
-    says of them; when the table changes it is emptied, because a block is made of references to that table.
+    ``known`` maps blocks that leave the header table as it is to their fields and to the result of ``meaning`` for
+    these fields. A change of the header table empties ``known``, because blocks refer to that table.
     """
 
     def __init__(self, meaning: Callable[[Fields], M | None]) -> None:
@@ -69,30 +69,32 @@ class QuickDecoder(Decoder, Generic[M]):
             fields = tuple(super().decode(data, raw))
         finally:
             changed = self.header_table.changes != before
-            if changed or len(self.known) >= _MOST:
+            if changed or len(self.known) >= _MAX_BLOCKS:
                 self.known.clear()
-        if raw and not changed and len(data) <= _LONGEST:
+        if raw and not changed and len(data) <= _MAX_BLOCK_BYTES:
             self.known[data] = fields, self._meaning(fields)
         return fields
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
 
-_FRAME: Final = Struct(">IBI")  # the head of a frame: length and type, flags, stream (RFC 9113, section 4.1)
+_FRAME: Final = Struct(">IBI")  # a frame header: length and type, flags, stream (RFC 9113, section 4.1)
 _NUMBER: Final = Struct(">I")
 _PREFIX: Final = Struct(">BI")
 _DATA, _HEADERS, _TYPE = 0x00, 0x01, 0xFF
-_WINDOW_UPDATE: Final = 0x408  # with its length
+_WINDOW_UPDATE: Final = 0x408  # its length and its type
 _ALL_STREAMS: Final = _FRAME.pack(_WINDOW_UPDATE, 0, 0)
 _END_STREAM, _END_HEADERS = 1, 4
-_NOT_A_CLIENTS: Final = 0x8000_0001  # of these two bits, the number of a client's stream has the last one only
-_LEAST: Final = 2 * _FRAME.size + _PREFIX.size
+_CLIENT_STREAM_BITS: Final = 0x8000_0001  # the number of a client's stream has only the last of these two bits set
+_MIN_REQUEST_BYTES: Final = 2 * _FRAME.size + _PREFIX.size
 
 
 class Request(NamedTuple, Generic[M]):
-    """A whole request: its stream, what its head means, its message, how many bytes of DATA it is, where it ends.
+    """A complete request.
 
-    ``room`` and ``more_room`` are what its client adds to the windows of the stream and of the connection.
+    ``meaning`` is the meaning of its header block, ``size`` the number of its DATA bytes, and ``end`` the position
+    behind its last frame. Its client adds ``stream_increment`` to the window of the stream and ``connection_increment``
+    to that of the connection.
     """
 
     stream: int
@@ -100,21 +102,21 @@ class Request(NamedTuple, Generic[M]):
     message: bytes
     size: int
     end: int
-    room: int
-    more_room: int
+    stream_increment: int
+    connection_increment: int
 
 
 def find_request(data: bytes, at: int, known: Mapping[bytes, tuple[Fields, M | None]]) -> Request[M] | None:
-    """Return the request that is at ``at``: HEADERS with a known block, then DATA with one message and the end.
+    """Return the request that begins at ``at``: HEADERS with a known block, then DATA with one message and END_STREAM.
 
-    Between them there may be a WINDOW_UPDATE for the stream, and behind them one for the connection, because that is
-    what clients of the C core (grpcio) send. None if it is not whole, or in any way not like this.
+    A WINDOW_UPDATE for the stream may stand between the two, and one for the connection behind them: clients of the C
+    core (grpcio) send these. Returns None if the request is incomplete or has any other form.
     """
     whole = len(data)
-    if whole - at < _LEAST:
+    if whole - at < _MIN_REQUEST_BYTES:
         return None
     word, flags, stream = _FRAME.unpack_from(data, at)
-    if word & _TYPE != _HEADERS or flags != _END_HEADERS or stream & _NOT_A_CLIENTS != 1:
+    if word & _TYPE != _HEADERS or flags != _END_HEADERS or stream & _CLIENT_STREAM_BITS != 1:
         return None
     block = at + _FRAME.size
     at = block + (word >> 8)
@@ -123,11 +125,11 @@ def find_request(data: bytes, at: int, known: Mapping[bytes, tuple[Fields, M | N
         return None
     word, flags, same = _FRAME.unpack_from(data, at)
     at += _FRAME.size
-    room = 0
+    stream_increment = 0
     if word == _WINDOW_UPDATE and flags == 0 and same == stream:
-        (room,) = _NUMBER.unpack_from(data, at)
+        (stream_increment,) = _NUMBER.unpack_from(data, at)
         at += _NUMBER.size
-        if not 0 < room <= LARGEST_WINDOW or whole - at < _FRAME.size + _PREFIX.size:
+        if not 0 < stream_increment <= LARGEST_WINDOW or whole - at < _FRAME.size + _PREFIX.size:
             return None
         word, flags, same = _FRAME.unpack_from(data, at)
         at += _FRAME.size
@@ -139,17 +141,17 @@ def find_request(data: bytes, at: int, known: Mapping[bytes, tuple[Fields, M | N
     if flag or length != size - _PREFIX.size:
         return None
     message = data[at + _PREFIX.size : end]
-    more_room = 0
+    connection_increment = 0
     if data.startswith(_ALL_STREAMS, end) and whole - end >= _FRAME.size + _NUMBER.size:
-        (more_room,) = _NUMBER.unpack_from(data, end + _FRAME.size)
-        if not 0 < more_room <= LARGEST_WINDOW:
+        (connection_increment,) = _NUMBER.unpack_from(data, end + _FRAME.size)
+        if not 0 < connection_increment <= LARGEST_WINDOW:
             return None
         end += _FRAME.size + _NUMBER.size
-    return Request(stream, found[1], message, size, end, room, more_room)
+    return Request(stream, found[1], message, size, end, stream_increment, connection_increment)
 
 
 def end_of_frame(data: bytes, at: int) -> int:
-    """Return where the frame that begins at ``at`` ends, or where ``data`` does."""
+    """Return the position behind the frame that begins at ``at``, at most the end of ``data``."""
     return min(len(data), at + _FRAME.size + int.from_bytes(data[at : at + 3], "big"))
 
 
@@ -160,7 +162,7 @@ def _frame(length: int, kind: int, flags: int, stream: int) -> bytes:
     return _FRAME.pack(length << 8 | kind, flags, stream)
 
 
-# Literal fields that are not put in the table, so that the blocks are the same on every connection at any time.
+# Literal fields without indexing: these blocks are valid on every connection at any time.
 _ANSWER: Final = b"\x88\x0f\x10\x10application/grpc"  # :status: 200, content-type
 _TRAILERS: Final = b"\x00\x0bgrpc-status\x010"
 _ANSWER_START: Final = _frame(len(_ANSWER), 1, 4, 0)[:5]
@@ -168,7 +170,7 @@ _TRAILERS_START: Final = _frame(len(_TRAILERS), 1, 5, 0)[:5]
 
 
 def answer(stream: int, body: bytes) -> bytes:
-    """Return the frames of a good answer: HEADERS, DATA with the packed message, HEADERS that end the stream."""
+    """Return the frames of a successful answer: HEADERS, DATA with the packed message, HEADERS with END_STREAM."""
     number = stream.to_bytes(4, "big")
     size = len(body).to_bytes(3, "big")
     return b"".join((_ANSWER_START, number, _ANSWER, size, b"\0\0", number, body, _TRAILERS_START, number, _TRAILERS))

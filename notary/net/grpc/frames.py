@@ -1,7 +1,7 @@
-"""What travels: messages in their prefix, deadlines, the heads of requests and answers, and HTTP/2 frames at a glance.
+"""The formats of gRPC: messages with their prefix, deadlines, header lists, and a scanner of HTTP/2 frames.
 
-Rules of this module: pure; fed in pieces of any size; what breaks a rule raises, and nothing is buffered beyond the
-limit that it breaks.
+Rules of this module: pure; input comes in pieces of any size. Invalid input raises, and no data is buffered beyond the
+limit that the input breaks.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from notary.net.grpc.status import RpcError, Status, decode_message, decode_stat
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
-_PREFIX: Final = 5  # bytes: a flag and a length
+_PREFIX_BYTES: Final = 5  # a flag and a length
 
 
 def pack(message: bytes) -> bytes:
-    """Return ``message`` behind its prefix, not compressed."""
+    """Return ``message`` with its prefix, not compressed."""
     return b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
 
 
 class Message:
-    """The one message of a request or an answer, as it arrives; ``limit`` is the most bytes that it may have."""
+    """The one message of a request or an answer, as it arrives; ``limit`` is its largest size in bytes."""
 
     __slots__ = ("_data", "_end", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._data: bytes | bytearray = b""
-        self._end = 0  # where the message ends in _data, once its prefix is there
+        self._end = 0  # the end of the message in _data; 0 until its prefix has arrived
         self._limit = limit
 
     def __len__(self) -> int:
-        """How many bytes are held."""
+        """Return how many bytes are buffered."""
         return len(self._data)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises RpcError if they cannot be the message."""
+        """Add received bytes. Raises RpcError if they cannot belong to the message."""
         if not self._data:
             self._data = data
         elif isinstance(self._data, bytes):
@@ -47,7 +47,7 @@ class Message:
         else:
             self._data += data
         if not self._end:
-            if len(self._data) < _PREFIX:
+            if len(self._data) < _PREFIX_BYTES:
                 return
             self._start()
         if len(self._data) > self._end:
@@ -59,36 +59,36 @@ class Message:
             raise RpcError(Status.UNIMPLEMENTED, "the message is compressed; only identity is supported")
         if flag:
             raise RpcError(Status.INTERNAL, f"a message has the unknown flags {flag}")
-        size = int.from_bytes(self._data[1:_PREFIX], "big")
+        size = int.from_bytes(self._data[1:_PREFIX_BYTES], "big")
         if size > self._limit:
             raise RpcError(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes is over the limit of {self._limit}")
-        self._end = _PREFIX + size
+        self._end = _PREFIX_BYTES + size
 
     def finish(self) -> bytes:
-        """Return the message; nothing follows. Raises RpcError if it is not complete."""
+        """Return the message at the end of its stream. Raises RpcError if it is incomplete."""
         if not self._data:
             raise RpcError(Status.UNIMPLEMENTED, "no message: the method is unary")
         if len(self._data) != self._end:
             raise RpcError(Status.INTERNAL, "the message is truncated")
-        return bytes(self._data[_PREFIX:])
+        return bytes(self._data[_PREFIX_BYTES:])
 
 
 # -- deadlines --------------------------------------------------------------------------------------------------------
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_MOST: Final = 10**8 - 1
+_MAX_COUNT: Final = 10**8 - 1  # eight digits
 
 
 def encode_timeout(seconds: float) -> bytes:
     """Return ``seconds`` as the value of grpc-timeout, never below a microsecond.
 
-    From one second on it is in milliseconds: a head that is the same for call after call is quickly read.
+    From one second on the value is in milliseconds, so that header blocks repeat and are decoded faster.
     """
     if seconds < 1:
         return b"%du" % max(1, int(seconds * 1_000_000))
     count = int(seconds * 1_000)
-    return b"%dm" % count if count <= _MOST else b"%dS" % min(_MOST, int(seconds))
+    return b"%dm" % count if count <= _MAX_COUNT else b"%dS" % min(_MAX_COUNT, int(seconds))
 
 
 def decode_timeout(value: bytes) -> float:
@@ -102,14 +102,16 @@ def decode_timeout(value: bytes) -> float:
 # -- heads ------------------------------------------------------------------------------------------------------------
 
 _PSEUDO: Final = frozenset({b":method", b":path", b":scheme", b":authority"})
-_OF_CONNECTION: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_CONNECTION_HEADERS: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
 
 
 class Malformed(Exception):
-    """A head breaks the rules of HTTP/2; the stream is reset (RFC 9113, section 8.1.1)."""
+    """A header list breaks the rules of HTTP/2; the stream is reset (RFC 9113, section 8.1.1)."""
 
 
-class Refused(Exception):
+class NotGrpc(Exception):
     """A request is HTTP but not gRPC; ``status`` is the HTTP status of the answer, ``headers`` go with it."""
 
     def __init__(self, status: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
@@ -122,7 +124,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def parse_request(headers: Headers) -> tuple[str, bytes | None]:
-    """Return the path of a request and its grpc-timeout. Raises Malformed, Refused."""
+    """Return the path of a request and its grpc-timeout. Raises Malformed, NotGrpc."""
     fields: dict[bytes, bytes] = {}
     pseudo = True
     for name, value in headers:
@@ -131,7 +133,7 @@ def parse_request(headers: Headers) -> tuple[str, bytes | None]:
                 raise Malformed("a pseudo-header is misplaced, repeated or unknown")
         else:
             pseudo = False
-            if name in _OF_CONNECTION or name != name.lower():
+            if name in _CONNECTION_HEADERS or name != name.lower():
                 raise Malformed("a header is not for HTTP/2")
         fields[name] = value
     if not fields.get(b":path") or b":scheme" not in fields or b":method" not in fields:
@@ -139,9 +141,9 @@ def parse_request(headers: Headers) -> tuple[str, bytes | None]:
     if fields.get(b"te", b"trailers") != b"trailers":
         raise Malformed("te is not for HTTP/2")
     if fields[b":method"] != b"POST":
-        raise Refused(b"405", ((b"allow", b"POST"),))
+        raise NotGrpc(b"405", ((b"allow", b"POST"),))
     if not _is_grpc(fields.get(b"content-type")):
-        raise Refused(b"415")
+        raise NotGrpc(b"415")
     return fields[b":path"].decode("latin-1"), fields.get(b"grpc-timeout")
 
 
@@ -152,7 +154,7 @@ def _is_grpc(content_type: bytes | None) -> bool:
 
 
 def check_answer(headers: Headers, *, ended: bool) -> None:
-    """Check the head of an answer; ``ended`` says that nothing follows it. Raises RpcError if the call has failed."""
+    """Check the headers of an answer; ``ended`` is True if they end the stream. Raises RpcError if the call failed."""
     fields = dict(headers)
     code = fields.get(b":status", b"")
     if _is_grpc(fields.get(b"content-type")):
@@ -182,16 +184,16 @@ def _error(fields: dict[bytes, bytes]) -> RpcError:
 # -- HTTP/2 frames ----------------------------------------------------------------------------------------------------
 
 LARGEST_FRAME: Final = 16_384
-"""Bytes of a frame's payload: what every peer may send, and all that ours may (RFC 9113, section 6.5.2)."""
+"""The largest payload of a frame in bytes, in both directions (RFC 9113, section 6.5.2)."""
 LARGEST_WINDOW: Final = (1 << 31) - 1
-"""Bytes: the most that a window of flow control may come to (section 6.9.1)."""
-_FRAME_HEAD: Final = 9
-_PREFACE: Final = 24
+"""The largest flow-control window in bytes (section 6.9.1)."""
+_FRAME_HEAD_BYTES: Final = 9
+_PREFACE_BYTES: Final = 24
 TINY_FRAME: Final = 256
-"""Bytes below which a frame of DATA that does not end its stream is said to carry nothing."""
-_LONGEST_PADDING: Final = 256
-_MOST_SETTINGS: Final = 64  # in one frame; HTTP/2 and its extensions define about ten
-_SETTING_SIZE: Final = 6
+"""A smaller DATA frame that does not end its stream counts as a control frame. In bytes."""
+_MAX_PADDING_BYTES: Final = 256
+_MAX_SETTINGS: Final = 64  # of one frame; HTTP/2 and its extensions define about ten
+_SETTING_BYTES: Final = 6
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 5, 7, 9
 _END_STREAM: Final = 1
 _END_HEADERS: Final = 4
@@ -200,7 +202,7 @@ _LAST_STREAM: Final = 0x7FFF_FFFF
 
 
 class Violation(Exception):
-    """A peer breaks the rules or abuses them: the connection ends with ``code``."""
+    """A peer breaks a rule or exceeds a budget: the connection ends with ``code``."""
 
     def __init__(self, code: ErrorCodes, text: str) -> None:
         super().__init__(text)
@@ -208,7 +210,7 @@ class Violation(Exception):
 
 
 class Scanner:
-    """Looks at the frames of a connection before h2 does.
+    """Scans the frames of a connection before h2 gets them.
 
     By itself, h2 would
 
@@ -217,10 +219,11 @@ class Scanner:
     - answer every frame on a stream that has been reset;
     - take no more frames after a GOAWAY, although streams that are open go on (RFC 9113, section 6.8).
 
-    ``preface`` says that a client's connection preface comes first, ``headers`` how many bytes one header block may
-    have. ``controls`` counts frames that cost work and carry nothing, ``settings`` SETTINGS frames and what is in them,
-    ``resets`` RST_STREAM frames, ``claims`` frames that carry something only if they begin or end a call; whoever reads
-    them sets them to zero. ``goaways`` collects (last stream, error code, debug data), to be taken likewise.
+    ``preface`` is True if a client's connection preface comes first; ``headers`` is the largest header block in bytes.
+    ``controls`` counts control frames and others without content, ``settings`` SETTINGS frames and their settings,
+    ``resets`` RST_STREAM frames, and ``claims`` frames that are useful only if they begin or end a call. The caller
+    sets these counters back to zero. ``goaways`` collects (last stream, error code, debug data) of GOAWAY frames, and
+    the caller empties it.
     """
 
     def __init__(self, *, preface: bool, headers: int) -> None:
@@ -230,26 +233,26 @@ class Scanner:
         self.claims = 0
         self.goaways: list[tuple[int, int, bytes]] = []
         self._limit = headers
-        self._block = 0  # bytes of the header block that is arriving
+        self._block = 0  # bytes so far of the header block that is arriving
         self._in_block = False
-        self._missing = _PREFACE if preface else 0  # bytes of the current frame that have not arrived
-        self._held = b""  # the beginning of a frame's head
-        self._goaway: list[bytes] | None = None  # parts of the payload of the GOAWAY that is arriving
+        self._missing = _PREFACE_BYTES if preface else 0  # missing bytes of the current frame
+        self._held = b""  # the received part of a frame header
+        self._goaway: list[bytes] | None = None  # payload so far of the GOAWAY that is arriving
 
     @property
     def between(self) -> bool:
-        """Whether what comes next is a frame that has nothing to do with the one before it."""
+        """True at a frame boundary outside a header block."""
         return not (self._missing or self._held or self._in_block)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return those that are for h2. Raises Violation."""
+        """Scan received bytes; return those that h2 shall get. Raises Violation."""
         if self._held:
             data = self._held + data
             self._held = b""
         position = 0
         size = len(data)
         passed: list[bytes] = []
-        begin = 0  # of what is to be passed, behind ``passed``
+        begin = 0  # the first byte for h2 that is not in ``passed``
         while True:
             step = min(self._missing, size - position)
             self._missing -= step
@@ -261,7 +264,7 @@ class Scanner:
                 break
             if self._goaway is not None:
                 self._end_goaway(b"".join(self._goaway))
-            if size - position < _FRAME_HEAD:
+            if size - position < _FRAME_HEAD_BYTES:
                 self._held = data[position:]
                 break
             self._missing = (data[position] << 16) | (data[position + 1] << 8) | data[position + 2]
@@ -270,8 +273,8 @@ class Scanner:
             if kind == _GOAWAY and not self._in_block:
                 self._goaway = []
                 passed.append(data[begin:position])
-                begin = position + _FRAME_HEAD
-            position += _FRAME_HEAD
+                begin = position + _FRAME_HEAD_BYTES
+            position += _FRAME_HEAD_BYTES
         end = size - len(self._held)
         return data if begin == 0 and end == size else b"".join((*passed, data[begin:end]))
 
@@ -279,7 +282,7 @@ class Scanner:
         if length > LARGEST_FRAME:
             raise Violation(ErrorCodes.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
         if kind == _DATA:
-            if length < (TINY_FRAME + _LONGEST_PADDING if flags & _PADDED else TINY_FRAME):
+            if length < (TINY_FRAME + _MAX_PADDING_BYTES if flags & _PADDED else TINY_FRAME):
                 if flags & _END_STREAM:
                     self.claims += 1
                 else:
@@ -289,11 +292,11 @@ class Scanner:
         elif kind == _RST_STREAM:
             self.resets += 1
         elif kind == _SETTINGS:
-            if length > _MOST_SETTINGS * _SETTING_SIZE:
-                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"more than {_MOST_SETTINGS} settings in a frame")
-            self.settings += 1 + length // _SETTING_SIZE
+            if length > _MAX_SETTINGS * _SETTING_BYTES:
+                raise Violation(ErrorCodes.ENHANCE_YOUR_CALM, f"more than {_MAX_SETTINGS} settings in a frame")
+            self.settings += 1 + length // _SETTING_BYTES
         elif kind == _PUSH_PROMISE:
-            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a pushed stream, which nobody may send here")
+            raise Violation(ErrorCodes.PROTOCOL_ERROR, "a pushed stream, which no peer may open here")
         else:
             self.controls += 1
 
@@ -317,7 +320,7 @@ class Scanner:
 
 
 class Budget:
-    """What a peer may make us do for nothing: at most ``most`` at once, ``per_second`` in the long run."""
+    """A budget for work without use: ``most`` in a burst, ``per_second`` in the long run."""
 
     __slots__ = ("_left", "_most", "_per_second", "_since")
 
@@ -328,11 +331,11 @@ class Budget:
         self._since = now
 
     def spend(self, count: int, now: float) -> bool:
-        """Take ``count`` at the time ``now``, in seconds; whether there was enough."""
+        """Spend ``count`` at the time ``now``, in seconds. Returns False if that was too much."""
         self._left = min(self._most, self._left + (now - self._since) * self._per_second) - count
         self._since = now
         return self._left >= 0
 
     def earn(self, count: int) -> None:
-        """Give back ``count``: the peer let us do something useful."""
+        """Add ``count``, for useful work of the peer."""
         self._left = min(self._most, self._left + count)

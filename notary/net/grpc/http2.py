@@ -1,4 +1,4 @@
-"""The HTTP/2 state machine of h2, with a bound on everything that h2 keeps, or walks over, for its peer.
+"""The HTTP/2 state machine of h2, with bounds on the memory and the work that a peer can cause.
 
 Rules of this module: pure. By itself, h2 would
 
@@ -18,8 +18,8 @@ from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 from hpack import Encoder
 
-LARGEST_TABLE: Final = 4096
-"""Bytes of the table of our header fields at the most: the size that every peer starts with (RFC 9113, 6.5.2)."""
+LARGEST_TABLE_BYTES: Final = 4096
+"""The largest HPACK table of our header fields: the size that every peer starts with (RFC 9113, 6.5.2)."""
 
 _KNOWN: Final = frozenset(SettingCodes)
 _KEPT_CHANGES: Final = 2  # a peer must hear the smallest size of the table and the last one (RFC 7541, section 4.2)
@@ -35,7 +35,7 @@ class _RemoteSettings(Settings):
 
 
 class _Encoder(Encoder):
-    """An encoder whose table has at most ``LARGEST_TABLE`` bytes, however many the peer would allow."""
+    """An encoder whose table has at most ``LARGEST_TABLE_BYTES`` bytes, however many the peer would allow."""
 
     @property
     def header_table_size(self) -> int:
@@ -43,7 +43,7 @@ class _Encoder(Encoder):
 
     @header_table_size.setter
     def header_table_size(self, value: int) -> None:
-        size = min(value, LARGEST_TABLE)
+        size = min(value, LARGEST_TABLE_BYTES)
         if size == self.header_table.maxsize:
             return
         self.header_table.maxsize = size
@@ -54,7 +54,7 @@ class _Encoder(Encoder):
 class Http2(H2Connection):
     """One side of a connection.
 
-    How many streams may be open is for the caller to bound: ``open_inbound_streams`` and ``open_outbound_streams``,
+    The caller bounds how many streams may be open: ``open_inbound_streams`` and ``open_outbound_streams``,
     which h2 asks before each new stream, are always 0 here.
     """
 
@@ -69,8 +69,8 @@ class Http2(H2Connection):
     @property
     def open_inbound_streams(self) -> int:
         """See the class."""
-        # h2 forgets the streams that are over when it counts the others. Counting only when there can be many that are
-        # over looks at each stream once or twice on average.
+        # h2 forgets closed streams when it counts the open ones. Counting only when many can be closed visits each
+        # stream once or twice on average.
         if len(self.streams) >= self._count_at:
             super().open_inbound_streams  # noqa: B018 - for its effect
             self._count_at = 2 * len(self.streams) + _FEW_STREAMS

@@ -1,9 +1,9 @@
 """The server: connections that hand whole requests to functions and send whole answers.
 
-Rules of this module: a handler that raises RpcError decides the status; whatever else it raises goes to ``on_error``
-and is answered INTERNAL with a fixed text. A handler whose caller has gone away, or whose deadline has passed, is
-cancelled. What is not gRPC is answered as HTTP says. A client that does not read its answers is not read from. A server
-that stops lets calls end, then ends them.
+Rules of this module: a handler that raises RpcError decides the status; any other exception goes to ``on_error``, and
+the caller gets INTERNAL with a fixed text. A handler is cancelled if its caller disconnects or its deadline passes.
+Requests that are not gRPC get an HTTP status. The server does not read from a client that does not read its answers. A
+server that stops lets calls end, then ends them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import join
-from notary.net.grpc.connection import Connection, Limits
+from notary.net.connections import Connections
+from notary.net.grpc.connection import GrpcLimits, Http2Connection
 from notary.net.grpc.fast import Fields, Request, end_of_frame, find_request
-from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, Refused, decode_timeout, pack, parse_request
+from notary.net.grpc.frames import LARGEST_WINDOW, Malformed, Message, NotGrpc, decode_timeout, pack, parse_request
 from notary.net.grpc.status import RpcError, Status, encode_message
-from notary.net.tls.refusals import OnRefused, Refusals
-from notary.net.tls.verdicts import Why, unreadable
+from notary.net.refusals import OnRefused, RefusalKind, Refusals, unreadable_certificate
 
 if TYPE_CHECKING:
     _Factory = ServerFactory["_ServerConnection"]
@@ -46,16 +46,16 @@ _log = Logger()
 
 _HEAD: Final = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _OK: Final = [(b"grpc-status", b"0")]
-_SWEEP_SECONDS: Final = 1.0
+_CLOSING_SECONDS: Final = 2.0  # beyond the time in which a sweep aborts a connection that does not close
 _FAULT: Final = "internal error"
-_SHOWN: Final = 100  # characters of a method that we do not know
+_SHOWN_CHARACTERS: Final = 100  # of the path of an unknown method
 
 
 class Peer:
-    """Who is at the other end of a connection.
+    """The client of a connection.
 
-    ``address`` is ``host:port``; ``certificate`` the one that a client has proved to own, None without mutual TLS.
-    There is one Peer a connection, so what is found out about it may be kept by its identity.
+    ``address`` is ``host:port``; ``certificate`` is the one that the client has proved to own, None without mutual TLS.
+    There is one Peer for each connection, so facts about a client may be kept by the identity of its Peer.
     """
 
     def __init__(self, address: str, certificate: x509.Certificate | None) -> None:
@@ -64,7 +64,7 @@ class Peer:
 
 
 class Context:
-    """What a handler may want to know besides the request."""
+    """The circumstances of a request: its path, its client and its deadline."""
 
     __slots__ = ("_clock", "_deadline", "path", "peer")
 
@@ -75,12 +75,12 @@ class Context:
         self._deadline = deadline
 
     def remaining(self) -> float | None:
-        """Seconds until the caller stops waiting; None if it named no deadline."""
+        """Return the seconds until the caller stops waiting; None if the caller set no deadline."""
         return None if self._deadline is None else max(0.0, self._deadline - self._clock.seconds())
 
 
 Handler: TypeAlias = Callable[[bytes, Context], "bytes | Coroutine[Any, Any, bytes] | Deferred[bytes]"]
-"""Answers a request: at once (the fast way), by a coroutine or by a Deferred. Raises RpcError."""
+"""Answers a request: at once (the fast path), by a coroutine or by a Deferred. Raises RpcError."""
 OnFinish: TypeAlias = Callable[[str, Status, float, Peer], None]
 OnError: TypeAlias = Callable[[str, Failure], None]
 
@@ -94,7 +94,7 @@ def _ignore(_path: str, _status: Status, _seconds: float, _peer: Peer) -> None:
 
 
 class _Meaning(NamedTuple):
-    """The head of a request to a method that we know; ``timeout`` in seconds."""
+    """The meaning of the header block of a request to a known method; ``timeout`` is in seconds."""
 
     path: str
     handler: Handler
@@ -104,23 +104,23 @@ class _Meaning(NamedTuple):
 class _Stream:
     """One call."""
 
-    __slots__ = ("answered", "complete", "deadline", "held", "id", "message", "path", "result", "since", "timer")
+    __slots__ = ("answered_at", "begun_at", "complete", "deadline", "held", "id", "message", "path", "result", "timer")
 
-    def __init__(self, stream: int, path: str, since: float, limit: int) -> None:
+    def __init__(self, stream: int, path: str, begun_at: float, limit: int) -> None:
         self.id = stream
         self.path = path
-        self.since = since  # when the request began
-        self.answered = since  # when the answer began
+        self.begun_at = begun_at
+        self.answered_at = begun_at
         self.deadline: float | None = None
         self.message = Message(limit)
-        self.held = 0  # bytes of the message that are counted
-        self.complete = False  # the request is
-        self.result: Deferred[bytes] | None = None  # what the handler has yet to say
+        self.held = 0  # bytes of the message that count towards the limits
+        self.complete = False  # the request has arrived
+        self.result: Deferred[bytes] | None = None  # the answer of the handler, which is not there yet
         self.timer: IDelayedCall | None = None
 
 
 @implementer(IPushProducer)
-class _ServerConnection(Connection):
+class _ServerConnection(Http2Connection):
     client_side = False
     factory: GrpcFactory
 
@@ -129,41 +129,41 @@ class _ServerConnection(Connection):
         self.factory = factory
         self.peer = Peer(address, None)
         self.streams: dict[int, _Stream] = {}
-        self._writing: dict[int, _Stream] = {}  # answered, but not taken by the client
+        self._writing: dict[int, _Stream] = {}  # answered, but the client has not read all of the answer
         self._buffered = 0
-        self._last: int | None = None  # the last stream that is served, once we go away
-        self._leave_by: float | None = None  # when we go away at the latest, with or without a call
+        self._last_served: int | None = None  # None until we leave
+        self._leave_by: float | None = None  # when we leave even without a first call
 
     # -- the transport ------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin; note whose certificate it is; stop reading from a client that does not read."""
+        """Begin: note the client's certificate, and stop reading from a client that does not read."""
         if ISSLTransport.providedBy(self.transport):
             certificate = cast("X509 | None", self.transport.getPeerCertificate())
             if certificate is not None:
                 try:
                     self.peer.certificate = certificate.to_cryptography()
                 except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-                    self.why = str(unreadable(strange))
-                    self.factory.on_refused(self.peer.address, Why.BAD_CERTIFICATE, self.why)
+                    self.end_reason = str(unreadable_certificate(strange))
+                    self.factory.on_refused(self.peer.address, RefusalKind.BAD_CERTIFICATE, self.end_reason)
                     self.abort()
                     return
         cast("Any", self.transport).registerProducer(self, True)
         super().begin()
 
     def pauseProducing(self) -> None:
-        """The client does not read: take nothing from it."""
+        """Stop reading: the client does not read."""
         cast("Any", self.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The client reads again."""
+        """Read again: the client does."""
         cast("Any", self.transport).resumeProducing()
 
     def stopProducing(self) -> None:
-        """The transport is lost, as ``connectionLost`` will say."""
+        """Do nothing: ``connectionLost`` follows."""
 
-    def ending(self, _reason: str) -> None:
-        """Cancel what still runs for this client."""
+    def end_streams(self, _reason: str) -> None:
+        """Cancel the handlers that run for this client."""
         # A transport that has a producer waits for it before it closes.
         cast("Any", self.transport).unregisterProducer()
         for stream in list(self.streams.values()):
@@ -171,93 +171,93 @@ class _ServerConnection(Connection):
         self._writing.clear()
 
     def lost(self, *, quiet: bool) -> None:
-        """Tell why, if there never was HTTP/2."""
-        if not self.spoke and self._last is None and not quiet:
-            self.factory.on_refused(self.peer.address, Why.PROTOCOL, self.why)
+        """Report the refusal of a connection that never got to HTTP/2."""
+        if not self.peer_spoke_http2 and self._last_served is None and not quiet:
+            self.factory.on_refused(self.peer.address, RefusalKind.PROTOCOL, self.end_reason)
         self.factory.forget(self)
 
     def sweep(self, now: float) -> None:
-        """End what takes too long."""
-        self.check_life(now)
-        if self.closing is not None:
+        """End the calls, and the connection, that are late."""
+        self.check_deadlines(now)
+        if self.closing_since is not None:
             return
         if self._leave_by is not None and now >= self._leave_by:
             self._leave()
             return
         limits = self.limits
-        if self.spoke and self.asked is None and now - self.heard >= limits.keepalive:
+        if self.peer_spoke_http2 and self.ping_sent_at is None and now - self.last_received_at >= limits.keepalive:
             self.ping()
         for stream in list(self.streams.values()):
             if not stream.complete:
                 late = stream.deadline is not None and now >= stream.deadline
-                if late or now - stream.since >= limits.request:
+                if late or now - stream.begun_at >= limits.request:
                     self._error(stream, RpcError(Status.DEADLINE_EXCEEDED, "the request did not arrive in time"))
         for stream in list(self._writing.values()):
-            if now - stream.answered >= limits.answer:
+            if now - stream.answered_at >= limits.answer:
                 del self._writing[stream.id]
                 self.reset(stream.id, ErrorCodes.CANCEL)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def meaning(self, fields: Fields) -> _Meaning | None:
-        """What the head of a request says, if it is the head of a call that we know."""
+        """Return the meaning of a header block if it belongs to a call of a known method."""
         if any(name == b"content-length" for name, _ in fields):
-            return None  # h2 compares it with what comes
+            return None  # h2 compares it with the length of the body
         try:
             path, timeout = parse_request(fields)
             handler = self.factory.methods.get(path)
             seconds = None if timeout is None else decode_timeout(timeout)
-        except (Malformed, Refused, RpcError):
+        except (Malformed, NotGrpc, RpcError):
             return None
         return None if handler is None else _Meaning(path, handler, seconds)
 
     def receive(self, data: bytes) -> None:
-        """Answer the calls that came whole; all else goes the general way. Raises Violation, ProtocolError."""
-        begin = position = 0  # what is between them is for h2
-        while position < len(data) and self.spoke and self.closing is None and self._scanner.between:
+        """Answer complete calls on the fast path, the rest on the full path. Raises Violation, ProtocolError."""
+        begin = position = 0  # the bytes between the two are for h2
+        while position < len(data) and self.peer_spoke_http2 and self.closing_since is None and self._scanner.between:
             request = find_request(data, position, self._decoder.known)
             if request is None or not self._may_begin(request):
                 position = end_of_frame(data, position)
             elif begin < position:
-                super().receive(data[begin:position])  # it may change what the next block of headers says
+                super().receive(data[begin:position])  # it may change the meaning of the next header block
                 begin = position
             else:
                 self._answer(request, data[position : request.end])
                 begin = position = request.end
-        if begin < len(data) and self.closing is None:
+        if begin < len(data) and self.closing_since is None:
             super().receive(data[begin:])
 
     def _may_begin(self, request: Request[_Meaning]) -> bool:
-        """Whether h2 and we would have nothing to say against a request."""
+        """Return True if neither h2 nor a limit would refuse a request."""
         h2 = self._h2
         return (
             request.stream > h2.highest_inbound_stream_id
             and request.size <= h2.inbound_flow_control_window
-            and h2.outbound_flow_control_window + request.more_room <= LARGEST_WINDOW
-            and h2.remote_settings.initial_window_size + request.room <= LARGEST_WINDOW
+            and h2.outbound_flow_control_window + request.connection_increment <= LARGEST_WINDOW
+            and h2.remote_settings.initial_window_size + request.stream_increment <= LARGEST_WINDOW
             and len(request.message) <= self.limits.message
             and not self._is_full(request.size)
             and len(self.streams) + len(self._writing) < self.limits.streams
-            and self._last is None
-            and not self._outgoing  # nobody waits for the room that comes with it
+            and self._last_served is None
+            and not self._outgoing  # no stream waits for the window that comes with it
         )
 
     def _answer(self, request: Request[_Meaning], frames: bytes) -> None:
-        """Run a request; h2 hears of it, by its frames, only if it has no answer yet that can be sent."""
+        """Run a request. h2 gets its frames only if there is no answer yet that can be sent."""
         stream, (path, handler, timeout) = request.stream, request.meaning
-        now = self.heard
+        now = self.last_received_at
         deadline = None if timeout is None else now + timeout
         outcome = self._begin(handler, request.message, Context(path, self.peer, self.clock, deadline))
         if isinstance(outcome, bytes) and len(outcome) <= self.limits.message:
             body = pack(outcome)
-            if self.send_at_once(request, body):  # what it earns is more than the frames in it that carry nothing
+            if self.send_fast(request, body):  # the call earns more than its control frames cost
                 self.factory.on_finish(path, Status.OK, self.clock.seconds() - now, self.peer)
-                self.earn()
+                self.earn_budget()
                 return
-        # What this says is done already. The scanner has nothing to say against it, and nothing to count: a call that
-        # is whole may bring a WINDOW_UPDATE or two.
+        # The events of these frames are handled already. The scanner would neither refuse nor count anything here: a
+        # complete call may bring a WINDOW_UPDATE or two.
         self._h2.receive_data(frames)
-        self.count(request.size)
+        self.count_received(request.size)
         call = self.streams[stream] = _Stream(stream, path, now, 0)
         call.deadline = deadline
         call.complete = True
@@ -265,16 +265,16 @@ class _ServerConnection(Connection):
         self._settle(call, outcome)
 
     def _settings(self, event: RemoteSettingsChanged) -> None:
-        self.spoke = True
-        self.room(event)
+        self.peer_spoke_http2 = True
+        self.on_window_update(event)
 
     def _request(self, event: RequestReceived) -> None:
         stream = event.stream_id
         if self.is_closed(stream):
             return  # it was reset at once
-        if self._last is not None or len(self.streams) + len(self._writing) >= self.limits.streams:
+        if self._last_served is not None or len(self.streams) + len(self._writing) >= self.limits.streams:
             self.reset(stream, ErrorCodes.REFUSED_STREAM)
-            if self._last is None:
+            if self._last_served is None:
                 self.spend_resets(1)
             return
         try:
@@ -283,11 +283,11 @@ class _ServerConnection(Connection):
             self.reset(stream, ErrorCodes.PROTOCOL_ERROR)
             self.spend_resets(1)
             return
-        except Refused as refused:
-            self._h2.send_headers(stream, [(b":status", refused.status), *refused.headers], end_stream=True)
+        except NotGrpc as other:
+            self._h2.send_headers(stream, [(b":status", other.status), *other.headers], end_stream=True)
             self.reset(stream, ErrorCodes.NO_ERROR)
             return
-        now = self.heard
+        now = self.last_received_at
         call = self.streams[stream] = _Stream(stream, path, now, self.limits.message)
         try:
             if timeout is not None:
@@ -296,10 +296,10 @@ class _ServerConnection(Connection):
             self._error(call, error)
             return
         if path not in self.factory.methods:
-            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path[:_SHOWN]}"))
+            self._error(call, RpcError(Status.UNIMPLEMENTED, f"unknown method {path[:_SHOWN_CHARACTERS]}"))
 
     def _data(self, event: DataReceived) -> None:
-        self.seen(event)
+        self.replenish_window(event)
         call = self.streams.get(event.stream_id)
         if call is None:
             return
@@ -314,12 +314,12 @@ class _ServerConnection(Connection):
             self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, "too many large requests at once"))
 
     def _is_full(self, more: int = 0) -> bool:
-        """Whether open calls would hold too much with ``more`` bytes."""
+        """Return True if open calls would hold too much with ``more`` bytes."""
         limits = self.limits
         return self._buffered + more > limits.buffered or self.factory.buffered + more > limits.all_buffered
 
     def _hold(self, call: _Stream, size: int) -> None:
-        """Count the bytes of a request, which are held until it is answered."""
+        """Count the bytes of a request, which are held until its answer."""
         more = size - call.held
         call.held = size
         self._buffered += more
@@ -347,12 +347,12 @@ class _ServerConnection(Connection):
             self.clock.callLater(0, self._leave)
         try:
             result = handler(request, context)
-        except Exception:  # noqa: BLE001 - whatever a handler raises has its answer
+        except Exception:  # noqa: BLE001 - each exception of a handler has its answer
             return Failure()
         return result if isinstance(result, (bytes, Deferred)) else Deferred.fromCoroutine(result)
 
     def _settle(self, call: _Stream, outcome: bytes | Deferred[bytes] | Failure) -> None:
-        """Answer, now or when there is an answer."""
+        """Answer now, or when the handler is done."""
         if isinstance(outcome, bytes):
             self._succeeded(outcome, call)
             return
@@ -366,7 +366,7 @@ class _ServerConnection(Connection):
             call.timer = self.clock.callLater(max(0.0, call.deadline - self.clock.seconds()), self._expire, call)
 
     def _fault(self, failure: Failure) -> None:
-        """An answer could not be said: this must not happen, and must not leave a caller waiting."""
+        """End the connection: a bug kept an answer from being sent, and no caller may wait because of it."""
         _log.failure("an answer could not be sent", failure)
         self.fail(ErrorCodes.INTERNAL_ERROR, _FAULT)
 
@@ -376,7 +376,7 @@ class _ServerConnection(Connection):
 
     def _reset_by_client(self, event: StreamReset) -> None:
         stream = event.stream_id or 0
-        self.unsend(stream)
+        self.discard_unsent(stream)
         call = self.streams.get(stream)
         if call is not None:
             self._drop(call, Status.CANCELLED)
@@ -388,13 +388,13 @@ class _ServerConnection(Connection):
     def _succeeded(self, answer: bytes, call: _Stream) -> None:
         call.result = None
         if call.id not in self.streams or self.is_closed(call.id):
-            return  # nobody waits for it any more
+            return  # the caller has cancelled the call
         if len(answer) > self.limits.message:
             error = f"an answer of {len(answer)} bytes is over the limit of {self.limits.message}"
             self._error(call, RpcError(Status.RESOURCE_EXHAUSTED, error))
             return
         if not self.send_answer(call.id, pack(answer), _HEAD, _OK):
-            call.answered = self.clock.seconds()
+            call.answered_at = self.clock.seconds()
             self._writing[call.id] = call
         self._finish(call, Status.OK)
 
@@ -420,12 +420,12 @@ class _ServerConnection(Connection):
 
     def _finish(self, call: _Stream, status: Status) -> None:
         self._drop(call, status)
-        self.earn()
-        self.later()
+        self.earn_budget()
+        self.flush_soon()
         self._maybe_leave()
 
     def _drop(self, call: _Stream, status: Status) -> None:
-        """A call is over: stop its handler, tell how it ended."""
+        """End a call: cancel its handler and report its status."""
         del self.streams[call.id]
         self._hold(call, 0)
         if call.timer is not None:
@@ -435,40 +435,40 @@ class _ServerConnection(Connection):
         if result is not None:
             result.cancel()
         factory = self.factory
-        factory.on_finish(call.path, status, self.clock.seconds() - call.since, self.peer)
+        factory.on_finish(call.path, status, self.clock.seconds() - call.begun_at, self.peer)
 
     def sent(self, stream: int) -> None:
-        """An answer has left."""
+        """The client has read an answer that had to wait."""
         self._writing.pop(stream, None)
         self._maybe_leave()
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave(self, first_seconds: float) -> None:
-        """Take no more calls; close when those that run are answered.
+        """Take no more calls, and close when the running calls are answered.
 
-        A client that has yet to begin, perhaps in the middle of TLS's handshake, has ``first_seconds`` for its first
-        call: it was accepted, and would take the end of its connection for a failure.
+        A client that has not sent anything yet, perhaps in the middle of TLS's handshake, has ``first_seconds`` for its
+        first call: its connection was accepted, so a close would look like a failure.
         """
-        if self.spoke:
+        if self.peer_spoke_http2:
             self._leave()
         else:
             self._leave_by = self.clock.seconds() + first_seconds
 
     def _leave(self) -> None:
         self._leave_by = None
-        if self._last is None and self.closing is None:
-            self._last = self._h2.highest_inbound_stream_id
-            if self.spoke:
-                self.say_goodbye(self._last)
+        if self._last_served is None and self.closing_since is None:
+            self._last_served = self._h2.highest_inbound_stream_id
+            if self.peer_spoke_http2:
+                self.send_goaway(self._last_served)
             self._maybe_leave()
 
     def _maybe_leave(self) -> None:
-        if self._last is not None and not self.streams and not self._writing:
+        if self._last_served is not None and not self.streams and not self._writing:
             self.close("the server stops")
 
     def give_up(self) -> None:
-        """End the calls that still run, and the connection."""
+        """End the running calls and the connection."""
         for stream in list(self.streams.values()):
             self._error(stream, RpcError(Status.UNAVAILABLE, "the server is stopping"))
         self.close("the server stops")
@@ -478,7 +478,7 @@ class _ServerConnection(Connection):
         DataReceived: _data,
         StreamEnded: _ended,
         StreamReset: _reset_by_client,
-        WindowUpdated: Connection.room,
+        WindowUpdated: Http2Connection.on_window_update,
         RemoteSettingsChanged: _settings,
     }
 
@@ -489,10 +489,10 @@ _NOTHING: Final = Message(0)
 class GrpcFactory(_Factory):
     """Makes the connections of a server.
 
-    ``methods`` maps paths (``/package.Service/Method``) to handlers. ``on_finish`` is told of every call (the path as
-    the client gave it, which may be any; the status; seconds; the peer), ``on_error`` of every handler that failed
-    otherwise than by RpcError, ``on_refused`` of every connection that did not come to speak HTTP/2; by default these
-    two are logged.
+    ``methods`` maps paths (``/package.Service/Method``) to handlers. ``on_finish`` is called after every call, with the
+    path (any text that a client sent), the status, the seconds that the call took, and the peer; ``on_error`` for every
+    exception of a handler but RpcError; ``on_refused`` for every connection that ended before HTTP/2 began. By default
+    these two write log lines.
     """
 
     noisy = False
@@ -502,72 +502,42 @@ class GrpcFactory(_Factory):
         methods: Mapping[str, Handler],
         clock: IReactorTime,
         *,
-        limits: Limits | None = None,
+        limits: GrpcLimits | None = None,
         on_finish: OnFinish = _ignore,
         on_error: OnError = _log_error,
         on_refused: OnRefused | None = None,
     ) -> None:
         self.methods = methods
         self.clock = clock
-        self.limits = limits or Limits()
+        self.limits = limits or GrpcLimits()
         self.on_finish = on_finish
         self.on_error = on_error
         self.on_refused = on_refused or Refusals(_log, LogLevel.warn, clock.seconds)
         self.buffered = 0
-        """Bytes of the messages of all open calls."""
-        self._connections: set[_ServerConnection] = set()
-        self._sweeping: IDelayedCall | None = None
-        self._stopped: Deferred[None] | None = None
+        """The number of bytes in the messages of all open calls."""
+        self._connections = Connections(clock)
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     def buildProtocol(self, addr: IAddress | None) -> _ServerConnection | None:
-        """Return a new connection; None once the server stops."""
-        if self._stopped is not None:
+        """Return a new connection; None if the server is stopping."""
+        if self._connections.draining:
             return None
         host, port = getattr(addr, "host", "?"), getattr(addr, "port", 0)
         made = _ServerConnection(self, join(host, port))
         self._connections.add(made)
-        if self._sweeping is None:
-            self._sweeping = self.clock.callLater(_SWEEP_SECONDS, self._sweep)
         return made
 
-    def _sweep(self) -> None:
-        self._sweeping = self.clock.callLater(_SWEEP_SECONDS, self._sweep)
-        now = self.clock.seconds()
-        for connection in list(self._connections):
-            connection.sweep(now)
-
     def forget(self, connection: _ServerConnection) -> None:
-        """A connection is lost."""
+        """Forget a connection that is lost."""
         self._connections.discard(connection)
-        if self._connections:
-            return
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-        if self._stopped is not None and not self._stopped.called:
-            self._stopped.callback(None)
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
-        """Take no more connections and calls, wait for the calls that run, then end them; return when all is closed.
+        """Take no more connections and calls, wait for the running calls, then end them. Returns when all is closed.
 
         The caller closes the listening ports first.
         """
-        if self._stopped is None:
-            self._stopped = Deferred()
-        if not self._connections:
-            return
-        for connection in list(self._connections):
-            connection.leave(grace_seconds / 2)
-        timer = self.clock.callLater(grace_seconds, self._give_up)
-        await self._stopped
-        if timer.active():
-            timer.cancel()
-
-    def _give_up(self) -> None:
-        for connection in list(self._connections):
-            connection.give_up()
+        await self._connections.drain(grace_seconds, self.limits.linger + _CLOSING_SECONDS)

@@ -1,4 +1,4 @@
-"""The status of a call: codes, messages, and what failures of the layers below mean.
+"""The status of a call: codes, messages, and the status for failures of the layers below.
 
 Rules of this module: pure. The tables are those of the gRPC project's documents "Status codes and their use in gRPC",
 "HTTP to gRPC Status Code Mapping" and "gRPC over HTTP2".
@@ -14,7 +14,7 @@ from h2.errors import ErrorCodes
 
 
 class Status(IntEnum):
-    """How a call ended; the numbers are those of the wire."""
+    """The status codes of gRPC, with their numbers on the wire."""
 
     OK = 0
     CANCELLED = 1
@@ -51,21 +51,21 @@ class RpcError(Exception):
 
 
 _LITERAL: Final = "".join(chr(code) for code in range(0x20, 0x7F) if code != ord("%"))
-_LONGEST: Final = 1024  # characters of a message; a peer may refuse all of a header list over 8 KiB
+_MAX_CHARACTERS: Final = 1024  # of a message; a peer may refuse a header list over 8 KiB
 
 
 def encode_message(text: str) -> bytes:
     """Return ``text``, its first 1,024 characters, as the value of grpc-message: UTF-8, percent-encoded."""
-    return quote_from_bytes(text[:_LONGEST].encode("utf-8", "replace"), safe=_LITERAL).encode("ascii")
+    return quote_from_bytes(text[:_MAX_CHARACTERS].encode("utf-8", "replace"), safe=_LITERAL).encode("ascii")
 
 
 def decode_message(value: bytes) -> str:
-    """Return the text of a grpc-message; what is not valid in it is kept as well as possible, never an error."""
+    """Return the text of a grpc-message. Invalid parts are replaced; there is no error."""
     return unquote_to_bytes(value).decode("utf-8", "replace")
 
 
 def decode_status(value: bytes) -> Status:
-    """Return the status of a grpc-status; UNKNOWN if it is none."""
+    """Return the status in a grpc-status, or UNKNOWN for an invalid one."""
     try:
         return Status(int(value)) if value.isdigit() else Status.UNKNOWN
     except ValueError:
@@ -85,7 +85,7 @@ _OF_HTTP: Final = {
 
 
 def of_http(code: bytes) -> Status:
-    """Return what an HTTP status means for a call when the answer has no grpc-status."""
+    """Return the status of a call whose answer has an HTTP status and no grpc-status."""
     return _OF_HTTP.get(code, Status.UNKNOWN)
 
 
@@ -106,5 +106,5 @@ _OF_RESET: Final = {
 
 
 def of_reset(code: int) -> Status:
-    """Return what the error code of a RST_STREAM means for its call."""
+    """Return the status of a call that a RST_STREAM with this error code ends."""
     return _OF_RESET.get(code, Status.UNKNOWN)  # type: ignore[call-overload, no-any-return]

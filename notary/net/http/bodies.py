@@ -1,6 +1,7 @@
-"""How much of requests' bodies is held, for whom, and how slowly a body may come.
+"""The budget of request bodies: how many bytes are held, for which peer, and how slowly a body may arrive.
 
-Rules of this module: pure. What is counted has come; what a client only announces costs nothing and so buys nothing.
+Rules of this module: pure. Only bytes that have arrived are counted: an announced length costs the client nothing, so
+it reserves nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Final
 from notary.net.http.call import Call
 
 BLOCK_BYTES: Final = 1 << 20
-"""Bytes of a block of a body."""
+"""The size of all blocks of a body but the last."""
 
-_INTERFACE_BITS: Final = 64  # of an IPv6 address: the owner of one has all that differ only in these
+_INTERFACE_BITS: Final = 64  # of an IPv6 address: its owner has all addresses that differ only in these bits
 
 
 class BodyBudget:
@@ -29,11 +30,11 @@ class BodyBudget:
 
     @property
     def peers(self) -> int:
-        """The number of peers for whom something is held."""
+        """The number of peers with bytes that are held."""
         return len(self._by_peer)
 
     def take(self, peer: str, size: int) -> bool:
-        """Count ``size`` bytes more for ``peer``; False, and nothing is counted, if that would be too much."""
+        """Count ``size`` more bytes for ``peer``. Returns False, and counts nothing, if that would be too much."""
         theirs = self._by_peer.get(peer, 0) + size
         if self.held + size > self._total or theirs > self._share:
             return False
@@ -43,7 +44,7 @@ class BodyBudget:
         return True
 
     def give_back(self, peer: str, size: int) -> None:
-        """Count ``size`` bytes, which ``take`` has counted, no longer."""
+        """Stop counting ``size`` bytes that ``take`` has counted."""
         if not size:
             return
         self.held -= size
@@ -55,7 +56,7 @@ class BodyBudget:
 
 
 class Received:
-    """The content of one body as it comes: in blocks, so that a reader of the whole can let go of what it has read."""
+    """The content of one body as it arrives: in blocks, so that a reader can release each block that it has read."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -73,7 +74,7 @@ class Received:
         self._last.write(data[position:])
 
     def take(self) -> Sequence[bytes]:
-        """Return the blocks, all of BLOCK_BYTES but the last one, and hold them no longer."""
+        """Return the blocks and release them. All have BLOCK_BYTES but the last one."""
         if self._last.tell():
             self._end_block()
         blocks, self._full = self._full, []
@@ -106,10 +107,10 @@ def _network(host: str) -> str:
 
 
 def body_deadline(deadline: float, now: float, size: int, rate: float, patience: float) -> float:
-    """Return the time until which a body that was to go on before ``deadline`` may take, now that ``size`` bytes came.
+    """Return the new deadline of a body, of which ``size`` bytes arrived ``now``, before the old ``deadline``.
 
-    Each byte buys the time that it takes at ``rate`` bytes a second, but no more than ``patience`` seconds from now can
-    be bought. So a body neither stands still for longer than that, nor comes more slowly than ``rate`` for long, no
-    matter how fast it began.
+    Each byte adds the time that it takes at ``rate`` bytes a second, but the deadline is never more than ``patience``
+    seconds away. So a body cannot stand still for longer than ``patience``, and cannot stay below ``rate`` for long,
+    even if it began fast.
     """
     return min(deadline + size / rate, now + patience)

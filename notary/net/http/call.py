@@ -1,6 +1,7 @@
-"""What goes through the HTTP layer: requests, answers that are encoded once, their limits, and who handles them.
+"""Requests and answers of the HTTP layer, and the types of the functions that handle them.
 
-Rules of this module: pure values; what cannot be sent safely (a line end in a header) cannot be built.
+Rules of this module: values only, without input or output; Twisted's Deferred is named as a type of handlers. What
+cannot be sent safely (a line end in a header) cannot be built.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ _BODILESS: Final = frozenset({204, 304})
 
 @dataclass(slots=True)
 class Call:
-    """One request: complete for the handler, without ``body`` for what may refuse it before.
+    """One request: complete when the handler gets it, still without ``body`` when ``admit`` and ``takes_body`` do.
 
     ``path`` is percent-decoded (``%2F`` too) and clean, or "" if the target has no path or it is not UTF-8;
     ``raw_path`` is the request target as received, without its query. ``query`` has every value of a name in order;
     ``headers`` has lower-cased names, repeated fields joined by ``", "``. ``remote`` is ``host:port`` of the peer (no
     forwarding header is trusted), ``secure`` says whether it speaks TLS. A HEAD keeps its method: answer it as a GET,
-    the body is not sent. ``notes`` is for the handler: what it writes there (gun, operation) reaches ``on_finish``.
-    ``body`` has the blocks of the body in order, and is empty after that; a handler that reads the blocks by
-    ``take_body`` lets go of each as it goes on to the next, so that a large body is never held twice. ``size`` is how
-    many bytes there were. ``gone`` turns True, once, when the connection is lost before its
-    answer is sent: work for this call that has not begun need not begin then. It may be read in any thread. A client
-    that only closes its sending half is not gone.
+    the body is not sent. ``notes`` is for the handler: its notes (gun, operation) reach ``on_finish``.
+
+    ``body`` has the blocks of the body in order. A handler that reads them by ``take_body`` releases each block when it
+    goes on to the next, so that a large body is never held twice; ``body`` is empty after that. ``size`` is the number
+    of bytes in the body. ``gone`` turns True, once, when the connection is lost before its answer is sent: then work
+    for this call that has not begun need not begin. It may be read in any thread. A client that only closes its sending
+    half is not gone.
     """
 
     method: str
@@ -52,7 +54,7 @@ class Call:
     size: int = 0
 
     def take_body(self) -> Iterator[bytes]:
-        """Return the blocks of the body, one after the other; none is held any longer, by the call or here."""
+        """Return the blocks of the body, one after the other; each is released when the next is asked for."""
         blocks = deque(self.body)
         self.body = ()
         return _each_once(blocks)
@@ -104,7 +106,7 @@ class Response:
         self._not_modified: Response | None = None
 
     def not_modified(self) -> Response:
-        """Return the 304 that stands for this answer: its entity tag and cache headers, no body (RFC 9110, 15.4.5)."""
+        """Return the 304 for this answer: its entity tag and cache headers, without a body (RFC 9110, 15.4.5)."""
         if self._not_modified is None:
             kept = tuple((name, value) for name, value in self.headers if name.lower() in _KEPT_BY_304)
             self._not_modified = Response(304, b"", kept, self.etag)
@@ -118,7 +120,7 @@ class Response:
 
 
 def conditional(call: Call, response: Response) -> Response:
-    """``response``, or the 304 that stands for it if the client already has it (If-None-Match)."""
+    """Return ``response``, or its 304 if the client already has the body (If-None-Match)."""
     condition = call.headers.get("if-none-match")
     if (
         condition is not None
@@ -130,40 +132,8 @@ def conditional(call: Call, response: Response) -> Response:
     return response
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may do. Sizes are in bytes, times in seconds (kept to within one second).
-
-    ``body`` bounds the bodies of requests that take one; of others at most ``other_body`` bytes are read and dropped.
-    ``bodies`` bounds what is held of the bodies of all requests together, ``peer_bodies`` of those of one peer (see
-    ``bodies.peer_of``); one body of the largest size always has room when there is no other. Within ``head_seconds`` of
-    its first byte a request line and its fields must be complete; ``idle_seconds`` is how long a connection may wait
-    for its next request; ``body_seconds`` how long a body may stand still, and ``body_rate`` how many bytes of it must
-    come a second in the long run; ``write_seconds`` how long a client may take nothing of an answer;
-    ``linger_seconds`` how long, after a refusal, input is read and dropped so that the client can see the answer before
-    the connection is closed. ``answers``
-    bounds the bytes of large answers that clients are still taking, each body once; one answer has room when there is
-    no other.
-    """
-
-    body: int = 100 * 1024 * 1024
-    other_body: int = 4 * 1024
-    bodies: int = 400 * 1024 * 1024
-    peer_bodies: int = 100 * 1024 * 1024
-    answers: int = 256 * 1024 * 1024
-    request_line: int = 8 * 1024
-    head: int = 32 * 1024
-    fields: int = 100
-    head_seconds: float = 10.0
-    idle_seconds: float = 75.0
-    body_seconds: float = 30.0
-    body_rate: float = 1024.0
-    write_seconds: float = 30.0
-    linger_seconds: float = 5.0
-
-
 Handler: TypeAlias = Callable[[Call], Response | Coroutine[Any, Any, Response] | Deferred[Response]]
-"""Answers a call: at once (the fast way, for what is cached) or by a coroutine or a Deferred.
+"""Answers a call: at once (the fastest way, for answers from a cache), or by a coroutine or a Deferred.
 
 A handler is never cancelled when its client goes away: a write that has begun runs to its end, and only the answer is
 dropped. It may ask ``Call.gone`` before it begins something that is work.

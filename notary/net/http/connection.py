@@ -1,8 +1,8 @@
-"""One connection of an HTTP/1.1 server: twisted.web's parser, with our limits, deadlines and answers.
+"""One connection of an HTTP/1.1 server: what a client sends goes to the reader, and answers go out in their order.
 
-Rules of this module: those of :mod:`notary.net.http.site`, whose Site makes the connections and keeps their deadlines.
-Overridden on purpose, each with a test: Request's own parsing of multipart bodies, HTTPChannel's wordless 400, its
-timers (one per connection, re-armed for every request) and its system call for each getHost.
+Rules of this module: nearly all requests are read by :mod:`notary.net.http.fast` (the fast path), all others by
+:mod:`notary.net.http.reader`; both come to the same answer. Every wait has a deadline, which is an attribute: the sweep
+of :class:`notary.net.connections.Connections` looks at it once a second. No exception leaves what Twisted calls.
 """
 
 # ruff: noqa: D102 - Twisted says what the methods mean that it calls
@@ -12,483 +12,452 @@ import contextlib
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
+from typing import Concatenate, Final, ParamSpec, Protocol, cast
 
-from twisted.internet.defer import succeed
+from twisted.internet import protocol
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
+    IPushProducer,
+    ISSLTransport,
     ITCPTransport,
 )
-from twisted.internet.protocol import connectionDone
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web import http
 from zope.interface import implementer
 
+from notary.net.http.application import Service
 from notary.net.http.bodies import body_deadline
 from notary.net.http.call import Call, Response, conditional
-from notary.net.http.chunked import ChunkedReader, is_field
+from notary.net.http.exchange import CLOSE, PIECE_BYTES, Exchange
 from notary.net.http.fast import read_fields, read_line
-from notary.net.http.request import CLOSE, PIECE, PlainRequest, Request
-from notary.net.http.target import Refused
-
-if TYPE_CHECKING:
-    from notary.net.http.site import Site
+from notary.net.http.reader import Body, End, Event, Head, Line, Reader
+from notary.net.http.target import BadRequest
 
 P = ParamSpec("P")
 
-_LENGTH_DIGITS: Final = 18  # of a Content-Length; int() raises on thousands of digits
-_LOGGED_TARGET: Final = 1024  # bytes of a refused request's target that reach the log
+_LOGGED_TARGET_BYTES: Final = 1024  # of a refused request's target
+_AHEAD_BYTES: Final = 16 * 1024  # of further requests that are kept while one is answered, before reading stops
 _CLIENT_CLOSED: Final = 499  # logged, never sent: the client went away before its request was complete
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class _Phase(Enum):
     """What a connection is doing, and so what its deadline is for."""
 
-    IDLE = auto()  # no byte of the next request has come
+    IDLE = auto()  # no byte of the next request has arrived
     HEAD = auto()
     BODY = auto()
     BUSY = auto()  # the handler has the request
-    REFUSED = auto()  # answered before its end: input is read and dropped until the client closes
-    CLOSING = auto()  # nothing more is said; what is written still goes out
+    REFUSED = auto()  # answered before it was complete: input is read and dropped until the client closes
+    CLOSING = auto()  # nothing more is written; bytes that are written already still go out
+
+
+class _Transport(Protocol):
+    """A transport that can be aborted, half closed and paused, as all of ours can."""
+
+    def write(self, data: bytes) -> None: ...
+    def loseConnection(self) -> None: ...
+    def loseWriteConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
 
 
 def _contained(
-    callback: Callable[Concatenate[Connection, P], None],
-) -> Callable[Concatenate[Connection, P], None]:
-    """Have a fault in what Twisted calls end this connection alone, instead of escaping into the reactor."""
+    callback: Callable[Concatenate[HttpConnection, P], None],
+) -> Callable[Concatenate[HttpConnection, P], None]:
+    """Contain the exceptions of a method that Twisted calls: they end this connection, and do not reach the reactor."""
 
     @wraps(callback)
-    def contained(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def contained(connection: HttpConnection, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             callback(connection, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the last line of defence
             connection.break_off(error)
 
-    return cast("Callable[Concatenate[Connection, P], None]", contained)
+    return cast("Callable[Concatenate[HttpConnection, P], None]", contained)
 
 
-@implementer(IHalfCloseableProtocol, IHandshakeListener)
-class Connection(http.HTTPChannel):
-    """One client: twisted.web's parser, with our limits, deadlines and answers to what is no request."""
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+class HttpConnection(protocol.Protocol):
+    """One client: requests in, answers out, every wait with a deadline; a malformed request gets an error in words."""
 
-    requestFactory: type[http.Request] = Request
-    transport: Any
-    _networkProducer: Any
-    # Deadlines are kept by the site, with one timer for all connections: arming two for each request costs more than
-    # answering it from a cache.
-    timeOut = None
+    transport: _Transport  # type: ignore[assignment]
 
-    def __init__(self, site: Site, remote: str) -> None:
-        super().__init__()
-        self.site = site
+    def __init__(self, service: Service, remote: str) -> None:
         self.remote = remote
         self.secure = False
         self.phase = _Phase.HEAD
         self.deadline: float | None = None
-        self.maxHeaders = site.limits.fields
-        self.totalHeadersSize = self.MAX_LENGTH = site.limits.head
-        self._address: Any = None
-        self._dropped = 0
-        self._chunks: ChunkedReader | None = None
-        self._ended = False
-        self._plain_block = b""  # the fields of the last plain request, and what they say: they seldom change
-        self._plain_headers: Mapping[str, str] | None = None
+        self.persistent = True
+        self.choked = False
+        self.exchange: Exchange | None = None
+        """The request that is being received or answered."""
+        self._service = service
+        self._reader = Reader(service.limits)
+        self._is_reading = False  # an event of the reader is being looked at
+        self._line: Line | None = None  # of the present request, once it has arrived
+        self._started = 0.0  # when the line arrived
+        self._is_paused = False  # whether the transport was told to stop reading
+        self._has_ended = False  # whether the client has closed its half
+        self._is_lost = False
+        self._dropped_bytes = 0
+        self._last_block = b""  # the fields of the last fast request, as bytes; the next request often has the same
+        self._last_fields: Mapping[str, str] | None = None
 
-    @property
-    def method(self) -> str:
-        """The method of the request that is being received, "" as long as it is not known."""
-        command: bytes = getattr(self, "_command", b"")
-        return command.decode("ascii")
-
-    @property
-    def _first_line(self) -> int:
-        """1 if the parser is at the very beginning of a request."""
-        state: int = getattr(self, "_HTTPChannel__first_line")  # noqa: B009 - or Python would take it for ours
-        return state
-
-    @property
-    def choked(self) -> bool:
-        """Whether the client takes our bytes more slowly than we make them."""
-        return self._waitingForTransport
-
-    # -- the transport speaks -----------------------------------------------------------------------------------------
+    # -- called by the transport ---------------------------------------------------------------------------------------
 
     @_contained
     def connectionMade(self) -> None:
-        super().connectionMade()
-        self.secure = self.isSecure()
-        self._await(_Phase.HEAD, self.site.limits.head_seconds)  # which covers the TLS handshake
-        self.site.opened(self)
-        self.retire()
+        service = self._service
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, streaming=True)
+        self.secure = ISSLTransport.providedBy(self.transport)
+        self._await(_Phase.HEAD, service.limits.head_seconds)  # which covers the TLS handshake
+        service.connections.add(self)
+        if service.connections.draining:
+            self.leave(service.connections.first_seconds)
 
     def handshakeCompleted(self) -> None:
-        """TLS is up. If the site stops, the request that is on its way has as long again as the handshake had."""
-        if self.site.stopping and self.deadline is not None:
-            self.deadline = self.site.seconds() + self.site.first_seconds
-
-    def getHost(self) -> Any:
-        """The local address, asked for once: every Request wants it, and each time is a system call."""
-        if self._address is None:
-            self._address = self.transport.getHost()
-        return self._address
+        """TLS is up. If the server stops, the first request has as long again as the handshake had."""
+        connections = self._service.connections
+        if connections.draining and self.deadline is not None:
+            self.deadline = self._service.seconds() + connections.first_seconds
 
     def dataReceived(self, data: bytes) -> None:
         try:
             phase = self.phase
-            if (phase is _Phase.IDLE or (phase is _Phase.HEAD and not self._begun)) and self._is_plain(data):
+            if (phase is _Phase.IDLE or phase is _Phase.HEAD) and self._try_fast(data):
                 return
             if phase is _Phase.CLOSING:
                 return
-            if self.phase is _Phase.REFUSED:
+            if phase is _Phase.REFUSED:
                 self._drop(data)
                 return
-            if self.phase is _Phase.IDLE:
-                self._await(_Phase.HEAD, self.site.limits.head_seconds)
-            elif self.phase is _Phase.BODY and self.deadline is not None:
-                limits = self.site.limits
-                now = self.site.seconds()
+            if phase is _Phase.IDLE:
+                self._await(_Phase.HEAD, self._service.limits.head_seconds)
+            elif phase is _Phase.BODY and self.deadline is not None:
+                limits = self._service.limits
+                now = self._service.seconds()
                 self.deadline = body_deadline(self.deadline, now, len(data), limits.body_rate, limits.body_seconds)
-            LineReceiver.dataReceived(self, data)
+            self._read(data)
         except Exception as error:  # noqa: BLE001 - the last line of defence
             self.break_off(error)
 
     def _drop(self, data: bytes) -> None:
-        """Count what comes after a refusal."""
-        self._dropped += len(data)
-        # Many clients read only when they have sent all: an upload that is a little too large must fit.
-        if self._dropped > 2 * self.site.limits.body:
+        """Count and drop the bytes that follow a refusal."""
+        self._dropped_bytes += len(data)
+        # Many clients read only after they have sent everything: an upload that is a little too large must fit.
+        if self._dropped_bytes > 2 * self._service.limits.body:
             self.transport.abortConnection()
 
-    def _is_plain(self, data: bytes) -> bool:
-        """Answer ``data`` if it is one whole ordinary request, without the parser; False if it is anything else."""
-        if data[-4:] != b"\r\n\r\n" or len(data) > self.totalHeadersSize or self.site.stopping or self._first_line != 1:
-            return False
-        end = data.index(b"\r\n")
-        block = data[end + 2 :]
-        if block != self._plain_block:
-            self._plain_block, self._plain_headers = block, read_fields(block, self.maxHeaders)
-        line = read_line(data[:end])
-        headers = self._plain_headers
-        if line is None or headers is None or end > self.site.limits.request_line:
-            return False
-        if "connection" in headers:
-            self.persistent = headers["connection"].lower() != "close"
-        started = self.site.seconds()
-        call = Call(*line, headers, self.remote, self.secure)
-        self.phase = _Phase.BUSY
-        self.deadline = None
-        result = self.site.handle(call)
-        if not isinstance(result, Response):
-            self._handlingRequest = True
-            self.setRawMode()  # what comes before the answer is kept
-            PlainRequest(self, call, started, result)
-            return True
-        response = conditional(call, result)
-        body = b"" if call.method == "HEAD" else response.body
-        if len(body) > PIECE or self.choked:
-            self._handlingRequest = True
-            self.setRawMode()
-            PlainRequest(self, call, started, succeed(response))
-            return True
-        connection = b"" if self.persistent else CLOSE
-        self.transport.write(b"".join((response.head, connection, self.site.date(), body)))
-        self.site.finished(call, response.status, len(body), self.site.seconds() - started)
-        if self.phase is _Phase.BUSY:
-            self._await(_Phase.IDLE, self.site.limits.idle_seconds)
-            if not self.persistent or self._ended or self.site.stopping:
-                self._end()
-        return True
-
-    @property
-    def waits_for_nothing(self) -> bool:
-        """Whether nothing has come, and nothing has happened to the connection, since its only request."""
-        return not (self._dataBuffer or self.choked or self._ended)
-
-    def plain_done(self) -> None:
-        """What ``requestDone`` comes to then."""
-        self.requests.clear()
-        self._handlingRequest = False
-        self.line_mode = 1
-        self._await(_Phase.IDLE, self.site.limits.idle_seconds)
-        if not self.persistent:
-            self._end()
-
     @_contained
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:  # noqa: ARG002 - Twisted passes it
         self.deadline = None
         try:
-            if self.phase in {_Phase.HEAD, _Phase.BODY} and self.requests:
+            if self.phase in {_Phase.HEAD, _Phase.BODY} and self._line is not None:
                 self._report_incomplete(_CLIENT_CLOSED, 0)
         finally:
-            self._forget(reason)
+            self._forget()
 
-    def _forget(self, reason: Failure) -> None:
+    def _forget(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.phase = _Phase.CLOSING
+        self._is_lost = True
+        self._reader.clear()
         try:
-            super().connectionLost(reason)
+            if exchange is not None:
+                exchange.lost()
         finally:
-            self.phase = _Phase.CLOSING
-            # Requests, the parser's state and a TLS transport refer to the connection, and it to them.
-            self.transport = self._networkProducer = None
-            self.requests.clear()
-            self._transferDecoder = self._chunks = None
-            self._requestProducer = None
-            self._dataBuffer.clear()
-            self.clearLineBuffer()
-            self.site.closed(self)
+            del self.transport  # which refers to the connection
+            self._service.connections.discard(self)
 
     @_contained
     def readConnectionLost(self) -> None:
-        """The client sends no more, but may still read: what is complete is answered, and what is not is refused."""
-        self._ended = True
-        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._begun):
+        """The client sends no more, but may still read: answer complete requests, and refuse an incomplete one."""
+        self._has_ended = True
+        self._end_if_answered()
+
+    def _end_if_answered(self) -> None:
+        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._reader.begun):
             self.refuse(400, "the request was cut off")
         if self.phase is not _Phase.BUSY and self.phase is not _Phase.CLOSING:
             self._end()
 
     def writeConnectionLost(self) -> None:
-        """Our half is closed, as ``refuse`` asked for."""
+        """Our half is closed, as ``reject`` asked for."""
 
-    # -- the parser speaks --------------------------------------------------------------------------------------------
+    @_contained
+    def pauseProducing(self) -> None:
+        """The client does not read: stop reading its requests, or answers would pile up."""
+        self.choked = True
+        if not self._is_answering:
+            self._pause()
 
-    def lineReceived(self, line: bytes) -> None:
-        if self.deaf:
-            return
-        if not self.requests and len(line) > self.site.limits.request_line:
-            self.refuse(414, f"the request line is longer than {self.site.limits.request_line} bytes")
-            return
-        super().lineReceived(line)
+    @_contained
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self.choked = False
+        if self.exchange is not None and self.exchange.is_writing:
+            self.exchange.resume()
+        if not self._is_answering and not self._is_deaf:
+            self._resume()
 
-    def lineLengthExceeded(self, line: bytes) -> None:  # noqa: ARG002 - twisted.web passes it
-        self._respondToBadRequestAndDisconnect(too_long=True)
+    def stopProducing(self) -> None:
+        """The connection is going away: ``connectionLost`` follows."""
 
-    def rawDataReceived(self, data: bytes) -> None:
-        if self.deaf:
-            return
-        if self._chunks is None or self.phase is not _Phase.BODY:
-            super().rawDataReceived(data)
-            return
-        try:
-            for piece in self._chunks.feed(data):
-                self.requests[-1].handleContentChunk(piece)
-        except Refused as refused:
-            self.refuse(refused.status, str(refused))
-            return
-        if self._chunks.ended:
-            self._dataBuffer.append(self._chunks.rest)
-            self.allContentReceived()
+    @property
+    def _is_answering(self) -> bool:
+        return self.phase is _Phase.BUSY and self.exchange is not None
 
-    def allHeadersReceived(self) -> None:
-        if self.deaf:
-            return
-        request = self.requests[-1]
-        request.method, request.uri, request.clientproto = self._command, self._path, self._version
-        headers = request.requestHeaders
-        codings = headers.getRawHeaders(b"transfer-encoding")
-        if codings is not None:
-            known = len(codings) == 1 and codings[0].lower() == b"chunked"
-            if not known or self._version != b"HTTP/1.1" or headers.hasHeader(b"content-length"):
-                # A proxy in front may see it otherwise (RFC 9112, section 6.1).
-                self.refuse(400, "the length of the body is ambiguous")
-                return
-            self.length = None
-        self._await(_Phase.BODY, self.site.limits.body_seconds)
-        super().allHeadersReceived()
-        if codings is not None and not self.deaf:
-            self._chunks = request.reader()
+    def _pause(self) -> None:
+        self._is_paused = True
+        self.transport.pauseProducing()
 
-    def headerReceived(self, line: bytes) -> bool:
-        if not is_field(line):
-            self.refuse(400, "a header field is malformed")
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resumeProducing()
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _try_fast(self, data: bytes) -> bool:
+        """Answer ``data`` if it is one whole ordinary request. Returns False if it is, or may be, anything else."""
+        service = self._service
+        limits = service.limits
+        if (
+            data[-4:] != b"\r\n\r\n"
+            or len(data) > limits.head
+            or service.connections.draining
+            or not self._reader.fresh
+        ):
             return False
-        return bool(super().headerReceived(line))
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        if header == b"Transfer-Encoding":
-            return True  # it is judged when all fields are known
-        if header == b"Content-Length" and len(data) > _LENGTH_DIGITS and data.isdigit():
-            self.refuse(413, f"the length of the body has more than {_LENGTH_DIGITS} digits")
+        end = data.index(b"\r\n")
+        block = data[end + 2 :]
+        if block != self._last_block:
+            self._last_block, self._last_fields = block, read_fields(block, limits.fields)
+        line = read_line(data[:end])
+        headers = self._last_fields
+        if line is None or headers is None or end > limits.request_line:
             return False
-        return bool(super()._maybeChooseTransferDecoder(header, data))
-
-    def checkPersistence(self, request: http.Request, version: bytes) -> bool:
-        """Whether the connection stays open: unless the client says otherwise, in any of its Connection fields."""
-        options = b",".join(request.requestHeaders.getRawHeaders(b"connection", ())).lower().split(b",")
-        return version == b"HTTP/1.1" and b"close" not in {option.strip() for option in options}
-
-    def allContentReceived(self) -> None:
-        if self.deaf:
-            return
+        if "connection" in headers:
+            self.persistent = headers["connection"].lower() != "close"
+        started = service.seconds()
+        call = Call(*line, headers, self.remote, self.secure)
         self.phase = _Phase.BUSY
         self.deadline = None
-        self._chunks = None
-        super().allContentReceived()
+        result = service.application.handle(call)
+        if isinstance(result, Response):
+            result = conditional(call, result)
+            body = b"" if call.method == "HEAD" else result.body
+            if len(body) <= PIECE_BYTES and not self.choked:
+                self._answer_fast(call, result, body, started)
+                return True
+        self._reader.hold()
+        self.exchange = Exchange(self, service, call, started)
+        self.exchange.answer_with(result)
+        return True
 
-    def requestDone(self, request: http.Request) -> None:
+    def _answer_fast(self, call: Call, response: Response, body: bytes, started: float) -> None:
+        service = self._service
+        connection = b"" if self.persistent else CLOSE
+        self.transport.write(b"".join((response.head, connection, service.date(), body)))
+        service.application.finished(call, response.status, len(body), service.seconds() - started)
+        if self.phase is _Phase.BUSY:
+            self._await(_Phase.IDLE, service.limits.idle_seconds)
+            if not self.persistent or self._has_ended or service.connections.draining:
+                self._end()
+
+    def _read(self, data: bytes) -> None:
+        """Read ``data``, after the bytes that were kept before it, and act on what it says."""
+        self._is_reading = True
+        try:
+            for event in self._reader.feed(data):
+                self._take(event)
+                if self._is_deaf:
+                    return
+        except BadRequest as bad:
+            self.refuse(bad.status, str(bad))
+            return
+        finally:
+            self._is_reading = False
+        if self.phase is not _Phase.BUSY:
+            if self._has_ended:
+                self._end_if_answered()
+        elif self._reader.kept_bytes > _AHEAD_BYTES and not self._is_paused:
+            self._pause()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Line():
+                self._line = event
+                self._started = self._service.seconds()
+            case Head():
+                self._begin(event)
+            case Body():
+                cast("Exchange", self.exchange).receive(event.data)
+            case End():
+                self.phase = _Phase.BUSY
+                self.deadline = None
+                cast("Exchange", self.exchange).handle()
+
+    def _begin(self, head: Head) -> None:
+        """Begin an exchange: decide whether its body may come, and whether it is kept."""
+        service = self._service
+        self._await(_Phase.BODY, service.limits.body_seconds)
+        self.persistent = head.persistent
+        call = Call(head.method, head.path, head.raw_path, head.query, head.headers, self.remote, self.secure)
+        exchange = self.exchange = Exchange(self, service, call, self._started)
+        if head.location is not None:
+            exchange.elsewhere = Response(301, b"", (("Location", head.location),))
+        if not head.has_body:
+            return
+        refusal = exchange.elsewhere or service.application.admit(call)
+        if refusal is not None:
+            self.reject(refusal)
+            return
+        if service.application.takes_body(call):
+            exchange.keep_body()
+        else:
+            self._reader.limit_body(service.limits.other_body)
+        if head.expects_continue:
+            self.transport.write(_CONTINUE)
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``."""
+        self.transport.write(data)
+
+    def exchange_done(self) -> None:
+        """Go on to the next request, which may have arrived already."""
+        self.exchange = self._line = None
+        self._resume()
         if not self.persistent:
-            self._await(_Phase.CLOSING, self.site.limits.write_seconds)
-        elif self._buffer or self._dataBuffer:
-            self._await(_Phase.HEAD, self.site.limits.head_seconds)
+            self._end()
+            return
+        if self._reader.kept_bytes:
+            self._await(_Phase.HEAD, self._service.limits.head_seconds)
         else:
-            self._await(_Phase.IDLE, self.site.limits.idle_seconds)
-        super().requestDone(request)
-        if self._ended and self.phase is not _Phase.BUSY:
-            self.readConnectionLost()
+            self._await(_Phase.IDLE, self._service.limits.idle_seconds)
+        self._reader.next_request()
+        if not self._is_reading:
+            self._read(b"")
 
-    def _send100Continue(self) -> None:
-        if not (self.deaf or self._buffer or self.length == 0):
-            super()._send100Continue()
-
-    def _respondToBadRequestAndDisconnect(self, *, too_long: bool = False) -> None:
-        """What the parser calls for whatever it cannot accept; it does not say why."""
-        if too_long or self._receivedHeaderSize > self.totalHeadersSize:
-            if self.requests:
-                self.refuse(431, f"the header fields are larger than {self.totalHeadersSize} bytes")
-            else:
-                self.refuse(414, f"the request line is longer than {self.site.limits.request_line} bytes")
-        elif self._receivedHeaderCount > self.maxHeaders:
-            self.refuse(431, f"the request has more than {self.maxHeaders} header fields")
-        else:
-            self.refuse(400, "the request is malformed")
-
-    # -- deadlines and refusals ---------------------------------------------------------------------------------------
+    # -- deadlines and refusals ----------------------------------------------------------------------------------------
 
     @property
-    def deaf(self) -> bool:
-        """Whether what the parser still finds is not to be heard."""
+    def _is_deaf(self) -> bool:
+        """Whether input is dropped."""
         return self.phase is _Phase.REFUSED or self.phase is _Phase.CLOSING
-
-    @property
-    def _begun(self) -> bool:
-        """Whether something of a head has come."""
-        return bool(self.requests or self._buffer)
 
     def _await(self, phase: _Phase, seconds: float) -> None:
         self.phase = phase
-        self.deadline = self.site.seconds() + seconds
+        self.deadline = self._service.seconds() + seconds
+
+    def sweep(self, now: float) -> None:
+        """Stop waiting if the deadline has passed."""
+        if self.deadline is not None and self.deadline <= now:
+            self._expire()
 
     @_contained
-    def expire(self) -> None:
-        """Give up waiting for whatever the connection waits for."""
-        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._begun):
+    def _expire(self) -> None:
+        if self.phase is _Phase.BODY or (self.phase is _Phase.HEAD and self._reader.begun):
             self.refuse(408, "the request took too long")
         elif self.phase is _Phase.BUSY or self.phase is _Phase.CLOSING:
-            self.forceAbortClient()
-        elif self.site.stopping:
-            self._leave(self.site.seconds())
+            self.give_up()
+        elif self._service.connections.draining:
+            self._end_now()
         else:
             self._end()
 
     def _end(self) -> None:
-        """Close the connection once everything written is sent."""
+        """Close the connection when all that was written is sent."""
         refused = self.phase is _Phase.REFUSED
-        self._await(_Phase.CLOSING, self.site.limits.write_seconds)
-        if refused:
-            self.transport.loseConnection()  # `refuse` has done the rest
-        else:
-            self.loseConnection()
+        self._await(_Phase.CLOSING, self._service.limits.write_seconds)
+        if not refused:  # `reject` has done it
+            self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _end_now(self) -> None:
+        """Close a connection on which nothing is sent: a TLS client that says no goodbye must not delay a stop."""
+        self._end()
+        self.deadline = self._service.seconds()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer what is not a request, in the application's words: see ``reject``."""
-        if not self.deaf:
-            self.reject(self.site.refused(status, message))
+        """Answer an incomplete request with an error, in the application's words: see ``reject``."""
+        if not self._is_deaf:
+            self.reject(self._service.application.refused(status, message))
 
     def reject(self, response: Response) -> None:
-        """Answer a request before its end, and end the connection so that the client can read why.
+        """Answer a request before it is complete, and end the connection so that the client can read why.
 
         Closing a socket with unread input resets the connection, and the client may lose the answer that it has not
         read yet; therefore input is dropped for a while before that.
         """
-        self._await(_Phase.REFUSED, self.site.limits.linger_seconds)
+        self._await(_Phase.REFUSED, self._service.limits.linger_seconds)
         body = b"" if self._incomplete_call().method == "HEAD" else response.body
-        self.transport.write(b"".join((response.head, CLOSE, self.site.date(), body)))
+        self.transport.write(b"".join((response.head, CLOSE, self._service.date(), body)))
         self._report_incomplete(response.status, len(body))
-        for request in self.requests:
-            request.release()
-        self._networkProducer.unregisterProducer()
-        self.clearLineBuffer()
+        if self.exchange is not None:
+            self.exchange.release()
+        self.transport.unregisterProducer()
+        self._reader.clear()
         if not self.secure and ITCPTransport.providedBy(self.transport):
             self.transport.loseWriteConnection()
 
-    def _report_incomplete(self, status: int, sent: int) -> None:
+    def _report_incomplete(self, status: int, sent_bytes: int) -> None:
         """Log a request that the handler has not seen."""
-        now = self.site.seconds()
-        started = self.requests[-1].started if self.requests else now
-        self.site.finished(self._incomplete_call(), status, sent, now - started)
+        seconds = self._service.seconds() - self._started if self._line is not None else 0.0
+        self._service.application.finished(self._incomplete_call(), status, sent_bytes, seconds)
 
     def _incomplete_call(self) -> Call:
-        """The call of a request that the handler has not seen, or what is known of it."""
-        if self.requests and self.requests[-1].call is not None:
-            return cast("Call", self.requests[-1].call)
-        method, target = self.method, getattr(self, "_path", b"")
-        if not method and self.requests and self.requests[-1].clientproto.startswith(b"HTTP/"):  # received, but bad
-            method, target = self.requests[-1].method.decode("ascii"), self.requests[-1].uri
-        path: bytes = target.partition(b"?")[0][:_LOGGED_TARGET]
+        """Return the call of a request that the handler has not seen, with the fields that are known."""
+        if self.exchange is not None and self.exchange.call is not None:
+            return self.exchange.call
+        method, target = ("", b"") if self._line is None else (self._line.method, self._line.target)
+        path = target.partition(b"?")[0][:_LOGGED_TARGET_BYTES]
         return Call(method, path.decode("utf-8", "replace"), path, remote=self.remote, secure=self.secure)
 
     @_contained
     def give_up(self) -> None:
-        """Drop the connection when the site has waited for it long enough."""
-        self.forceAbortClient()
-
-    @_contained
-    def retire(self) -> None:
-        """When the site stops: close the connection unless a request is on its way, or may be."""
-        if not self.site.stopping:
-            return
-        now = self.site.seconds()
-        if self.phase is _Phase.IDLE:
-            self._leave(now)
-        elif self.phase is _Phase.HEAD and not self._begun and self.deadline is not None:
-            # It is new: closed now, its client would see its first request fail.
-            self.deadline = min(self.deadline, now + self.site.first_seconds)
-
-    def _leave(self, now: float) -> None:
-        """Close a connection on which nothing is sent: a TLS client that says no goodbye must not delay a stop."""
-        self._end()
-        self.deadline = now
-
-    def forceAbortClient(self) -> None:
-        """Drop the connection, answered or not."""
+        """Drop the connection at once, with all requests on it."""
         self.transport.abortConnection()
         self.deadline = None
 
-    # -- faults of ours -----------------------------------------------------------------------------------------------
+    @_contained
+    def leave(self, first_seconds: float) -> None:
+        """When the server stops: close the connection unless a request is on its way, or may be."""
+        if self.phase is _Phase.IDLE:
+            self._end_now()
+        elif self.phase is _Phase.HEAD and not self._reader.begun and self.deadline is not None:
+            # It is new: closed now, its client would see its first request fail.
+            self.deadline = min(self.deadline, self._service.seconds() + first_seconds)
+
+    # -- faults in this program ----------------------------------------------------------------------------------------
 
     def break_off(self, error: Exception) -> None:
         """End this connection because of a fault in this program, which is logged once; all others go on.
 
         The client is told (500) if nothing of an answer can have been written and no handler is at work.
         """
-        response = self.site.failed(error)
+        response = self._service.application.failed(error)
+        if self._is_lost:
+            return
         try:
-            if self._unanswered:
+            if self._is_unanswered:
                 self.reject(response)
                 return
-        except Exception:  # noqa: BLE001, S110 - it cannot be said in this way, and what is wrong is logged
+        except Exception:  # noqa: BLE001, S110 - the client cannot be told; the fault is logged
             pass
-        if self.transport is not None:
-            self._await(_Phase.CLOSING, self.site.limits.write_seconds)  # then it is tried again
-            with contextlib.suppress(Exception):
-                self.forceAbortClient()
+        self._await(_Phase.CLOSING, self._service.limits.write_seconds)  # then it is tried again
+        with contextlib.suppress(Exception):
+            self.transport.abortConnection()
+            self.deadline = None
 
     @property
-    def _unanswered(self) -> bool:
-        if self.transport is None:
-            return False
+    def _is_unanswered(self) -> bool:
         if self.phase is _Phase.BUSY:
-            return bool(self.requests) and self.requests[-1].untouched
-        return not self.deaf
-
-    @_contained
-    def pauseProducing(self) -> None:
-        super().pauseProducing()
-
-    @_contained
-    def resumeProducing(self) -> None:
-        super().resumeProducing()
-
-    @_contained
-    def stopProducing(self) -> None:
-        super().stopProducing()
+            return self.exchange is not None and self.exchange.is_untouched
+        return not self._is_deaf

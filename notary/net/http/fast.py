@@ -1,8 +1,8 @@
-"""The requests that nearly all are: a whole GET or HEAD, without a body and without anything unusual about it.
+"""The fast path: reads a request that came whole, has no body and nothing unusual, as nearly all requests.
 
-Rules of this module: pure. What it reads, twisted.web's parser and :mod:`notary.net.http.target` would read the same
-way (a test compares them on any input), only slower; what it does not know for certain is None, and is left to them. So
-it refuses nothing and needs no limits of its own beyond those that keep its memory small.
+Rules of this module: pure. It says exactly what :mod:`notary.net.http.reader` would say of a request, or None if it is
+not certain; a test compares the two on any input. So it refuses nothing, and needs no limits of its own beyond those
+that keep its memory small.
 """
 
 from __future__ import annotations
@@ -13,23 +13,29 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from notary.net.http.target import Refused, decode_path, parse_query, redirection, split_target
+from notary.net.http.target import (
+    NO_QUERY,
+    BadRequest,
+    decode_path,
+    is_host,
+    parse_query,
+    redirection,
+    split_target,
+)
 
-NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
-
-_REMEMBERED: Final = 2048  # request lines, of at most _LONGEST bytes each
-_BLOCKS: Final = 256  # of fields, likewise
-_LONGEST: Final = 512
+_REMEMBERED_LINES: Final = 2048  # of at most _LONGEST_BYTES each
+_REMEMBERED_BLOCKS: Final = 256  # of header fields, of at most _LONGEST_BYTES each
+_LONGEST_BYTES: Final = 512
 _LINE: Final = re.compile(rb"(GET|HEAD) (/[!-~]*) HTTP/1\.1")
-# Each byte can be matched in one way only, so a block that does not match is found out in one pass: with blanks matched
-# apart from the value, a field of nothing but blanks had as many ways as blanks, and each such field multiplied them.
+# Each byte can be matched in one way only, so one pass shows that a block does not match. If blanks were matched apart
+# from the value, a field of blanks alone would match in as many ways as it has blanks, and each such field would
+# multiply the number of ways.
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[ -~\t]*+\r\n)++\r\n")
 _UNUSUAL: Final = frozenset({"content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
 _CONNECTION: Final = frozenset({"close", "keep-alive"})
-_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 
 
-class PlainLine(NamedTuple):
+class RequestLine(NamedTuple):
     """What a request line asks for; the fields are those of :class:`notary.net.http.call.Call`."""
 
     method: str
@@ -38,39 +44,40 @@ class PlainLine(NamedTuple):
     query: Mapping[str, tuple[str, ...]]
 
 
-@lru_cache(_REMEMBERED)
-def _read_line(line: bytes) -> PlainLine | None:
+@lru_cache(_REMEMBERED_LINES)
+def _read_line(line: bytes) -> RequestLine | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
     try:
         origin, raw, query = split_target(match[2].decode("ascii"))
         path = decode_path(raw)
-    except Refused:
+    except BadRequest:
         return None
     if redirection(origin, path, query) is not None:
         return None
     values = MappingProxyType(dict(parse_query(query[1:]))) if query else NO_QUERY
-    return PlainLine(match[1].decode("ascii"), path, raw.encode("ascii"), values)
+    return RequestLine(match[1].decode("ascii"), path, raw.encode("ascii"), values)
 
 
-def read_line(line: bytes) -> PlainLine | None:
-    """Read a request line (without its end); None for all but an ordinary GET or HEAD of HTTP/1.1.
+def read_line(line: bytes) -> RequestLine | None:
+    """Read a request line (without its end). Returns None unless it is an ordinary GET or HEAD of HTTP/1.1.
 
-    The lines asked for last are remembered: collections are read far more often than they change their names.
+    The most recent lines are remembered, because clients ask for the same files again and again.
     """
-    return _read_line(line) if len(line) <= _LONGEST else None
+    return _read_line(line) if len(line) <= _LONGEST_BYTES else None
 
 
 def read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
-    """Read header fields and the empty line behind them; None if there are more than ``most``, or unusual ones.
+    """Read header fields and the empty line behind them. Returns None if there are more than ``most``, or unusual ones.
 
-    Names are lower-cased, repeated fields joined by ``", "``. There is exactly one well-formed Host among them, and
-    none that says anything about a body, or about the connection but whether it ends with this request.
+    Names are lower-cased, and repeated fields are joined by ``", "``. The fields that are returned have exactly one
+    well-formed Host, no field about a body, and a Connection field only if it is ``close`` or ``keep-alive``.
 
-    Those asked for last are remembered, unless they hold somebody's token: new connections seldom say anything new.
+    The most recent blocks of fields are remembered, unless they hold a token: most new connections send the same
+    fields as those before them.
     """
-    if len(block) <= _LONGEST and b"authorization" not in block.lower():
+    if len(block) <= _LONGEST_BYTES and b"authorization" not in block.lower():
         return _remembered_fields(block, most)
     return _read_fields(block, most)
 
@@ -87,9 +94,9 @@ def _read_fields(block: bytes, most: int) -> Mapping[str, str] | None:
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
     if fields.get("connection", "close").lower() not in _CONNECTION:
         return None
-    if "host" not in fields or _HOST.fullmatch(fields["host"]) is None:
+    if "host" not in fields or not is_host(fields["host"]):
         return None
     return MappingProxyType(fields)
 
 
-_remembered_fields = lru_cache(_BLOCKS)(_read_fields)
+_remembered_fields = lru_cache(_REMEMBERED_BLOCKS)(_read_fields)

@@ -40,7 +40,7 @@ _CHARSETS: Final = frozenset({"utf-8", "us-ascii"})
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FormPart:
     """One part of an upload: the raw file name ("" if it has none) and the content."""
 
     filename: str
@@ -54,7 +54,7 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]
         return MultipartSegment(headerlist)
 
 
-def parse_multipart(content_type: str, blocks: Iterable[bytes]) -> list[Part]:
+def parse_multipart(content_type: str, blocks: Iterable[bytes]) -> list[FormPart]:
     """Return the parts of an upload, in order; there may be none.
 
     ``content_type`` is the value of the Content-Type header. The body comes in ``blocks``, none of them empty, and the
@@ -74,7 +74,7 @@ def parse_multipart(content_type: str, blocks: Iterable[bytes]) -> list[Part]:
         raise MalformedUpload(f"The upload cannot be split into parts: {error.args[0]}.") from error
 
 
-def _parts(boundary: str, blocks: Iterable[bytes]) -> Iterator[Part]:
+def _parts(boundary: str, blocks: Iterable[bytes]) -> Iterator[FormPart]:
     with _Parser(
         boundary.encode("latin-1", "replace"),
         max_header_size=_MAX_HEADER_BYTES,
@@ -97,12 +97,12 @@ def _parts(boundary: str, blocks: Iterable[bytes]) -> Iterator[Part]:
                     yield _part(segment, content.getvalue())
 
 
-def _part(segment: MultipartSegment, data: bytes) -> Part:
+def _part(segment: MultipartSegment, data: bytes) -> FormPart:
     if (segment.header("Content-Transfer-Encoding") or "").lower() == "quoted-printable":
         data = a2b_qp(data)
     _, parameters = parse_parameters(segment.header("Content-Disposition") or "")
     filename = parameters.get("filename", "")
-    return Part(filename.encode("latin-1").decode("utf-8", "replace"), data)
+    return FormPart(filename.encode("latin-1").decode("utf-8", "replace"), data)
 
 
 def parse_parameters(value: str) -> tuple[str, dict[str, str]]:

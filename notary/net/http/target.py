@@ -1,22 +1,27 @@
 """Request targets, read as the Go server reads them, because that decides which collection a request names.
 
-Rules of this module: pure; text in, values or :class:`Refused` out. Targets come as Latin-1 text, one character a byte.
+Rules of this module: pure; text in, values or :class:`BadRequest` out. Targets come as Latin-1 text, one character a
+byte.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+NO_QUERY: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+_HOST: Final = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:\[\]%]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-class Refused(Exception):
-    """A request that the edge itself answers.
+class BadRequest(Exception):
+    """A request that the HTTP layer itself answers, with an error.
 
     ``status`` is the HTTP status, ``str(refused)`` a message that is safe to show to the client.
     """
@@ -26,33 +31,38 @@ class Refused(Exception):
         self.status = status
 
 
-def split_target(target: str) -> tuple[str, str, str]:
-    """The origin (only a proxy's client names one), path and query (with its ``?``) of a request target, as received.
+def is_host(text: str) -> bool:
+    """Return whether ``text`` can be the value of a Host field, which may be empty."""
+    return _HOST.fullmatch(text) is not None
 
-    Raises Refused (400) if the target is none of the forms of RFC 9112, section 3.2, that have a path, nor ``*``; or if
-    it holds anything but visible ASCII characters. So every part of it can be sent back in a header.
+
+def split_target(target: str) -> tuple[str, str, str]:
+    """Return origin (which only clients of a proxy send), path and query (with its ``?``) of a target, as received.
+
+    Raises BadRequest (400) if the target has neither a path (RFC 9112, section 3.2) nor is ``*``, or has characters
+    other than visible ASCII. So every part of it can be sent back in a header.
     """
     if _VISIBLE.fullmatch(target) is None:
-        raise Refused(400, "the request target is malformed: bytes beyond visible ASCII must be percent-encoded")
+        raise BadRequest(400, "the request target is malformed: bytes beyond visible ASCII must be percent-encoded")
     origin = _ABSOLUTE.match(target)
     rest = target if origin is None else target[origin.end() :]
     path, mark, query = rest.partition("?")
     if origin is not None and not path:
         path = "/"
     if not path.startswith("/") and path != "*":
-        raise Refused(400, "the request target is malformed")
+        raise BadRequest(400, "the request target is malformed")
     return "" if origin is None else origin[0], path, mark + query
 
 
 def decode_path(path: str) -> str:
     """Percent-decode a path whose characters stand for bytes (Latin-1), ``%2F`` included, as Go's URL.Path has it.
 
-    Returns "" if the result is not UTF-8: no route has that path, so it is not found. Raises Refused (400) on a ``%``
-    that is not followed by two hexadecimal digits.
+    Returns "" if the result is not UTF-8: no route has that path, so it is not found. Raises BadRequest (400) on a
+    ``%`` that is not followed by two hexadecimal digits.
     """
     if "%" in path:
         if _BAD_ESCAPE.search(path) is not None:
-            raise Refused(400, "the path has a malformed percent-escape")
+            raise BadRequest(400, "the path has a malformed percent-escape")
         decoded = unquote_to_bytes(path.encode("latin-1"))
     elif path.isascii():
         return path
@@ -100,7 +110,7 @@ def clean_path(path: str) -> str:
 
 
 def redirection(origin: str, path: str, query: str) -> str | None:
-    """Where a request with a decoded path that is not clean must go (a Location), None if it is clean.
+    """Return the Location to which a request with this decoded path is redirected, None if the path is clean.
 
     ``query`` is kept as it is, with its ``?``.
     """

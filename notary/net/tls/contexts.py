@@ -7,13 +7,11 @@ client trusts the bundle it was given and nothing else; files are read when a co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 import idna
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -25,88 +23,67 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from notary.net.refusals import HandshakeFailed, unreadable_certificate
 from notary.net.tls.files import trust, use_certificate
-from notary.net.tls.verdicts import Cause, HandshakeFailed, judge, judge_name, unreadable
+from notary.net.tls.openssl import ClientConnection
+from notary.net.tls.verdicts import Cause, explain_verify_error, explain_wrong_name
+from notary.net.tls.wording import PLAIN, Wording
 
 _log = Logger()
-_lib: Final = Binding.lib
 
 HTTP: Final = (b"http/1.1",)
-"""The protocols (ALPN) of HTTPS."""
+"""The ALPN protocols of HTTPS."""
 GRPC: Final = (b"h2",)
-"""The protocols (ALPN) of gRPC."""
+"""The ALPN protocols of gRPC."""
 _CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
 _SUITES: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-"""Of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
+"""The cipher suites of TLS 1.3: all of OpenSSL's, the cheapest handshake first, as in Go."""
 _DEMAND: Final = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
 class ServerOptions:
     """Makes the server's side of connections.
 
-    ``use`` replaces the context: the connections that are made from then on use the new one.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
     """
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, context: SSL.Context, wording: Wording = PLAIN) -> None:
+        self.wording = wording
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
-        """Make connections with this context from now on."""
+        """Use this context for new connections."""
         self._context = context
 
     def connection(self, cause: Cause) -> SSL.Connection:
-        """Return the OpenSSL side of a new connection, which notes in ``cause`` what is wrong with the client."""
+        """Return the OpenSSL side of a new connection, which notes in ``cause`` why it refuses the client."""
         connection = SSL.Connection(self._context)
         connection.set_app_data(cause)
         connection.set_accept_state()
         return connection
 
 
-class _Connection(SSL.Connection):
-    """One for Twisted's TLS, which empties OpenSSL's queue of errors before each call (notary.net.tls.transport)."""
-
-    def send(self, buf: Any, flags: int = 0) -> int:
-        """Encrypt."""
-        _lib.ERR_clear_error()
-        return super().send(buf, flags)
-
-    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
-        """Decrypt."""
-        _lib.ERR_clear_error()
-        return super().recv(bufsiz, flags)
-
-    def do_handshake(self) -> None:
-        """Go on with the handshake."""
-        _lib.ERR_clear_error()
-        super().do_handshake()
-
-    def shutdown(self) -> bool:
-        """Say goodbye."""
-        _lib.ERR_clear_error()
-        return super().shutdown()
-
-
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientOptions:
     """Makes the client's side of connections to ``hostname`` (a name or an IP address), which the server must prove.
 
-    ``use`` replaces the context: the connections that are made from then on use the new one.
+    ``use`` replaces the context for new connections. ``wording`` names the settings in messages.
     """
 
-    def __init__(self, context: SSL.Context, hostname: str, trusted_by: str = "trust_service.tls_ca_file") -> None:
-        self.trusted_by = trusted_by
+    def __init__(self, context: SSL.Context, hostname: str, wording: Wording = PLAIN) -> None:
+        self.wording = wording
         self._hostname = hostname
         self._is_address = is_address(hostname)
         self.use(context)
 
     def use(self, context: SSL.Context) -> None:
-        """Make connections with this context from now on."""
+        """Use this context for new connections."""
         context.set_verify(_DEMAND, self._verify)
         self._context = context
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the OpenSSL side of a new connection."""
-        connection = _Connection(self._context)
+        connection = ClientConnection(self._context)
         connection.set_app_data(tlsProtocol)
         if not self._is_address:
             connection.set_tlsext_host_name(idna.encode(self._hostname, uts46=True))
@@ -115,7 +92,7 @@ class ClientOptions:
     def _verify(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
         cause: Cause = connection.get_app_data().cause
         if not trusted:
-            return _refuse(cause, judge(certificate, error, depth, self.trusted_by))
+            return _refuse(cause, explain_verify_error(certificate, error, depth, self.wording.trusted))
         if depth > 0:
             return True
         try:
@@ -125,15 +102,15 @@ class ClientOptions:
                     verify_certificate_ip_address(leaf, self._hostname)
                 else:
                     verify_certificate_hostname(leaf, self._hostname)
-            except (VerificationError, CertificateError) as unlike:
-                return _refuse(cause, judge_name(leaf, self._hostname, unlike))
-        except Exception as strange:  # noqa: BLE001 - parsers of strangers' bytes raise what they like
-            return _refuse(cause, unreadable(strange))
+            except (VerificationError, CertificateError) as mismatch:
+                return _refuse(cause, explain_wrong_name(leaf, self._hostname, mismatch))
+        except Exception as failure:  # noqa: BLE001 - parsers of strangers' bytes raise errors of all kinds
+            return _refuse(cause, unreadable_certificate(failure))
         return True
 
 
 def _refuse(cause: Cause, verdict: HandshakeFailed) -> bool:
-    """Note what is wrong with the peer's certificate; OpenSSL then tells the peer by an alert that it is refused."""
+    """Note why the peer's certificate is refused. OpenSSL then sends the peer an alert."""
     cause.verdict = verdict
     return False
 
@@ -144,22 +121,22 @@ def server_context(
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
     *,
-    section: str = "server",
+    wording: Wording = PLAIN,
 ) -> SSL.Context:
     """Return the context of a server.
 
-    ``cert_file`` holds the leaf, then the intermediates; with ``client_ca_file`` every client must show a certificate
-    that is, or chains to, one in it. ``protocols`` are offered by ALPN, best first. ``section`` is where the
-    configuration names the files, for messages. Raises ConfigError. An expired certificate is only warned about: a
-    server that does not start helps nobody, and its clients will say so.
+    ``cert_file`` holds the leaf, then the intermediates. With ``client_ca_file`` every client must show a certificate
+    that is in this file or chains to one in it. ``protocols`` are offered by ALPN, best first. ``wording`` names the
+    files in messages. Raises ConfigError. An expired certificate causes only a warning: clients report it, and a server
+    that does not start would not help them.
     """
     context = _context(SSL.TLS_SERVER_METHOD)
-    use_certificate(context, f"{section}.tls_cert_file", cert_file, f"{section}.tls_key_file", key_file)
+    use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_alpn_select_callback(lambda _, offered: _choose(protocols, offered))
     if client_ca_file is not None:
-        trust(context, f"{section}.client_ca_file", client_ca_file)
-        context.set_verify(_DEMAND, partial(_verify_client, f"{section}.client_ca_file"))
+        trust(context, wording.trusted, client_ca_file)
+        context.set_verify(_DEMAND, _verify_client)
         # OpenSSL resumes the session of a client with a certificate only within a named context.
         context.set_session_id(b"notary")
     return context
@@ -171,10 +148,10 @@ def server_options(
     client_ca_file: Path | None = None,
     protocols: Sequence[bytes] = HTTP,
     *,
-    section: str = "server",
+    wording: Wording = PLAIN,
 ) -> ServerOptions:
     """Return what `listen` needs for TLS; see `server_context`."""
-    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, section=section))
+    return ServerOptions(server_context(cert_file, key_file, client_ca_file, protocols, wording=wording), wording)
 
 
 def client_context(
@@ -183,19 +160,19 @@ def client_context(
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
     *,
-    section: str = "trust_service",
+    wording: Wording = PLAIN,
 ) -> SSL.Context:
     """Return the context of a client.
 
-    Trusted are the certificates in ``ca_file`` and no other; without it, those of the system. ``cert_file`` and
-    ``key_file`` (both or neither) are what the client shows. Raises ConfigError.
+    The client trusts the certificates in ``ca_file`` and no others; without ``ca_file``, those of the system. It shows
+    the certificate of ``cert_file`` and ``key_file`` (both or neither). Raises ConfigError.
     """
     context = _context(SSL.TLS_CLIENT_METHOD)
     if cert_file is not None and key_file is not None:
-        use_certificate(context, f"{section}.tls_client_cert", cert_file, f"{section}.tls_client_key", key_file)
+        use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
     context.set_alpn_protos(list(protocols))
     if ca_file is not None:
-        trust(context, f"{section}.tls_ca_file", ca_file)
+        trust(context, wording.trusted, ca_file)
     else:
         context.set_default_verify_paths()
     return context
@@ -207,15 +184,18 @@ def client_options(
     cert_file: Path | None = None,
     key_file: Path | None = None,
     protocols: Sequence[bytes] = GRPC,
+    *,
+    wording: Wording = PLAIN,
 ) -> ClientOptions:
     """Return the options of a TLS client of ``hostname``, for a `HandshakeFactory`; see `client_context`."""
-    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols), hostname)
+    return ClientOptions(client_context(ca_file, cert_file, key_file, protocols, wording=wording), hostname, wording)
 
 
-def _verify_client(
-    trusted_by: str, connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int
-) -> bool:
-    return bool(trusted) or _refuse(connection.get_app_data(), judge(certificate, error, depth, trusted_by))
+def _verify_client(connection: SSL.Connection, certificate: X509, error: int, depth: int, trusted: int) -> bool:
+    if trusted:
+        return True
+    cause: Cause = connection.get_app_data()
+    return _refuse(cause, explain_verify_error(certificate, error, depth, cause.wording.trusted))
 
 
 def _context(method: int) -> SSL.Context:

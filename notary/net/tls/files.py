@@ -28,7 +28,7 @@ _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed255
 
 
 def use_certificate(context: SSL.Context, cert_name: str, cert_file: Path, key_name: str, key_file: Path) -> None:
-    """Have the context show the certificates of a file, leaf first, with the key of another. Raises ConfigError."""
+    """Have the context show the certificates of one file, leaf first, with the key in another. Raises ConfigError."""
     certificates = _certificates(cert_name, cert_file)
     leaf = certificates[0]
     key = _private_key(key_name, key_file)

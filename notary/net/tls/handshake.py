@@ -1,6 +1,6 @@
 """The client's side of TLS, which tells the protocol above why a handshake failed.
 
-Rules of this module: the protocol above gets a :class:`~notary.net.tls.verdicts.HandshakeFailed` in place of OpenSSL's
+Rules of this module: the protocol above gets a :class:`~notary.net.refusals.HandshakeFailed` in place of OpenSSL's
 error, as from the server's side (:mod:`notary.net.tls.transport`).
 """
 
@@ -9,24 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from notary.net.tcp import ReadListener
 from notary.net.tls.verdicts import Cause
+from notary.net.tls.wording import PLAIN, Wording
 
 
 class Handshake(TLSMemoryBIOProtocol):
     """The client's side of TLS, as Twisted does it, with an explanation when it fails.
 
-    The default protocol of Twisted collects small writes for a turn of the reactor; ours are collected already.
+    Twisted's default protocol collects small writes for a reactor turn; our writes are collected already.
     """
 
     factory: HandshakeFactory
 
-    # Twisted has no public place where the cause of a failure can be seen before the connection is lost, nor a public
-    # way to tell whether a handshake is done; these are the names that its own subclass uses.
+    # Twisted has no public way to see the cause of a failure before the connection is lost, or whether a handshake is
+    # done. Its own subclass uses these names.
     _handshakeDone: bool
     _aborted: bool
     _reason: Failure | None
@@ -34,10 +36,10 @@ class Handshake(TLSMemoryBIOProtocol):
 
     def __init__(self, factory: HandshakeFactory, *args: Any) -> None:
         super().__init__(factory, *args)
-        self.cause = Cause(factory.trusted_by)
+        self.cause = Cause(factory.wording)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what was read from the socket; remember how it began, and tell where it ends."""
+        """Process received bytes: note the first one, and tell a ReadListener the end of the read."""
         if not self.cause.first:
             self.cause.first = data[:1]
         protocol = self.wrappedProtocol
@@ -60,7 +62,7 @@ class Handshake(TLSMemoryBIOProtocol):
         super()._tlsShutdownFinished(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell the protocol above why."""
+        """Report the end to the protocol above, with the reason of a failed handshake."""
         if not self._handshakeDone and not self._aborted:
             failed = self.cause.ended(self._reason or reason)
             if failed is not None:
@@ -71,12 +73,13 @@ class Handshake(TLSMemoryBIOProtocol):
 class HandshakeFactory(TLSMemoryBIOFactory):
     """Puts :class:`Handshake` under the client's protocols of another factory.
 
-    ``creator`` makes the OpenSSL side; ``trusted_by`` is the key of the configuration that names the trusted
-    certificates.
+    ``creator`` makes the OpenSSL side; its ``wording``, if it has one, names the settings in messages.
     """
 
     protocol = Handshake
 
-    def __init__(self, creator: Any, wrapped: Any, clock: Any, *, trusted_by: str) -> None:
+    def __init__(
+        self, creator: IOpenSSLClientConnectionCreator, wrapped: IProtocolFactory, clock: IReactorTime
+    ) -> None:
         super().__init__(creator, isClient=True, wrappedFactory=wrapped, clock=clock)
-        self.trusted_by = trusted_by
+        self.wording: Wording = getattr(creator, "wording", PLAIN)

@@ -1,13 +1,12 @@
 """Connections to a server with TLS.
 
-Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so what has not
-been read is still in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md); during the handshake
-this module hands it one record at a time. What a client can have OpenSSL do without sending data is counted and bounded
-(docs/adr/0018-records-without-data.md). OpenSSL's queue of errors is emptied before each call, so that no connection is
-blamed for what another one or another library left there. An exception that nobody expected is logged and ends its
-connection; none reaches the reactor. Neither side's last words are lost: before a connection closes the server sends
-its goodbye and waits for the peer's, for as long as the protocol above lets it; and what has come is read, because a
-socket that is closed with unread input takes back what it has sent.
+Rules of this module: OpenSSL reads and writes the socket itself, a record at a time and never ahead, so unread input
+stays in the socket, where the reactor sees it (docs/adr/0015-tls-on-the-socket.md); during the handshake this module
+gives OpenSSL one record at a time. The work that a client causes in OpenSSL without sending data is counted and bounded
+(docs/adr/0018-records-without-data.md). An unexpected exception is logged and ends its connection; none reaches the
+reactor. A close loses no data of either side: the server sends its close_notify and waits for the peer's, as long as
+the protocol above allows; and it reads all input first, because a socket that is closed with unread input drops the
+data that it has sent.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import contextlib
 import socket
 from typing import Any, Final
 
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet import unix
@@ -28,72 +26,61 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.net.address import host_and_port
+from notary.net.refusals import HandshakeFailed, OnRefused, RefusalKind
 from notary.net.tcp import Ending, PlainServer, ReadListener
-from notary.net.tls.refusals import OnRefused
-from notary.net.tls.verdicts import Cause, HandshakeFailed, Why, is_tls
+from notary.net.tls.contexts import ServerOptions
+from notary.net.tls.openssl import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Session
+from notary.net.tls.verdicts import Cause, is_tls
 
 _log = Logger()
 
-_RECORD: Final = 1 << 14  # bytes that a record of TLS holds at the most (RFC 8446, section 5.1)
-_HEAD: Final = 5  # bytes of the head of a record
-_SEALED: Final = _RECORD + 2048  # bytes that follow it at the most, encrypted (RFC 5246, section 6.2.3)
-_LEAST: Final = 512  # bytes that a record counts for, at least, when a share of the socket is read
+_HEAD_BYTES: Final = 5  # of a record
+_SEALED_BYTES: Final = RECORD_BYTES + 2048  # most bytes of an encrypted record (RFC 5246, section 6.2.3)
+_MIN_COUNTED_BYTES: Final = 512  # a smaller record counts as so many bytes of one read
 _GREETING_RECORDS: Final = 64
-"""Records that a client's half of a handshake may take. With a chain of certificates it is a dozen; who sends it a byte
-at a time keeps OpenSSL busy for a third of a second."""
+"""The most records in a client's half of a handshake. With a chain of certificates there are a dozen; a client that
+sends one byte a record would keep OpenSSL busy for a third of a second."""
 _QUIET_MESSAGES: Final = 32
-"""Messages (of TLS 1.3: KeyUpdate) that there may be between two records of data, the client's and our answers."""
-
-# OpenSSL as pyOpenSSL calls it, which does so for handshakes and whatever goes wrong. For each record that is read or
-# written it would call five functions more, a tenth of what a small answer costs.
-_lib: Final = Binding.lib
-_ffi: Final = Binding.ffi
-_room: Final = _ffi.new("char[]", _RECORD)  # where records are read to, all in the reactor's thread
-_STEP: Final = _lib.SSL_CB_ACCEPT_LOOP
-_DONE: Final = _lib.SSL_CB_ACCEPT_EXIT
+"""The most messages without data (in TLS 1.3: KeyUpdate) between two records of data, our answers included."""
 
 
-def _missing(heard: bytes) -> int:
-    """Return how many bytes are missing of a record that has come in part; none of one that OpenSSL will not take."""
+def _missing_bytes(heard: bytes) -> int:
+    """Return how many bytes of a record are missing after ``heard``; 0 also for one that OpenSSL will refuse."""
     if not is_tls(heard):
         return 0
-    if len(heard) < _HEAD:
-        return _HEAD - len(heard)
+    if len(heard) < _HEAD_BYTES:
+        return _HEAD_BYTES - len(heard)
     size = heard[3] << 8 | heard[4]
-    return 0 if size > _SEALED else _HEAD + size - len(heard)
+    return 0 if size > _SEALED_BYTES else _HEAD_BYTES + size - len(heard)
 
 
 @implementer(ISSLTransport)
 class SecureServer(PlainServer):
     """A connection with TLS.
 
-    ``options`` makes the OpenSSL side (:class:`notary.net.tls.contexts.ServerOptions`); ``on_refused`` hears if the
-    handshake fails, except if we gave it up.
+    ``options`` makes the OpenSSL side. ``on_refused`` is called if the handshake fails, unless we aborted it.
     """
 
     _up = False  # the handshake is done
     _reading = False
-    _shaken = False  # OpenSSL has what it needs for that; the last of what it says may be unsent
+    _shaken = False  # OpenSSL has done the handshake; our last bytes of it may be unsent
     _stuck = False  # we must write before there is anything to read
 
-    def __init__(self, options: Any, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
+    def __init__(self, options: ServerOptions, on_refused: OnRefused | None, over: socket.socket, *args: Any) -> None:
         self._on_refused = on_refused
-        self._cause = Cause("server.client_ca_file")
+        self._cause = Cause(options.wording)
         self._tls: SSL.Connection = options.connection(self._cause)
-        self._ssl: Any = self._tls._ssl  # noqa: SLF001
-        # What OpenSSL reads and writes during the handshake, and owns. pyOpenSSL's functions for these cost 3 % of it.
-        self._into, self._from = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
-        _lib.SSL_set_bio(self._ssl, self._into, self._from)
-        self._heard = b""  # of a record of the handshake that has not come whole
-        self._missing = _HEAD  # bytes of it
-        self._records = 0  # of the handshake
-        self._unsent = bytearray()  # of our half of the handshake
-        self._quiet = 0  # messages since the last data
+        self._session = Session(self._tls)
+        self._heard = b""  # the received part of a handshake record
+        self._missing = _HEAD_BYTES  # bytes of it that have not come
+        self._records = 0  # handshake records so far
+        self._unsent = bytearray()  # bytes of our half of the handshake
+        self._quiet = 0  # messages since the last record of data
         self._quiet_most = _QUIET_MESSAGES
         super().__init__(over, *args)
         self._listener = self.protocol if isinstance(self.protocol, ReadListener) else None
 
-    # -- what the protocol may ask ------------------------------------------------------------------------------------
+    # -- for the protocol above ----------------------------------------------------------------------------------------
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
@@ -107,17 +94,17 @@ class SecureServer(PlainServer):
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def startReading(self) -> None:
-        """Ask to be told when there is something to read."""
+        """Have the reactor call ``doRead`` when there is input."""
         self._reading = True
         super().startReading()
 
     def stopReading(self) -> None:
-        """Leave in the socket what comes."""
+        """Leave further input in the socket."""
         self._reading = False
         super().stopReading()
 
     def doRead(self) -> Ending:
-        """Go on with the handshake, or read what has come."""
+        """Continue the handshake, or read the input."""
         try:
             if not self._up:
                 return self._shake_hands()
@@ -135,54 +122,52 @@ class SecureServer(PlainServer):
         return ending
 
     def _read(self) -> Ending:
-        """Read a fair share of the records that are there; only who wants to know where they end pays for asking."""
-        size = 0
+        """Read a fair share of the available records.
+
+        Only a protocol that needs the end of a read (ReadListener) pays for the last call, which finds nothing.
+        """
+        size, session = 0, self._session
         while True:
-            _lib.ERR_clear_error()
-            count = _lib.SSL_read(self._ssl, _room, _RECORD)
-            if count <= 0:
-                return self._not_read(count)
+            data = session.read()
+            if not data:
+                return self._not_read()
             self._quiet = 0
             if not self.disconnecting:
-                self.protocol.dataReceived(_ffi.buffer(_room, count)[:])
-            size += max(_LEAST, count)
-            if not self._reading or size >= self.bufferSize or (self._listener is None and count < _RECORD):
+                self.protocol.dataReceived(data)
+            count = len(data)
+            size += max(_MIN_COUNTED_BYTES, count)
+            if not self._reading or size >= self.bufferSize or (self._listener is None and count < RECORD_BYTES):
                 return None
 
-    def _not_read(self, result: int) -> Ending:
-        # What every connection meets is told apart here: pyOpenSSL would raise an exception, which costs as much as a
-        # read.
+    def _not_read(self) -> Ending:
+        # The common cases are handled here: pyOpenSSL would raise an exception, which costs as much as a read.
         if self._quiet > self._quiet_most:
-            said = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
-            return self._refuse(f"TLS: the peer sends {said}")
-        why = _lib.SSL_get_error(self._ssl, result)
-        if why == _lib.SSL_ERROR_WANT_READ:
+            what = "messages and no data" if self._quiet_most else "messages for another handshake, which is not done"
+            return self._refuse(f"TLS: the peer sends {what}")
+        error = self._session.error()
+        if error == WANT_READ:
             return None
-        if why == _lib.SSL_ERROR_WANT_WRITE:
-            self._wait_to_write()  # it owes an answer to a KeyUpdate
+        if error == WANT_WRITE:
+            self._wait_to_write()  # an answer to a KeyUpdate
             return None
-        if why == _lib.SSL_ERROR_ZERO_RETURN:
+        if error == ZERO_RETURN:
             return self._left()
         try:
-            self._explain(result)
-        except SSL.Error as error:
-            return self._failed(error)
+            self._session.explain()
+        except SSL.Error as reason:
+            return self._failed(reason)
         return None
 
     def _wait_to_write(self) -> None:
-        """Wait for the socket to take more; to read meanwhile, the reactor would ask again and again in vain."""
+        """Stop reading until the socket takes our bytes; meanwhile the reactor would call us in vain."""
         self._stuck = True
         super().stopReading()
         Server.startWriting(self)
 
-    def _explain(self, result: int) -> None:
-        """Raise what a result of OpenSSL means that is no success."""
-        self._tls._raise_ssl_error(self._ssl, result)  # noqa: SLF001
-
     # -- the handshake ------------------------------------------------------------------------------------------------
 
     def _shake_hands(self) -> Ending:
-        """Hand OpenSSL the records that have come, one at a time and none beyond the handshake; send what it says."""
+        """Give OpenSSL the received records one by one, none beyond the handshake, and send its answers."""
         try:
             self._answer()
             while not self._shaken:
@@ -210,33 +195,30 @@ class SecureServer(PlainServer):
         return self.doRead() if self._reading else None
 
     def _hear(self) -> None:
-        """Take from the socket what is missing of a record, and no more. Raises OSError and SSL.SysCallError."""
+        """Read the missing bytes of a record, and no more. Raises OSError and SSL.SysCallError."""
         piece = self.socket.recv(self._missing)
         if not piece:
             raise SSL.SysCallError(-1, "Unexpected EOF")
         self._heard += piece
         if not self._records:
             self._cause.first = self._heard[:1]
-        self._missing = _missing(self._heard)
+        self._missing = _missing_bytes(self._heard)
 
     def _step(self) -> None:
-        """Have OpenSSL take a record of the handshake. Raises SSL.Error."""
+        """Have OpenSSL process a handshake record. Raises SSL.Error."""
+        session = self._session
         self._records += 1
-        _lib.BIO_write(self._into, self._heard, len(self._heard))
-        self._heard, self._missing = b"", _HEAD
-        _lib.ERR_clear_error()
-        result = _lib.SSL_do_handshake(self._ssl)
+        session.give(self._heard)
+        self._heard, self._missing = b"", _HEAD_BYTES
         try:
-            if result > 0:
-                self._shaken = True
-            elif _lib.SSL_get_error(self._ssl, result) != _lib.SSL_ERROR_WANT_READ:
-                self._explain(result)
+            self._shaken = session.do_handshake()
+            if not self._shaken and session.error() != WANT_READ:
+                session.explain()
         finally:
-            while (count := _lib.BIO_read(self._from, _room, _RECORD)) > 0:
-                self._unsent += _ffi.buffer(_room, count)
+            self._unsent += session.take()
 
     def _answer(self) -> bool:
-        """Send our half; return whether there was any. Raises BlockingIOError if the socket does not take all of it."""
+        """Send our half. Returns False if there is none. Raises BlockingIOError if the socket does not take it."""
         if not self._unsent:
             return False
         while self._unsent:
@@ -244,44 +226,42 @@ class SecureServer(PlainServer):
         return True
 
     def _begin(self) -> None:
-        """The handshake is done: from now on OpenSSL has the socket, and its messages are counted."""
-        _lib.SSL_set_fd(self._ssl, self.fileno())
+        """After the handshake: give OpenSSL the socket, and count its messages."""
+        self._session.use_socket(self.fileno())
         self._up = True
-        if _lib.SSL_version(self._ssl) < SSL.TLS1_3_VERSION:
-            self._quiet_most = 0  # what may come is renegotiation, which we do not do
-        _by_ssl[self._ssl] = self
-        _lib.SSL_set_info_callback(self._ssl, _on_state)
+        if self._tls.get_protocol_version() < SSL.TLS1_3_VERSION:
+            self._quiet_most = 0  # such a message would be renegotiation, which we do not do
+        self._session.listen(self)
         if self._waiting:
             super().startWriting()
 
     @property
     def refuses_messages(self) -> bool:
-        """Whether no message may come: then the first step of one counts, before OpenSSL reads the rest of it."""
+        """True if no message may come. Then the first step of a message counts, before OpenSSL reads the rest of it."""
         return not self._quiet_most
 
     def count_message(self) -> None:
-        """Count a message that is no data. OpenSSL reads on as long as such messages come, if it is not stopped."""
+        """Count a message without data. OpenSSL would read on as long as such messages come, so it is stopped."""
         self._quiet += 1
         if self._quiet > self._quiet_most:
-            _lib.SSL_set_shutdown(self._ssl, SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+            self._session.stop()
 
     # -- the end of reading -------------------------------------------------------------------------------------------
 
     def _left(self) -> Ending:
-        """The peer has said goodbye: it hears what is in the queue, and then ours."""
+        """Answer the peer's close_notify: send the queued data, then our own close_notify."""
         if self._waiting:
             self.stopReading()
             self.disconnecting = 1
             return None
-        _lib.ERR_clear_error()
         with contextlib.suppress(SSL.Error):
-            self._tls.shutdown()
+            self._session.shutdown()
         return CONNECTION_DONE
 
     def _refuse(self, text: str) -> Exception:
-        """End the connection for a reason of ours."""
+        """End the connection because the peer broke one of our bounds."""
         self._failed(CONNECTION_LOST)
-        return HandshakeFailed(Why.OTHER, text)
+        return HandshakeFailed(RefusalKind.OTHER, text)
 
     def _failed(self, error: Exception) -> Exception:
         with contextlib.suppress(OSError):
@@ -291,14 +271,14 @@ class SecureServer(PlainServer):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def startWriting(self) -> None:
-        """Ask to be told when the socket is writable; until then, and until the handshake is done, data is queued."""
+        """Have the reactor call ``doWrite`` when the socket is writable. Data is queued until then."""
         if self._up:
             super().startWriting()
         else:
             self._waiting = True
 
     def doWrite(self) -> Any:
-        """Go on with the handshake, or send what is in the queue."""
+        """Continue the handshake, or send the queued data."""
         if self._stuck:
             self._stuck = False
             if self._reading:
@@ -309,15 +289,14 @@ class SecureServer(PlainServer):
         return self.doRead()
 
     def writeSomeData(self, data: bytes | memoryview) -> Any:
-        """Send as much of ``data`` as the socket takes; return how much, or what ends the connection."""
-        sent, size = 0, len(data) if self._up else 0
+        """Send as much of ``data`` as the socket takes. Returns the number of bytes, or why the connection ends."""
+        sent, size, session = 0, len(data) if self._up else 0, self._session
         while sent < size:
-            piece = bytes(data[sent : sent + _RECORD])  # a copy only if it is not all of it
-            _lib.ERR_clear_error()
-            count = _lib.SSL_write(self._ssl, piece, len(piece))
+            piece = bytes(data[sent : sent + RECORD_BYTES])  # no copy if that is all of it
+            count = session.write(piece)
             if count <= 0:
                 try:
-                    self._explain(count)
+                    session.explain()
                 except (SSL.WantWriteError, SSL.WantReadError):
                     return sent
                 except SSL.Error:
@@ -328,7 +307,7 @@ class SecureServer(PlainServer):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def loseConnection(self, *_: object) -> None:
-        """Say goodbye when all is sent, then wait for the peer's; what it says until then is dropped."""
+        """Send close_notify after the queued data, then wait for the peer's. Input until then is dropped."""
         if not self.connected or self.disconnecting:
             return
         if not self._up and not self._waiting:
@@ -336,56 +315,43 @@ class SecureServer(PlainServer):
             return
         self.disconnecting = 1
         if not self._waiting and self._postLoseConnection() is not None:
-            self.startWriting()  # so that the reactor ends it
+            self.startWriting()  # then the reactor ends the connection
 
     def _postLoseConnection(self) -> Ending:
-        """All is sent: say goodbye, once; then the peer's is awaited."""
+        """All data is sent: send close_notify once, then wait for the peer's."""
         if not self._writeDisconnected:
-            _lib.ERR_clear_error()
             try:
-                if self._tls.shutdown():
+                if self._session.shutdown():
                     return CONNECTION_DONE
             except SSL.WantWriteError:
                 self.startWriting()
                 return None
             except SSL.Error:
-                pass  # what is wrong shows when it is read
-            self._writeDisconnected = True  # what is written from now on is dropped
+                pass  # the next read finds the error
+            self._writeDisconnected = True  # further data is dropped
         self.startReading()
         return None
 
     def readConnectionLost(self, reason: Failure) -> None:
-        """End: TLS has no half of a connection."""
+        """End the connection: TLS cannot be half closed."""
         self.connectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the protocol why, and who listens for refusals."""
+        """Report the end to the protocol, and a failed handshake to ``on_refused``."""
         if not hasattr(self, "socket"):
-            return  # it has been told
-        _by_ssl.pop(self._ssl, None)
-        told = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
-        failed = None if told else self._cause.ended(reason)
+            return  # the end was reported
+        self._session.forget()
+        reported = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
+        failed = None if reported else self._cause.ended(reason)
         peer = host_and_port(self.getPeer())
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
         if failed is not None and self._on_refused is not None:
             try:
-                self._on_refused(peer, failed.why, str(failed))
+                self._on_refused(peer, failed.kind, str(failed))
             except Exception:  # noqa: BLE001 - the last line of defence
                 self._broken()
 
 
-# OpenSSL says of each message only which connection it came on. (pyOpenSSL would make a function for each connection.)
-_by_ssl: Final[dict[Any, SecureServer]] = {}
-
-
-@_ffi.callback("void (*)(const SSL *, int, int)")  # type: ignore[untyped-decorator]
-def _on_state(ssl: Any, where: int, _: int) -> None:
-    """Note a message that is no data: OpenSSL calls this at each step of a message, and when it is done with it."""
-    connection = _by_ssl.get(ssl)
-    if connection is not None and (where == _DONE or (where == _STEP and connection.refuses_messages)):
-        connection.count_message()
-
-
 class SecureUnixServer(SecureServer, unix.Server):
-    """One with TLS on a socket of the Unix domain."""
+    """A connection with TLS on a Unix socket."""

@@ -1,15 +1,14 @@
-"""Why a TLS connection did not come to be, in words that say what to do.
+"""Why a TLS handshake failed, in words that say what an operator can do.
 
-Rules of this module: no input or output. OpenSSL says "certificate verify failed" to every certificate that it does not
-like; what it found, and in which certificate, is told to the verification callback, which notes it in a :class:`Cause`.
-Names from a stranger's certificate are cut short.
+Rules of this module: no input or output. OpenSSL reports every refused certificate as "certificate verify failed";
+only the verification callback learns the reason and the certificate, and notes both in a :class:`Cause`. Names from a
+stranger's certificate are cut short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from typing import Final
 
@@ -20,33 +19,11 @@ from service_identity.exceptions import CertificateError
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-_NAME_LENGTH: Final = 120  # characters of a stranger's name that reach a log line
+from notary.net.refusals import HandshakeFailed, RefusalKind, shorten
+from notary.net.tls.wording import Wording
+
 _UNREADABLE: Final = "a name that cannot be read"
-_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of whatever is TLS (RFC 8446, section 5.1)
-
-
-class Why(StrEnum):
-    """The kinds of refusal; one of a kind and a peer is logged at a time."""
-
-    EXPIRED = "certificate expired"
-    NOT_YET_VALID = "certificate not yet valid"
-    UNKNOWN_ISSUER = "unknown issuer"
-    BAD_CERTIFICATE = "bad certificate"
-    WRONG_NAME = "wrong name"
-    NO_CERTIFICATE = "no certificate"
-    PLAINTEXT = "plaintext"
-    PROTOCOL = "no common protocol"
-    OURS_REFUSED = "our certificate refused"
-    GONE = "gone"
-    OTHER = "other"
-
-
-class HandshakeFailed(Exception):
-    """A TLS connection that did not come to be; the message is the cause and the way out."""
-
-    def __init__(self, why: Why, message: str) -> None:
-        super().__init__(message)
-        self.why = why
+_RECORDS: Final = frozenset(b"\x14\x15\x16\x17")  # the first byte of a TLS record (RFC 8446, section 5.1)
 
 
 # The numbers are those of openssl/x509_vfy.h.
@@ -65,100 +42,107 @@ _VERIFY_ERRORS: Final = {
 }
 
 
-def judge(certificate: X509, number: int, depth: int, trusted_by: str) -> HandshakeFailed:
-    """Return what OpenSSL's verification error ``number`` means for a ``certificate`` that the peer showed.
+def explain_verify_error(certificate: X509, number: int, depth: int, trusted: str) -> HandshakeFailed:
+    """Return the meaning of OpenSSL's verification error ``number`` for a ``certificate`` that the peer showed.
 
-    ``depth`` is 0 for its own, more for those above that; ``trusted_by`` is the key of the
-    configuration that names the trusted certificates.
+    ``depth`` is 0 for the peer's own certificate and more for those of its issuers; ``trusted`` names the file
+    of the trusted certificates.
     """
     subject, issuer = _names(certificate)
     place = "the peer's certificate" if depth == 0 else "a certificate in the peer's chain"
     whose = f"{place} ({subject}, issued by {issuer})"
     if number == _EXPIRED:
         ended = _time(certificate.get_notAfter)
-        return HandshakeFailed(Why.EXPIRED, f"{whose} expired at {ended}; the peer needs a new one")
+        return HandshakeFailed(RefusalKind.EXPIRED, f"{whose} expired at {ended}; the peer needs a new one")
     if number == _NOT_YET_VALID:
         begins = _time(certificate.get_notBefore)
-        return HandshakeFailed(Why.NOT_YET_VALID, f"{whose} is not valid before {begins}; compare the clocks")
+        return HandshakeFailed(RefusalKind.NOT_YET_VALID, f"{whose} is not valid before {begins}; compare the clocks")
     if number in _UNKNOWN_ISSUER:
         return HandshakeFailed(
-            Why.UNKNOWN_ISSUER,
-            f"{whose} leads to no certificate in {trusted_by}; add {issuer} there, or give the peer another one",
+            RefusalKind.UNKNOWN_ISSUER,
+            f"{whose} leads to no certificate in {trusted}; add {issuer} there, or give the peer another one",
         )
     text = _VERIFY_ERRORS.get(number, f"OpenSSL's verification error {number}")
-    return HandshakeFailed(Why.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
+    return HandshakeFailed(RefusalKind.BAD_CERTIFICATE, f"{whose} is refused: {text}; the peer needs another one")
 
 
-def judge_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
-    """Return what it means that the peer's certificate is not that of the host ``wanted``."""
+def explain_wrong_name(certificate: x509.Certificate, wanted: str, error: Exception) -> HandshakeFailed:
+    """Return the error for a peer whose certificate is not that of the host ``wanted``."""
     if isinstance(error, CertificateError):
         text = f"carries no name that counts (subjectAltName: {error})"
     else:
         text = f"is for {_alternatives(lambda: certificate)}"
     return HandshakeFailed(
-        Why.WRONG_NAME,
+        RefusalKind.WRONG_NAME,
         f"the peer's certificate ({_name(lambda: certificate.subject)}) {text} and not for {wanted}; "
         f"connect to a name that it carries, or give the peer another one",
     )
 
 
-# What follows "alert " in OpenSSL's text, whatever TLS version it puts before it. "{ours}" is our own certificate.
+# By the text after "alert " in OpenSSL's message. "{ours}" is our own certificate.
 _ALERTS: Final = {
     "unknown ca": (
-        Why.OURS_REFUSED,
+        RefusalKind.OURS_REFUSED,
         "the peer does not trust the issuer of our certificate ({ours}); its trusted file must hold that issuer",
     ),
-    "certificate expired": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) has expired"),
-    "certificate revoked": (Why.OURS_REFUSED, "the peer says that our certificate ({ours}) was revoked"),
+    "certificate expired": (RefusalKind.OURS_REFUSED, "the peer says that our certificate ({ours}) has expired"),
+    "certificate revoked": (RefusalKind.OURS_REFUSED, "the peer says that our certificate ({ours}) was revoked"),
     "bad certificate": (
-        Why.OURS_REFUSED,
+        RefusalKind.OURS_REFUSED,
         "the peer refused our certificate ({ours}): its name, issuer or dates do not suit it; its log says more",
     ),
     "certificate unknown": (
-        Why.OURS_REFUSED,
+        RefusalKind.OURS_REFUSED,
         "the peer refused our certificate ({ours}): most often the peer wants another name; its log says more",
     ),
     "unsupported certificate": (
-        Why.OURS_REFUSED,
+        RefusalKind.OURS_REFUSED,
         "the peer refused our certificate ({ours}): it is not for this use (extendedKeyUsage), or of a strange kind",
     ),
-    # What pyOpenSSL's side sends when it is the name that does not suit.
+    # pyOpenSSL sends this alert for a certificate with a wrong name.
     "internal error": (
-        Why.OURS_REFUSED,
+        RefusalKind.OURS_REFUSED,
         "the peer broke off: so does a Notary server that connects to a name which our certificate ({ours}) lacks",
     ),
     "certificate required": (
-        Why.NO_CERTIFICATE,
-        "the peer demands a certificate and was shown none; give it one (trust_service.tls_client_cert)",
+        RefusalKind.NO_CERTIFICATE,
+        "the peer demands a certificate and was shown none; give it one ({client_cert})",
     ),
-    "no application protocol": (Why.PROTOCOL, "the peer speaks other protocols (ALPN) than we do"),
-    "protocol version": (Why.PROTOCOL, "the peer and we have no version of TLS in common; ours are 1.2 and 1.3"),
+    "no application protocol": (RefusalKind.PROTOCOL, "the peer speaks other protocols (ALPN) than we do"),
+    "protocol version": (
+        RefusalKind.PROTOCOL,
+        "the peer and we have no version of TLS in common; ours are 1.2 and 1.3",
+    ),
     "handshake failure": (
-        Why.PROTOCOL,
+        RefusalKind.PROTOCOL,
         "the peer refused the handshake: no cipher in common, or, with TLS 1.2, it demands a certificate",
     ),
 }
 _REASONS: Final = {
     "peer did not return a certificate": (
-        Why.NO_CERTIFICATE,
-        "the peer showed no certificate, which {trusted_by} demands (a server shows trust_service.tls_client_cert)",
+        RefusalKind.NO_CERTIFICATE,
+        "the peer showed no certificate, which {trusted} demands (a server shows {client_cert})",
     ),
-    "unsupported protocol": (Why.PROTOCOL, "the peer speaks no version of TLS that we do; ours are 1.2 and 1.3"),
-    "no shared cipher": (Why.PROTOCOL, "the peer and we have no cipher in common"),
+    "unsupported protocol": (
+        RefusalKind.PROTOCOL,
+        "the peer speaks no version of TLS that we do; ours are 1.2 and 1.3",
+    ),
+    "no shared cipher": (RefusalKind.PROTOCOL, "the peer and we have no cipher in common"),
 }
 _PLAINTEXT: Final = "the peer does not speak TLS ({said}); one side is configured without it, or the port is wrong"
 _GONE: Final = "the peer closed the connection in the middle of the TLS handshake without saying why; its log may"
 
 
-def _of_openssl(error: SSL.Error, ours: X509 | None, trusted_by: str) -> HandshakeFailed:
-    """Return what an error of OpenSSL means that is no verdict on the peer's certificate."""
+def _of_openssl(error: SSL.Error, ours: X509 | None, wording: Wording) -> HandshakeFailed:
+    """Return the meaning of an OpenSSL error other than a refusal of the peer's certificate."""
     reasons = [entry[2] for entry in (error.args[0] if error.args else ()) if entry[2]]
     for reason in reasons:
         _, alert, text = reason.partition("alert ")
-        why, words = (_ALERTS if alert else _REASONS).get(text if alert else reason, (None, ""))
-        if why is not None:
-            return HandshakeFailed(why, f"{words.format(ours=_ours(ours), trusted_by=trusted_by)} (TLS: {reason})")
-    return HandshakeFailed(Why.OTHER, f"TLS: {'; '.join(reasons) or 'closed without a word'}")
+        kind, words = (_ALERTS if alert else _REASONS).get(text if alert else reason, (None, ""))
+        if kind is not None:
+            words = words.format(ours=_ours(ours), trusted=wording.trusted, client_cert=wording.client_cert)
+            return HandshakeFailed(kind, f"{words} (TLS: {reason})")
+    return HandshakeFailed(RefusalKind.OTHER, f"TLS: {'; '.join(reasons) or 'closed without a word'}")
 
 
 def _ours(certificate: X509 | None) -> str:
@@ -168,22 +152,14 @@ def _ours(certificate: X509 | None) -> str:
     return f"{subject}, for {_alternatives(certificate.to_cryptography)}, issued by {issuer}"
 
 
-def unreadable(error: Exception) -> HandshakeFailed:
-    """Return what it means that a certificate which OpenSSL has read is refused by our own reader."""
-    return HandshakeFailed(
-        Why.BAD_CERTIFICATE,
-        f"the peer's certificate cannot be read ({_short(str(error))}); the peer needs another one",
-    )
-
-
-# Certificates are strangers' bytes, and what OpenSSL has read may be refused by the stricter reader whose words we use,
-# field by field and with exceptions of several kinds. A line in the log is not worth an exception.
+# Certificates are strangers' bytes. OpenSSL reads some that the stricter parser of cryptography refuses, field by field
+# and with exceptions of several kinds. A log line must not raise any of them.
 
 
 def _alternatives(read: Callable[[], x509.Certificate]) -> str:
     try:
         found = read().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return _short(", ".join(str(each.value) for each in found)) or "no name"
+        return shorten(", ".join(str(each.value) for each in found)) or "no name"
     except x509.ExtensionNotFound:
         return "no name"
     except Exception:  # noqa: BLE001 - see above
@@ -199,18 +175,18 @@ def _names(certificate: X509) -> tuple[str, str]:
 
 
 def _name(read: Callable[[], x509.Name], otherwise: Callable[[], str] | None = None) -> str:
-    """Return a name in text, in the words of OpenSSL if our reader refuses it."""
+    """Return a name as text, printed by OpenSSL if cryptography refuses it."""
     try:
-        return _short(read().rfc4514_string()) or "no name"
+        return shorten(read().rfc4514_string()) or "no name"
     except Exception:  # noqa: BLE001 - see above
         try:
-            return _UNREADABLE if otherwise is None else _short(otherwise())
+            return _UNREADABLE if otherwise is None else shorten(otherwise())
         except Exception:  # noqa: BLE001 - see above
             return _UNREADABLE
 
 
 def _printed(certificate: X509, field: bytes) -> str:
-    """Return a field as OpenSSL prints it, which escapes what is no text."""
+    """Return a field as OpenSSL prints it, with all but text escaped."""
     lines = dump_certificate(FILETYPE_TEXT, certificate).splitlines()
     found = next(line for line in lines if line.lstrip().startswith(field + b":"))
     return found.partition(b":")[2].strip().decode("ascii", "backslashreplace")
@@ -224,48 +200,41 @@ def _time(read: Callable[[], bytes | None]) -> str:
         return "a time that cannot be read"
 
 
-def is_tls(said: bytes) -> bool:
-    """Whether what a peer said first is the beginning of a record of TLS."""
-    return said[0] in _RECORDS
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."
+def is_tls(received: bytes) -> bool:
+    """Return True if the first bytes of a peer begin a TLS record."""
+    return received[0] in _RECORDS
 
 
 class Cause:
-    """What is known of why one handshake fails.
+    """Collects the reasons why one handshake fails; ``wording`` names the settings of our side."""
 
-    ``trusted_by`` is the key of the configuration that names the trusted certificates.
-    """
-
-    def __init__(self, trusted_by: str) -> None:
-        self.trusted_by = trusted_by
+    def __init__(self, wording: Wording) -> None:
+        self.wording = wording
         self.verdict: HandshakeFailed | None = None
-        """What the verification of the peer's certificate found wrong."""
+        """The refusal of the peer's certificate, if there is one."""
         self.first = b""
         """The first byte that the peer sent."""
 
     def explain(self, error: BaseException | None, ours: X509 | None) -> HandshakeFailed | None:
-        """Return what ended TLS, where ``ours`` is what we showed; None if the peer just closed the connection."""
+        """Return why TLS ended, where ``ours`` is our certificate; None if the peer just closed the connection."""
         if self.verdict is not None:
             return self.verdict
         if self.first and not is_tls(self.first):
             said = f"its first byte is {self.first[0]:#04x}"
-            return HandshakeFailed(Why.PLAINTEXT, _PLAINTEXT.format(said=said))
+            return HandshakeFailed(RefusalKind.PLAINTEXT, _PLAINTEXT.format(said=said))
         if (
             not isinstance(error, SSL.Error)
             or isinstance(error, SSL.SysCallError)
             or not (error.args and error.args[0])
         ):
             return None
-        return _of_openssl(error, ours, self.trusted_by)
+        return _of_openssl(error, ours, self.wording)
 
     def ended(self, reason: Failure) -> HandshakeFailed | None:
-        """Return what the end of the connection means before the handshake was done; None if nothing was said yet."""
+        """Return why a connection ended during its handshake; None if the peer had sent nothing."""
         error = reason.value
         if isinstance(error, HandshakeFailed):
             return error
         if self.first and isinstance(error, (ConnectionDone, ConnectionLost)):
-            return self.explain(None, None) or HandshakeFailed(Why.GONE, _GONE)
+            return self.explain(None, None) or HandshakeFailed(RefusalKind.GONE, _GONE)
         return None

@@ -26,22 +26,21 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.net import listen
-from notary.net.address import host_and_port
-from notary.net.http.connection import Connection
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.connection import HttpConnection
+from notary.net.http.site import Call, HttpLimits, Response, Site
 from notary.observe.debug.cpu import cpu_profile
 from notary.observe.debug.guard import refusal
 from notary.observe.debug.heap import heap_profile, object_profile
 from notary.observe.debug.profile import Profile
 from notary.observe.debug.tasks import task_profile, thread_profile
 from notary.work.lifecycle import Assembly
+from notary.work.reactor import Clock, Reactor
 
 MAX_SECONDS: Final = 600.0
 """The longest that a profile of processor time may take."""
@@ -61,7 +60,7 @@ Page: TypeAlias = Callable[[], Response | Awaitable[Response]]
 _TEXT: Final = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
 _JSON: Final = (("Content-Type", "application/json; charset=utf-8"),)
 _STOP_SECONDS: Final = 1.0
-_LOOK_SECONDS: Final = 0.25  # between two looks whether the client of a profile is still there
+_CLIENT_POLL_SECONDS: Final = 0.25  # between two checks whether the client of a profile is still connected
 _PROFILES: Final = {
     "profile": "processor time by function; `seconds=` says how long to watch, 30 by default",
     "heap": "memory that is allocated within `seconds=` (10 by default) and still in use at their end",
@@ -73,7 +72,7 @@ _PROFILES: Final = {
 }
 
 
-def until_gone(clock: Any, call: Call, leave: Callable[[], object]) -> Callable[[], None]:
+def until_gone(clock: Clock, call: Call, leave: Callable[[], object]) -> Callable[[], None]:
     """Call ``leave`` once when the client of ``call`` has gone; return what ends the watch."""
 
     def look() -> None:
@@ -87,11 +86,11 @@ def until_gone(clock: Any, call: Call, leave: Callable[[], object]) -> Callable[
 
     looking = LoopingCall(look)
     looking.clock = clock
-    looking.start(_LOOK_SECONDS)
+    looking.start(_CLIENT_POLL_SECONDS)
     return end
 
 
-class _Connection(Connection):
+class _Connection(HttpConnection):
     """A client of the debug server."""
 
     def readConnectionLost(self) -> None:
@@ -100,10 +99,7 @@ class _Connection(Connection):
 
 
 class _Site(Site):
-    def buildProtocol(self, addr: IAddress | None) -> Connection:  # type: ignore[override]
-        connection = _Connection(self, host_and_port(addr))
-        connection.factory = self
-        return connection
+    connection_type = _Connection
 
 
 class DebugServer(Assembly):
@@ -116,7 +112,7 @@ class DebugServer(Assembly):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         host: str | None,
         port: int,
         pages: Mapping[str, Page],
@@ -138,8 +134,8 @@ class DebugServer(Assembly):
             "/debug/pprof": lambda _: Response(301, b"", (("Location", "/debug/pprof/"),)),
             "/debug/pprof/": lambda _: _index([*pages, "/debug/vars"]),
             "/debug/pprof/cmdline": lambda _: Response(200, "\0".join(sys.argv).encode("utf-8", "replace"), _TEXT),
-            "/debug/pprof/profile": partial(self._watch, partial(cpu_profile, in_main), PROFILE_SECONDS, MAX_SECONDS),
-            "/debug/pprof/heap": partial(self._watch, heap_profile, HEAP_SECONDS, MAX_HEAP_SECONDS),
+            "/debug/pprof/profile": partial(self._profile, partial(cpu_profile, in_main), PROFILE_SECONDS, MAX_SECONDS),
+            "/debug/pprof/heap": partial(self._profile, heap_profile, HEAP_SECONDS, MAX_HEAP_SECONDS),
             "/debug/pprof/objects": partial(self._look, object_profile),
             "/debug/pprof/tasks": partial(self._look, partial(task_profile, self._forget)),
             "/debug/pprof/goroutine": partial(self._look, partial(task_profile, self._forget)),
@@ -162,7 +158,7 @@ class DebugServer(Assembly):
             edge_error=_refusal,
             on_error=self._failed,
             on_finish=lambda *_: None,
-            limits=Limits(body=0, other_body=0),
+            limits=HttpLimits(body=0, other_body=0),
         )
         self.at_end(lambda: site.stop(_STOP_SECONDS))
         listening = await listen.listen(self.reactor, host, self._port, site)
@@ -171,7 +167,11 @@ class DebugServer(Assembly):
         self.port = bound.port
         self._local = ip_address(bound.host).is_loopback
         say = self._log.info if self._local else self._log.warn
-        say("The debug server listens on {host}:{port}, for whoever can reach it", host=bound.host, port=bound.port)
+        say(
+            "The debug server listens on {host}:{port}, for every client that can reach it",
+            host=bound.host,
+            port=bound.port,
+        )
 
     async def _serve(self, call: Call) -> Response:
         why = refusal(call.headers, local=self._local)
@@ -196,7 +196,7 @@ class DebugServer(Assembly):
 
     # -- profiles -----------------------------------------------------------------------------------------------------
 
-    async def _watch(
+    async def _profile(
         self, take: Callable[[float, threading.Event], Profile], default: float, most: float, call: Call
     ) -> Response:
         """A profile that takes its time. One at a time: two would measure each other."""

@@ -215,7 +215,7 @@ class TokenAuth:
             store.add_cert(anchor)
         try:
             verified = crypto.X509StoreContext(store, leaf, others).get_verified_chain()
-            # OpenSSL leaves this check to its caller. The last certificate is trusted, whatever its signature is.
+            # OpenSSL leaves this check to its caller. The last certificate is trusted with any signature.
             weak = any(_is_weakly_signed(found.to_cryptography()) for found in verified[:-1])
         except (crypto.X509StoreContextError, InvalidCertificate):
             raise _TokenError("its chain of certificates does not lead to one that is trusted") from None

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTCP
 
 from notary.config import TrustService
 from notary.errors import KeyNotFound
 from notary.server.sources import Source
-from notary.server.validators import InThread
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
 from notary.tuf.public import PublicKey
+from notary.work.reactor import Reactor
+from notary.work.threads import InThread
 
 
 class SigningService(Protocol):
@@ -76,7 +76,7 @@ class Signing:
     sources: Callable[[TrustService], Sequence[Source]] = _no_sources
 
 
-Builder: TypeAlias = Callable[[TrustService, IReactorTCP], Signing]
+Builder: TypeAlias = Callable[[TrustService, Reactor], Signing]
 """Builds the signing service of a configuration; reads files and opens nothing. Raises ConfigError."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorTCP
 
 from notary.config import TrustService
 from notary.errors import KeyNotFound
@@ -11,6 +10,7 @@ from notary.server.signing import Signing
 from notary.tuf import private
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
+from notary.work.reactor import Reactor
 
 
 class LocalSigner:
@@ -64,7 +64,7 @@ class LocalSigner:
         return key.method, key.sign(payload)
 
 
-def build(_trust: TrustService, _reactor: IReactorTCP) -> Signing:
+def build(_trust: TrustService, _reactor: Reactor) -> Signing:
     """Build the service, which has no options."""
     return Signing(
         LocalSigner(),

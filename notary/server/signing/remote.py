@@ -12,18 +12,20 @@ from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorTCP
 from twisted.python.failure import Failure
 
 from notary.config import TrustService
+from notary.config.files import SIGNER_CLIENT_TLS
 from notary.errors import KeyNotFound, SigningFailed, SigningUnavailable
 from notary.net.grpc import Channel, RpcError, Status
 from notary.net.tls import contexts
-from notary.proto import health_pb2, signer_pb2
+from notary.net.tls.wording import Wording
+from notary.proto import health_pb2, paths, signer_pb2
 from notary.server.signing import Signing
 from notary.server.sources import Source
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
+from notary.work.reactor import Reactor
 
 M = TypeVar("M", bound=Message)
 
@@ -58,7 +60,7 @@ class RemoteSigner:
             return fail(SigningUnavailable(f"{MAX_CREATIONS} keys are being made already; try again later"))
         request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
         self._creating += 1
-        made = self._call("/proto.KeyManagement/CreateKey", request, signer_pb2.PublicKey, _public_key)
+        made = self._call(paths.CREATE_KEY, request, signer_pb2.PublicKey, _public_key)
         return made.addBoth(self._created).addErrback(_later)
 
     def _created(self, result: Any) -> Any:
@@ -75,9 +77,7 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return key
 
-        return self._call(
-            "/proto.KeyManagement/GetKeyInfo", request, signer_pb2.GetKeyInfoResponse, asked_for
-        ).addErrback(_later)
+        return self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, asked_for).addErrback(_later)
 
     def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
         """See the port."""
@@ -88,14 +88,14 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return answer.algorithm.algorithm, answer.content
 
-        return self._call("/proto.Signer/Sign", request, signer_pb2.Signature, method_and_content)
+        return self._call(paths.SIGN, request, signer_pb2.Signature, method_and_content)
 
     async def _check(self) -> None:
-        for service in ("grpc.health.v1.Health.KeyManagement", "grpc.health.v1.Health.Signer"):
+        for service in (paths.HEALTH_OF_KEY_MANAGEMENT, paths.HEALTH_OF_SIGNER):
             request = health_pb2.HealthCheckRequest(service=service)
             try:
                 status = await self._call(
-                    "/grpc.health.v1.Health/Check",
+                    paths.CHECK_HEALTH,
                     request,
                     health_pb2.HealthCheckResponse,
                     lambda answer: answer.status,
@@ -148,14 +148,16 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
 
 
-def build(trust: TrustService, reactor: IReactorTCP) -> Signing:
+def build(trust: TrustService, reactor: Reactor) -> Signing:
     """Build the service, which connects when it is first asked. Raises ConfigError if a file cannot be used."""
-    options = contexts.client_options(trust.hostname, trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key)
+    wording = Wording(**SIGNER_CLIENT_TLS)
+    files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
+    options = contexts.client_options(trust.hostname, *files, wording=wording)
     keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
 
     def sources(trust: TrustService) -> Sequence[Source]:
         files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        return (Source(keys, files, partial(contexts.client_context, *files), options.use),)
+        return (Source(keys, files, partial(contexts.client_context, *files, wording=wording), options.use),)
 
     channel = Channel.to(reactor, trust.hostname, trust.port, options)
     return Signing(RemoteSigner(channel, trust.key_algorithm), "Using remote signing service", sources)

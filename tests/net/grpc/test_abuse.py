@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
-from notary.net.grpc import Limits
+from notary.net.grpc import GrpcLimits
 from tests.support.rawgrpc import HEAD, PREFACE, SETTINGS, SMALL, RawClient, Service, frame, packed, path, with_headers
 
 
@@ -145,7 +145,7 @@ def _malformed(client: RawClient) -> None:
 
 @pytest.mark.parametrize("abuse", [_open_and_reset, _malformed])
 def test_rapid_resets_are_told_to_calm_down(abuse: Callable[[RawClient], None]) -> None:
-    service = Service(Limits(resets=20, resets_per_second=1))
+    service = Service(GrpcLimits(resets=20, resets_per_second=1))
     client = service.client()
     for _ in range(15):
         abuse(client)

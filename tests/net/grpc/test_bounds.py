@@ -11,7 +11,7 @@ from hpack import Encoder
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from notary.net.grpc import Channel, Limits, RpcError, Status
+from notary.net.grpc import Channel, GrpcLimits, RpcError, Status
 from tests.support.rawgrpc import (
     HEAD,
     PREFACE,
@@ -182,7 +182,7 @@ def test_what_a_server_sends_is_not_kept() -> None:
 
 
 def test_messages_are_counted_until_they_are_answered() -> None:
-    service = Service(Limits(message=1000, buffered=2500, all_buffered=4000))
+    service = Service(GrpcLimits(message=1000, buffered=2500, all_buffered=4000))
     one, other = service.client(), service.client()
     whole = packed(bytes(990))
     for client in (one, one, other, other):

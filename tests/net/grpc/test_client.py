@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from notary.net.grpc import Channel, Context, GrpcFactory, Limits, RpcError, State, Status
+from notary.net.grpc import Channel, Context, GrpcFactory, GrpcLimits, RpcError, State, Status
 from notary.work.backoff import Backoff
 from tests.support.rawgrpc import Memory, RawServer, frame, packed
 
@@ -33,7 +33,7 @@ class Setup:
         self.pending: list[Deferred[bytes]] = []
         self.cancelled = 0
 
-    def server(self, limits: Limits | None = None) -> GrpcFactory:
+    def server(self, limits: GrpcLimits | None = None) -> GrpcFactory:
         def wait(_request: bytes, _context: Context) -> Deferred[bytes]:
             def cancelled(_: Deferred[bytes]) -> None:
                 self.cancelled += 1
@@ -127,7 +127,7 @@ def test_connecting_before_there_is_a_call(setup: Setup) -> None:
 
 
 def test_a_thousand_parallel_calls_and_more_than_the_server_takes(setup: Setup) -> None:
-    channel, memory = setup.channel(setup.server(Limits(streams=300)))
+    channel, memory = setup.channel(setup.server(GrpcLimits(streams=300)))
     calls = [channel.call("/test.Echo/Wait", b"", 100) for _ in range(1000)]
     answered = 0
     while answered < 1000:
@@ -152,7 +152,7 @@ def test_large_messages_in_both_directions(setup: Setup, size: int) -> None:
 
 
 def test_a_request_that_is_too_large_is_not_sent(setup: Setup) -> None:
-    channel, memory = setup.channel(setup.server(), limits=Limits(message=10))
+    channel, memory = setup.channel(setup.server(), limits=GrpcLimits(message=10))
     assert status(channel.call(ECHO, bytes(11), 1)) is Status.RESOURCE_EXHAUSTED
     assert memory.attempts == []
 
@@ -335,7 +335,7 @@ def test_a_call_that_finds_no_server_ends_at_its_deadline(setup: Setup) -> None:
 
 
 def test_a_call_that_finds_no_room_ends_at_its_deadline(setup: Setup) -> None:
-    channel, memory = setup.channel(setup.server(Limits(streams=1)))
+    channel, memory = setup.channel(setup.server(GrpcLimits(streams=1)))
     calls = [channel.call("/test.Echo/Wait", b"", seconds) for seconds in (9, 3)]
     memory.settle(4)
     assert outcome(calls[0]) is None
@@ -343,7 +343,7 @@ def test_a_call_that_finds_no_room_ends_at_its_deadline(setup: Setup) -> None:
 
 
 def test_a_caller_that_cancels_cancels_at_the_server(setup: Setup) -> None:
-    channel, memory = setup.channel(setup.server(Limits(streams=1)))
+    channel, memory = setup.channel(setup.server(GrpcLimits(streams=1)))
     running, waiting = (channel.call("/test.Echo/Wait", b"", 9) for _ in range(2))
     memory.settle()
     waiting.cancel()
@@ -591,7 +591,7 @@ def test_a_call_that_times_out_makes_its_server_suspect(setup: Setup) -> None:
 
 
 def test_closing_fails_what_is_under_way(setup: Setup) -> None:
-    channel, memory = setup.channel(setup.server(Limits(streams=1)))
+    channel, memory = setup.channel(setup.server(GrpcLimits(streams=1)))
     calls = [channel.call("/test.Echo/Wait", b"", 50) for _ in range(3)]
     memory.settle()
     closed = channel.close()

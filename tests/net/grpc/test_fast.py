@@ -1,4 +1,4 @@
-"""The shortcuts of gRPC say what h2 and hpack would say: one by one, then our whole server with and without them."""
+"""The fast path of gRPC does what h2 and hpack would do: first by itself, then in our whole server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hpack import Decoder, Encoder, HPACKDecodingError, HPACKError, NeverIndexed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notary.net.grpc import Limits
-from notary.net.grpc.fast import QuickDecoder, Request, answer, end_of_frame, find_request
+from notary.net.grpc import GrpcLimits
+from notary.net.grpc.fast import FastDecoder, Request, answer, end_of_frame, find_request
 from notary.net.grpc.frames import LARGEST_FRAME, Scanner
 from tests.support.rawgrpc import PREFACE, RawClient, Service, frame, packed, path, with_headers
 
@@ -23,16 +23,16 @@ names = st.sampled_from([b":path", b":method", b"te", b"grpc-timeout", b"x"])
 fields = st.lists(st.tuples(names, st.sampled_from([b"POST", b"trailers", b"1S", b"/a"]), st.booleans()), max_size=8)
 
 
-def quick_decoder(limit: int = 65536) -> QuickDecoder[int]:
+def fast_decoder(limit: int = 65536) -> FastDecoder[int]:
     """Its meaning of a block is how many fields it has."""
-    made = QuickDecoder(len)
+    made = FastDecoder(len)
     made.max_header_list_size = limit
     return made
 
 
 @given(st.lists(fields, max_size=8), st.integers(0, 200))
 def test_the_quick_decoder_says_what_the_library_says(blocks: list[list[tuple[bytes, bytes, bool]]], size: int) -> None:
-    encoder, slow, quick = Encoder(), Decoder(), quick_decoder()
+    encoder, slow, quick = Encoder(), Decoder(), fast_decoder()
     for number, block in enumerate(blocks * 2):
         if number == 3:
             encoder.header_table_size = size
@@ -43,7 +43,7 @@ def test_the_quick_decoder_says_what_the_library_says(blocks: list[list[tuple[by
 
 @given(st.lists(st.binary(max_size=12), max_size=8))
 def test_the_quick_decoder_refuses_what_the_library_refuses(blocks: list[bytes]) -> None:
-    slow, quick = Decoder(max_header_list_size=300), quick_decoder(300)
+    slow, quick = Decoder(max_header_list_size=300), fast_decoder(300)
     for block in [each for each in blocks for _ in range(2)]:
         try:
             expected = list(slow.decode(block, raw=True))
@@ -56,7 +56,7 @@ def test_the_quick_decoder_refuses_what_the_library_refuses(blocks: list[bytes])
 
 
 def test_a_block_is_known_until_the_table_changes() -> None:
-    quick = quick_decoder()
+    quick = fast_decoder()
     add_x, add_y, newest = b"\x40\x01x\x011", b"\x40\x01y\x012", b"\xbe"
     assert quick.decode(add_x, raw=True) == ((b"x", b"1"),)
     assert quick.known == {}, "it has changed the table"
@@ -72,7 +72,7 @@ def test_a_block_is_known_until_the_table_changes() -> None:
 
 
 def test_a_block_that_fails_half_way_makes_what_is_known_forgotten() -> None:
-    quick = quick_decoder()
+    quick = fast_decoder()
     quick.decode(b"\x82", raw=True)
     with pytest.raises(HPACKDecodingError):
         quick.decode(b"\x40\x01x\x011\xff", raw=True)
@@ -80,7 +80,7 @@ def test_a_block_that_fails_half_way_makes_what_is_known_forgotten() -> None:
 
 
 def test_what_is_known_is_bounded() -> None:
-    quick = quick_decoder()
+    quick = fast_decoder()
     for number in range(1000):
         value = b"%d" % number
         quick.decode(b"\x10\x01t%c%b" % (len(value), value), raw=True)
@@ -90,7 +90,7 @@ def test_what_is_known_is_bounded() -> None:
 
 
 def test_the_quick_decoder_keeps_the_limits() -> None:
-    quick = quick_decoder(100)
+    quick = fast_decoder(100)
     for _ in range(2):
         with pytest.raises(OversizedHeaderListError):
             quick.decode(b"\x82\x83\x84", raw=True)
@@ -318,10 +318,10 @@ BAD: dict[str, Frames] = {
 class Pair:
     """Our server and a client that says what it is told, for one of the ways to be told."""
 
-    def __init__(self, *, shortcut: bool) -> None:
-        self.service = Service(Limits(message=1000))
+    def __init__(self, *, fast: bool) -> None:
+        self.service = Service(GrpcLimits(message=1000))
         self.client = RawClient(self.service.factory, self.service.clock, mute=True)
-        if not shortcut:
+        if not fast:
             self.client.protocol.meaning = lambda _fields: None
             self.client.protocol._decoder._meaning = self.client.protocol.meaning
         self.said = b""
@@ -351,7 +351,7 @@ class Pair:
             "connected": self.client.connected,
             "windows": (h2.inbound_flow_control_window, h2.outbound_flow_control_window),
             "last": h2.highest_inbound_stream_id,
-            "seen": self.client.protocol._seen,
+            "consumed": self.client.protocol._consumed,
         }
         if self.client.connected:
             self.client.transport.loseConnection()
@@ -392,8 +392,8 @@ def told(names: list[str]) -> list[bytes]:
     return said
 
 
-def outcome(said: list[bytes], *, shortcut: bool, step: int = 1 << 20) -> dict[str, Any]:
-    pair = Pair(shortcut=shortcut)
+def outcome(said: list[bytes], *, fast: bool, step: int = 1 << 20) -> dict[str, Any]:
+    pair = Pair(fast=fast)
     for data in said:
         pair.feed(data, step)
     return pair.finish()
@@ -411,31 +411,31 @@ LIKELY = st.sampled_from(["echo", "grpcio", "wait", "new-field"])
 @given(st.lists(LIKELY | st.sampled_from(sorted(GOOD)), max_size=12))
 def test_calls_are_answered_alike_however_they_come(names: list[str]) -> None:
     apart, together = told(names), [b"".join(told(names))]
-    assert outcome(apart, shortcut=False)["connected"]
-    assert outcome(apart, shortcut=True) == outcome(apart, shortcut=False)
-    assert outcome(together, shortcut=True) == outcome(together, shortcut=False)
-    assert outcome(together, shortcut=True, step=1) == outcome(together, shortcut=False, step=1)
+    assert outcome(apart, fast=False)["connected"]
+    assert outcome(apart, fast=True) == outcome(apart, fast=False)
+    assert outcome(together, fast=True) == outcome(together, fast=False)
+    assert outcome(together, fast=True, step=1) == outcome(together, fast=False, step=1)
 
 
 @given(st.lists(LIKELY | st.sampled_from(sorted(GOOD | BAD)), max_size=12))
 def test_what_breaks_the_rules_is_met_alike(names: list[str]) -> None:
     said = told(names)
-    assert outcome(said, shortcut=True) == outcome(said, shortcut=False)
-    assert outcome(said, shortcut=True, step=1) == outcome(said, shortcut=False, step=1)
-    outcome([b"".join(said)], shortcut=True)  # which h2 may judge in another way; it only must have an end
+    assert outcome(said, fast=True) == outcome(said, fast=False)
+    assert outcome(said, fast=True, step=1) == outcome(said, fast=False, step=1)
+    outcome([b"".join(said)], fast=True)  # which h2 may judge in another way; it only must have an end
 
 
 @pytest.mark.parametrize("name", sorted(GOOD | BAD))
 def test_each_thing_is_met_alike_between_calls(name: str) -> None:
     said = told(["echo", "echo", name, "echo", "grpcio"])
-    assert outcome(said, shortcut=True) == outcome(said, shortcut=False)
+    assert outcome(said, fast=True) == outcome(said, fast=False)
 
 
 class Familiar(Pair):
     """A server that knows the head of a call; ``heard`` is what its h2 is told from now on."""
 
     def __init__(self) -> None:
-        super().__init__(shortcut=True)
+        super().__init__(fast=True)
         self.peer = Peer()
         for name, stream in (("Wait", 1), ("Echo", 3), ("Wait", 5), ("Echo", 7)):
             self.feed(call(name)(self.peer, stream))
@@ -508,7 +508,7 @@ def test_a_call_that_waits_can_be_reset(server: Familiar) -> None:
 
 
 def test_streams_beyond_the_limit_are_refused_on_the_short_way_too(server: Familiar) -> None:
-    server.client.protocol.limits = Limits(streams=3)
+    server.client.protocol.limits = GrpcLimits(streams=3)
     server.feed(server.call("Wait", 9) + server.call("Wait", 11))
     assert len(server.service.pending) == 3
     assert server.streams()[11] == [(3, [(3, 0, number(ErrorCodes.REFUSED_STREAM))])]

@@ -13,7 +13,7 @@ from notary.net.grpc.frames import (
     Budget,
     Malformed,
     Message,
-    Refused,
+    NotGrpc,
     Scanner,
     Violation,
     check_answer,
@@ -224,7 +224,7 @@ def test_heads_that_are_malformed(head: list[tuple[bytes, bytes]]) -> None:
     ],
 )
 def test_requests_that_are_not_grpc(head: list[tuple[bytes, bytes]], status: bytes) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(NotGrpc) as caught:
         parse_request(head)
     assert caught.value.status == status
 

@@ -25,10 +25,12 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
+from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
 from notary.net.grpc import Channel, Context, GrpcFactory, RpcError, State, Status
 from notary.net.listen import listen
+from notary.net.refusals import Refusals
 from notary.net.tls.contexts import GRPC, HTTP, client_options, server_options
-from notary.net.tls.refusals import Refusals
+from notary.net.tls.wording import Wording
 from tests.support.certs import Authority
 
 ECHO = "/test.Echo/Echo"
@@ -95,7 +97,7 @@ class OurServer:
         raise RpcError(Status.FAILED_PRECONDITION, request.decode())
 
     async def start(self, pki: Pki, *, name: str = "server", protocols: tuple[bytes, ...] = GRPC) -> None:
-        options = server_options(*pki.pair(name), pki.file("root.crt"), protocols)
+        options = server_options(*pki.pair(name), pki.file("root.crt"), protocols, wording=Wording(**SERVER_TLS))
         self.port = await listen(reactor, "127.0.0.1", 0, self.factory, options, self.refusals)
 
     async def stop(self) -> None:
@@ -119,7 +121,12 @@ def channel_to(
     port: int, pki: Pki, name: str | None = "client", ca: str = "root.crt", host: str = "localhost", **options: Any
 ) -> Channel:
     cert, key = pki.pair(name) if name else (None, None)
-    return Channel.to(reactor, "localhost", port, client_options(host, pki.file(ca), cert, key, **options))
+    return Channel.to(
+        reactor,
+        "localhost",
+        port,
+        client_options(host, pki.file(ca), cert, key, wording=Wording(**SIGNER_CLIENT_TLS), **options),
+    )
 
 
 async def outcome(call: Deferred[bytes]) -> bytes | tuple[Status, str]:

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
-from notary.net.grpc import GrpcFactory, Limits, Status
+from notary.net.grpc import GrpcFactory, GrpcLimits, Status
 from tests.support.rawgrpc import HEAD, PREFACE, SMALL, RawClient, Service, frame, packed, path, with_headers
 
 
@@ -386,7 +386,7 @@ def test_streams_beyond_the_limit_are_refused() -> None:
 
 
 def test_incomplete_requests_are_bounded_together() -> None:
-    service = Service(Limits(message=1000, buffered=2000))
+    service = Service(GrpcLimits(message=1000, buffered=2000))
     client = service.client()
     streams = [client.request(packed(bytes(1000))[:900], end=False) for _ in range(3)]
     assert client.status(streams[2]) == Status.RESOURCE_EXHAUSTED

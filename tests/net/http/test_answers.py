@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from notary.net.http.answers import AnswerBudget
-from notary.net.http.site import Limits, Response
+from notary.net.http.site import HttpLimits, Response
 from tests.support.rawhttp import Peer, Server, get, post
 
 MIB = 1 << 20
@@ -35,7 +35,7 @@ FILES = {name: name.encode() * MIB for name in "abc"}
 @pytest.fixture
 def server():
     """Gives files of a mebibyte, and has room for two of them; when all clients are gone, it holds nothing."""
-    made = Server(limits=Limits(answers=2 * MIB + 1))
+    made = Server(limits=HttpLimits(answers=2 * MIB + 1))
     made.handler = lambda call: Response(200, FILES.get(call.path[1:], b"small"), (), call.path[1:])
     yield made
     made.clock.advance(1000)
@@ -52,11 +52,11 @@ def slow(server: Server, request: bytes) -> Peer:
 
 
 def with_body(target: bytes, *fields: bytes, method: bytes = b"GET") -> bytes:
-    """A request that the short way leaves to the parser."""
+    """A request that the fast path leaves to the reader."""
     return get(target, *fields, b"Content-Length: 1", method=method, body=b"x")
 
 
-REQUESTS = pytest.mark.parametrize("ask", [pytest.param(get, id="short-way"), pytest.param(with_body, id="parsed")])
+REQUESTS = pytest.mark.parametrize("ask", [pytest.param(get, id="fast-path"), pytest.param(with_body, id="full-path")])
 
 
 @REQUESTS

@@ -1,4 +1,4 @@
-"""The short way for ordinary requests: it must read everything as the parser does, or leave it alone."""
+"""The fast path for ordinary requests: it must read everything as the reader does, or leave it alone."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_a_request_in_one_piece_is_what_it_is_byte_by_byte(raw):
     assert outcome(raw, piecewise=False) == outcome(raw, piecewise=True)
 
 
-def test_ordinary_requests_go_the_short_way():
-    """Or the test above would compare the parser with itself."""
+def test_ordinary_requests_take_the_fast_path():
+    """Or the test above would compare the reader with itself."""
     assert read_line(b"HEAD /v2/a%2Fb/_trust/?x=1 HTTP/1.1") == (
         "HEAD",
         "/v2/a/b/_trust/",

@@ -219,7 +219,7 @@ def test_a_coroutine_handler_and_its_notes(server: Server) -> None:
         return Response(201)
 
     server.handler = handler
-    server.site._on_finish = lambda call, status, sent, seconds: seen.append((call.notes, status, sent, seconds))
+    server.site.application.on_finish = lambda call, *what: seen.append((call.notes, *what))
     peer = server.connect().send(get())
     server.clock.advance(0.25)
     assert seen == []
@@ -252,7 +252,7 @@ def test_what_a_handler_raises_is_the_applications(server: Server, handler, mess
 
 
 @pytest.mark.parametrize(
-    "broken", [pytest.param(("_on_error",), id="on"), pytest.param(("_on_error", "_edge_error"), id="both")]
+    "broken", [pytest.param(("on_error",), id="on"), pytest.param(("on_error", "edge_error"), id="both")]
 )
 def test_an_answer_is_owed_even_if_the_error_hooks_fail(server: Server, broken, logged: list[dict]) -> None:
     def bad(*_: object) -> Response:
@@ -260,7 +260,7 @@ def test_an_answer_is_owed_even_if_the_error_hooks_fail(server: Server, broken, 
 
     server.handler = bad
     for hook in broken:
-        setattr(server.site, hook, bad)
+        setattr(server.site.application, hook, bad)
     peer = server.connect().send(get())
     assert peer.answer.status == 500
     assert peer.answer.headers["content-length"] == str(len(peer.answer.body))
@@ -271,7 +271,7 @@ def test_a_log_that_fails_does_not_break_the_next_request(server: Server, logged
     def bad(*_: object) -> None:
         raise KeyError("hook")
 
-    server.site._on_finish = bad
+    server.site.application.on_finish = bad
     assert len(server.connect().send(get() + get()).answers) == 2
     assert [event["log_failure"].type for event in logged if "log_failure" in event] == [KeyError] * 2
 

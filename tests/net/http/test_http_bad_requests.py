@@ -13,7 +13,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 
 from notary.net.http.bodies import peer_of
-from notary.net.http.site import Call, Limits, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from tests.support.rawhttp import (
     HOST,
     LIMITS,
@@ -228,7 +228,7 @@ def test_no_input_breaks_the_server(noise: bytes, position: int) -> None:
 
 def test_a_length_that_python_does_not_read() -> None:
     """Beyond 4300 digits int() raises."""
-    server = Server(limits=Limits())
+    server = Server(limits=HttpLimits())
     for length, status in ((b"9" * 5000, 413), (b"9" * 5000 + b"x", 400)):
         peer = server.connect().send(get(b"/a", b"Content-Length: " + length, b"X: y", method=b"PUT"))
         assert peer.answer.status == status
@@ -259,7 +259,7 @@ def test_only_requests_with_a_body_ask_to_be_admitted(server: Server) -> None:
 def test_what_admitting_notes_is_there_for_the_handler_and_for_the_log(server: Server) -> None:
     seen = []
     server.admit = lambda call: call.notes.update(gun="a")
-    server.site._on_finish = lambda call, status, *_: seen.append((call.notes, status))
+    server.site.application.on_finish = lambda call, status, *_: seen.append((call.notes, status))
     server.connect().send(post(b"abc"))
     assert server.calls[0].notes == {"gun": "a"}
     server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
@@ -345,7 +345,7 @@ ENDS = [
 def stopped(server: Server) -> None:
     Deferred.fromCoroutine(server.site.stop(1))
     server.clock.advance(1)
-    server.site.stopping = False
+    server.site._connections.draining = False
 
 
 @pytest.mark.parametrize(

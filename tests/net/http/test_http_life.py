@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from notary.net.http.site import Call, Limits, Response
+from notary.net.http.site import Call, HttpLimits, Response
 from notary.net.listen import listen
 from tests.support.rawhttp import (
     Server,
@@ -68,7 +68,7 @@ def test_slow_requests(server: Server, sent: list[bytes], seconds: int, status: 
 
 
 def test_a_body_that_makes_progress_has_time() -> None:
-    server = Server(limits=Limits(body=100_000, body_rate=64))
+    server = Server(limits=HttpLimits(body=100_000, body_rate=64))
     body = b"x" * 29 * 64 * 50
     peer = server.connect().send(post(body)[: -len(body)])
     for _ in range(50):
@@ -89,7 +89,7 @@ def test_a_body_that_makes_progress_has_time() -> None:
 )
 def test_a_body_must_keep_up_a_rate(first: bytes, drops: list[bytes]) -> None:
     """Progress is not enough: a client that may hold what it sent for hours needs to send very little."""
-    server = Server(limits=Limits(body=1_000_000, body_rate=1024, body_seconds=30))
+    server = Server(limits=HttpLimits(body=1_000_000, body_rate=1024, body_seconds=30))
     peer = server.connect().send(post(b"x" * 1_000_000)[:-1_000_000] + first)
     sent = 0
     while not peer.answers and sent < 99_999:
@@ -113,6 +113,16 @@ def test_an_idle_connection_is_closed(server: Server) -> None:
     server.wait(1)
     assert peer.closed
     assert len(peer.answers) == 2
+
+
+@pytest.mark.parametrize("raw", [get(), post(b"abc"), chunked(b"0\r\n\r\n")], ids=["get", "length", "chunks"])
+def test_a_connection_may_be_idle_for_long_after_any_request(server: Server, raw: bytes) -> None:
+    peer = server.connect().send(raw)
+    assert peer.answer.status == 200
+    server.wait(74)
+    assert not peer.closed
+    server.wait(1)
+    assert peer.closed
 
 
 def test_the_second_head_has_as_long_as_the_first(server: Server) -> None:
@@ -265,7 +275,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.parametrize("late", [pytest.param(False, id="at-once"), pytest.param(True, id="late")])
 @pytest.mark.parametrize("leaves", [None, "before-the-answer", "in-the-answer", "after-the-answer"])
 def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None) -> None:
-    server = Server(limits=Limits())
+    server = Server(limits=HttpLimits())
     bodies: list[bytes] = []
     waiting: Deferred[Response] = Deferred()
     requests: list[weakref.ref] = []
@@ -273,10 +283,10 @@ def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None)
 
     def handler(call: Call):
         bodies.append(call.body)
-        requests.append(weakref.ref(peer.protocol.requests[-1]))
+        requests.append(weakref.ref(peer.protocol.exchange))
         return waiting if late else Response(200, Body(LARGE))
 
-    server.site.handler = handler
+    server.site.application.handler = handler
     peer = server.connect()
     connections.append(weakref.ref(peer.protocol))
     if leaves == "in-the-answer":
@@ -308,7 +318,7 @@ def test_bodies_are_freed_when_a_request_is_done(late: bool, leaves: str | None)
 def test_what_is_left_of_a_lost_connection_is_freed(server: Server, raw: bytes, refused: bool) -> None:
     peer = server.connect().send(raw)
     connection = weakref.ref(peer.protocol)
-    requests = [weakref.ref(request) for request in peer.protocol.requests]
+    requests = [weakref.ref(peer.protocol.exchange)] if peer.protocol.exchange else []
     if refused:
         peer.end()
     if not peer.closed:
@@ -322,11 +332,11 @@ def test_what_is_left_of_a_lost_connection_is_freed(server: Server, raw: bytes, 
 @pytest.mark.usefixtures("uncollected")
 def test_a_refused_body_is_dropped_at_once(server: Server) -> None:
     peer = server.connect().send(chunked(b"3E8\r\n" + b"x" * 1000 + b"\r\n"))
-    (request,) = peer.protocol.requests
+    request = peer.protocol.exchange
     assert (server.site.bodies.held, request._body.size) == (1000, 1000)
     peer.send(b"1\r\nx\r\n" * 3)
     assert peer.answer.status == 413
-    assert (server.site.bodies.held, request._body.size) == (0, 0)
+    assert (server.site.bodies.held, request._body) == (0, None)
     peer.transport.loseConnection()
 
 
@@ -428,6 +438,15 @@ def test_a_client_that_has_said_all_still_gets_its_answers(server: Server, sent,
     if not waiting.called:
         waiting.callback(Response(200))
     assert [answer.status for answer in peer.answers] == statuses
+    assert peer.closed
+
+
+def test_a_client_that_has_sent_ahead_and_said_all_gets_every_answer(server: Server) -> None:
+    waiting: Deferred[Response] = Deferred()
+    server.handler = lambda call: waiting if len(server.calls) == 1 else Response(200, call.path.encode())
+    peer = server.connect(tcp=True).send(b"".join(get(b"/%d" % number) for number in range(4))).end()
+    waiting.callback(Response(200))
+    assert [answer.body for answer in peer.answers] == [b"", b"/1", b"/2", b"/3"]
     assert peer.closed
 
 
@@ -561,9 +580,7 @@ class Collector(Protocol):
 @pytest.fixture
 def loopback() -> Iterator[tuple[Server, Callable]]:
     """A site behind a real port; the second value connects a client to it."""
-    server = Server(limits=Limits(body=1_000_000))
-    server.site._clock = reactor
-    server.site.seconds = reactor.seconds
+    server = Server(limits=HttpLimits(body=1_000_000), clock=reactor)
     port = pytest_twisted.blockon(listen(reactor, "127.0.0.1", 0, server.site))
 
     async def connect() -> Collector:

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 
 from notary.errors import MalformedUpload
 from notary.net.http.bodies import BLOCK_BYTES, Received
-from notary.net.http.multipart import Part, parse_multipart, parse_parameters
-from tests.support.rawhttp import Server, post
+from notary.net.http.multipart import FormPart, parse_multipart, parse_parameters
+from tests.support.rawhttp import LIMITS, Server, post
 
 FORM = "multipart/form-data; boundary=B"
 
@@ -69,40 +69,42 @@ GOOD = part(b'form-data; name="files"; filename="root"')
     ],
 )
 def test_a_role_is_named_by_the_raw_file_name(disposition: bytes, filename: str) -> None:
-    assert parse_multipart(FORM, [body(part(disposition))]) == [Part(filename, b"{}")]
+    assert parse_multipart(FORM, [body(part(disposition))]) == [FormPart(filename, b"{}")]
 
 
 @pytest.mark.parametrize(
     ("raw", "parts"),
     [
         pytest.param(body(), [], id="no-part"),
-        pytest.param(body(GOOD), [Part("root", b"{}")], id="one"),
-        pytest.param(body(GOOD, GOOD), [Part("root", b"{}")] * 2, id="twice-the-same"),
-        pytest.param(b"hello\r\nworld\r\n" + body(GOOD), [Part("root", b"{}")], id="preamble"),
-        pytest.param(body(GOOD) + b"epilogue\r\n--B\r\nmore", [Part("root", b"{}")], id="epilogue"),
-        pytest.param(body(GOOD, end=b"--B--"), [Part("root", b"{}")], id="no-line-end-behind"),
-        pytest.param(body(b"X: y\r\n\r\n{}"), [Part("", b"{}")], id="no-disposition"),
-        pytest.param(body(b"\r\n{}"), [Part("", b"{}")], id="no-header"),
-        pytest.param(body(part(b"form-data; filename=root", b"")), [Part("root", b"")], id="empty-part"),
+        pytest.param(body(GOOD), [FormPart("root", b"{}")], id="one"),
+        pytest.param(body(GOOD, GOOD), [FormPart("root", b"{}")] * 2, id="twice-the-same"),
+        pytest.param(b"hello\r\nworld\r\n" + body(GOOD), [FormPart("root", b"{}")], id="preamble"),
+        pytest.param(body(GOOD) + b"epilogue\r\n--B\r\nmore", [FormPart("root", b"{}")], id="epilogue"),
+        pytest.param(body(GOOD, end=b"--B--"), [FormPart("root", b"{}")], id="no-line-end-behind"),
+        pytest.param(body(b"X: y\r\n\r\n{}"), [FormPart("", b"{}")], id="no-disposition"),
+        pytest.param(body(b"\r\n{}"), [FormPart("", b"{}")], id="no-header"),
+        pytest.param(body(part(b"form-data; filename=root", b"")), [FormPart("root", b"")], id="empty-part"),
         pytest.param(body(part(b"form-data; filename=root", b"a\r\n--\r\n-B\n--B")), None, id="boundary-like-content"),
-        pytest.param(body(part(b"form-data;\r\n filename=root", b"{}")), [Part("root", b"{}")], id="folded-header"),
+        pytest.param(body(part(b"form-data;\r\n filename=root", b"{}")), [FormPart("root", b"{}")], id="folded-header"),
         pytest.param(
             body(part(b"form-data; filename=root", b"=7B=\r\n=7D", b"Content-Transfer-Encoding: Quoted-Printable\r\n")),
-            [Part("root", b"{}")],
+            [FormPart("root", b"{}")],
             id="quoted-printable-go",
         ),
         pytest.param(
             body(part(b"form-data; filename=root", b"e30=", b"Content-Transfer-Encoding: base64\r\n")),
-            [Part("root", b"e30=")],
+            [FormPart("root", b"e30=")],
             id="base64-stays-go",
         ),
         pytest.param(
-            body(part(b"form-data; filename=root", b"{}", b"Content-Length: 2\r\n")), [Part("root", b"{}")], id="length"
+            body(part(b"form-data; filename=root", b"{}", b"Content-Length: 2\r\n")),
+            [FormPart("root", b"{}")],
+            id="length",
         ),
     ],
 )
-def test_bodies_that_are_taken(raw: bytes, parts: list[Part] | None) -> None:
-    expected = parts if parts is not None else [Part("root", b"a\r\n--\r\n-B\n--B")]
+def test_bodies_that_are_taken(raw: bytes, parts: list[FormPart] | None) -> None:
+    expected = parts if parts is not None else [FormPart("root", b"a\r\n--\r\n-B\n--B")]
     assert parse_multipart(FORM, [raw]) == expected
 
 
@@ -115,7 +117,7 @@ def test_bodies_that_are_taken(raw: bytes, parts: list[Part] | None) -> None:
     ],
 )
 def test_content_types_that_are_taken(content_type: str) -> None:
-    assert parse_multipart(content_type, [body(GOOD)]) == [Part("root", b"{}")]
+    assert parse_multipart(content_type, [body(GOOD)]) == [FormPart("root", b"{}")]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_what_is_written_is_read(uploads: list[tuple[str, bytes]]) -> None:
         written += content + b"\r\n"
     written += f"--{boundary}--\r\n".encode()
     parsed = parse_multipart(f"multipart/form-data; boundary={boundary}", [written])
-    assert parsed == [Part(name, content) for name, content in uploads]
+    assert parsed == [FormPart(name, content) for name, content in uploads]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_large_body_is_no_trouble(raw: bytes) -> None:
 @pytest.mark.parametrize("quote", [pytest.param(b"\\", id="backslashes"), pytest.param(b"\\a", id="escapes")])
 def test_an_unterminated_file_name_does_not_stop_the_server(quote: bytes) -> None:
     disposition = b'form-data; filename="' + quote * 3000
-    assert parse_multipart(FORM, [body(part(disposition))]) == [Part("", b"{}")]
+    assert parse_multipart(FORM, [body(part(disposition))]) == [FormPart("", b"{}")]
 
 
 def test_parameters() -> None:
@@ -216,7 +218,7 @@ def test_parameters() -> None:
 # -- bodies in blocks -------------------------------------------------------------------------------------------------
 
 
-def outcome(blocks: list[bytes]) -> list[Part] | None:
+def outcome(blocks: list[bytes]) -> list[FormPart] | None:
     try:
         return parse_multipart(FORM, blocks)
     except MalformedUpload:
@@ -247,7 +249,7 @@ def test_a_body_is_read_the_same_way_in_whatever_blocks_it_comes(raw: bytes, cut
 
 def test_a_first_part_that_begins_late_is_refused_wherever_the_body_is_cut() -> None:
     raw = b"x" * 100 + b"\r\n" + body(GOOD)
-    assert outcome([raw]) == [Part("root", b"{}")]
+    assert outcome([raw]) == [FormPart("root", b"{}")]
     for cut in range(1, 104):
         assert outcome([raw[:cut], raw[cut:]]) is None
 
@@ -268,9 +270,8 @@ def test_what_is_received_is_cut_into_blocks_of_one_size(sizes: list[int]) -> No
 def test_a_large_upload_is_held_once_from_the_socket_to_its_files(files: int) -> None:
     size = 24 * BLOCK_BYTES
     raw = body(*[part(b'form-data; name=files; filename="root"', b"x" * (size // files))] * files)
-    server = Server()
-    server.site.limits = replace(server.site.limits, body=2 * size)
-    found: list[Part] = []
+    server = Server(limits=replace(LIMITS, body=2 * size))
+    found: list[FormPart] = []
     waiting: Deferred = Deferred()
 
     def handler(call):

@@ -24,10 +24,10 @@ from twisted.logger import Logger, LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from notary.net.listen import listen
+from notary.net.refusals import RefusalKind, Refusals, refusal_level
 from notary.net.tls.contexts import ClientOptions, client_options, server_options
 from notary.net.tls.handshake import HandshakeFactory
-from notary.net.tls.refusals import Refusals, refusal_level
-from notary.net.tls.verdicts import Why, judge
+from notary.net.tls.verdicts import explain_verify_error
 from tests.support.certs import Authority
 
 
@@ -49,9 +49,9 @@ def texts(lines: list) -> list[tuple[str, str, str]]:
 def test_one_line_a_minute_for_each_kind_and_host(clock: Clock, lines: list) -> None:
     refused = Refusals(Logger(), LogLevel.error, clock.seconds)
     for port in range(1000):
-        refused(f"192.0.2.1:{port}", Why.EXPIRED, "expired")
-        refused(f"192.0.2.1:{port}", Why.PLAINTEXT, "plaintext")
-        refused(f"[2001:db8::1]:{port}", Why.EXPIRED, "expired")
+        refused(f"192.0.2.1:{port}", RefusalKind.EXPIRED, "expired")
+        refused(f"192.0.2.1:{port}", RefusalKind.PLAINTEXT, "plaintext")
+        refused(f"[2001:db8::1]:{port}", RefusalKind.EXPIRED, "expired")
     assert texts(lines) == [
         ("192.0.2.1:0", "expired", ""),
         ("192.0.2.1:0", "plaintext", ""),
@@ -59,8 +59,8 @@ def test_one_line_a_minute_for_each_kind_and_host(clock: Clock, lines: list) -> 
     ]
     lines.clear()
     clock.advance(Refusals.SECONDS)
-    refused("192.0.2.1:1", Why.EXPIRED, "expired")
-    refused("192.0.2.1:2", Why.EXPIRED, "expired")
+    refused("192.0.2.1:1", RefusalKind.EXPIRED, "expired")
+    refused("192.0.2.1:2", RefusalKind.EXPIRED, "expired")
     assert texts(lines) == [("192.0.2.1:1", "expired", " (and 999 more like it since the last such line)")]
     assert {event["log_level"] for event in lines} == {LogLevel.error}
 
@@ -68,11 +68,11 @@ def test_one_line_a_minute_for_each_kind_and_host(clock: Clock, lines: list) -> 
 def test_a_flood_from_everywhere_fills_neither_log_nor_memory(clock: Clock, lines: list) -> None:
     refused = Refusals(Logger(), LogLevel.info, clock.seconds)
     for number in range(10_000):
-        refused(f"10.0.{number >> 8}.{number & 255}:1", Why.GONE, "gone")
-    assert len(lines) == Refusals.HOSTS + 1
+        refused(f"10.0.{number >> 8}.{number & 255}:1", RefusalKind.GONE, "gone")
+    assert len(lines) == Refusals.MOST_HOSTS + 1
     clock.advance(Refusals.SECONDS)
     lines.clear()
-    refused("198.51.100.1:1", Why.GONE, "gone")
+    refused("198.51.100.1:1", RefusalKind.GONE, "gone")
     assert texts(lines) == [("198.51.100.1:1", "gone", "")]
 
 
@@ -83,14 +83,16 @@ def test_levels() -> None:
 
 def test_a_name_of_a_stranger_is_cut_short() -> None:
     stranger = Authority.root("x" * 64).leaf("y" * 64, *(f"{number}.example" for number in range(1000)))
-    failed = judge(X509.from_cryptography(stranger.chain[0]), 20, 0, "server.client_ca_file")
-    assert failed.why is Why.UNKNOWN_ISSUER
+    failed = explain_verify_error(X509.from_cryptography(stranger.chain[0]), 20, 0, "server.client_ca_file")
+    assert failed.kind is RefusalKind.UNKNOWN_ISSUER
     assert len(str(failed)) < 1000
 
 
 def test_an_error_of_openssl_that_has_no_words_of_ours_is_named_by_its_number() -> None:
     leaf = Authority.root("root").leaf("client")
-    assert "OpenSSL's verification error 43;" in str(judge(X509.from_cryptography(leaf.chain[0]), 43, 0, "here"))
+    assert "OpenSSL's verification error 43;" in str(
+        explain_verify_error(X509.from_cryptography(leaf.chain[0]), 43, 0, "here")
+    )
 
 
 def test_a_certificate_that_only_openssl_reads_is_described_all_the_same() -> None:
@@ -98,9 +100,14 @@ def test_a_certificate_that_only_openssl_reads_is_described_all_the_same() -> No
     leaf = Authority.root("root").leaf("AAAAAAAA")
     der = leaf.chain[0].public_bytes(Encoding.DER).replace(b"\x0c\x08AAAAAAAA", b"\x14\x08\xe9\n AAAAA")
     certificate = load_certificate(FILETYPE_ASN1, der)
-    for number, why in ((20, Why.UNKNOWN_ISSUER), (10, Why.EXPIRED), (9, Why.NOT_YET_VALID), (7, Why.BAD_CERTIFICATE)):
-        failed = judge(certificate, number, 0, "server.client_ca_file")
-        assert failed.why is why
+    for number, why in (
+        (20, RefusalKind.UNKNOWN_ISSUER),
+        (10, RefusalKind.EXPIRED),
+        (9, RefusalKind.NOT_YET_VALID),
+        (7, RefusalKind.BAD_CERTIFICATE),
+    ):
+        failed = explain_verify_error(certificate, number, 0, "server.client_ca_file")
+        assert failed.kind is why
         assert "AAAAA, issued by CN=root)" in str(failed)
         assert str(failed).isprintable()
         assert "cannot be read" not in str(failed)
@@ -162,13 +169,13 @@ HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01\x00"
 @pytest.mark.parametrize(
     ("said", "why", "message"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\n\r\n", Why.PLAINTEXT, "its first byte is 0x47", id="plaintext"),
-        pytest.param(HALF_A_HELLO, Why.GONE, "in the middle of the TLS handshake", id="gone"),
-        pytest.param(b"\x16\x03\x01\x00\x04\xff\xff\xff\xff", Why.OTHER, "TLS: ", id="noise"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", RefusalKind.PLAINTEXT, "its first byte is 0x47", id="plaintext"),
+        pytest.param(HALF_A_HELLO, RefusalKind.GONE, "in the middle of the TLS handshake", id="gone"),
+        pytest.param(b"\x16\x03\x01\x00\x04\xff\xff\xff\xff", RefusalKind.OTHER, "TLS: ", id="noise"),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_is_no_handshake(world: World, said: bytes, why: Why, message: str) -> None:
+async def test_what_is_no_handshake(world: World, said: bytes, why: RefusalKind, message: str) -> None:
     client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", world.number), Silent(said, close=True))
     await client.ended
     await world.heard
@@ -186,21 +193,21 @@ async def test_a_probe_that_says_nothing_is_no_refusal(world: World) -> None:
         await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", world.number), Silent(b"x", close=True))
     ).ended
     await world.heard
-    assert [why for why, _ in world.refused] == [Why.PLAINTEXT]
+    assert [why for why, _ in world.refused] == [RefusalKind.PLAINTEXT]
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION], ids=["1.2", "1.3"])
 @pytest.mark.parametrize(
     ("shown", "why"),
     [
-        pytest.param("stranger", Why.UNKNOWN_ISSUER, id="stranger"),
-        pytest.param("late", Why.EXPIRED, id="expired"),
-        pytest.param("early", Why.NOT_YET_VALID, id="not-yet-valid"),
-        pytest.param(None, Why.NO_CERTIFICATE, id="none"),
+        pytest.param("stranger", RefusalKind.UNKNOWN_ISSUER, id="stranger"),
+        pytest.param("late", RefusalKind.EXPIRED, id="expired"),
+        pytest.param("early", RefusalKind.NOT_YET_VALID, id="not-yet-valid"),
+        pytest.param(None, RefusalKind.NO_CERTIFICATE, id="none"),
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_both_versions_of_tls(world: World, shown: str | None, why: Why, version: int) -> None:
+async def test_both_versions_of_tls(world: World, shown: str | None, why: RefusalKind, version: int) -> None:
     hour = timedelta(hours=1)
     leaves = {
         "stranger": lambda: Authority.root("stranger").leaf("client"),
@@ -215,24 +222,22 @@ async def test_both_versions_of_tls(world: World, shown: str | None, why: Why, v
         context.use_certificate_file(str(certificate))
         context.use_privatekey_file(str(key))
     client = Silent()
-    factory = HandshakeFactory(
-        ClientOptions(context, "localhost"), Factory.forProtocol(lambda: client), reactor, trusted_by="ca"
-    )
+    factory = HandshakeFactory(ClientOptions(context, "localhost"), Factory.forProtocol(lambda: client), reactor)
     await TCP4ClientEndpoint(reactor, "127.0.0.1", world.number).connect(factory)
     told = await client.ended
     await world.heard
     assert [each for each, _ in world.refused] == [why]
-    assert told.why in (Why.OURS_REFUSED, Why.NO_CERTIFICATE, Why.PROTOCOL)
+    assert told.kind in (RefusalKind.OURS_REFUSED, RefusalKind.NO_CERTIFICATE, RefusalKind.PROTOCOL)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_refuses_our_name_says_so(world: World) -> None:
     client = Silent()
     options = client_options("elsewhere", world.ca)
-    factory = HandshakeFactory(options, Factory.forProtocol(lambda: client), reactor, trusted_by=options.trusted_by)
+    factory = HandshakeFactory(options, Factory.forProtocol(lambda: client), reactor)
     await TCP4ClientEndpoint(reactor, "127.0.0.1", world.number).connect(factory)
     told = await client.ended
     await world.heard
-    assert (told.why, world.refused[0][0]) == (Why.WRONG_NAME, Why.OURS_REFUSED)
+    assert (told.kind, world.refused[0][0]) == (RefusalKind.WRONG_NAME, RefusalKind.OURS_REFUSED)
     assert "is for localhost and not for elsewhere" in str(told)
     assert "a name which our certificate (CN=localhost, for localhost, issued by CN=root) lacks" in world.refused[0][1]

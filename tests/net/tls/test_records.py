@@ -21,9 +21,9 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
 from notary.net.listen import listen
+from notary.net.refusals import RefusalKind
 from notary.net.tcp import ReadListener
 from notary.net.tls.contexts import server_options
-from notary.net.tls.verdicts import Why
 from tests.support.certs import Authority
 from tests.support.records import (
     ALERT,
@@ -164,7 +164,7 @@ async def test_key_updates_are_taken_as_long_as_there_is_data_between_them(
     await served.lost
     assert served.taken == [b"data"] * 5
     ((why, text),) = world.refused
-    assert (why, "messages and no data" in text) == (Why.OTHER, True)
+    assert (why, "messages and no data" in text) == (RefusalKind.OTHER, True)
 
 
 def renegotiation(forger: Forger) -> bytes:
@@ -231,7 +231,7 @@ async def test_no_flood_instead_of_a_handshake_is_read_to_its_end(world: World, 
     sender.transport.write(b"".join(flood))
     await sender.ended
     await until(lambda: world.refused)
-    assert [why for why, _ in world.refused] == [Why.OTHER]
+    assert [why for why, _ in world.refused] == [RefusalKind.OTHER]
 
 
 @pytest.mark.parametrize("version", [OLD, NEW], ids=["1.2", "1.3"])

@@ -23,11 +23,13 @@ from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import globalLogPublisher
 
+from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
 from notary.errors import ConfigError
-from notary.net.http.site import Call, Limits, Response, Site
+from notary.net.http.site import Call, HttpLimits, Response, Site
 from notary.net.listen import listen
+from notary.net.refusals import HandshakeFailed, RefusalKind
 from notary.net.tls.contexts import GRPC, ClientOptions, client_options, server_context, server_options
-from notary.net.tls.verdicts import HandshakeFailed, Why
+from notary.net.tls.wording import Wording
 from tests.support.certs import DAY, Authority, Leaf, key_pem, pem
 from tests.support.tlsclient import connected
 
@@ -87,7 +89,7 @@ def serve() -> Iterator[Callable]:
     started = []
 
     async def start(
-        handler=lambda _: Response(200, b"hello"), tls=None, host="127.0.0.1", limits: Limits | None = None
+        handler=lambda _: Response(200, b"hello"), tls=None, host="127.0.0.1", limits: HttpLimits | None = None
     ):
         def edge_error(status: int, message: str) -> Response:
             return Response(status, message.encode())
@@ -98,7 +100,7 @@ def serve() -> Iterator[Callable]:
             edge_error=edge_error,
             on_error=lambda error: edge_error(500, repr(error)),
             on_finish=lambda *_: None,
-            limits=limits or Limits(),
+            limits=limits or HttpLimits(),
         )
         port = await listen(reactor, host, 0, site, tls)
         started.append((site, port))
@@ -204,7 +206,7 @@ async def test_only_authenticated_encryption_with_forward_secrecy(world: World, 
         context.set_cipher_list(ciphers)
         context.load_verify_locations(str(world.ca))
         body, reason = await ask(port, ClientOptions(context, "localhost"))
-        assert (body, reason.why) == (b"", Why.PROTOCOL)
+        assert (body, reason.kind) == (b"", RefusalKind.PROTOCOL)
 
 
 @pytest_twisted.ensureDeferred
@@ -243,7 +245,7 @@ async def test_a_large_answer_to_a_slow_client(world: World, serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_is_read_over_tls_too(world: World, serve) -> None:
-    port = await serve(tls=server_options(*world.pair), limits=Limits(body=1_000_000, linger_seconds=1))
+    port = await serve(tls=server_options(*world.pair), limits=HttpLimits(body=1_000_000, linger_seconds=1))
     client = await connected(port, client_options("localhost", world.ca))
     client.transport.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1900000\r\n\r\n")
     for _ in range(19):
@@ -317,10 +319,10 @@ async def test_mutual_tls(world: World, serve, bundle: str, client: str | None, 
         pytest.param("::1", "root", None, id="address-6"),
         pytest.param("localhost", "middle", None, id="intermediate-as-anchor"),
         pytest.param("localhost", "leaf", None, id="leaf-as-anchor"),
-        pytest.param("notary-server", "root", Why.WRONG_NAME, id="another-name"),
-        pytest.param("192.0.2.1", "root", Why.WRONG_NAME, id="another-address"),
-        pytest.param("localhost", "stranger", Why.UNKNOWN_ISSUER, id="untrusted"),
-        pytest.param("localhost", None, Why.UNKNOWN_ISSUER, id="not-one-of-the-systems"),
+        pytest.param("notary-server", "root", RefusalKind.WRONG_NAME, id="another-name"),
+        pytest.param("192.0.2.1", "root", RefusalKind.WRONG_NAME, id="another-address"),
+        pytest.param("localhost", "stranger", RefusalKind.UNKNOWN_ISSUER, id="untrusted"),
+        pytest.param("localhost", None, RefusalKind.UNKNOWN_ISSUER, id="not-one-of-the-systems"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -337,7 +339,7 @@ async def test_a_client_knows_its_server(world: World, serve, hostname: str, tru
     if why is None:
         assert (body, type(reason)) == (b"hello", ConnectionDone)
     else:
-        assert (body, reason.why) == (b"", why)
+        assert (body, reason.kind) == (b"", why)
 
 
 @pytest_twisted.ensureDeferred
@@ -346,12 +348,14 @@ async def test_a_certificate_without_names_is_nobodys(world: World, serve) -> No
     nameless = world.middle.leaf("localhost", common_name_only=True)
     port = await serve(tls=server_options(*nameless.write(world.folder, "nameless")))
     body, reason = await ask(port, client_options("localhost", world.ca))
-    assert (body, reason.why) == (b"", Why.WRONG_NAME)
+    assert (body, reason.kind) == (b"", RefusalKind.WRONG_NAME)
     assert "no name that counts" in str(reason)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
+SERVER = Wording(**SERVER_TLS)
+CLIENT = Wording(**SIGNER_CLIENT_TLS)
 NOT_PEM = b"\x30\x82 not PEM"
 HALF = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -403,7 +407,7 @@ def test_files_that_cannot_be_used(world: World, which: str, content: object, me
     files[which] = bad
     server_key = {"cert": "server.tls_cert_file", "key": "server.tls_key_file", "ca": "server.client_ca_file"}
     with pytest.raises(ConfigError) as caught:
-        server_options(files["cert"], files["key"], files["ca"])
+        server_options(files["cert"], files["key"], files["ca"], wording=SERVER)
     assert str(caught.value).startswith(f'{server_key[which]}: "{bad}" {message}')
     assert "\n" not in str(caught.value)
     client_key = {
@@ -412,7 +416,7 @@ def test_files_that_cannot_be_used(world: World, which: str, content: object, me
         "ca": "trust_service.tls_ca_file",
     }
     with pytest.raises(ConfigError) as caught:
-        client_options("localhost", files["ca"], files["cert"], files["key"])
+        client_options("localhost", files["ca"], files["cert"], files["key"], wording=CLIENT)
     assert str(caught.value).startswith(f'{client_key[which]}: "{bad}" {message}')
 
 
@@ -436,7 +440,7 @@ def test_a_certificate_out_of_time_is_warned_about(
 ) -> None:
     leaf = world.middle.leaf("localhost", starts=starts, ends=ends)
     cert, key = leaf.write(world.folder, "dated")
-    server_options(cert, key, cert)
+    server_options(cert, key, cert, wording=SERVER)
     if warning is None:
         assert warnings == []
     else:

@@ -32,7 +32,7 @@ from notary.server.signing.local import LocalSigner
 from notary.server.signing.remote import RemoteSigner
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
-from notary.signer.metrics import Metrics
+from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage.memory import MemoryKeyStore
 from notary.tuf.model import Gun, RoleName, Signature
@@ -70,7 +70,7 @@ class Place:
 def remote() -> Place:
     clock, store = Clock(), MemoryKeyStore()
     keyring = Keyring(store, JweCustody(lambda _: "a passphrase", "one"), maybeDeferred, lambda: NOW)
-    rpc = Rpc(keyring, store.check, Metrics(version="0"), seconds=clock.seconds)
+    rpc = Rpc(keyring, store.check, SignerMetrics(version="0"), seconds=clock.seconds)
     memory = Memory(clock, GrpcFactory(rpc.methods(), clock))
     channel = Channel(memory, clock, name="signer.example:7899")
     return Place(RemoteSigner(channel, "ecdsa"), lambda: memory.settle(SECONDS))

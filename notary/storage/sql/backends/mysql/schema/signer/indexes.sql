@@ -1,5 +1,5 @@
 -- Indexes that the reference's migrations do not make; and those that tables lack which they did not make. Each is
--- recorded by its own presence: whatever its name, one that begins with the same columns will do. They are made while
+-- recorded by its own presence: an index of any name counts, if it begins with the same columns. They are made while
 -- the daemons work.
 
 -- Pending keys: all others of the same gun, role and algorithm have been used.

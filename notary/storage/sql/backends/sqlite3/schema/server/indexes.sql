@@ -1,4 +1,4 @@
--- The indexes. Each is recorded by its own presence: whatever its name, one that begins with the same columns will do.
+-- The indexes. Each is recorded by its own presence: an index of any name counts, if it begins with the same columns.
 
 -- Reads by checksum. All three columns, or SQLite would rather walk every version of the role by the unique index.
 CREATE INDEX idx_tuf_files_sha256 ON tuf_files (sha256, gun, role);
