@@ -34,6 +34,7 @@ STATUSES: Final = {
     Status.MISSING: "The named collection or key does not exist.",
     Status.REFUSED: "Refused: the action is not allowed, or was not confirmed.",
     Status.FAULT: "A bug in the program; please report its output.",
+    Status.OUTPUT: "The output cannot be written, as on a full disk.",
     Status.INTERRUPTED: "Interrupted, as by Ctrl-C.",
     Status.PIPE: "The output pipe was closed.",
 }
@@ -156,7 +157,13 @@ def admin_page() -> str:
         "commands and options.",
     }
     sections: list[tuple[str, Iterable[str]]] = [
-        ("SYNOPSIS", [".B notary\\-admin", escaped("COMMAND --config FILE [--json] [OPTIONS] [ARGUMENTS]")]),
+        (
+            "SYNOPSIS",
+            [
+                ".B notary\\-admin",
+                escaped("COMMAND --config FILE [--daemon server|signer] [--json] [OPTIONS] [ARGUMENTS]"),
+            ],
+        ),
         ("DESCRIPTION", paragraphs(f"{cli.help}\n\nResults go to standard output, all else to standard error.")),
         ("OPTIONS", definitions([*shared, *(each for each in options_of(cli, top) if each not in shared)])),
         ("COMMANDS", body),

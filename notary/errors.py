@@ -178,3 +178,7 @@ class ConfigError(NotaryError):
 
     Values of secrets are never shown.
     """
+
+
+class InvalidFile(ConfigError):
+    """The text of a configuration file cannot be read. The message says where in the file, and not which file."""

@@ -193,3 +193,14 @@ def test_the_audit_asks_about_all_that_is_locked_and_about_the_oldest_that_is_al
 def test_silence_is_no_answer(audit, report, holes: int, unknown: list[str], status: int) -> None:
     verdict = audit.judge(["a==1"], report)
     assert (len(verdict.holes), verdict.unknown, verdict.status) == (holes, unknown, status)
+
+
+def test_a_build_is_stamped_with_its_commit_in_an_image_too() -> None:
+    """`-version` of an installed wheel names the commit. The hook runs wherever the program is built."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
+    hook = build["hooks"]["custom"]["path"]
+    assert (ROOT / hook).exists()
+    assert f"COPY {hook} " in (ROOT / "docker/Dockerfile").read_text()
+    assert f"!{hook}" in (ROOT / ".dockerignore").read_text().splitlines()
+    included = build["targets"]["sdist"]["include"]
+    assert any(f"/{hook}".startswith(folder) for folder in included)

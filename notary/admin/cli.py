@@ -1,19 +1,19 @@
 """``notary-admin``: the one list of commands, and the way from a command line to an exit status.
 
-Rules of this module: a new command is a module in ``commands/`` and a row in :data:`COMMANDS`. :func:`main` starts the
-reactor, on which all commands run; stores are opened as the daemons open them.
+Rules of this module: a new command is a module in ``commands/`` and a row in :data:`COMMANDS`. Commands run on a
+reactor (:mod:`notary.admin.process`); stores are opened as the daemons open them.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from typing import Final, NoReturn
 
 import click
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
 from notary import __version__
 from notary.admin.command import Invocation, Status
@@ -25,7 +25,8 @@ from notary.admin.commands.health import health
 from notary.admin.commands.keys import keys
 from notary.admin.commands.migrate import migrate
 from notary.admin.commands.repos import repos
-from notary.work.reactor import Reactor
+from notary.admin.process import drop_unwritten, run
+from notary.work.reactor import installed_reactor
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,40 +52,31 @@ def parse(arguments: Sequence[str] | None = None) -> Invocation | int:
 
 
 def main() -> NoReturn:
-    """Run the console script."""
+    """Run the console script, but for the time before it is loaded (:mod:`notary.admin.start`)."""
     try:
-        invocation = parse()
+        status = _status()
+    except BrokenPipeError:
+        status = Status.PIPE
+    except OSError as error:
+        with suppress(OSError):
+            sys.stderr.write(f"notary-admin: standard output cannot be written: {error.strerror}\n")
+        status = Status.OUTPUT
+    drop_unwritten()
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Do what the command line says; return the exit status. Raises OSError if the answer cannot be written."""
+    said = io.BytesIO()
+    text = io.TextIOWrapper(said, "utf-8", write_through=True)
+    try:
+        with redirect_stdout(text):  # click itself exits with status 1 if nobody reads its help
+            invocation = parse()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.Abort:
-        sys.exit(Status.INTERRUPTED)
-    if not isinstance(invocation, Invocation):
-        sys.exit(invocation)
-    statuses: list[int] = []
-
-    def body(reactor: Reactor) -> Deferred[None]:
-        running = Deferred.fromCoroutine(invocation.run(reactor, os.environ, sys.stdin, sys.stdout, sys.stderr))
-        ended: Deferred[None] = Deferred()
-
-        def interrupt() -> Deferred[None] | None:
-            if ended.called:
-                return None
-            running.cancel()
-            return ended  # The reactor stops once the stores are closed.
-
-        def end(status: int) -> None:
-            statuses.append(status)
-            ended.callback(None)
-
-        reactor.addSystemEventTrigger("before", "shutdown", interrupt)
-        return running.addCallback(end)
-
-    try:
-        react(body)
-    except SystemExit:  # react always exits, with a status of its own
-        status = statuses[0] if statuses else Status.INTERRUPTED
-        if status == Status.PIPE:
-            # The interpreter flushes the buffer at exit, and would report that the pipe is closed.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(status)
+        return Status.INTERRUPTED
+    finally:
+        click.echo(said.getvalue(), nl=False)
+    return run(invocation, os.environ, installed_reactor()) if isinstance(invocation, Invocation) else invocation

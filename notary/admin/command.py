@@ -21,8 +21,9 @@ from typing import Concatenate, Final, ParamSpec, TextIO
 import click
 from twisted.internet.defer import CancelledError
 
-from notary.admin.output import Output
+from notary.admin.output import Output, OutputFailed
 from notary.admin.session import Session
+from notary.config.load import DAEMONS
 from notary.errors import ConfigError, KeyNotFound, NotaryError, NotFound, StorageFailed
 from notary.work.reactor import Reactor
 
@@ -45,6 +46,8 @@ class Status(IntEnum):
     """The action is not allowed, or the operator did not confirm it."""
     FAULT = 70
     """A bug in the program."""
+    OUTPUT = 74
+    """The output cannot be written, as on a full disk."""
     INTERRUPTED = 130
     """The command was interrupted, as by Ctrl-C."""
     PIPE = 141
@@ -55,6 +58,7 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
     {
         ConfigError: Status.USAGE,
         StorageFailed: Status.STORAGE,
+        OutputFailed: Status.OUTPUT,
         NotFound: Status.MISSING,
         KeyNotFound: Status.MISSING,
         NotaryError: Status.REFUSED,
@@ -65,9 +69,10 @@ STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A command with its options, ready to run."""
+    """A command with its options, ready to run. ``daemon`` is that of :class:`Session`."""
 
     config: Path
+    daemon: str | None
     as_json: bool
     body: Callable[[Session], Awaitable[int]]
 
@@ -75,21 +80,30 @@ class Invocation:
         self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
     ) -> int:
         """Run the command and return its exit status. A domain error becomes one line on ``stderr``."""
+        try:
+            return await self._run(reactor, environ, stdin, stdout, stderr)
+        except BrokenPipeError:  # also while an error was written
+            return Status.PIPE
+
+    async def _run(
+        self, reactor: Reactor, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO, stderr: TextIO
+    ) -> int:
+        """Do what :meth:`run` does. Raises BrokenPipeError if an output pipe was closed."""
         out = Output(stdout, stderr, as_json=self.as_json)
         try:
-            session = Session(self.config, environ, reactor, out, stdin)
+            session = Session(self.config, environ, reactor, out, stdin, self.daemon)
             try:
                 status = await self.body(session)
             finally:
                 await session.close()
-            stdout.flush()
+            out.flush()
         except NotaryError as error:
             out.say(f"notary-admin: {error}")
             return next(STATUSES[base] for base in type(error).__mro__ if base in STATUSES)
         except CancelledError:
             return Status.INTERRUPTED
         except BrokenPipeError:
-            return Status.PIPE
+            raise
         except Exception:  # noqa: BLE001 - the edge of the program
             stderr.write(traceback.format_exc())
             return Status.FAULT
@@ -101,10 +115,15 @@ def command(name: str) -> Callable[[Callable[Concatenate[Session, _P], Awaitable
 
     def decorate(body: Callable[Concatenate[Session, _P], Awaitable[int]]) -> click.Command:
         @functools.wraps(body)
-        def parsed(config: Path, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
-            return Invocation(config, as_json, lambda session: body(session, *args, **kwargs))
+        def parsed(config: Path, daemon: str | None, as_json: bool, *args: _P.args, **kwargs: _P.kwargs) -> Invocation:
+            return Invocation(config, daemon, as_json, lambda session: body(session, *args, **kwargs))
 
         for option in (
+            click.option(
+                "--daemon",
+                type=click.Choice(DAEMONS),
+                help="Whose configuration this is, if the file does not show it.",
+            ),
             click.option("--json", "as_json", is_flag=True, help="Write lines of JSON, for scripts."),
             click.option(
                 "--config",

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
+
+from notary.errors import NotaryError
 
 ROWS_PER_TABLE: Final = 200
 """The most rows of one table on a terminal; more rows begin another table."""
@@ -29,18 +31,49 @@ Node = tuple[str, Sequence["Node"]]
 """A line of a tree, and the nodes below it."""
 
 
+class OutputFailed(NotaryError):
+    """The output cannot be written, for another reason than a closed pipe."""
+
+
+class _Console(Console):
+    """A console that tells its caller of a closed pipe. Rich's own exits the process, with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError."""
+        raise BrokenPipeError
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raise OutputFailed if the output cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"standard output cannot be written: {error.strerror}") from None
+
+
 class Output:
-    """The output of one command to two text streams. With ``as_json``, every result is one line of JSON."""
+    """The output of one command to two text streams. With ``as_json``, every result is one line of JSON.
+
+    Every method raises BrokenPipeError if nobody reads the stream any more, OutputFailed if it cannot be written.
+    """
 
     def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = Console(file=stdout, highlight=False, markup=False, soft_wrap=True)
-        self._err = Console(file=stderr, highlight=False, markup=False, soft_wrap=True)
+        self._out = _Console(file=stdout, highlight=False, markup=False, soft_wrap=True)
+        self._err = _Console(file=stderr, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
 
     def say(self, message: str) -> None:
         """Write a line for people to standard error."""
         self._err.print(printable(message), style="")
+
+    def flush(self) -> None:
+        """Write what is left in the buffer of standard output."""
+        with _writing():
+            self._out.file.flush()
 
     def summary(self, message: str) -> None:
         """Write a closing line for people, with totals. With JSON there is none: cron would mail it."""
@@ -52,7 +85,7 @@ class Output:
         if self.as_json:
             self._json(record)
         else:
-            self._out.print(printable(text))
+            self._print(printable(text))
 
     @contextmanager
     def table(self, *columns: str) -> Iterator[Callable[[Sequence[object], Mapping[str, object]], None]]:
@@ -84,7 +117,7 @@ class Output:
         if self.as_json:
             self._json(record)
         elif self._out.is_terminal:
-            self._out.print(_rich_tree(root))
+            self._print(_rich_tree(root))
         else:
             for depth, text in _lines(root, 0):
                 self._write("  " * depth + printable(text) + "\n")
@@ -121,7 +154,7 @@ class Output:
             table.add_row(*map(Text, row))
         if self._bar is not None:
             self._bar.stop()  # clears it from the screen
-        self._out.print(table)
+        self._print(table)
         if self._bar is not None:
             self._bar.start()
 
@@ -132,7 +165,12 @@ class Output:
         self._write("\t".join(cells) + "\n")
 
     def _write(self, text: str) -> None:
-        self._out.file.write(text)
+        with _writing():
+            self._out.file.write(text)
+
+    def _print(self, what: RenderableType) -> None:
+        with _writing():
+            self._out.print(what)
 
 
 def printable(text: str) -> str:
@@ -163,6 +201,11 @@ def _span(length: timedelta) -> str:
         return f"{length.days} d"
     hours, seconds = divmod(length.seconds, 3600)
     return f"{hours} h" if hours else f"{seconds // 60} min"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things for people: "1 file", "2 files"; ``what`` is the word for one."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def size_text(count: int) -> str:

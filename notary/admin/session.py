@@ -7,16 +7,18 @@ pool's threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from notary.admin.output import Output
 from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_config
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidFile
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
 from notary.work.reactor import Reactor
@@ -32,15 +34,22 @@ _Store = TypeVar("_Store", bound=_Closable)
 class Session:
     """One run of one command.
 
-    ``environ`` is the environment of the process. Answers are read from ``stdin`` if it is a terminal.
+    ``environ`` is the environment of the process; ``daemon`` names the daemon of the configuration, None if
+    the configuration shows it. Answers are read from ``stdin`` if it is a terminal.
     """
 
     def __init__(
-        self, config_file: Path, environ: Mapping[str, str], reactor: Reactor, out: Output, stdin: TextIO
+        self,
+        config_file: Path,
+        environ: Mapping[str, str],
+        reactor: Reactor,
+        out: Output,
+        stdin: TextIO,
+        daemon: str | None = None,
     ) -> None:
         self.reactor = reactor
         self.out = out
-        self.config = load_file(config_file, environ)
+        self.config = load_file(config_file, environ, daemon)
         self._environ = environ
         self._stdin = stdin
         self._ends: list[Callable[[], object]] = []
@@ -103,7 +112,7 @@ class Session:
     def confirm(self, question: str, *, yes: bool) -> bool:
         """Return whether the action is confirmed: by ``yes``, or by an answer at the terminal.
 
-        Raises ConfigError if there is neither ``yes`` nor a terminal.
+        Raises ConfigError if there is neither ``yes`` nor a terminal, and CancelledError on a signal.
         """
         if yes:
             return True
@@ -111,16 +120,37 @@ class Session:
             raise ConfigError(
                 "--yes: missing; without a terminal for the question, this option must confirm the action"
             )
-        self.out.say(f"{question} [y/N]")
-        return self._stdin.readline().strip().lower() in ("y", "yes")
+        with _signals_end_waiting():
+            self.out.say(f"{question} [y/N]")
+            answer = self._stdin.readline()
+        return answer.strip().lower() in ("y", "yes")
 
 
-def load_file(path: Path, environ: Mapping[str, str]) -> ServerConfig | SignerConfig:
-    """Read a daemon's configuration file; the environment overrides it as in the daemon. Raises ConfigError."""
+@contextmanager
+def _signals_end_waiting() -> Iterator[None]:
+    """Raise CancelledError when a signal comes; the reactor, which handles signals otherwise, waits meanwhile."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]  # raises KeyboardInterrupt
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CancelledError from None
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def load_file(path: Path, environ: Mapping[str, str], daemon: str | None = None) -> ServerConfig | SignerConfig:
+    """Read a daemon's configuration file; the environment overrides it as in the daemon. Raises ConfigError.
+
+    ``daemon`` is as for :func:`notary.config.load_config`.
+    """
     try:
         text = path.read_text("utf-8")
+        return load_config(text, environ, path.absolute().parent, daemon)
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error.strerror}); expected a configuration file") from None
-    except ValueError:
+    except UnicodeDecodeError:
         raise ConfigError(f"{str(path)!r} is not UTF-8; expected a configuration file") from None
-    return load_config(text, environ, path.absolute().parent)
+    except InvalidFile as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -30,7 +30,13 @@ the tables below mean nesting: `server.http_addr` is the member `http_addr` of t
   newline is ignored.
 - A bad value ends start-up with exit status 1, and with one line that names the key or the variable, the value and what
   was expected. The values of secrets are never shown.
-- Unknown keys and variables are ignored with a warning that names the most similar known one.
+- Unknown keys and variables are ignored with a warning that names the most similar known one. So are values of the
+  sections `logging`, `reporting` and `caching` that are no objects, such as `"reporting": {"bugsnag": "yes"}` of Notary
+  0.1.
+- In Kubernetes, a service that is called notary-server or notary-signer puts variables such as
+  `NOTARY_SERVER_PORT=tcp://…` into every container. They are ignored, also as passphrases, with one warning;
+  `enableServiceLinks: false` in the pod's specification leaves them out.
+- JSON has no comments, and no comma after the last member. The error names the file, the line and the column.
 - SIGHUP reads the file again. A new `logging.level` takes effect, and so do new names and new contents of the files of
   certificates and keys. For all other changes, a warning says that a restart is needed.
 """
@@ -45,7 +51,8 @@ holds the passphrase of an alias; the alias is in capitals, with `_` in place of
 decrypt old keys.
 
 To keep a passphrase out of the environment, put it into a file (a credential of systemd, a secret of Docker), and the
-path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again.
+path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again. A passphrase may be any
+bytes but NUL; they need not be UTF-8.
 """
 
 

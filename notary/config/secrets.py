@@ -19,12 +19,14 @@ MAX_FILE_BYTES: Final = 1 << 16
 """The largest file that is read: a device or a mistaken path must not fill the memory."""
 
 
-def read(name: str, path: Path) -> str:
+def read(name: str, path: Path, *, any_bytes: bool = False) -> str:
     """Return the secret that a file holds: its text without trailing newlines.
 
-    ``name`` is the key or the variable that names the file, for messages. Raises ConfigError.
+    ``name`` is the key or the variable that names the file, for messages. If ``any_bytes``, bytes that are not UTF-8
+    are taken too, and stand in the text as ``surrogateescape`` has them, as in the environment. Raises ConfigError.
     """
-    expected = f"the path of a file of at most {MAX_FILE_BYTES} bytes that holds the secret as UTF-8"
+    form = "" if any_bytes else " as UTF-8"
+    expected = f"the path of a file of at most {MAX_FILE_BYTES} bytes that holds the secret{form}"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -34,7 +36,7 @@ def read(name: str, path: Path) -> str:
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{name}: the file that it names is too large; expected {expected}")
     try:
-        text = content.decode().rstrip("\r\n")
+        text = content.decode("utf-8", "surrogateescape" if any_bytes else "strict").rstrip("\r\n")
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: the file that it names is not UTF-8; expected {expected}") from None
     if not text:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from notary.config.backends import BACKENDS, PERSISTENT, REMOTE, Backend
-from notary.config.table import key
+from notary.config.table import key, section
 from notary.config.values import (
     ADDRESS,
     BOOLEAN,
@@ -84,7 +84,7 @@ class Bugsnag:
 class Reporting:
     """The section ``reporting``."""
 
-    bugsnag: Bugsnag = field(default_factory=Bugsnag)
+    bugsnag: Bugsnag = section(Bugsnag)
 
 
 def _workers() -> int:
@@ -293,7 +293,7 @@ class MaxAge:
 class Caching:
     """The section ``caching``."""
 
-    max_age: MaxAge = field(default_factory=MaxAge)
+    max_age: MaxAge = section(MaxAge)
     memory_bytes: int = key(
         BYTES_OR_NONE,
         "Bytes of metadata that a process caches in memory; 0 turns the cache off. A read returns what the database "

@@ -27,7 +27,7 @@ from notary.config.sections import (
     TrustService,
     check_workers,
 )
-from notary.config.table import Reader, key
+from notary.config.table import Reader, key, section
 from notary.config.values import DEBUG, Address
 from notary.errors import ConfigError
 
@@ -43,9 +43,9 @@ class ServerConfig:
     trust_service: TrustService
     storage: Storage
     auth: Auth = field(default_factory=Auth)
-    logging: Logging = field(default_factory=Logging)
-    reporting: Reporting = field(default_factory=Reporting)
-    caching: Caching = field(default_factory=Caching)
+    logging: Logging = section(Logging)
+    reporting: Reporting = section(Reporting)
+    caching: Caching = section(Caching)
     repositories: Repositories = field(default_factory=Repositories)
     limits: Limits = field(default_factory=Limits)
     debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)

@@ -8,6 +8,7 @@ Rules of this module: pure, but for the files of secrets (:mod:`notary.config.se
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from notary.config.sections import (
     SignerStorage,
     check_workers,
 )
-from notary.config.table import Reader, key, shown, variable_part
+from notary.config.table import Reader, key, section, shown, variable_part
 from notary.config.values import DEBUG, Address, Secret
 from notary.errors import ConfigError
 
@@ -45,8 +46,8 @@ class SignerConfig:
 
     server: SignerServer
     storage: SignerStorage
-    logging: Logging = field(default_factory=Logging)
-    reporting: Reporting = field(default_factory=Reporting)
+    logging: Logging = section(Logging)
+    reporting: Reporting = section(Reporting)
     limits: SignerLimits = field(default_factory=SignerLimits)
     debug: Address | None = key(DEBUG, DEBUG_DOC, default=None)
     manhole: Manhole = field(default_factory=Manhole)
@@ -101,7 +102,9 @@ def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Sec
             continue
         if plain != name and plain in variables:
             raise ConfigError(f"{plain}, {name}: both are given; expected the passphrase, or the file that holds it")
-        found[alias] = Secret(value if plain == name else secrets.read(name, directory / value))
+        # The bytes count, as for the reference. The environment was decoded by the locale, which may not be UTF-8.
+        own = os.fsencode(value).decode("utf-8", "surrogateescape")
+        found[alias] = Secret(own if plain == name else secrets.read(name, directory / value, any_bytes=True))
     return found
 
 

@@ -25,8 +25,9 @@ from typing import Final, Generic, NamedTuple, TypeVar, get_type_hints, overload
 
 from notary.config import secrets
 from notary.config.secrets import FILE_SUFFIX
+from notary.config.service_links import service_links
 from notary.config.values import FILE, Kind
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidFile
 
 _C = TypeVar("_C")
 _D = TypeVar("_D")
@@ -90,6 +91,26 @@ def key(
     return field(default=default, metadata={"key": row})
 
 
+def section(factory: Callable[[], _T]) -> _T:
+    """Make a dataclass field that is a section without which nothing is less safe.
+
+    A value that is no object is ignored there with a warning, as the reference does; elsewhere it is an error. The
+    declared result is as for :func:`key`.
+    """
+    made: _T = field(default_factory=factory, metadata={"ignorable": True})
+    return made
+
+
+def _ignorable(config: type, prefix: str = "") -> Iterator[str]:
+    """Yield the paths of the sections that were made with :func:`section`."""
+    types = get_type_hints(config)
+    for item in dataclasses.fields(config):
+        if item.metadata.get("ignorable"):
+            yield prefix + item.name
+        if dataclasses.is_dataclass(types[item.name]):
+            yield from _ignorable(types[item.name], f"{prefix}{item.name}.")
+
+
 def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, object]]:
     """Yield the keys of a configuration as (path, key, default); without a default that is ``dataclasses.MISSING``."""
     types = get_type_hints(config)
@@ -118,20 +139,20 @@ def variable_part(path: str) -> str:
 
 
 def parse(text: str) -> dict[str, object]:
-    """Parse a configuration file; the names of all members become lower-case. Raises ConfigError."""
+    """Parse a configuration file; the names of all members become lower-case. Raises InvalidFile."""
     if text.startswith("\ufeff"):
-        raise ConfigError("configuration file: line 1, column 1: begins with a byte order mark; expected plain UTF-8")
+        raise InvalidFile("line 1, column 1: begins with a byte order mark; expected plain UTF-8")
 
     def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for name, value in pairs:
             if name.lower() in found:
-                raise ConfigError(f"configuration file: {shown(name)} is given twice; expected each key once")
+                raise InvalidFile(f"{shown(name)} is given twice; expected each key once")
             found[name.lower()] = value
         return found
 
     def constant(name: str) -> None:
-        raise ConfigError(f"configuration file: {name} is not JSON; expected a number")
+        raise InvalidFile(f"{name} is not JSON; expected a number")
 
     def integer(digits: str) -> int | float:
         # Python does not convert thousands of digits. As a float, they fail later, where the key is known.
@@ -140,13 +161,40 @@ def parse(text: str) -> dict[str, object]:
     try:
         tree = json.loads(text, object_pairs_hook=members, parse_constant=constant, parse_int=integer)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"configuration file: {where}: {error.msg}; expected JSON") from None
+        raise InvalidFile(f"line {error.lineno}, column {error.colno}: {_explained(error)}; expected JSON") from None
     except RecursionError:
-        raise ConfigError("configuration file: nested too deep; expected the keys of docs/configuration.md") from None
+        raise InvalidFile("nested too deep; expected the keys of docs/configuration.md") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration file: {shown(tree)} is not an object; expected {{...}}")
+        raise InvalidFile(f"{shown(tree)} is not an object; expected {{...}}")
     return tree
+
+
+_WORDS: Final = (
+    ("Expecting property name", "a name in double quotes is missing here"),
+    ("Expecting value", "a value is missing here, or is a word without double quotes"),
+    ("Expecting ',' delimiter", "a comma or a closing bracket is missing before this"),
+    ("Expecting ':' delimiter", "a colon is missing before this"),
+    ("Extra data", "the configuration ends before this"),
+    ("Unterminated string", "this string has no closing double quote"),
+    ("Invalid control character", "a line ends, or a tab is, inside a string"),
+    ("Invalid \\", "there is no such escape as this; a backslash itself is written twice"),
+)
+"""What the messages of Python's parser begin with, and what they mean for one who has written a file."""
+
+
+def _explained(error: json.JSONDecodeError) -> str:
+    """Return what is wrong at the place of an error, in words for one who has written the file."""
+    rest, before = error.doc[error.pos :], error.doc[: error.pos].rstrip()
+    if rest.startswith(("//", "/*", "#")):
+        return "JSON has no comments"
+    if not rest.strip() and "Unterminated" not in error.msg:
+        return "the file ends before the configuration does, or is empty"
+    after = rest[1:].lstrip()[:1] if rest.startswith(",") else rest[:1] if before.endswith(",") else ""
+    if after in ("}", "]"):
+        return f"JSON has no comma before {after}"
+    if rest.startswith("'"):
+        return "JSON has no single quotes"
+    return next((words for start, words in _WORDS if error.msg.startswith(start)), error.msg)
 
 
 def shown(value: object) -> str:
@@ -184,6 +232,7 @@ class Reader(Generic[_C]):
         self._table = {path: (key, default) for path, key, default in keys(config)}
         self._names = {path: (path, False) for path in self._table}
         self._names |= {path + FILE_SUFFIX: (path, True) for path, (key, _) in self._table.items() if key.kind.secret}
+        self._ignorable = set(_ignorable(config))
         self._sections = {path[:dot] for path in self._table for dot in range(len(path)) if path[dot] == "."}
         self._prefix = prefix
         self._directory = directory
@@ -192,7 +241,20 @@ class Reader(Generic[_C]):
         self.unknown_variables: dict[str, str] = {}
         self._read_file(parse(text), "")
         self._read_environment({name: value for name, value in environ.items() if name.startswith(prefix) and value})
+        self._leave_out_service_links()
         self._values: dict[str, object] = {}
+
+    def _leave_out_service_links(self) -> None:
+        """Forget the variables that Kubernetes made for a service whose name begins like our variables."""
+        links = service_links(self.unknown_variables, self._prefix)
+        for name in links:
+            del self.unknown_variables[name]
+        if links:
+            others = f" and {len(links) - 1} more" if links[1:] else ""
+            self.warnings.append(
+                f"{links[0]}{others}: set by Kubernetes, for a service with such a name, and ignored; "
+                "`enableServiceLinks: false` in the pod's specification leaves them out"
+            )
 
     def _read_file(self, tree: dict[str, object], parent: str) -> None:
         for name, value in tree.items():
@@ -208,6 +270,9 @@ class Reader(Generic[_C]):
             elif value not in (None, ""):
                 inner = [key for known, (key, _) in self._table.items() if known.startswith(path + ".")]
                 text = "the value (not shown)" if any(key.kind.secret for key in inner) else shown(value)
+                if path in self._ignorable:
+                    self.warnings.append(f"{path}: {text} is not an object, ignored; expected the keys of {path}")
+                    continue
                 raise ConfigError(f"{path}: {text} is not an object; expected {{...}} with the keys of {path}")
 
     def _read_environment(self, variables: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from notary.daemon.workers.worker import Worker
 from notary.net.http.call import Response
+from notary.net.listen import naming
 from notary.observe.debug import DebugServer, Page
 from notary.observe.expiry import Certificates
 from notary.observe.lag import Lag
@@ -88,12 +89,14 @@ async def open_inspection(
         pages: Mapping[str, Page] = {"/metrics": metrics_page(figures), "/livez": lambda: ALIVE, "/readyz": ready}
         host = debug.host if worker is None else None
         server = DebugServer(assembly.reactor, host, debug.port, pages, figures.counters)
-        await assembly.run(server)
+        with naming("debug"):
+            await assembly.run(server)
     if worker is not None:
         worker.answer_parent(figures, ready, server)
         assembly.at_end(partial(worker.send_final_metrics, figures))
     if manhole is not None:
-        await assembly.run(manhole)
+        with naming("manhole.port"):
+            await assembly.run(manhole)
 
 
 def metrics_page(figures: DaemonMetrics) -> Callable[[], Response]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from twisted.python import usage
 
@@ -17,9 +18,15 @@ from notary.observe.logs import LineObserver
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
+_PIPE: Final = 141
+"""The exit status of a program whose output nobody reads: what a shell shows for one that SIGPIPE ends."""
+
 
 def git_commit(repository: Path) -> str:
-    """Return the commit that a Git working tree is at, shortened, or "unknown" if this is no working tree."""
+    """Return the commit that a program was made from, shortened, or "unknown".
+
+    ``repository`` is its folder: a Git working tree, or where a build that etc/stamp.py stamped was installed.
+    """
     git = repository / ".git"
     try:
         head = (git / "HEAD").read_text("utf-8")
@@ -28,7 +35,8 @@ def git_commit(repository: Path) -> str:
             loose = git / branch[1]
             head = loose.read_text("utf-8") if loose.exists() else _packed(git, branch[1])
     except OSError:
-        return "unknown"
+        stamp = repository / "notary" / "commit.txt"
+        head = stamp.read_text("ascii") if stamp.exists() else ""
     return head[:8] or "unknown"
 
 
@@ -78,10 +86,16 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line, by default that of the process."""
         try:
-            super().parseOptions(_long_options(sys.argv[1:] if options is None else options))
+            try:
+                super().parseOptions(_long_options(sys.argv[1:] if options is None else options))
+            finally:
+                sys.stdout.flush()
         except usage.UsageError as error:
             # twistd would print its own help, all of it, and lose the one line that matters.
             sys.exit(f"{self.program}: {error}; see {self.program} --help")
+        except BrokenPipeError:  # nobody reads the version, or the help
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it again
+            sys.exit(_PIPE)
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that belong to no flag."""

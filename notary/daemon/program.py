@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ from notary.daemon.service import Config, Daemon, report
 from notary.daemon.systemd import Notifier, passed_sockets
 from notary.daemon.workers.parent import Address, Plan, Workers
 from notary.daemon.workers.worker import Worker, join_parent
-from notary.errors import ConfigError
+from notary.errors import ConfigError, InvalidFile
 from notary.observe.bugsnag import Reporter
 from notary.observe.logs import LineObserver, Stream
 from notary.observe.metrics import DaemonMetrics
@@ -100,12 +101,15 @@ def make_daemon(
     absolute = str(Path(options["config"]).absolute())
 
     def load_again() -> _Config:
-        return load(*_read(absolute, environ))
+        return _loaded(load, absolute, environ)
 
     try:
-        config = load(*_read(options["config"], environ))
+        config = _loaded(load, options["config"], environ)
         for warning in config.warnings:
             log.announce("warning", warning)
+        few = _few_files()
+        if few:
+            log.announce("warning", few)
         log.level = config.logging.level
         reporter = Reporter(config.reporting.bugsnag, options.program, options.version, reactor)
         log.on_failure = reporter.report
@@ -126,16 +130,34 @@ def make_daemon(
     )
 
 
-def _read(path: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str], Path]:
+def _loaded(load: Callable[[str, Mapping[str, str], Path], _Config], path: str, environ: Mapping[str, str]) -> _Config:
+    """Return the configuration in this file. Raises ConfigError."""
     if not path:
         raise ConfigError("-config: missing; expected -config=FILE, the configuration file (see docs/configuration.md)")
     try:
-        text = Path(path).read_text("utf-8")
+        return load(Path(path).read_text("utf-8"), environ, Path(path).absolute().parent)
     except OSError as error:
         raise ConfigError(f"-config: {path!r} cannot be read ({error.strerror}); expected a JSON file") from None
-    except ValueError:
+    except UnicodeDecodeError:
         raise ConfigError(f"-config: {path!r} is not UTF-8; expected a JSON file") from None
-    return text, environ, Path(path).absolute().parent
+    except InvalidFile as error:
+        raise ConfigError(f"-config: {path}: {error}") from None
+
+
+_MIN_FILES: Final = 1024
+"""The fewest open files with which no warning is given: the usual limit of a process."""
+
+
+def _few_files() -> str:
+    """Return a warning if this process may open too few files, each connection being one; else ""."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= _MIN_FILES:
+        return ""
+    return (
+        f"RLIMIT_NOFILE: {limit} files may be open at a time, of which each connection of a client or to the database "
+        f"is one; beyond it, connections are refused; raise it to at least {_MIN_FILES} (LimitNOFILE= of systemd, "
+        "ulimit -n)"
+    )
 
 
 def _observer(log: LineObserver) -> ILogObserver:
@@ -317,6 +339,7 @@ class Program(Generic[C]):
             single_process_variable=self.prefix + "SERVER_WORKERS",
             count=config.server.workers,
             address=self.address(config),
+            address_key=self.address_key,
             drain_seconds=config.server.drain_timeout,
             debug=config.debug,
             check=lambda new: self.build(new, Surroundings(reactor=reactor)),

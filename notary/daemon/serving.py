@@ -19,7 +19,7 @@ from notary.daemon.pending import Closable, Pending
 from notary.daemon.reload import Part, Reloader
 from notary.errors import StorageUnreachable
 from notary.net.address import name_of
-from notary.net.listen import adopt, listen
+from notary.net.listen import adopt, listen, naming
 from notary.net.refusals import Refusals, refusal_level
 from notary.net.tls.contexts import ServerOptions
 from notary.work.backoff import Backoff
@@ -56,13 +56,17 @@ class Serving(Assembly):
         return made
 
     async def listen(
-        self, address: Any, factory: IProtocolFactory, options: ServerOptions | None, refused: Refusals
+        self, key: str, address: Any, factory: IProtocolFactory, options: ServerOptions | None, refused: Refusals
     ) -> None:
-        """Serve ``factory`` on ``address`` (with ``host`` and ``port``), or on the sockets that were passed."""
+        """Serve ``factory`` on ``address`` (with ``host`` and ``port``), or on the sockets that were passed.
+
+        ``key`` names the address in an error. Raises CannotListenError.
+        """
         log = refused.log
         if not self._sockets:
             log.info("Starting on {address}", address=str(address))
-            port = await listen(self.reactor, address.host, address.port, factory, options, refused)
+            with naming(key):
+                port = await listen(self.reactor, address.host, address.port, factory, options, refused)
             self.at_end(port.stopListening)
         for passed in self._sockets:
             log.info("Starting on {address}, a socket that was passed", address=name_of(passed))

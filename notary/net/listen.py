@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, cast
 
@@ -23,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notary.net.address import host_and_port
+from notary.net.address import host_and_port, join
 from notary.net.refusals import OnRefused
 from notary.net.tcp import PlainServer, PlainUnixServer, no_delay
 from notary.net.tls.contexts import ServerOptions, is_address
@@ -106,6 +107,29 @@ class _UnixPort(_AcceptsAll, unix.Port):
     def connectionLost(self, reason: Failure) -> None:
         """Close the port."""
         Port.connectionLost(self, reason)
+
+
+class CannotUseAddress(CannotListenError):
+    """An address cannot be listened on. ``name`` is the setting that gave the address."""
+
+    def __init__(self, name: str, error: CannotListenError) -> None:
+        super().__init__(error.interface, error.port, error.socketError)
+        self.name = name
+
+    def __str__(self) -> str:
+        """Name the setting, the address and the cause."""
+        cause = getattr(self.socketError, "strerror", None) or str(self.socketError)
+        address = join(self.interface or "", self.port)
+        return f"{self.name}: {address} cannot be used ({cause}); expected an address of this host, and a free port"
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Raise CannotUseAddress, which names the setting, in place of CannotListenError."""
+    try:
+        yield
+    except CannotListenError as error:
+        raise CannotUseAddress(name, error) from None
 
 
 def listen(

@@ -169,6 +169,8 @@ class LineObserver:
         msg = formatEvent(event)
         if failure is not None and "log_failure" not in event:
             msg = safe_str(event.get("why") or "Unhandled Error")
+        if failure is None and isinstance(fields.get("error"), str) and fields["error"] in msg:
+            del fields["error"]  # the message says it already
         self._write(level, msg, event.get("log_time") or self._clock(), fields)
 
     def _happened(self, failure: Failure, doing: object) -> Line | None:

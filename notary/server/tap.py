@@ -163,7 +163,7 @@ class Server(Serving):
         if self._tls is not None:
             self._log.info("Enabling TLS")
         refusals = self.refusals(self._log, mutual=config.server.client_ca_file is not None)
-        await self.listen(config.server.http_addr, site, self._tls, refusals)
+        await self.listen("server.http_addr", config.server.http_addr, site, self._tls, refusals)
         self.at_end(health.retire)
         self.at_end(lambda: self._log.info("Stopping"))
         if await self.wait_for_store():

@@ -7,6 +7,7 @@ opposite order. The process protects what it will hold before it reads any of it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from socket import socket
@@ -16,13 +17,14 @@ from twisted.logger import Logger
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
 from notary.config.files import SERVER_TLS, certificate_files
+from notary.config.table import variable_part
 from notary.daemon import options
 from notary.daemon.inspection import make_manhole, open_inspection
 from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
-from notary.errors import KeyNotFound
+from notary.errors import ConfigError, KeyNotFound, StorageFailed, StorageUnreachable
 from notary.net.grpc import GrpcFactory
 from notary.net.http.site import Response
 from notary.net.tls import contexts
@@ -36,6 +38,7 @@ from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.storage import KeyStore
+from notary.storage.keywrap import refused_aliases
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
@@ -76,6 +79,7 @@ class Signer(Serving):
         self._metrics = SignerMetrics(version=__version__, together=None if worker is None else worker.all_metrics)
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
+        self._store: KeyStore | None = None
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
@@ -107,13 +111,34 @@ class Signer(Serving):
         grpc = GrpcFactory(methods, self.reactor, on_refused=refusals, on_finish=metrics.observe_call)
         metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
-        await self.listen(server.grpc_addr, grpc, self._tls, refusals)
+        self._store = store
+        with suppress(StorageUnreachable):  # it is waited for below
+            await self._try_passphrases(config)
+        await self.listen("server.grpc_addr", server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
-        await self.wait_for_store()
+        if await self.wait_for_store():
+            await self._try_passphrases(config)
+
+    async def _try_passphrases(self, config: SignerConfig) -> None:
+        """Open a few stored keys. Raises ConfigError if the passphrase of new keys opens none of those under it."""
+        if self._store is None or not config.storage.kind.persistent:
+            return
+        keys = await self._store.sample()
+        refused = await self.in_thread(partial(refused_aliases, keys, custodies.custody_of(lambda: config).open))
+        default = config.storage.default_alias
+        if default in refused:
+            raise ConfigError(
+                f"{SIGNER_PREFIX}{variable_part(default)}: {refused[default]}; expected the passphrase that the stored "
+                "keys are wrapped with, since no one could open new keys next to them otherwise"
+            )
+        for reason in refused.values():
+            self._log.error("{reason}; such keys cannot sign", reason=reason)
 
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
+        with suppress(StorageFailed):  # which says nothing of the passphrases
+            await self._try_passphrases(config)
         await self._reloader.reload(parts)
         self._latest = config
         return restart_lines(differences(self._config, config), parts)

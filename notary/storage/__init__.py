@@ -176,6 +176,10 @@ class KeyStore(Protocol):
         """The pending key of this gun, role and algorithm, if there is one."""
         ...
 
+    def sample(self) -> Deferred[Sequence[StoredKey]]:
+        """A few keys, the newest and the oldest, to try passphrases on; rows that cannot be read are left out."""
+        ...
+
     def mark_used(self, key_id: str, when: datetime) -> Deferred[None]:
         """End the pending state of a key; no effect if it has ended or the key is gone.
 

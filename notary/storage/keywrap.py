@@ -6,11 +6,11 @@ passphrase nor anything private. Wrapping and unwrapping take milliseconds each:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from notary.errors import SigningFailed
+from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
 from notary.tuf import jwe, private
 from notary.tuf.canonical import quote
@@ -38,6 +38,23 @@ def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
         alias = quote(row.passphrase_alias)
         raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
     return private.decode(public.key_type, public.public, plaintext)
+
+
+def refused_aliases(rows: Iterable[StoredKey], open_key: Callable[[StoredKey], object]) -> Mapping[str, str]:
+    """Return the aliases under which no key of ``rows`` opens, each with the reason.
+
+    ``open_key`` opens a key. Raises SigningFailed.
+    """
+    opened: set[str] = set()
+    reasons: dict[str, str] = {}
+    for row in rows:
+        try:
+            open_key(row)
+        except (SigningFailed, UnsupportedAlgorithm) as error:
+            reasons.setdefault(row.passphrase_alias, str(error))
+        else:
+            opened.add(row.passphrase_alias)
+    return {alias: reason for alias, reason in reasons.items() if alias not in opened}
 
 
 def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: Passphrases) -> StoredKey:

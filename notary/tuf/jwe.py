@@ -39,7 +39,10 @@ _MEMBERS: Final = frozenset({"alg", "enc", "p2c", "p2s"})
 
 
 def wrap(plaintext: bytes, passphrase: str) -> bytes:
-    """Encrypt ``plaintext``, not empty, under ``passphrase`` in UTF-8; return the bytes of a compact JWE."""
+    """Encrypt ``plaintext``, not empty, under ``passphrase``; return the bytes of a compact JWE.
+
+    The passphrase is taken as its bytes in UTF-8. Bytes that are not UTF-8 stand in it as ``surrogateescape`` has them.
+    """
     header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT_BYTES))}
     jwe = JWE(plaintext, protected=json_encode(header), algs=[KEYWRAP, ENCRYPTION], recipient=_key(passphrase))
     compact: str = jwe.serialize(compact=True)
@@ -82,4 +85,4 @@ def _check(wrapped: bytes) -> None:
 
 
 def _key(passphrase: str) -> JWK:
-    return JWK(kty="oct", k=base64url_encode(passphrase.encode("utf-8")))
+    return JWK(kty="oct", k=base64url_encode(passphrase.encode("utf-8", "surrogateescape")))

@@ -17,6 +17,7 @@ from notary.admin.command import Status
 from notary.storage.open import open_key_store, open_metadata_store
 from tests.admin.conftest import admin, write_config
 from tests.support.certs import DAY, Authority
+from tests.support.keyplace import OLD, OTHER, environment, make_key
 from tests.support.stored import Publisher
 
 ROOT = Path(__file__).parent.parent.parent
@@ -176,7 +177,13 @@ async def test_dates_of_certificates(signer, tmp_path, dates, expected):
     [
         pytest.param("{", {}, "expected JSON", id="not JSON"),
         pytest.param("{}", {}, "neither is given", id="nobody's"),
-        pytest.param('{"server": {"http_addr": ":1", "grpc_addr": ":2"}}', {}, "both are given", id="both"),
+        pytest.param(
+            '{"server": {"http_addr": ":1", "grpc_addr": ":2"}, "trust_service": {"type": "local"},'
+            ' "storage": {"default_alias": "one"}}',
+            {},
+            "the keys of both daemons are given",
+            id="both",
+        ),
         pytest.param('{"server": {"http_addr": ":1"}}', {}, "trust_service.type: missing", id="key missing"),
         pytest.param("{}", {"NOTARY_SERVER_SERVER_HTTP_ADDR": ":1"}, "trust_service.type", id="server by variable"),
         pytest.param("{}", {"NOTARY_SIGNER_SERVER_GRPC_ADDR": ":1"}, "tls_cert_file", id="signer by variable"),
@@ -192,6 +199,41 @@ async def test_a_configuration_that_cannot_be_used(tmp_path, text, environ, expe
     assert expected in outcome.err
     assert outcome.out == ""
     assert len(outcome.err.splitlines()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_file_and_the_place_of_a_mistake_in_it_are_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{\n  // ours\n  "server": {}}')
+    outcome = await admin("check-config", "--config", path)
+    assert outcome.status == Status.USAGE
+    assert outcome.err == f"notary-admin: {path}: line 2, column 3: JSON has no comments; expected JSON\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_sample_of_the_official_image(signer, tmp_path):
+    await make(open_key_store, tmp_path / "signer.db")
+    config = signer(lambda value: value["server"].update(http_addr=":4444"))
+    outcome = await admin("check-config", "--config", config, "--json", environ=PASSPHRASE)
+    assert outcome.status == Status.OK, outcome
+    assert any("server.http_addr: unknown key, ignored" in str(each) for each in outcome.records)
+    other = await admin("check-config", "--config", config, "--daemon", "server", environ=PASSPHRASE)
+    assert (other.status, "trust_service.type: missing" in other.err) == (Status.USAGE, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_passphrases_are_tried_on_stored_keys(key_place, tmp_path):
+    Authority.root("root").leaf("localhost").write(tmp_path, "signer")
+    await key_place.fill(make_key("a", alias=OTHER), make_key("b"), make_key("c"))
+    config = key_place.config(tmp_path)
+    right = await admin("check-config", "--config", config, "--json", environ=environment(OLD, OTHER))
+    assert right.status == Status.OK, right
+    assert checks(right)[f"passphrase {OLD}"]["detail"] == "opens a stored key"
+    wrong = {f"NOTARY_SIGNER_{OLD.upper()}": "another than that of the stored keys"}
+    outcome = await admin("check-config", "--config", config, "--json", environ=wrong)
+    assert outcome.status == Status.FOUND
+    assert [f"alias '{OLD}'" in each or f"alias '{OTHER}'" in each for each in problems(outcome)] == [True, True]
+    assert all(secret not in outcome.out for secret in wrong.values())
 
 
 @pytest_twisted.ensureDeferred

@@ -31,7 +31,7 @@ COMMANDS = dict(commands(cli))
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_section_with_its_options(name):
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
-    everywhere = {"--config", "--json", "--yes", "--dry-run"}
+    everywhere = {"--config", "--daemon", "--json", "--yes", "--dry-run"}
     assert everywhere <= set(re.findall(r"--[a-z-]+", PAGE.partition("\n## ")[0]))
     assert sorted(options - everywhere - set(re.findall(r"--[a-z-]+", SECTIONS[name]))) == []
     assert COMMANDS[name].help

@@ -340,7 +340,7 @@ async def test_the_command_on_broken_data(place, tmp_path):
     assert (await admin("fsck", "--prefix", "example.com/e", "--config", config)).status == Status.OK
     plain = await admin("fsck", "--config", config)
     assert f"{b}\tERROR missing\tsnapshot\t-\ttimestamp version 2 lists checksum " in plain.out
-    assert plain.err == "5 collections checked: 5 errors, 1 notes\n"
+    assert plain.err == "5 collections checked: 5 errors, 1 note\n"
     assert plain.out.count(findings.KINDS["missing"].meaning) == 1
 
 
@@ -406,7 +406,7 @@ async def test_rows_without_a_time(place: Place, tmp_path: Path, number):
     ]
     mended = await admin("fsck", "--config", config, "--mend-times")
     assert mended.status == Status.OK
-    assert "0 notes; 3 rows have a time now" in mended.err
+    assert "0 notes; 3 rows given a time" in mended.err
     assert (await admin("fsck", "--config", config, "--json")).records == []
     async with place.store() as store:
         found = await store.current(gun, [ROOT, TIMESTAMP])

@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from tests.admin.conftest import admin
+from tests.support.certs import Leaf
 from tests.support.peers import OUR_SERVER, Certificates, Daemon, daemon, free_port, mint_certificates
 from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
 
@@ -75,6 +76,49 @@ async def test_a_signer(tmp_path: Path, names: dict[str, list[str]]) -> None:
         outcome = await admin("health", "--config", tmp_path / "signer.json")
     assert outcome.status == 1
     assert f"the signer at 127.0.0.1:{signer.port} does not answer: " in outcome.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signer_that_lets_in_the_certificate_of_its_server_only(tmp_path: Path) -> None:
+    """The second good way of docs/deployment.md."""
+    pair = Pair.mint(tmp_path / "tls")
+    alone, key = Leaf(pair.client.key, pair.client.chain[:1]).write(tmp_path, "server-leaf")
+    with signer_daemon("signer", OUR_SIGNER, pair, tmp_path, {"backend": "memory"}, client_ca_file=str(alone)):
+        config = tmp_path / "signer.json"
+        own = await admin("health", "--config", config)
+        shown = await admin("health", "--config", config, "--tls-client-cert", alone, "--tls-client-key", key)
+        strange = await admin("health", "--config", config, "--tls-client-cert", key, "--tls-client-key", key)
+    assert own.status == 1
+    assert "give one that server.client_ca_file accepts with --tls-client-cert and --tls-client-key" in own.err
+    assert (shown.status, shown.err) == (0, "healthy\n")
+    assert strange.status == 2
+    assert str(key) in strange.err
+    assert "trust_service" not in strange.err
+    lonely = await admin("health", "--config", config, "--tls-client-cert", alone)
+    assert lonely.status == 2
+    assert "one is given without the other" in lonely.err
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_lets_in_one_certificate(
+    tmp_path: Path, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pair = Pair.mint(tmp_path_factory.mktemp("probe"))
+    alone, key = Leaf(pair.client.key, pair.client.chain[:1]).write(tmp_path, "probe")
+    probe = daemon("server", OUR_SERVER, tmp_path, tls=certificates)
+    tree = json.loads((tmp_path / "server.json").read_text())
+    tree["server"]["client_ca_file"] = str(alone)
+    (tmp_path / "server.json").write_text(json.dumps(tree))
+    with probe:
+        config = tmp_path / "server.json"
+        own = await admin("health", "--config", config)
+        shown = await admin("health", "--config", config, "--tls-client-cert", alone, "--tls-client-key", key)
+        strange = await admin("health", "--config", config, "--tls-client-cert", key, "--tls-client-key", key)
+    assert own.status == 1
+    assert "--tls-client-cert" in own.err
+    assert (shown.status, shown.err) == (0, "healthy\n")
+    assert strange.status == 2
+    assert str(key) in strange.err
 
 
 @pytest_twisted.ensureDeferred

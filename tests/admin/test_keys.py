@@ -179,7 +179,7 @@ async def test_reencrypt_leaves_what_it_cannot_open(key_place, tmp_path):
     before = await key_place.keys()
     outcome = await run(key_place, tmp_path, "reencrypt", "--to", NEW)
     assert outcome.status == Status.FOUND
-    assert outcome.out == f"1 keys encrypted under {NEW}, 5 left unchanged\n"
+    assert outcome.out == f"1 key encrypted under {NEW}, 5 left unchanged\n"
     lines = {key.key_id: line for key in (lost, *broken) for line in outcome.err.splitlines() if key.key_id in line}
     assert "there is no passphrase of alias 'alias_other'" in lines[lost.key_id]
     assert "the two halves" in lines[mixed.key_id]

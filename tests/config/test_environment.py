@@ -6,7 +6,16 @@ import pytest
 
 from notary.config import Address
 from notary.errors import ConfigError
-from tests.support.configurations import HIDDEN, MYSQL, REMOTE, assert_one_line, read_server, server
+from tests.support.configurations import (
+    HIDDEN,
+    MYSQL,
+    REMOTE,
+    assert_one_line,
+    read_server,
+    read_signer,
+    server,
+    signer,
+)
 
 
 def test_variables_override_the_file() -> None:
@@ -85,3 +94,48 @@ def test_unknown_variables_are_warned_about() -> None:
     assert warning.startswith("NOTARY_SERVER_STORAGE_DBURL: names no known key, ignored; ")
     assert warning.endswith(" NOTARY_SERVER_STORAGE_DB_URL")
     assert HIDDEN not in warning
+
+
+def links(service: str) -> dict[str, str]:
+    """The variables that Kubernetes makes for a service of two ports, in a cluster of IPv4 or of IPv6."""
+    found = {}
+    for name, address in ((service, "10.3.240.7"), (f"{service}_V6", "fd00:10:96::a3f")):
+        shown = f"[{address}]" if ":" in address else address
+        found |= {
+            f"{name}_SERVICE_HOST": address,
+            f"{name}_SERVICE_PORT": "4443",
+            f"{name}_SERVICE_PORT_HTTPS": "4443",
+            f"{name}_SERVICE_PORT_DNS_UDP": "53",
+            f"{name}_PORT": f"tcp://{shown}:4443",
+        }
+        for port, protocol in ((4443, "tcp"), (53, "udp"), (7, "sctp")):
+            start = f"{name}_PORT_{port}_{protocol.upper()}"
+            found |= {
+                start: f"{protocol}://{shown}:{port}",
+                f"{start}_PROTO": protocol,
+                f"{start}_PORT": str(port),
+                f"{start}_ADDR": address,
+            }
+    return found
+
+
+def test_variables_that_kubernetes_makes_for_a_service() -> None:
+    made = links("NOTARY_SERVER") | links("NOTARY_SERVER_METRICS")
+    (warning,) = read_server(server(), **made).warnings
+    assert warning.startswith(f"{min(made)} and {len(made) - 1} more: set by Kubernetes")
+    assert "enableServiceLinks: false" in warning
+    (warning, *_) = read_server(server(), NOTARY_SERVER_PORT="tcp://10.0.0.1:4443").warnings
+    assert warning.startswith("NOTARY_SERVER_PORT: set by Kubernetes")
+
+
+def test_they_are_no_passphrases_of_the_signer() -> None:
+    loaded = read_signer(signer(), **links("NOTARY_SIGNER"), NOTARY_SIGNER_SERVICE_PORTER=HIDDEN)
+    assert dict(loaded.passphrases) == {"SERVICE_PORTER": HIDDEN}
+    assert len(loaded.warnings) == 1
+
+
+@pytest.mark.parametrize("alias", ["PORT", "MY_PORT", "SERVICE_HOST", "SERVICE_PORT", "PORT_7_TCP", "PORT_7_TCP_ADDR"])
+def test_an_alias_with_such_a_name_has_its_passphrase(alias: str) -> None:
+    loaded = read_signer(signer(), **{f"NOTARY_SIGNER_{alias}": HIDDEN})
+    assert dict(loaded.passphrases) == {alias: HIDDEN}
+    assert loaded.warnings == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,14 @@ def test_an_alias_in_lower_case_finds_its_file(folder: Path) -> None:
     assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize(("name", "why"), FILES)
+def test_a_passphrase_is_the_same_bytes_from_a_file_and_from_the_environment(folder: Path) -> None:
+    content = (folder / "latin1").read_bytes()
+    found = signer(folder, NOTARY_SIGNER_KEY1_FILE="latin1", NOTARY_SIGNER_OLD=os.fsdecode(content))
+    assert found["KEY1"] == found["OLD"]
+    assert found["OLD"].encode("utf-8", "surrogateescape") == content
+
+
+@pytest.mark.parametrize(("name", "why"), [each for each in FILES if each.id != "not UTF-8"])
 def test_a_passphrase_file_that_cannot_be_used(folder: Path, name: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as caught:
         signer(folder, NOTARY_SIGNER_KEY1=HIDDEN, NOTARY_SIGNER_OLD_FILE=name)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -98,6 +99,18 @@ def test_version(flag: str) -> None:
     assert not caught.value.code
 
 
+@pytest.mark.parametrize(
+    ("limit", "warned"), [(12, True), (1023, True), (1024, False), (resource.RLIM_INFINITY, False)]
+)
+def test_a_limit_of_open_files_that_is_too_low(monkeypatch: pytest.MonkeyPatch, limit: int, warned: bool) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    found = program._few_files()
+    assert bool(found) == warned
+    if warned:
+        assert f"RLIMIT_NOFILE: {limit} files" in found
+        assert "LimitNOFILE=" in found
+
+
 @pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
 def test_help(flag: str) -> None:
     with redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as caught:
@@ -113,6 +126,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ("files", "expected"),
     [
         pytest.param({}, "unknown", id="no repository"),
+        pytest.param({"../notary/commit.txt": COMMIT + "\n"}, "01234567", id="installed from a wheel"),
         pytest.param({"HEAD": COMMIT}, COMMIT[:8], id="detached"),
         pytest.param({"HEAD": "ref: refs/heads/a\n", "refs/heads/a": COMMIT}, COMMIT[:8], id="branch"),
         pytest.param(
@@ -125,7 +139,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 )
 def test_git_commit(tmp_path: Path, files: dict[str, str], expected: str) -> None:
     for name, text in files.items():
-        path = tmp_path / ".git" / name
+        path = tmp_path / ".git" / name if not name.startswith("../") else tmp_path / name[3:]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert options.git_commit(tmp_path) == expected

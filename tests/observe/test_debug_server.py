@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import pytest_twisted
@@ -17,7 +19,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.web.client import Agent
 
+import notary
 from notary.net.http.site import Response
+from notary.observe import debug
 from notary.observe.debug import DebugServer
 from notary.observe.debug.guard import refusal
 from notary.observe.readiness import ALIVE
@@ -62,6 +66,16 @@ async def test_the_index_leads_to_every_page(running):
         assert f'href="{name}?debug=1"'.encode() in body
     for path in (*PAGES, "/debug/vars"):
         assert f'href="{path}"'.encode() in body
+    assert b"`" not in body
+
+
+def test_every_page_of_a_daemon_is_explained():
+    found = set()
+    for file in Path(notary.__file__).parent.rglob("*.py"):
+        for pages in re.findall(r"pages(?:: [^=]+)? = \{([^}]+)\}", file.read_text()):
+            found |= set(re.findall(r'"(/\w+)":', pages))
+    assert {"/metrics", "/livez", "/readyz"} <= found
+    assert found <= set(debug._PAGES)
 
 
 @pytest_twisted.ensureDeferred

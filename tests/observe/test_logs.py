@@ -89,6 +89,15 @@ def test_an_event_becomes_a_line() -> None:
     }
 
 
+def test_an_error_is_said_once() -> None:
+    log = Log()
+    log.log.error("{error}; trying again in {seconds} s", error="the database is down", seconds=5)
+    log.log.error("broken off", error="the database is down")
+    told, apart = log.lines
+    assert (told["msg"], "error" in told) == ("the database is down; trying again in 5 s", False)
+    assert apart["error"] == "the database is down"
+
+
 def test_fields_do_not_replace_the_own_members() -> None:
     log = Log()
     log.observer.announce("info", "x", level="high", time="never")

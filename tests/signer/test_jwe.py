@@ -77,6 +77,18 @@ def test_what_an_independent_implementation_made_opens():
     assert unwrap(by_joserfc(), PASSPHRASE) == PLAINTEXT
 
 
+@pytest.mark.parametrize(
+    "passphrase", [b"p\xe9ss phrase of bytes", b"\xff\xfe" * 9, "pässphrase of UTF-8".encode()], ids=repr
+)
+def test_a_passphrase_is_bytes(passphrase):
+    """As the reference has it: the environment may hold a passphrase in Latin-1."""
+    text = os.fsdecode(passphrase)
+    assert unwrap(by_joserfc(passphrase=passphrase), text) == PLAINTEXT
+    registry = JWERegistry(algorithms=ALGORITHMS)
+    key = OctKey.import_key(passphrase)
+    assert joserfc.jwe.decrypt_compact(wrap(PLAINTEXT, text), key, registry=registry).plaintext == PLAINTEXT
+
+
 def test_as_many_rounds_as_are_allowed():
     assert unwrap(by_joserfc(p2c=MAX_ITERATIONS), PASSPHRASE) == PLAINTEXT
 

@@ -150,14 +150,24 @@ def test_a_passphrase_in_a_file_is_read_again(pair, tmp_path, storage):
     with daemon, Client(pair, daemon.port) as client:
         used = client.create(GUN, "snapshot", "ecdsa").keyInfo.keyID.ID
         daemon.stop()
-    file.write_text("not the one")
+    other = b"another passphrase\xe9"
+    file.write_bytes(other)
+    daemon.spawn()
+    assert daemon.wait(READY_SECONDS) == 1
+    last = json.loads(daemon.output().splitlines()[-1])["msg"]
+    assert f"NOTARY_SIGNER_ALIAS_ONE: key {used}, wrapped with passphrase alias 'alias_one': it does not open" in last
+    file.write_text(PASSPHRASE)
     with daemon, Client(pair, daemon.port) as client:
-        assert status_of(client.sign, used, MESSAGE) is INTERNAL
+        file.write_bytes(other)
+        daemon.signal(signal.SIGHUP)
+        until(lambda: daemon.output().count("it does not open") == 2, "a refusal to reload")
+        assert client.create(GUN, "timestamp", "ecdsa")
         file.write_text(PASSPHRASE)
         daemon.signal(signal.SIGHUP)
         until(lambda: "Reloaded; " in daemon.output(), "a reload")
         assert client.sign(used, MESSAGE).content
-    for said in (PASSPHRASE, "not the one"):
+        daemon.stop()
+    for said in (PASSPHRASE, "another passphrase"):
         assert said not in daemon.output()
 
 

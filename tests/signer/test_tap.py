@@ -171,8 +171,10 @@ async def test_a_store_that_cannot_be_opened(pair, storage, tmp_path):
 async def test_a_port_that_is_taken(pair, storage):
     taken = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
     try:
-        with pytest.raises(CannotListenError):
-            await fail_to_start(configured(pair, storage, taken.getHost().port))
+        port = taken.getHost().port
+        with pytest.raises(CannotListenError) as caught:
+            await fail_to_start(configured(pair, storage, port))
+        assert str(caught.value).startswith(f"server.grpc_addr: 127.0.0.1:{port} cannot be used (Address already in")
     finally:
         await taken.stopListening()
 

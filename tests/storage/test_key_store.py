@@ -53,6 +53,17 @@ async def test_a_key_comes_back_as_it_went_in(key_stores):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_sample_has_the_newest_keys_and_the_oldest(key_stores):
+    store = await key_stores()
+    assert list(await store.sample()) == []
+    keys = [key(number, gun=f"example.com/{number}") for number in range(1, 7)]
+    for count, each in enumerate(keys, start=1):
+        await store.add(each)
+        expected = keys[:count] if count < 4 else [keys[0], *keys[count - 3 : count]]
+        assert sorted(one.key_id for one in await store.sample()) == [one.key_id for one in expected]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_new_key_is_pending_whatever_it_says(key_stores):
     store = await key_stores()
     assert await store.add(replace(key(), last_used=WHEN)) == key()

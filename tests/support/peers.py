@@ -34,7 +34,7 @@ OUR_SERVER = tuple(
 """The server under test: the console script of this environment, or the command in ``INTEROP_SERVER``."""
 OUR_TWISTD = (str(Path(sys.executable).with_name("twistd")),)
 
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
@@ -239,10 +239,16 @@ class Daemon:
         """Send a signal to the process."""
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """The exit status, once the process has ended by itself (negative: the signal that ended it)."""
+    def wait(self, seconds: float = READY_SECONDS) -> int:
+        """The exit status, once the process has ended by itself (negative: the signal that ended it).
+
+        The process may have to start first, which takes long if something else has all processors.
+        """
         assert self._process is not None, f"{self.name} was never started"
-        return self._process.wait(seconds)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} has not ended in {seconds:g} s:\n{self.output()}") from None
 
     def stop(self) -> int:
         """Ask the process to end, with SIGTERM, and return its exit status."""

@@ -7,7 +7,7 @@ are lines of the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from notary.admin import certificate_dates
 from notary.admin.certificate_dates import CertificateDates
@@ -19,8 +19,10 @@ from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS, certificate_files
 from notary.errors import NotaryError
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
-from notary.storage import KeyStore, MetadataStore
+from notary.storage import StoredKey
+from notary.storage.keywrap import refused_aliases, unwrap
 from notary.storage.open import open_key_store, open_metadata_store
+from notary.tuf.jwe import KEYWRAP
 
 
 @command("check-config")
@@ -37,7 +39,7 @@ async def check_config(session: Session) -> int:
         for path, key, value in settings(config):
             text = _setting(value, secret=key.kind.secret)
             add([path, text], {"key": path, "value": text})
-    checks = [*_files(session, config), await _database(session, config)]
+    checks = [*_files(session, config), *await _database(session, config)]
     sound = True
     with out.table("Check", "Result", "Detail") as add:
         for name, problem, detail in [*checks, *(("warning", None, each) for each in config.warnings)]:
@@ -106,16 +108,24 @@ def _dates(certificate: CertificateDates, session: Session) -> _Check:
     return certificate.key, None, text
 
 
-async def _database(session: Session, config: ServerConfig | SignerConfig) -> _Check:
+async def _database(session: Session, config: ServerConfig | SignerConfig) -> list[_Check]:
     if not config.storage.kind.persistent:
-        return "database", None, "in memory: data is lost when the daemon ends"
-    store: MetadataStore | KeyStore
+        return [("database", None, "in memory: data is lost when the daemon ends")]
+    good = ("database", None, f"{config.storage.backend} answers, and has the tables")
     try:
         if isinstance(config, ServerConfig):
-            store = await session.open(config, open_metadata_store)
-        else:
-            store = await session.open(config, open_key_store)
+            await (await session.open(config, open_metadata_store)).check()
+            return [good]
+        store = await session.open(config, open_key_store)
         await store.check()
+        return [good, *_passphrases(config, await store.sample())]
     except NotaryError as error:
-        return "database", str(error), ""
-    return "database", None, f"{config.storage.backend} answers, and has the tables"
+        return [("database", str(error), "")]
+
+
+def _passphrases(config: SignerConfig, keys: Iterable[StoredKey]) -> Iterator[_Check]:
+    """Try the passphrases on a few stored keys, the newest and the oldest."""
+    wrapped = [key for key in keys if key.keywrap_alg == KEYWRAP]
+    refused = refused_aliases(wrapped, lambda key: unwrap(key, config.passphrase))
+    for alias in sorted({key.passphrase_alias for key in wrapped}):
+        yield f"passphrase {alias}", refused.get(alias), "opens a stored key"

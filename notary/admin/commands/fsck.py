@@ -11,6 +11,7 @@ import click
 from notary.admin import findings
 from notary.admin.collections import inventory_of, selected
 from notary.admin.command import GUN_OPTION, PREFIX_OPTION, Status, command
+from notary.admin.output import counted
 from notary.admin.session import Session
 from notary.errors import InvalidRow
 from notary.storage.operators import StoredCollection
@@ -65,6 +66,8 @@ async def fsck(session: Session, gun: str, prefix: str, mend_times: bool) -> int
         with session.out.table("Finding", "Meaning", "What to do") as add:
             for name, kind in sorted(seen.items()):
                 add([name, kind.meaning, kind.remedy], {})
-    said = f"; {mended} rows have a time now" if mended else ""
-    session.out.summary(f"{checked} collections checked: {errors} errors, {notes} notes{said}")
+    mending = f"; {counted(mended, 'row')} given a time" if mended else ""
+    session.out.summary(
+        f"{counted(checked, 'collection')} checked: {counted(errors, 'error')}, {counted(notes, 'note')}{mending}"
+    )
     return Status.FOUND if errors else Status.OK

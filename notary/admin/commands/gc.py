@@ -13,7 +13,7 @@ import click
 from notary.admin.collectable import collectable
 from notary.admin.collections import inventory_of, selected
 from notary.admin.command import DRY_RUN_OPTION, GUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
-from notary.admin.output import size_text
+from notary.admin.output import counted, size_text
 from notary.admin.session import Session
 from notary.errors import InvalidMetadata, InvalidRow, NotFound
 
@@ -64,6 +64,7 @@ async def gc(session: Session, keep: int, gun: str, prefix: str, dry_run: bool, 
                 add([name, count, size_text(freed), problem or None], record)
     said = "would be removed" if dry_run else "removed"
     session.out.summary(
-        f"{total} files {said} ({size_text(total_size)}); {broken} collections skipped because of problems"
+        f"{counted(total, 'file')} {said} ({size_text(total_size)}); "
+        f"{counted(broken, 'collection')} skipped because of problems"
     )
     return Status.FOUND if broken else Status.OK

@@ -11,8 +11,9 @@ import http.client
 import ssl
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+import click
 from cryptography import x509
 from twisted.internet.threads import deferToThread
 
@@ -33,23 +34,49 @@ TIMEOUT_SECONDS: Final = 4.0
 _HTTP_OK: Final = 200
 
 
+class _Client(NamedTuple):
+    """The files of the certificate that is presented to a daemon that asks for one, and of its key."""
+
+    certificate: Path
+    key: Path
+
+
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+
+
 @command("health")
-async def health(session: Session) -> int:
+@click.option(
+    "--tls-client-cert",
+    "certificate",
+    type=_FILE,
+    help="The certificate to present to a daemon with client_ca_file; by default, the daemon's own.",
+)
+@click.option("--tls-client-key", "key", type=_FILE, help="The private key of --tls-client-cert.")
+async def health(session: Session, certificate: Path | None, key: Path | None) -> int:
     """Ask the running daemon of this configuration, on this machine, whether it is healthy.
 
-    The exit status is 0 if the daemon is healthy, and 1 if it is not or does not answer; a line says why. The request
-    to a signer presents the signer's own certificate, so client_ca_file must accept that certificate.
+    The exit status is 0 if the daemon is healthy, and 1 if it is not or does not answer; a line says why. If the daemon
+    has client_ca_file, the request presents the daemon's own certificate. If client_ca_file does not accept that one,
+    as where it is the server's certificate alone, give the server's with --tls-client-cert and --tls-client-key.
     """
     config = session.config
+    if (certificate is None) != (key is None):
+        raise ConfigError("--tls-client-cert, --tls-client-key: one is given without the other; expected both")
+    client = None if certificate is None or key is None else _Client(certificate, key)
     if isinstance(config, ServerConfig):
-        problem = await deferToThread(_ask_server, config)
+        problem = await deferToThread(_ask_server, config, client)
     else:
-        problem = await _ask_signer(config, session)
+        problem = await _ask_signer(config, client, session)
+    if problem and client is None and config.server.client_ca_file is not None:
+        problem += (
+            "; if the certificate that was presented is the reason, which is the daemon's own, give one that "
+            "server.client_ca_file accepts with --tls-client-cert and --tls-client-key"
+        )
     session.out.say(problem or "healthy")
     return Status.FOUND if problem else Status.OK
 
 
-def _ask_server(config: ServerConfig) -> str:
+def _ask_server(config: ServerConfig, client: _Client | None) -> str:
     """Read the health page. Returns the problem, or "" if there is none."""
     address, files = config.server.http_addr, config.server
     host = address.host or "localhost"
@@ -58,7 +85,7 @@ def _ask_server(config: ServerConfig) -> str:
         context = ssl.create_default_context(cafile=str(files.tls_cert_file))
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.check_hostname = False
-        context.load_cert_chain(files.tls_cert_file, files.tls_key_file)
+        _present(context, client or _Client(files.tls_cert_file, files.tls_key_file))
         connection = http.client.HTTPSConnection(host, address.port, timeout=TIMEOUT_SECONDS, context=context)
     with closing(connection):
         try:
@@ -70,16 +97,28 @@ def _ask_server(config: ServerConfig) -> str:
     return "" if answer.status == _HTTP_OK else f"the server at {address} says {answer.status}: {body}"
 
 
-async def _ask_signer(config: SignerConfig, session: Session) -> str:
+def _present(context: ssl.SSLContext, client: _Client) -> None:
+    """Let connections of this context present a certificate. Raises ConfigError if its files cannot be used."""
+    try:
+        context.load_cert_chain(client.certificate, client.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"{client.certificate}, {client.key}: not a certificate and its key ({error})") from None
+
+
+async def _ask_signer(config: SignerConfig, client: _Client | None, session: Session) -> str:
     """Call the health service. Returns the problem, or "" if there is none."""
     address, files = config.server.grpc_addr, config.server
-    own = SERVER_TLS["cert_file"]
+    if client is None:
+        own = _Client(files.tls_cert_file, files.tls_key_file)
+        shown = SERVER_TLS["cert_file"], SERVER_TLS["key_file"]
+    else:
+        own, shown = client, ("--tls-client-cert", "--tls-client-key")
     options = contexts.client_options(
         _name(files.tls_cert_file),
         files.tls_cert_file,
-        files.tls_cert_file,
-        files.tls_key_file,
-        wording=Wording(own, SERVER_TLS["key_file"], trusted=own, client_cert=own),
+        own.certificate,
+        own.key,
+        wording=Wording(*shown, trusted=SERVER_TLS["cert_file"], client_cert=shown[0]),
     )
     channel = Channel.to(session.reactor, address.host or "localhost", address.port, options)
     session.at_end(channel.close)

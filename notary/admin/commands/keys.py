@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 
 from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
+from notary.admin.output import counted
 from notary.admin.session import Session
 from notary.config import SIGNER_PREFIX, SignerConfig
 from notary.config.table import variable_part
@@ -157,7 +158,7 @@ async def reencrypt(session: Session, alias: str) -> int:
             "again"
         )
     session.out.line(
-        f"{done} keys encrypted under {alias}, {len(failed)} left unchanged",
+        f"{counted(done, 'key')} encrypted under {alias}, {len(failed)} left unchanged",
         {"alias": alias, "reencrypted": done, "failed": len(failed)},
     )
     return Status.FOUND if failed else Status.OK
@@ -253,15 +254,15 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
                 if add is not None:
                     add(*_listed(row))
     if dry_run or not count:
-        session.out.summary(f"{count} keys would be removed" if dry_run else "there are no such keys")
+        session.out.summary(f"{counted(count, 'key')} would be removed" if dry_run else "there are no such keys")
         return Status.OK
-    if not session.confirm(f"Remove {count} keys that have never signed, for good?", yes=yes):
+    if not session.confirm(f"Remove {counted(count, 'key')} that have never signed, for good?", yes=yes):
         return Status.REFUSED
     removed = 0
     async for page in _pages(session, inventory, "Keys"):
         rows = [row for row in page if old(row)]
         removed += await inventory.remove_pending(rows) if rows else 0
-    session.out.line(f"removed {removed} keys", {"removed": removed})
+    session.out.line(f"removed {counted(removed, 'key')}", {"removed": removed})
     return Status.OK
 
 

@@ -28,7 +28,7 @@ from notary.admin.collections import (
     visit_existing,
 )
 from notary.admin.command import DRY_RUN_OPTION, PREFIX_OPTION, YES_OPTION, Status, command
-from notary.admin.output import Node, relative_time, size_text, text_of
+from notary.admin.output import Node, counted, relative_time, size_text, text_of
 from notary.admin.session import Session
 from notary.config import ServerConfig
 from notary.errors import ConfigError, InvalidArchive, InvalidGun, NotaryError, NotFound
@@ -70,7 +70,9 @@ async def list_(session: Session, prefix: str) -> int:
 def _cell(item: Item | None) -> str:
     if item is None:
         return "-"
-    return f"{item.file.version}, {item.expires:%Y-%m-%d}" if item.expires else f"{item.file.version}, unreadable"
+    return (
+        f"v{item.file.version} until {item.expires:%Y-%m-%d}" if item.expires else f"v{item.file.version}, unreadable"
+    )
 
 
 def _record(item: Item) -> dict[str, object]:
@@ -122,7 +124,7 @@ class _Tree:
         stray = [node for parent, nodes in children.items() if parent and parent not in lines for node in nodes]
         if found.problem:
             top.append((f"PROBLEM: {found.problem}; see fsck", ()))
-        text = f"{self._collection.gun}: {found.stored_files} files, {size_text(found.stored_bytes)}"
+        text = f"{self._collection.gun}: {counted(found.stored_files, 'file')}, {size_text(found.stored_bytes)}"
         return (text, [*top, *stray]), {"gun": self._collection.gun, **_totals(found), "roles": self._roles}
 
     def _role(self, role: str) -> tuple[str, Sequence[Node]]:
@@ -139,14 +141,14 @@ class _Tree:
         if isinstance(metadata, Targets):
             self._signers.update((name, delegation.role) for name, delegation in metadata.delegations.items())
             record["targets"] = len(metadata.targets)
-            text += f", {len(metadata.targets)} targets"
+            text += f", {counted(len(metadata.targets), 'target')}"
         below: list[Node] = []
         signers = self._signers.get(role)
         if signers is not None:
             record["threshold"] = signers.threshold
             record["keys"] = [{"id": key_id, "type": key.key_type} for key_id, key in signers.keys.items()]
             keys = [(_key(key_id, key), ()) for key_id, key in signers.keys.items()]
-            below.append((f"signed by {signers.threshold} of {len(keys)} keys", keys))
+            below.append((f"signed by {signers.threshold} of {counted(len(keys), 'key')}", keys))
         if isinstance(metadata, Targets):
             record["delegations"] = {
                 name: {"threshold": one.role.threshold, "keys": list(one.role.keys), "paths": list(one.paths)}
@@ -198,7 +200,9 @@ async def delete(
         key_ids = await (await session.open(signer, open_key_inventory)).key_ids(gun)
     if not count and not key_ids:
         raise NotFound(f"there is no collection {gun}{', and no key of this collection' if and_keys else ''}")
-    what = f"{gun}: {count} files, {size_text(total)}" + (f", {len(key_ids)} keys" if and_keys else "")
+    what = f"{gun}: {counted(count, 'file')}, {size_text(total)}" + (
+        f", {counted(len(key_ids), 'key')}" if and_keys else ""
+    )
     record = {"gun": gun, "files": count, "bytes": total, "keys": list(key_ids)}
     if dry_run:
         session.out.line(f"would delete {what}", {**record, "deleted": False})
@@ -239,7 +243,7 @@ async def export(session: Session, gun: str, file: Path) -> int:
 
     with _new_file(file) as stream:
         count = await visit_existing(inventory, gun, write)
-    session.out.line(f"{gun}: {count} files", {"gun": gun, "files": count, "path": str(file)})
+    session.out.line(f"{gun}: {counted(count, 'file')}", {"gun": gun, "files": count, "path": str(file)})
     return Status.OK
 
 
@@ -298,7 +302,7 @@ async def _import(session: Session, config: ServerConfig, found: archive.Archive
         after = newest(stored).get(TIMESTAMP)
         await inventory.add(found, new, None if after is None else after.sha256)
     said = "would store" if dry_run else "stored"
-    session.out.line(f"{found.gun}: {said} {len(new)} of {len(found.files)} files", record)
+    session.out.line(f"{found.gun}: {said} {len(new)} of {counted(len(found.files), 'file')}", record)
     return Status.OK
 
 

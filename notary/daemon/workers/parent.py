@@ -83,6 +83,7 @@ class Plan:
         single_process_variable: The variable that tells a worker that it is to be one process.
         count: How many workers; 0 for one a processor.
         address: Where they listen, unless sockets are passed.
+        address_key: The key of that address.
         drain_seconds: How long a stopping worker may take to finish its answers.
         debug: Where the debug server listens; None for nowhere.
         check: Raises ConfigError for a configuration that no worker could start with.
@@ -94,6 +95,7 @@ class Plan:
     single_process_variable: str
     count: int
     address: Address
+    address_key: str
     drain_seconds: float
     debug: Address | None
     check: Callable[[Any], object]
@@ -154,11 +156,13 @@ class Workers(Service):
             }
             where = plan.debug.host, plan.debug.port
             server = DebugServer(self.reactor, *where, pages, self._figures.counters, self._of_worker)
-            await server.startService()
+            with listen.naming("debug"):
+                await server.startService()
             self._ends.append(server.stopService)
         if not self._sockets:
             self._log.info("Starting on {address}", address=str(plan.address))
-            port: Any = await listen.listen(self.reactor, plan.address.host, plan.address.port, Factory())
+            with listen.naming(plan.address_key):
+                port: Any = await listen.listen(self.reactor, plan.address.host, plan.address.port, Factory())
             port.stopReading()  # it is the workers who accept
             self._closings.append(port.stopListening)
             self._descriptors = [port.fileno()]

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -278,15 +279,43 @@ def _refusal(status: int, message: str) -> Response:
     return Response(status, f"{message}\n".encode(), (*_TEXT, ("X-Go-Pprof", "1")))
 
 
+_PAGES: Final = {
+    "/metrics": "figures for Prometheus: requests, errors, times, connections",
+    "/livez": "whether the process runs; 200 as long as it does",
+    "/readyz": "whether the daemon can serve now, and if not, why",
+    "/debug/vars": "memory, processor time, threads and counters of the process, as JSON",
+}
+"""What is on the pages that are no profiles."""
+
+_STYLE: Final = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;width:100%}td,th{padding:.4rem .8rem;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #ddd}code{background:#f3f3f3;padding:0 .25rem}"
+)
+
+
 def _index(others: list[str]) -> Response:
-    rows = [
-        f'<tr><td><a href="{name}?debug=1">{name}</a></td><td>{html.escape(meaning)}</td></tr>'
+    """The page that leads to all others, for a person."""
+    program = html.escape(Path(sys.argv[0]).name or "this daemon")
+    profiles = "".join(
+        f'<tr><td><a href="{name}?debug=1">{name}</a></td><td>{_marked_up(meaning)}</td></tr>'
         for name, meaning in _PROFILES.items()
-    ]
-    rows += [f'<tr><td><a href="{path}">{path}</a></td><td></td></tr>' for path in others]
+    )
+    pages = "".join(
+        f'<tr><td><a href="{path}">{path}</a></td><td>{_marked_up(_PAGES.get(path, ""))}</td></tr>' for path in others
+    )
     page = (
-        "<!doctype html><title>/debug/pprof/</title><h1>/debug/pprof/</h1>"
-        "<p>Each is a profile for <code>go tool pprof</code>, and text with <code>?debug=1</code>.</p>"
-        f"<table>{''.join(rows)}</table>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Inside {program}</title><style>{_STYLE}</style>'
+        f"<h1>Inside {program}</h1><p>What this process is doing, for its operator. No page changes anything.</p>"
+        f"<h2>State</h2><table><tr><th>Page<th>What it shows</tr>{pages}</table>"
+        "<h2>Profiles</h2><p>The links show text. Without <code>?debug=1</code>, each is a file for "
+        "<code>go tool pprof</code>. A profile that watches for some time answers after that time.</p>"
+        f"<table><tr><th>Profile<th>What it shows</tr>{profiles}</table></html>\n"
     )
     return Response(200, page.encode(), (("Content-Type", "text/html; charset=utf-8"),))
+
+
+def _marked_up(text: str) -> str:
+    """Return a text of the tables above as HTML; every second part between backticks is code."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))

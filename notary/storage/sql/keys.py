@@ -7,7 +7,8 @@ where a new row needs the key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -15,7 +16,7 @@ from typing import Final, TypeVar
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
-from notary.errors import InvalidGun, KeyNotFound
+from notary.errors import InvalidGun, InvalidRow, KeyNotFound
 from notary.storage import StoredKey
 from notary.storage.sql.cursor import Cursor, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
@@ -30,6 +31,10 @@ KEY_COLUMNS: Final = (
 )
 _KEY: Final = f"SELECT {KEY_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
 
+_NEWEST: Final = 3
+"""How many of the newest keys a sample has. One may be damaged, which says nothing of the passphrase."""
+
+_OLDEST: Final = 1
 
 _COLUMNS: Final = f"id, created_at, {KEY_COLUMNS}"
 ROW: Final = f"SELECT {_COLUMNS} FROM private_keys WHERE deleted_at IS NULL"  # noqa: S608  # a constant
@@ -84,6 +89,16 @@ def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey |
         algorithm,
     )
     return None if row is None else to_key(row)
+
+
+def _sample(cursor: Cursor) -> list[StoredKey]:
+    # Both queries walk along the primary key, however many keys there are.
+    rows = [*cursor.all(f"{ROW} ORDER BY id DESC LIMIT ?", _NEWEST), *cursor.all(f"{ROW} ORDER BY id LIMIT ?", _OLDEST)]
+    found = {}
+    for number, _created, *row in rows:
+        with suppress(InvalidRow):
+            found[number] = to_key(row)
+    return list(found.values())
 
 
 def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
@@ -153,6 +168,10 @@ class SQLKeyStore:
         if not self._database.dialect.holds(gun):
             return succeed(None)
         return self._database.read(_pending, gun, role, algorithm)
+
+    def sample(self) -> Deferred[Sequence[StoredKey]]:
+        """See the port."""
+        return self._database.read(_sample)
 
     def mark_used(self, key_id: str, when: datetime) -> Deferred[None]:
         """See the port."""
