@@ -81,6 +81,25 @@ async def test_a_daemon_s_user_may_not(old_server, mariadb):
     assert refused.status == Status.STORAGE
     assert "migrate as one who has SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER" in refused.err
     assert user.password not in refused.err
+    started, failed = refused.err.splitlines()
+    assert started.startswith("starting: ")
+    assert failed.endswith("; this step has changed nothing")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_of_postgresql_may_not(postgresql, tmp_path):
+    database = postgresql.database()
+    user = postgresql.user(database, SERVER_RIGHTS)
+    storage = {"backend": "postgres", "db_url": postgresql.db_url(database, user)}
+    config = write_config(
+        tmp_path,
+        "postgres.json",
+        {"server": {"http_addr": ":0"}, "trust_service": {"type": "local"}, "storage": storage},
+    )
+    refused = await admin("migrate", "--config", config)
+    started, failed = refused.err.splitlines()
+    assert started.startswith("starting: ")
+    assert failed.endswith("; nothing was changed")
 
 
 @pytest_twisted.ensureDeferred

@@ -108,8 +108,8 @@ async def no_such_host(there: Place) -> StorageFailed:
 
 
 async def it_hangs(there: Place) -> StorageFailed:
-    there.server.pause()
     try:
+        there.server.pause()
         return await fails(there.server.backend, there.url())
     finally:
         there.server.resume()

@@ -133,14 +133,16 @@ class DatabaseServer(ABC):
     def pause(self) -> None:
         """Let it hang: connections stay open, and nobody answers."""
         for pid in (self.pid, *self._children()):
-            os.kill(pid, signal.SIGSTOP)
-            while any(thread.read_text("ascii").rpartition(")")[2].split()[0] != "T" for thread in _threads(pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            while not _has_stopped(pid):
                 time.sleep(0.01)
 
     def resume(self) -> None:
         """End the pause."""
         for pid in (*self._children(), self.pid):
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def remove(self) -> None:
         """End it, if it runs, and delete its data."""
@@ -394,9 +396,13 @@ class PostgreSQL(DatabaseServer):
         yield f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {user.name}"  # serial columns count with these
 
 
-def _threads(pid: int) -> Iterable[Path]:
-    """The files that tell what the threads of a process are doing."""
-    return Path(f"/proc/{pid}/task").glob("*/stat")
+def _has_stopped(pid: int) -> bool:
+    """Whether each thread of a process is stopped, or has ended: its parent, which is stopped, does not remove it."""
+    states = []
+    for file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+            states.append(file.read_text("ascii").rpartition(")")[2].split()[0])
+    return all(state in "TZX" for state in states)
 
 
 def _program(name: str) -> str:

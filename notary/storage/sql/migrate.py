@@ -408,19 +408,19 @@ def migrate(
         dialect.embedded(connection)
     cursor = Cursor(connection.cursor(), dialect)
 
-    def run(steps: Sequence[Step]) -> int:
+    def run(steps: Sequence[Step], *, whole: bool) -> int:
         for step in steps:
-            report(step.what)
-            _run(cursor, dialect, step)
+            report(f"starting: {step.what}")
+            _run(cursor, dialect, step, whole=whole)
         return len(steps)
 
     def numbered() -> int:
-        done = run(_numbered(cursor, dialect, service, resume=resume))
+        done = run(_numbered(cursor, dialect, service, resume=resume), whole=dialect.catalogue.transactional)
         _fit(cursor, service)
         return done
 
     def unnumbered() -> int:
-        return run(_unnumbered(cursor, dialect, service))
+        return run(_unnumbered(cursor, dialect, service), whole=dialect.catalogue.lock is None)
 
     if dialect.catalogue.lock is None:
         with _transaction(cursor, dialect):
@@ -469,7 +469,7 @@ def _numbered(cursor: Cursor, dialect: Dialect, service: Service, *, resume: boo
         _refuse_dirty(found)
     steps = []
     if not found.recorded:
-        what = f"the state of the database, version {found.version}, goes into {_VERSIONS}"
+        what = f"recording version {found.version} of the database in {_VERSIONS}"
         steps.append(Step(what, _make_versions(found.version)))
     shown = max((each.number for each in migrations if each.seen(found.columns)), default=0)
     for migration in migrations:
@@ -516,8 +516,11 @@ def _unnumbered(cursor: Cursor, dialect: Dialect, service: Service, made: Collec
     return steps
 
 
-def _run(cursor: Cursor, dialect: Dialect, step: Step) -> None:
-    """Run a step; record its number if it has one. Raises StorageFailed."""
+def _run(cursor: Cursor, dialect: Dialect, step: Step, *, whole: bool = True) -> None:
+    """Run a step; record its number if it has one. Raises StorageFailed.
+
+    ``whole`` says that a transaction holds this step and the steps before it, and is rolled back if the step fails.
+    """
     marks = step.number is not None and not dialect.catalogue.transactional
     before: tuple[int | None, bool] = (None, False)
     ran = 0
@@ -531,7 +534,7 @@ def _run(cursor: Cursor, dialect: Dialect, step: Step) -> None:
         if step.number is not None:
             _record(cursor, step.number, dirty=False)
     except Exception as error:
-        advice = ""
+        advice = "; nothing was changed" if whole else "; this step has changed nothing" if not ran else ""
         if marks and ran:
             advice = f"; {_VERSIONS} has it as dirty: once the cause is gone, `notary-admin migrate --resume` goes on"
         elif marks:  # no statement was run, so the database is as it was before
