@@ -47,7 +47,7 @@ _BAD: Final = (Outcome.REFUSED, Outcome.FAILED, Outcome.DENIED)
 
 @dataclass
 class _Figures:
-    """The figures of a run. ``last`` is the beginning of the last complete round, in seconds of the clock."""
+    """The figures of a run. ``last`` is the beginning of the last complete round, in seconds since 1970."""
 
     last: float
     rounds: Counter[bool] = field(default_factory=Counter)
@@ -126,11 +126,11 @@ class _Run:
         self._session = session
         self._job = job
         self._metrics_file = metrics_file
-        self._figures = _Figures(session.reactor.seconds())
+        self._figures = _Figures(session.now().timestamp())
 
     async def round(self) -> None:
         """Take over what has changed. Raises PeerFailed, StorageFailed and ConfigError."""
-        began = self._session.reactor.seconds()
+        began = self._session.now().timestamp()
         complete = False
         try:
             await self._job.round(self._report)
@@ -142,7 +142,7 @@ class _Run:
             if complete:
                 self._figures.last = began
             if self._metrics_file is not None:
-                _write(self._metrics_file, self._figures.text(self._session.reactor.seconds(), self._job.due))
+                _write(self._metrics_file, self._figures.text(self._session.now().timestamp(), self._job.due))
 
     def end(self) -> Status:
         """Write the totals; return the exit status."""

@@ -14,6 +14,7 @@ from typing import Final
 from notary.admin import static_tree
 from notary.admin.collections import guns, inventory_of
 from notary.admin.command import Status
+from notary.admin.output import counted
 from notary.admin.session import Session
 from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, InvalidRow, NotFound
 from notary.storage.operators import Inventory
@@ -42,9 +43,9 @@ async def export_static(session: Session, directory: Path, only: Sequence[str], 
             if prune:
                 export.remove_others(directory)
     if export.expired:
-        session.out.say(f"the timestamps of {export.expired} collections have expired: clients refuse them")
+        session.out.say(f"clients refuse {counted(export.expired, 'collection')}, whose timestamp has expired")
     problems = export.problems + export.missing
-    session.out.summary(f"{export.written} collections are up to date; {problems} have problems")
+    session.out.summary(f"{counted(export.written, 'collection')} up to date, {problems} with problems")
     if export.problems:
         return Status.FOUND
     return Status.MISSING if export.missing else Status.OK
@@ -78,7 +79,7 @@ class _Export:
 
     def _write(self, content: static_tree.Content) -> None:
         written = self._tree.put(content)
-        removed = self._tree.prune(content, self._session.reactor.seconds()) if self._prune else 0
+        removed = self._tree.prune(content, self._session.now().timestamp()) if self._prune else 0
         self.written += 1
         self.expired += content.expires < self._session.now()
         if written or removed:
@@ -94,8 +95,8 @@ class _Export:
         gone = [gun for gun in self._tree.guns() if gun not in self._seen]
         if gone and not self._seen:
             raise InvalidArchive(
-                f"the database has none of the {len(gone)} collections in the tree: if that is right, remove "
-                f"{str(directory)!r} yourself"
+                f"the tree has {counted(len(gone), 'collection')}, and the database none of them: if that is right, "
+                f"remove {str(directory)!r} yourself"
             )
         for gun in gone:
             self._report(gun, 0, self._tree.remove(gun))
