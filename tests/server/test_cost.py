@@ -100,7 +100,8 @@ async def test_a_publish_costs_no_more_calls_than_it_did():
     # The first run of a process pays for what is slow only once; a second of the clock may end during another.
     runs = [await calls_of_publishes() for _ in range(4)]
     counted = {name: min(run[name] for run in runs) for name in runs[0]}
-    bounds = {"first": 2800, "second": 2360, "third": 2410, "with a new root": 3640}
+    # A root's certificates are read by notary/certs.py, in Python: some 270 calls each, 20 microseconds (ADR 0028).
+    bounds = {"first": 3070, "second": 2360, "third": 2410, "with a new root": 3910}
     for name, bound in bounds.items():
         assert counted[name] <= bound, f"{name}: {counted[name]} calls, where {bound} were enough"
         assert counted[name] > bound * 0.7, f"{name}: {counted[name]} calls: lower the bound of {bound}"
