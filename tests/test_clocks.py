@@ -22,6 +22,7 @@ WALL_CLOCK = {
     "admin/session.py": "what has expired, for an operator",
     "net/http/site.py": "the Date field of answers",
     "net/tls/files.py": "certificates that have expired",
+    "net/tls/peers.py": "certificates of peers that have expired",
     "observe/bugsnag.py": "the time of a report",
     "observe/debug/__init__.py": "the text of an error: when another profile ends",
     "observe/debug/cpu.py": "the time of a profile",

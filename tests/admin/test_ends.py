@@ -9,6 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,7 @@ LINES = 14
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 60
 
+GUNS = [f"example.com/{number}" for number in range(LINES)]
 ARGUMENTS = {
     "check-config": ("server", []),
     "health": ("server", []),
@@ -47,9 +52,13 @@ ARGUMENTS = {
     "expiring": ("server", ["--within", "9999d"]),
     "fsck": ("server", []),
     "gc": ("server", ["--keep", "1", "--dry-run"]),
+    "repos targets": ("server", ["example.com/0"]),
+    "changes": ("server", []),
+    "fetch": ("server", ["{url}", *GUNS, "--dry-run"]),
+    "mirror": ("server", ["{url}", *GUNS]),
 }
 """For each command the configuration that it needs, and its other arguments."""
-SILENT = {"health"}
+SILENT = {"health", "mirror"}
 """Commands that write nothing to standard output."""
 
 
@@ -57,9 +66,17 @@ def test_every_command_is_here():
     assert ARGUMENTS.keys() == COMMANDS.keys()
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Configurations of a server, a signer, and a server whose database is empty; all databases are files."""
+def folder(tmp_path_factory) -> Iterator[Path]:
+    """Configurations of a server, a signer, and a server whose database is empty; all databases are files.
+
+    The collections are also served as files, at the address in the file "url".
+    """
     made = tmp_path_factory.mktemp("ends")
     pair = Pair.mint(made / "tls")
     places = Place("sqlite3", str(made / "server.db")), KeyPlace("sqlite3", str(made / "signer.db"))
@@ -81,12 +98,21 @@ def folder(tmp_path_factory) -> Path:
     write_config(made, "old.json", {**server, "storage": {"backend": "sqlite3", "db_url": "old.db"}})
     done = admin("repos", "export", "example.com/0", made / "0.jsonl", "--config", made / "server.json")
     assert pytest_twisted.blockon(Deferred.fromCoroutine(done)).status == Status.OK
-    return made
+    done = admin("repos", "export", "--static", made / "tree", "--config", made / "server.json")
+    assert pytest_twisted.blockon(Deferred.fromCoroutine(done)).status == Status.OK
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(made / "tree"))) as web:
+        (made / "url").write_text(f"http://127.0.0.1:{web.server_port}")
+        serving = threading.Thread(target=web.serve_forever)
+        serving.start()
+        yield made
+        web.shutdown()
+        serving.join()
 
 
 def arguments(name: str, folder: Path, config: Path | None = None) -> list[str]:
     kind, more = ARGUMENTS[name]
-    more = [each.replace("{folder}", str(folder)) for each in more]
+    url = (folder / "url").read_text()
+    more = [each.replace("{folder}", str(folder)).replace("{url}", url) for each in more]
     return [*name.split(), "--config", str(config or folder / f"{kind}.json"), *more]
 
 

@@ -24,14 +24,8 @@ ROOT = Path(__file__).parent.parent.parent
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 ALIAS = {"NOTARY_SIGNER_DEFAULT_ALIAS": "alias_one", "NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
 SNAPSHOT_HERE, SNAPSHOT_THERE, TAKEN_BACK = (f"example.com/team/{name}" for name in ("here", "there", "back"))
+LIFETIME_SECONDS = 3
 EVERY = (SNAPSHOT_HERE, SNAPSHOT_THERE, TAKEN_BACK)
-
-
-SHORT_LIVED = (
-    "import sys, datetime, notary.tuf.draft as draft; draft.TIMESTAMP_LIFETIME = datetime.timedelta(seconds=1); "
-    "from notary.server.tap import main; main()"
-)
-"""A program: our server, whose timestamps are good for a second."""
 
 
 @pytest.fixture
@@ -127,16 +121,17 @@ def test_the_timestamp_has_expired_already(certificates: Certificates, new: Daem
     gun = "example.com/team/late"
     old = daemon(
         "old",
-        (sys.executable, "-c", SHORT_LIVED),
+        OUR_SERVER,
         tmp_path / "old",
         tls=certificates,
         storage={"backend": "sqlite3", "db_url": "notary.db"},
+        extra={"lifetimes": {"timestamp": LIFETIME_SECONDS}},
     )
     owner = Machine(tmp_path / "owner", old.url, certificates.ca)
     with old:
         owner_of(owner, gun)
         admin(new, "fetch", old.url, gun, "--ca", certificates.ca)
-    time.sleep(1.1)
+    time.sleep(LIFETIME_SECONDS + 1)
     reader = Machine(tmp_path / "reader", new.url, certificates.ca)
     assert "timestamp expired at" in reader.refused("list", gun)
     owner = moved(owner, new)

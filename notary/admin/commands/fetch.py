@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 from notary.admin.command import DRY_RUN_OPTION, Status, command
 from notary.admin.destinations import ArchiveDestination, DatabaseDestination
-from notary.admin.output import relative_time, text_of
+from notary.admin.output import counted, relative_time, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, PeerDenied
 from notary.peer.access import Access, Anonymous, Credentials
@@ -234,4 +234,4 @@ def summary(counts: Counter[Outcome], *, dry_run: bool = False) -> str:
     """Return the totals, without outcomes that did not occur."""
     words = {Outcome.STORED: "would be stored" if dry_run else "stored"}
     parts = [f"{counts[outcome]} {words.get(outcome, outcome)}" for outcome in Outcome if counts[outcome]]
-    return f"{sum(counts.values())} collections: {', '.join(parts) or 'nothing to do'}"
+    return f"{counted(sum(counts.values()), 'collection')}: {', '.join(parts) or 'nothing to do'}"
