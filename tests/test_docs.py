@@ -126,6 +126,13 @@ def test_the_index_has_the_decisions_in_order_by_their_own_titles() -> None:
     assert listed == [(title, page.name) for title, page in zip(titles, pages, strict=True)]
 
 
+def test_no_page_looks_a_process_up_by_its_command_line() -> None:
+    """Such a search finds the shell, sudo and workers too: systemctl and pid files find the one."""
+    sought = re.compile(r"\b(?:pgrep|pkill|killall)\b")
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    assert [str(page) for page in texts if sought.search(page.read_text())] == []
+
+
 # -- diagrams ---------------------------------------------------------------------------------------------------------
 
 
