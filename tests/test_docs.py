@@ -19,6 +19,13 @@ import pytest
 
 from etc.manual import STATUSES, pages
 from notary.admin.command import Status
+from notary.config import ServerConfig, SignerConfig, table
+from notary.daemon.reload import LOOK_SECONDS
+from notary.observe import expiry
+from notary.observe.watchdog import HELD_SECONDS
+from notary.server import health
+from notary.server.auth.token import LEEWAY
+from notary.server.signing.remote import SIGNER_SECONDS
 from tests.test_layout import LAYERS, ROOT
 
 DOCS = ROOT / "docs"
@@ -131,6 +138,101 @@ def test_no_page_looks_a_process_up_by_its_command_line() -> None:
     sought = re.compile(r"\b(?:pgrep|pkill|killall)\b")
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
     assert [str(page) for page in texts if sought.search(page.read_text())] == []
+
+
+# -- what several pages say -------------------------------------------------------------------------------------------
+
+TEXTS = {page: (DOCS / page).read_text() for page in PAGES if "/" not in page} | {
+    "README.md": (ROOT / "README.md").read_text()
+}
+NUMBERS = {"five": 5, "ten": 10, "twenty": 20, "thirty": 30, "sixty": 60}
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+FACTS = {
+    "look at files": (LOOK_SECONDS, r"certificates and keys every (\w+) (second)s", 1),
+    "read for metrics": (expiry.INTERVAL_SECONDS, r"expires, at most (a) (minute) old", 1),
+    "checks": (health.INTERVAL_SECONDS, r"(?:its health|its signer|checks run) every (\w+) (second)s", 3),
+    "signer": (
+        SIGNER_SECONDS,
+        r"(?:Publishing fails after|next check, and) (\w+)(?: (second)s| in which the signer)",
+        2,
+    ),
+    "held loop": (HELD_SECONDS, r"(?:held for|holding the event loop \| after) (\w+) (second)s", 2),
+    "leeway": (LEEWAY.total_seconds(), r"(\w+) (second)s of leeway", 2),
+}
+"""Seconds that the program has, what pages say of them (number and unit), and how many sentences that are at least."""
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_pages_that_say_a_number_say_the_same(fact: str) -> None:
+    seconds, said, least = FACTS[fact]
+    found = [
+        (page, (1 if number == "a" else NUMBERS.get(number) or int(number)) * SECONDS[unit or "second"])
+        for page, text in TEXTS.items()
+        for number, unit in re.findall(said, " ".join(text.split()))
+    ]
+    assert len(found) >= least
+    assert [each for each in found if each[1] != seconds] == []
+
+
+def test_defaults_of_keys_are_the_same_on_every_page() -> None:
+    """After the name of a key: "(60 seconds)", "(400 MiB)", or the next cell of a table that begins with a number."""
+    defaults: dict[str, set[object]] = {}
+    for config in (ServerConfig, SignerConfig):
+        for path, _, default in table.keys(config):
+            defaults.setdefault(path, set()).add(default)
+    said = r"`([a-z_]+\.[a-z_.]+)`(?: \((?:default:? )?| \| )([\d.,]+) ?(seconds|KiB|MiB|GiB)?[^.,\d]"
+    units = {"": 1, "seconds": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    found = [
+        (page, path, float(number.replace(",", "")) * units[unit])
+        for page, text in TEXTS.items()
+        for path, number, unit in re.findall(said, text)
+        if path in defaults
+    ]
+    assert len(found) >= 5
+    assert [each for each in found if each[2] not in defaults[each[1]]] == []
+
+
+PLACES = {
+    "when certificates are read": (
+        r"(?i)renewed (?:certificate|key|file)s? .*(?:restart|taken over)|renewing a|(?:certificates|keys|files) are read",
+        "operations.md#reload",
+        "operations.md",
+    ),
+    "how a passphrase is changed": (
+        r"[Cc]hange (?:to a new|the|a) passphrase|(?:give|change)[^.]*default_alias",
+        "notary-admin.md#keys-reencrypt",
+        "notary-admin.md",
+    ),
+}
+"""What one page explains and all others link to: words by which a paragraph is known, the link, and that page."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_one_page_says_how_and_the_others_link_to_it(place: str) -> None:
+    known, link, home = PLACES[place]
+    assert link.partition("#")[2] in {heading.lower().replace(" ", "-") for heading in headings(TEXTS[home])}
+    paragraphs = [
+        (page, " ".join(each.split()))
+        for page, text in TEXTS.items()
+        if page != home
+        for each in re.split(r"\n\n|\n(?=- |\d\. |\|)", text)
+    ]
+    concerned = [each for each in paragraphs if re.search(known, each[1])]
+    assert len(concerned) >= 2
+    assert [each for each in concerned if link not in each[1]] == []
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
+def test_no_page_reads_the_tables_of_the_signer_by_hand() -> None:
+    statements = re.compile(r"^(?!#).*\b(?:SELECT|UPDATE|DELETE|INSERT)\b.*\bprivate_keys\b", re.MULTILINE)
+    blocks = {
+        page: "".join(re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL)) for page, text in TEXTS.items()
+    }
+    assert [page for page, text in blocks.items() if statements.search(text) and "GRANT" not in text] == []
 
 
 # -- diagrams ---------------------------------------------------------------------------------------------------------
