@@ -195,7 +195,7 @@ def test_defaults_of_keys_are_the_same_on_every_page() -> None:
 
 PLACES = {
     "when certificates are read": (
-        r"[Rr]enewed (?:certificate|key|file)s? .*(?:restart|taken over)|renewing a|[Ff]iles are read|certificates are read",
+        r"[Rr]enewed (?:certificate|key|file)s? .*(?:restart|taken over)|renewing a|([Ff]ile|certificate)s are read",
         "operations.md#reload",
         "operations.md",
     ),
