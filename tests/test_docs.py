@@ -94,6 +94,65 @@ def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:
     assert [page.name for page in site.rglob("*.html") if loaded.search(page.read_text())] == []
 
 
+class Article(HTMLParser):
+    """What a reader sees of a page of the site, without its navigation.
+
+    Attributes:
+        languages: What each block of code is coloured as.
+        links: The text of each link.
+        prose: All text outside of code.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.languages: list[str] = []
+        self.links: list[str] = []
+        self.prose = ""
+        self._open = {"a": 0, "code": 0, "pre": 0}
+        start = text.index("<article")
+        self.feed(text[start : text.index("</article>")])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._open:
+            self._open[tag] += 1
+        if tag == "a":
+            self.links.append("")
+        for each in (dict(attrs).get("class") or "").split():
+            if each.startswith("highlight-"):
+                self.languages.append(each.removeprefix("highlight-"))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            self._open[tag] -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._open["a"]:
+            self.links[-1] += data
+        if not self._open["code"] and not self._open["pre"]:
+            self.prose += data
+
+
+@pytest.fixture(scope="module")
+def articles(site: Path) -> dict[str, Article]:
+    """Each page of the site, by the name of its source."""
+    return {page: Article((site / page).with_suffix(".html").read_text()) for page in PAGES}
+
+
+def test_every_block_of_code_names_its_language(articles: dict[str, Article]) -> None:
+    known = {"console", "ini", "json", "nginx", "sh", "sql", "text"}
+    found = {page: set(article.languages) for page, article in articles.items()}
+    assert {page: more for page, languages in found.items() if (more := languages - known)} == {}
+    assert set().union(*found.values()) == known
+    assert sum(len(article.languages) for article in articles.values()) >= 90
+
+
+def test_no_row_of_a_table_is_shown_raw(articles: dict[str, Article]) -> None:
+    """A blank line in a table ends it: what follows is a paragraph with bars."""
+    assert {
+        page for page, article in articles.items() if re.search(r"\|.*\||^\||\|$", article.prose, re.MULTILINE)
+    } == set()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -139,7 +139,7 @@ def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
         storage = {"backend": "mysql", "db_url": for_servers}
         daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
     admin = tmp_path / "admin.sock"
-    (text,) = re.findall(r"^```\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(r"^```text\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
     text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
         "bind :7899", f"bind 127.0.0.1:{ports['grpc']}"
