@@ -146,6 +146,34 @@ def test_every_block_of_code_names_its_language(articles: dict[str, Article]) ->
     assert sum(len(article.languages) for article in articles.values()) >= 90
 
 
+def title(page: str) -> str:
+    return TEXTS[page].splitlines()[0].removeprefix("# ").replace("`", "") if page in TEXTS else ""
+
+
+def test_links_have_the_titles_of_pages_and_not_the_names_of_files(articles: dict[str, Article]) -> None:
+    named = {(page, link) for page, article in articles.items() for link in article.links if link.endswith(".md")}
+    assert named == set()
+
+
+def test_the_index_says_what_this_is_and_names_each_page_by_its_title(articles: dict[str, Article]) -> None:
+    start = TEXTS["index.md"].partition("\n## ")[0]
+    assert all(f"`{name}`" in start for name in ("notary-server", "notary-signer", "notary-admin"))
+    listed = dict(re.findall(r"^\| \[(.+?)\]\(([\w-]+\.md)\) \|", TEXTS["index.md"], re.MULTILINE))
+    assert {page: text.replace("`", "") for text, page in listed.items()} == {
+        page: title(page) for page in TEXTS if page not in ("index.md", "README.md")
+    }
+    assert set(listed.keys()) <= set(articles["index.md"].links) | {"`storage.db_url`"}
+
+
+def test_every_page_has_the_style_by_which_tables_fit(site: Path) -> None:
+    """Measured in a browser at 1,280 and 500 pixels; here: that the rules are there and each page has them."""
+    style = (DOCS / "static/site.css").read_text()
+    assert (site / "_static/site.css").read_text() == style
+    for words in ("overflow-wrap: anywhere", "max-width: 100%", "@media (max-width: 46em)"):
+        assert words in style
+    assert [page for page in PAGES if "_static/site.css" not in (site / page).with_suffix(".html").read_text()] == []
+
+
 def test_no_row_of_a_table_is_shown_raw(articles: dict[str, Article]) -> None:
     """A blank line in a table ends it: what follows is a paragraph with bars."""
     assert {
@@ -166,6 +194,7 @@ def test_a_broken_link_fails_the_build(tmp_path: Path, text: str, complaint: str
     source.mkdir()
     for name in ("conf.py", "openapi.yaml"):
         shutil.copy(DOCS / name, source)
+    shutil.copytree(DOCS / "static", source / "static")
     (source / "index.md").write_text(f"# Index\n\n## Part\n\n- [Protocol](protocol.md)\n\n{text}\n")
     (source / "protocol.md").write_text("# Protocol\n\n## Something\n")
     status, output = build(source, tmp_path / "site")
@@ -178,6 +207,7 @@ def test_a_page_that_the_index_does_not_name_yet_is_in_the_navigation(tmp_path: 
     (source / "adr").mkdir(parents=True)
     for name in ("conf.py", "openapi.yaml"):
         shutil.copy(DOCS / name, source)
+    shutil.copytree(DOCS / "static", source / "static")
     (source / "index.md").write_text("# Index\n\n## Part\n\n- [One](one.md)\n")
     for name in ("one", "late", "adr/0001"):
         (source / f"{name}.md").write_text(f"# {name}\n")
