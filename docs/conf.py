@@ -22,6 +22,7 @@ html_theme = "furo"
 html_title = "notary-service"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_extra_path = ["openapi.yaml"]

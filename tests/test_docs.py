@@ -165,13 +165,14 @@ def test_the_index_says_what_this_is_and_names_each_page_by_its_title(articles: 
     assert set(listed.keys()) <= set(articles["index.md"].links) | {"`storage.db_url`"}
 
 
-def test_every_page_has_the_style_by_which_tables_fit(site: Path) -> None:
+def test_every_page_has_the_style_by_which_tables_fit_and_the_button_to_copy(site: Path) -> None:
     """Measured in a browser at 1,280 and 500 pixels; here: that the rules are there and each page has them."""
     style = (DOCS / "static/site.css").read_text()
     assert (site / "_static/site.css").read_text() == style
     for words in ("overflow-wrap: anywhere", "max-width: 100%", "@media (max-width: 46em)"):
         assert words in style
-    assert [page for page in PAGES if "_static/site.css" not in (site / page).with_suffix(".html").read_text()] == []
+    for name in ("_static/site.css", "_static/copy.js"):
+        assert [page for page in PAGES if name not in (site / page).with_suffix(".html").read_text()] == []
 
 
 def test_no_row_of_a_table_is_shown_raw(articles: dict[str, Article]) -> None:
