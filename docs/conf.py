@@ -17,12 +17,16 @@ source_suffix = {".md": "markdown"}
 root_doc = "index"
 exclude_patterns = ["diagrams"]
 myst_heading_anchors = 4
+highlight_language = "text"  # of a block that names no language; a test demands one of each
 html_theme = "furo"
 html_title = "notary-service"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_extra_path = ["openapi.yaml"]
-suppress_warnings = ["misc.highlighting_failure"]
+suppress_warnings = ["misc.highlighting_failure"]  # psql's \\connect among SQL
 
 
 def navigation(index: str) -> str:

@@ -83,7 +83,7 @@ def page(name: str, what: str, sections: Iterable[tuple[str, Iterable[str]]]) ->
 def signals() -> Definitions:
     """The table of signals in docs/operations.md."""
     text = (ROOT / "docs/operations.md").read_text("utf-8")
-    table = text.partition("## Signals\n")[2].partition("\n\n```")[0]
+    table = text.partition("## Signals\n")[2].partition("\n#")[0]
     rows = re.findall(r"^\| (SIG[^|]+?) \| ([^|]+?) \|$", table.replace("`", ""), re.MULTILINE)
     return [(term, f"{meaning[0].upper()}{meaning[1:]}.") for term, meaning in rows]
 

@@ -19,6 +19,13 @@ import pytest
 
 from etc.manual import STATUSES, pages
 from notary.admin.command import Status
+from notary.config import ServerConfig, SignerConfig, table
+from notary.daemon.reload import LOOK_SECONDS
+from notary.observe import expiry
+from notary.observe.watchdog import HELD_SECONDS
+from notary.server import health
+from notary.server.auth.token import LEEWAY
+from notary.server.signing.remote import SIGNER_SECONDS
 from tests.test_layout import LAYERS, ROOT
 
 DOCS = ROOT / "docs"
@@ -87,6 +94,94 @@ def test_the_site_asks_nobody_else_for_anything(site: Path) -> None:
     assert [page.name for page in site.rglob("*.html") if loaded.search(page.read_text())] == []
 
 
+class Article(HTMLParser):
+    """What a reader sees of a page of the site, without its navigation.
+
+    Attributes:
+        languages: What each block of code is coloured as.
+        links: The text of each link.
+        prose: All text outside of code.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.languages: list[str] = []
+        self.links: list[str] = []
+        self.prose = ""
+        self._open = {"a": 0, "code": 0, "pre": 0}
+        start = text.index("<article")
+        self.feed(text[start : text.index("</article>")])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self._open:
+            self._open[tag] += 1
+        if tag == "a":
+            self.links.append("")
+        for each in (dict(attrs).get("class") or "").split():
+            if each.startswith("highlight-"):
+                self.languages.append(each.removeprefix("highlight-"))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._open:
+            self._open[tag] -= 1
+
+    def handle_data(self, data: str) -> None:
+        if self._open["a"]:
+            self.links[-1] += data
+        if not self._open["code"] and not self._open["pre"]:
+            self.prose += data
+
+
+@pytest.fixture(scope="module")
+def articles(site: Path) -> dict[str, Article]:
+    """Each page of the site, by the name of its source."""
+    return {page: Article((site / page).with_suffix(".html").read_text()) for page in PAGES}
+
+
+def test_every_block_of_code_names_its_language(articles: dict[str, Article]) -> None:
+    known = {"console", "ini", "json", "nginx", "sh", "sql", "text"}
+    found = {page: set(article.languages) for page, article in articles.items()}
+    assert {page: more for page, languages in found.items() if (more := languages - known)} == {}
+    assert set().union(*found.values()) == known
+    assert sum(len(article.languages) for article in articles.values()) >= 90
+
+
+def title(page: str) -> str:
+    return TEXTS[page].splitlines()[0].removeprefix("# ").replace("`", "") if page in TEXTS else ""
+
+
+def test_links_have_the_titles_of_pages_and_not_the_names_of_files(articles: dict[str, Article]) -> None:
+    named = {(page, link) for page, article in articles.items() for link in article.links if link.endswith(".md")}
+    assert named == set()
+
+
+def test_the_index_says_what_this_is_and_names_each_page_by_its_title(articles: dict[str, Article]) -> None:
+    start = TEXTS["index.md"].partition("\n## ")[0]
+    assert all(f"`{name}`" in start for name in ("notary-server", "notary-signer", "notary-admin"))
+    listed = dict(re.findall(r"^\| \[(.+?)\]\(([\w-]+\.md)\) \|", TEXTS["index.md"], re.MULTILINE))
+    assert {page: text.replace("`", "") for text, page in listed.items()} == {
+        page: title(page) for page in TEXTS if page not in ("index.md", "README.md")
+    }
+    assert set(listed.keys()) <= set(articles["index.md"].links) | {"`storage.db_url`"}
+
+
+def test_every_page_has_the_style_by_which_tables_fit_and_the_button_to_copy(site: Path) -> None:
+    """Measured in a browser at 1,280 and 500 pixels; here: that the rules are there and each page has them."""
+    style = (DOCS / "static/site.css").read_text()
+    assert (site / "_static/site.css").read_text() == style
+    for words in ("overflow-wrap: anywhere", "max-width: 100%", "@media (max-width: 46em)"):
+        assert words in style
+    for name in ("_static/site.css", "_static/copy.js"):
+        assert [page for page in PAGES if name not in (site / page).with_suffix(".html").read_text()] == []
+
+
+def test_no_row_of_a_table_is_shown_raw(articles: dict[str, Article]) -> None:
+    """A blank line in a table ends it: what follows is a paragraph with bars."""
+    assert {
+        page for page, article in articles.items() if re.search(r"\|.*\||^\||\|$", article.prose, re.MULTILINE)
+    } == set()
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -100,6 +195,7 @@ def test_a_broken_link_fails_the_build(tmp_path: Path, text: str, complaint: str
     source.mkdir()
     for name in ("conf.py", "openapi.yaml"):
         shutil.copy(DOCS / name, source)
+    shutil.copytree(DOCS / "static", source / "static")
     (source / "index.md").write_text(f"# Index\n\n## Part\n\n- [Protocol](protocol.md)\n\n{text}\n")
     (source / "protocol.md").write_text("# Protocol\n\n## Something\n")
     status, output = build(source, tmp_path / "site")
@@ -112,6 +208,7 @@ def test_a_page_that_the_index_does_not_name_yet_is_in_the_navigation(tmp_path: 
     (source / "adr").mkdir(parents=True)
     for name in ("conf.py", "openapi.yaml"):
         shutil.copy(DOCS / name, source)
+    shutil.copytree(DOCS / "static", source / "static")
     (source / "index.md").write_text("# Index\n\n## Part\n\n- [One](one.md)\n")
     for name in ("one", "late", "adr/0001"):
         (source / f"{name}.md").write_text(f"# {name}\n")
@@ -124,6 +221,108 @@ def test_the_index_has_the_decisions_in_order_by_their_own_titles() -> None:
     titles = [page.read_text().splitlines()[0].removeprefix("# ") for page in pages]
     listed = re.findall(r"^- \[(\d{4}: .+)\]\(adr/(.+)\)$", (DOCS / "index.md").read_text(), re.MULTILINE)
     assert listed == [(title, page.name) for title, page in zip(titles, pages, strict=True)]
+
+
+def test_no_page_looks_a_process_up_by_its_command_line() -> None:
+    """Such a search finds the shell, sudo and workers too: systemctl and pid files find the one."""
+    sought = re.compile(r"\b(?:pgrep|pkill|killall)\b")
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    assert [str(page) for page in texts if sought.search(page.read_text())] == []
+
+
+# -- what several pages say -------------------------------------------------------------------------------------------
+
+TEXTS = {page: (DOCS / page).read_text() for page in PAGES if "/" not in page} | {
+    "README.md": (ROOT / "README.md").read_text()
+}
+NUMBERS = {"five": 5, "ten": 10, "twenty": 20, "thirty": 30, "sixty": 60}
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+FACTS = {
+    "look at files": (LOOK_SECONDS, r"certificates and keys every (\w+) (second)s", 1),
+    "read for metrics": (expiry.INTERVAL_SECONDS, r"expires, at most (a) (minute) old", 1),
+    "checks": (health.INTERVAL_SECONDS, r"(?:its health|its signer|checks run) every (\w+) (second)s", 3),
+    "signer": (
+        SIGNER_SECONDS,
+        r"(?:Publishing fails after|next check, and) (\w+)(?: (second)s| in which the signer)",
+        2,
+    ),
+    "held loop": (HELD_SECONDS, r"(?:held for|holding the event loop \| after) (\w+) (second)s", 2),
+    "leeway": (LEEWAY.total_seconds(), r"(\w+) (second)s of leeway", 2),
+}
+"""Seconds that the program has, what pages say of them (number and unit), and how many sentences that are at least."""
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_pages_that_say_a_number_say_the_same(fact: str) -> None:
+    seconds, said, least = FACTS[fact]
+    found = [
+        (page, (1 if number == "a" else NUMBERS.get(number) or int(number)) * SECONDS[unit or "second"])
+        for page, text in TEXTS.items()
+        for number, unit in re.findall(said, " ".join(text.split()))
+    ]
+    assert len(found) >= least
+    assert [each for each in found if each[1] != seconds] == []
+
+
+def test_defaults_of_keys_are_the_same_on_every_page() -> None:
+    """After the name of a key: "(60 seconds)", "(400 MiB)", or the next cell of a table that begins with a number."""
+    defaults: dict[str, set[object]] = {}
+    for config in (ServerConfig, SignerConfig):
+        for path, _, default in table.keys(config):
+            defaults.setdefault(path, set()).add(default)
+    said = r"`([a-z_]+\.[a-z_.]+)`(?: \((?:default:? )?| \| )([\d.,]+) ?(seconds|KiB|MiB|GiB)?[^.,\d]"
+    units = {"": 1, "seconds": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    found = [
+        (page, path, float(number.replace(",", "")) * units[unit])
+        for page, text in TEXTS.items()
+        for path, number, unit in re.findall(said, text)
+        if path in defaults
+    ]
+    assert len(found) >= 5
+    assert [each for each in found if each[2] not in defaults[each[1]]] == []
+
+
+PLACES = {
+    "when certificates are read": (
+        r"[Rr]enewed (?:certificate|key|file)s? .*(?:restart|taken over)|renewing a|([Ff]ile|certificate)s are read",
+        "operations.md#reload",
+        "operations.md",
+    ),
+    "how a passphrase is changed": (
+        r"[Cc]hange (?:to a new|the|a) passphrase|(?:give|change)[^.]*default_alias",
+        "notary-admin.md#keys-reencrypt",
+        "notary-admin.md",
+    ),
+}
+"""What one page explains and all others link to: words by which a paragraph is known, the link, and that page."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_one_page_says_how_and_the_others_link_to_it(place: str) -> None:
+    known, link, home = PLACES[place]
+    assert link.partition("#")[2] in {heading.lower().replace(" ", "-") for heading in headings(TEXTS[home])}
+    paragraphs = [
+        (page, " ".join(each.split()))
+        for page, text in TEXTS.items()
+        if page != home
+        for each in re.split(r"\n\n|\n(?=- |\d\. |\|)", text)
+    ]
+    concerned = [each for each in paragraphs if re.search(known, each[1])]
+    assert len(concerned) >= 2
+    assert [each for each in concerned if link not in each[1]] == []
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+
+
+def test_no_page_reads_the_tables_of_the_signer_by_hand() -> None:
+    statements = re.compile(r"^(?!#).*\b(?:SELECT|UPDATE|DELETE|INSERT)\b.*\bprivate_keys\b", re.MULTILINE)
+    blocks = {
+        page: "".join(re.findall(r"^ *```.*?^ *```", text, re.MULTILINE | re.DOTALL)) for page, text in TEXTS.items()
+    }
+    assert [page for page, text in blocks.items() if statements.search(text) and "GRANT" not in text] == []
 
 
 # -- diagrams ---------------------------------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
 
 
 def test_the_session_in_the_readme_is_the_one_that_make_up_prints() -> None:
-    assert f"```\n{read(ROOT / 'etc/session.sh')}```\n" in read(ROOT / "README.md")
+    assert f"```sh\n{read(ROOT / 'etc/session.sh')}```\n" in read(ROOT / "README.md")
 
 
 RIDDLES = re.compile(r"\b(whoever|whatever|whom|who comes)\b", re.IGNORECASE)

@@ -38,8 +38,8 @@ Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Nota
   `NOTARY_SERVER_PORT=tcp://…` into every container. They are ignored, also as passphrases, with one warning;
   `enableServiceLinks: false` in the pod's specification leaves them out.
 - JSON has no comments, and no comma after the last member. The error names the file, the line and the column.
-- SIGHUP reads the file again. A new `logging.level` takes effect, and so do new names and new contents of the files of
-  certificates and keys. For all other changes, a warning says that a restart is needed.
+- SIGHUP reads the file again, and the files of certificates and keys that it names ([reload](operations.md#reload)). A new
+  `logging.level` takes effect too. For all other changes, a warning says that a restart is needed.
 """
 
 _PASSPHRASES = """\
@@ -52,7 +52,8 @@ holds the passphrase of an alias; the alias is in capitals, with `_` in place of
 decrypt old keys.
 
 To keep a passphrase out of the environment, put it into a file (a credential of systemd, a secret of Docker), and the
-path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again. A passphrase may be any
+path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again; a new alias needs a restart
+([how to change a passphrase](notary-admin.md#keys-reencrypt)). A passphrase may be any
 bytes but NUL; they need not be UTF-8.
 """
 

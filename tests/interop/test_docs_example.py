@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -33,6 +35,7 @@ from tests.support.peers import (
 from tests.support.sides import Side, make_collection
 
 EXIT_SECONDS = 30.0
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
 GUIDE = {
     "server": {"http_addr": ":4443", "tls_key_file": "./server.key", "tls_cert_file": "./server.crt"},
@@ -105,6 +108,27 @@ def test_the_guides_example(tmp_path: Path) -> None:
     for entry in log:
         assert {"level", "msg", "time"} <= entry.keys()
         assert time.strptime(entry["time"], "%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_the_commands_of_the_page_signal_the_daemon_by_its_pid_file(tmp_path: Path) -> None:
+    start, tell = re.findall(r"^(?:sh -c|kill) .*notary-server\.pid.*$", OPERATIONS.read_text(), re.MULTILINE)
+    pid_file = tmp_path / "notary-server.pid"
+    replaced = {
+        "/run/notary-server.pid": str(pid_file),
+        "exec notary-server ": f"exec {shlex.join(OUR_SERVER)} ",
+        "/etc/notary/server-config.json": str(tmp_path / "config.json"),
+    }
+    for old, new in replaced.items():
+        start, tell = start.replace(old, new), tell.replace(old, new)
+    server = guide_server(tmp_path, ("bash", "-c", f"exec {start.removesuffix(' &')}"))
+    with server:
+        assert pid_file.read_text() == f"{server.pid}\n"
+        subprocess.run(["bash", "-c", tell], check=True, timeout=EXIT_SECONDS)
+        deadline = time.monotonic() + EXIT_SECONDS
+        while "The log level stays debug" not in server.output():
+            assert time.monotonic() < deadline, server.output()
+            time.sleep(0.02)
+        assert server.stop() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(

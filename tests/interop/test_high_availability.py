@@ -1,14 +1,16 @@
 """docs/high-availability.md as it stands: HAProxy's configuration, two servers and two signers on one MariaDB.
 
-Rules of this module: of the page's configuration only names, ports and paths are replaced. Every process is ended by
-the test that started it.
+Rules of this module: of the page's configuration and commands only names, ports and paths are replaced; for systemctl
+stands a function. Every process is ended by the test that started it.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import ssl
+import subprocess
 import threading
 import time
 import urllib.error
@@ -33,6 +35,9 @@ HAPROXY = "/usr/sbin/haproxy"
 GUN = "example.com/team/app"
 WAIT_SECONDS = 30.0
 RUNNING, PASSED = "2", "3"
+RESTARTS = PAGE.read_text().partition("## Restart one after the other")[2].partition("\n## ")[0]
+DRAIN, SHOW, RESTART, READY = re.findall(r"^(?:echo|systemctl) .*$", RESTARTS, re.MULTILINE)
+COLUMNS = re.findall(r"^# (pxname,.*)$", RESTARTS, re.MULTILINE)[0].split(",")
 
 
 @dataclass
@@ -60,6 +65,37 @@ class Cluster:
             connection.connect(str(self.admin))
             connection.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def type(self, command: str, name: str) -> str:
+        """Run a command of the page as it is printed there, for the server or signer of this name; its output."""
+        backend = f"{name.partition('-')[0]}s"
+        command = command.replace("servers/server-1", f"{backend}/{name}").replace(
+            "show stat servers", f"show stat {backend}"
+        )
+        command = command.replace("/run/haproxy/admin.sock", shlex.quote(str(self.admin)))
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=WAIT_SECONDS)
+        assert done.stderr == ""
+        return done.stdout
+
+    def restart(self, name: str) -> None:
+        """Stop a daemon and start it, as `systemctl restart` does."""
+        assert RESTART == "systemctl restart notary-server.service"
+        self.daemons[name].stop()
+        self.daemons[name].start()
+
+    def stands(self, name: str) -> dict[str, str]:
+        """What the page's command shows of a server or signer, by the page's names of the columns."""
+        head, *lines = self.type(SHOW, name).splitlines()
+        assert head == f"# {','.join(COLUMNS)}"
+        (found,) = (line.split(",") for line in lines if line.split(",")[1:2] == [name])
+        return dict(zip(COLUMNS, found, strict=True))
+
+    def await_stand(self, name: str, **wanted: str) -> None:
+        """Wait until the page's command shows these values."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not wanted.items() <= (found := self.stands(name)).items():
+            assert time.monotonic() < deadline, f"{name} does not come to {wanted}: {found}\n{self.balancer.output()}"
+            time.sleep(0.05)
 
     def await_running(self, *names: str) -> None:
         """Wait until HAProxy finds these well, by a check: before the first one it takes every server for well."""
@@ -103,7 +139,7 @@ def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
         storage = {"backend": "mysql", "db_url": for_servers}
         daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
     admin = tmp_path / "admin.sock"
-    (text,) = re.findall(r"^```\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = re.findall(r"^```text\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
     text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
         "bind :7899", f"bind 127.0.0.1:{ports['grpc']}"
@@ -151,14 +187,22 @@ def test_no_read_fails_while_servers_restart_and_publishing_outlives_any_signer(
         reader.start()
     try:
         for name in ("server-1", "server-2"):
-            cluster.tell(f"set server servers/{name} state drain")
-            cluster.daemons[name].stop()
+            cluster.type(DRAIN, name)
+            cluster.await_stand(name, status="DRAIN", scur="0", check_status="L7OK")
             before = cluster.reads
             publish_until_stored(cluster, author, "targets")
-            cluster.daemons[name].start()
-            cluster.tell(f"set server servers/{name} state ready")
-            cluster.await_running(name)
+            cluster.restart(name)
+            cluster.await_stand(name, status="DRAIN", scur="0", check_status="L7OK")
+            cluster.type(READY, name)
+            cluster.await_stand(name, status="UP", check_status="L7OK")
             assert cluster.reads > before
+        for name in ("signer-1", "signer-2"):
+            cluster.type(DRAIN, name)
+            cluster.await_stand(name, status="DRAIN", check_status="L4OK")
+            cluster.restart(name)
+            publish_until_stored(cluster, author, "targets")
+            cluster.type(READY, name)
+            cluster.await_stand(name, status="UP", check_status="L4OK")
         for name, other in (("signer-1", "signer-2"), ("signer-2", "signer-1")):
             cluster.daemons[name].kill()
             publish_until_stored(cluster, author, "targets")
@@ -169,7 +213,7 @@ def test_no_read_fails_while_servers_restart_and_publishing_outlives_any_signer(
         for reader in readers:
             reader.join()
     assert cluster.failures == []
-    assert author.versions["targets"] == 5
+    assert author.versions["targets"] == 7
 
     cluster.daemons["server-1"].kill()
     cluster.await_running("server-2")
