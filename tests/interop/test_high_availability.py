@@ -212,7 +212,7 @@ def test_no_read_fails_while_servers_restart_and_publishing_outlives_any_signer(
         done.set()
         for reader in readers:
             reader.join()
-    assert cluster.failures == []
+    assert cluster.failures == [], cluster.balancer.output()
     assert author.versions["targets"] == 7
 
     cluster.daemons["server-1"].kill()
