@@ -38,8 +38,8 @@ Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Nota
   `NOTARY_SERVER_PORT=tcp://…` into every container. They are ignored, also as passphrases, with one warning;
   `enableServiceLinks: false` in the pod's specification leaves them out.
 - JSON has no comments, and no comma after the last member. The error names the file, the line and the column.
-- SIGHUP reads the file again, and the files of certificates and keys that it names ([reload](operations.md#reload)). A new
-  `logging.level` takes effect too. For all other changes, a warning says that a restart is needed.
+- SIGHUP reads the file again, and the files of certificates and keys that it names ([reload](operations.md#reload)).
+  A new `logging.level` takes effect too. For all other changes, a warning says that a restart is needed.
 """
 
 _PASSPHRASES = """\
