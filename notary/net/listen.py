@@ -17,6 +17,7 @@ from twisted.internet import unix
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, ILoggingContext, IProtocolFactory
+from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.internet.task import deferLater
 from twisted.internet.tcp import Port, Server
@@ -82,7 +83,11 @@ class _AcceptsAll(Port):
                 if self.numberAccepts <= _ACCEPTS_PER_TURN:  # doRead raises it if there were as many
                     break
                 await deferLater(clock, 0)
-        await maybeDeferred(self.loseConnection)
+            # In this turn: connections that arrive before the next one would be reset.
+            self.disconnecting = True
+            self.connectionLost(Failure(CONNECTION_DONE))
+        else:
+            await maybeDeferred(self.loseConnection)
 
 
 class _Port(_AcceptsAll):

@@ -120,3 +120,21 @@ async def test_a_refusal_that_cannot_be_told(world: World) -> None:
     assert len(told) == 1
     assert client.received == b"welcome"
     assert faults(logs) == [ZeroDivisionError]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_closes_in_the_turn_in_which_it_accepts_for_the_last_time() -> None:
+    """A connection that arrived in a turn between the two would be reset."""
+    made: list[Protocol] = []
+
+    class Counting(Protocol):
+        def connectionMade(self) -> None:
+            made.append(self)
+
+    port: Any = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Counting))
+    with socket.create_connection(("127.0.0.1", port.getHost().port)):
+        stopped = port.stopListening()  # no turn of the reactor has passed since the client has connected
+        assert (len(made), port.connected, stopped.called) == (1, False, True)
+        for each in made:
+            each.transport.abortConnection()
+    await stopped
