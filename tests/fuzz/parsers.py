@@ -336,6 +336,7 @@ def _access() -> TokenAuth:
 
 def authorization(data: bytes) -> None:
     """A header of an HTTP request, or the header and the claims of a token, with a zero byte between, to be signed."""
+    openssl.ERR_clear_error()  # what something else has left in the queue
     way, rest = split(data, 2)
     header, _, claims = rest.partition(b"\0")
     text = f"Bearer {_token(header, claims)}" if way else rest.decode("latin-1")
