@@ -42,6 +42,7 @@ missing_packages() {
         # The client, the server and the signer that the interop tests talk to.
         { command -v notary && command -v notary-server && command -v notary-signer; } >/dev/null || echo notary
         command -v mandoc >/dev/null || echo mandoc # checks the manual pages
+        command -v curl >/dev/null || echo curl # etc/take-over.sh
         command -v /usr/sbin/haproxy >/dev/null || echo haproxy # the load balancer of docs/high-availability.md
         command -v /usr/sbin/nginx >/dev/null || echo nginx # serves the tree of docs/mirror.md
         compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo faketime # clocks that step
