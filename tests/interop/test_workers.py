@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.support.peers import (
 from tests.support.readers import CLIENTS, Load, get, lines_of, messages, shown
 from tests.support.sides import Side, make_collection
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 WORKERS = 2
 PASSPHRASE = {"NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
@@ -240,6 +241,7 @@ def test_a_profile_of_a_worker_ends_with_its_client(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_workers_are_replaced_under_load_without_a_failed_request(reactor: Any, world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})  # a third of it for the next request
     world.start()
     path, expected = await published(world, reactor)
     with Load(world.server.port, world.tls.ca, path, expected) as load:
@@ -257,6 +259,32 @@ async def test_workers_are_replaced_under_load_without_a_failed_request(reactor:
     assert seen["notary_server_http_requests_total"] >= reads
     assert seen["notary_server_worker_starts_total"] == 3 * WORKERS
     assert not [line for line in lines_of(world.server) if line["level"] in ("error", "fatal")]
+
+
+def test_a_worker_that_is_replaced_answers_once_more_on_each_of_its_connections(world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})
+    world.start()
+    trusted = ssl.create_default_context(cafile=str(world.tls.ca))
+
+    def answer(client: http.client.HTTPSConnection) -> tuple[int, str | None]:
+        client.request("GET", "/v2/")
+        response = client.getresponse()
+        response.read()
+        return response.status, response.getheader("Connection")
+
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                closing(http.client.HTTPSConnection("localhost", world.server.port, timeout=30, context=trusted))
+            )
+            for _ in range(10)
+        ]
+        assert [answer(client) for client in clients] == [(200, None)] * len(clients)
+        old = world.pids()
+        world.hang_up()
+        assert not any(gone(pid) for pid in old), "they wait for their clients"
+        assert [answer(client) for client in clients] == [(200, "close")] * len(clients)
+        until(lambda: all(gone(pid) for pid in old), "the old ones have ended")
 
 
 @pytest_twisted.ensureDeferred

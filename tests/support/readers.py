@@ -27,7 +27,10 @@ def messages(daemon: Daemon) -> list[str]:
 
 
 class Reader(threading.Thread):
-    """Reads one path again and again over a connection that it keeps; ``failures`` says what went wrong."""
+    """Reads one path again and again over a connection that it keeps until an answer says that it is the last one.
+
+    ``failures`` says what went wrong. A reader sends nothing twice: a connection that ends without an answer is one.
+    """
 
     def __init__(self, port: int, trusted: ssl.SSLContext, path: str, expected: bytes) -> None:
         super().__init__(name=f"reader of {path}")
@@ -45,20 +48,11 @@ class Reader(threading.Thread):
                     connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=self.trusted)
                     connection.connect()
                     self.connects += 1
-                    used = False
-                try:
-                    connection.request("GET", self.path)
-                    response = connection.getresponse()
-                except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-                    if not used:
-                        raise
-                    connection.close()
-                    connection = None
-                    continue
+                connection.request("GET", self.path)
+                response = connection.getresponse()
                 body = response.read()
                 if (response.status, body) != (200, self.expected):
                     self.failures.append(f"{response.status} {body!r}")
-                used = True
                 self.reads += 1
                 if response.will_close:
                     connection.close()
