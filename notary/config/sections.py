@@ -379,7 +379,12 @@ class Limits:
         "IPv6 the /64), or that of the proxy. At least `limits.upload_bytes`.",
         default=100 << 20,
     )
-    idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+    idle_timeout: float = key(
+        SECONDS,
+        "Seconds that a connection may stay open without a request. A load balancer that speaks HTTP must end its idle "
+        "connections earlier; most do after 60 seconds.",
+        default=75.0,
+    )
     pending_keys_per_hour: int = key(
         COUNT_OR_NONE,
         "The most new keys that one user (without authentication: one address) may request in an hour; beyond it, "
