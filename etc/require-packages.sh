@@ -62,6 +62,7 @@ missing_packages() {
     if [ "$target" = cluster ]; then
         compgen -G '/usr/lib*/galera*/libgalera_smm.so' >/dev/null || echo galera-4
         command -v rsync >/dev/null || echo rsync # how a node of Galera gets the data of another
+        command -v wrk >/dev/null || echo wrk # one of the clients that restarts must not disturb
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

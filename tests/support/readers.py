@@ -32,13 +32,17 @@ class Reader(threading.Thread):
     ``failures`` says what went wrong. A reader sends nothing twice: a connection that ends without an answer is one.
     """
 
-    def __init__(self, port: int, trusted: ssl.SSLContext, path: str, expected: bytes) -> None:
+    def __init__(self, port: int, trusted: ssl.SSLContext, path: str, expected: bytes, status: int = 200) -> None:
         super().__init__(name=f"reader of {path}")
-        self.port, self.trusted, self.path, self.expected = port, trusted, path, expected
+        self.port, self.trusted, self.path, self.expected, self.status = port, trusted, path, expected, status
         self.reads = 0
         self.connects = 0
         self.failures: list[str] = []
         self.over = False
+
+    def ask(self, connection: http.client.HTTPConnection) -> None:
+        """Send the request."""
+        connection.request("GET", self.path)
 
     def run(self) -> None:
         connection = None
@@ -48,10 +52,10 @@ class Reader(threading.Thread):
                     connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=self.trusted)
                     connection.connect()
                     self.connects += 1
-                connection.request("GET", self.path)
+                self.ask(connection)
                 response = connection.getresponse()
                 body = response.read()
-                if (response.status, body) != (200, self.expected):
+                if (response.status, body) != (self.status, self.expected):
                     self.failures.append(f"{response.status} {body!r}")
                 self.reads += 1
                 if response.will_close:
