@@ -344,7 +344,10 @@ def test_a_unix_socket_is_served_and_its_file_stays(tmp_path: Path) -> None:
         server.passed = listening
         server.spawn()
         try:
-            for _ in range(2):
+            for number in range(3):
+                if number == 2:
+                    assert server.stop() == -signal.SIGTERM
+                    server.spawn()
                 with socket.socket(socket.AF_UNIX) as client:
                     client.settimeout(PATIENCE_SECONDS)
                     client.connect(str(path))

@@ -51,6 +51,13 @@ def gone(pid: int) -> bool:
         return True
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether a process holds a socket that listens on this port of 127.0.0.1."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"}
+    return any(str(each.readlink()) in sockets for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def metrics(port: int) -> dict[str, float]:
     """All samples of ``/metrics``: values by name, those of all labels together."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -352,6 +359,29 @@ def test_new_workers_that_do_not_start_leave_the_old_ones(world: World) -> None:
     assert not set(world.pids()) & set(before)
     assert not [line for line in lines_of(world.server) if "another one starts" in line["msg"]]
     assert shown(world.server.port, world.tls.ca) == world.serial
+
+
+def test_a_stop_serves_the_connections_that_no_worker_has_accepted_yet(world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})
+    world.start()
+    trusted = ssl.create_default_context(cafile=str(world.tls.ca))
+    workers = world.pids()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    with ExitStack() as stack:
+        address = ("127.0.0.1", world.server.port)
+        queued = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(40)]
+        world.server.signal(signal.SIGTERM)
+        try:
+            until(lambda: not listens(world.server.pid, world.server.port), "the parent has closed the port")
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        for client in queued:
+            with trusted.wrap_socket(client, server_hostname="localhost") as secure:
+                secure.sendall(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert secure.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert world.server.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
