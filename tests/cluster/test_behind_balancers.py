@@ -103,6 +103,8 @@ class HAProxy:
 
     def finds_well(self) -> bool:
         """Whether both servers are in use, by a check."""
+        if not self.admin.exists():
+            return False
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.admin))
             connection.sendall(b"show stat servers 4 -1\n")
