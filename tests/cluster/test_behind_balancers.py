@@ -3,7 +3,7 @@
 Rules of this module: of the balancers' configurations in docs/high-availability.md only names, ports and paths are
 replaced. Nobody tells the balancer of a restart. wrk and the Python clients send nothing twice; Go's client repeats a
 GET as it likes, and no POST. ``NOTARY_REQUESTS`` and ``NOTARY_RESTARTS`` say how many there are at least; the requests
-are those of the Python clients.
+are those of the Python clients, two thirds of all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["reactor"]
 
 PAGE = (Path(__file__).parents[2] / "docs/high-availability.md").read_text()
 BLOCKS = re.findall(r"^```(?:text|nginx)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-REQUESTS = int(os.environ.get("NOTARY_REQUESTS", "100000"))
+REQUESTS = int(os.environ.get("NOTARY_REQUESTS", "75000"))
 RESTARTS = int(os.environ.get("NOTARY_RESTARTS", "20"))
 READERS, POSTERS, SLOW_POSTERS, GO_CLIENTS, WRK_CONNECTIONS, BUSY = 4, 2, 20, 4, 4, 2
 SLOW_SECONDS = 1.0
