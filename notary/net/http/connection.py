@@ -337,14 +337,16 @@ class HttpConnection(protocol.Protocol):
         if not self.persistent:
             self._end()
             return
-        if self._reader.kept_bytes:
-            self._await(_Phase.HEAD, self._service.limits.head_seconds)
-        elif self._service.connections.draining:
-            # The answer began before that, and did not say that it is the last one.
-            self._await(_Phase.IDLE, self._service.connections.idle_seconds)
+        reader, service = self._reader, self._service
+        reader.next_request()
+        if reader.kept_bytes:
+            self._await(_Phase.HEAD, service.limits.head_seconds)
         else:
-            self._await(_Phase.IDLE, self._service.limits.idle_seconds)
-        self._reader.next_request()
+            # While the server stops, this answer began before the stop, and did not say that it is the last one.
+            waits = service.connections if service.connections.draining else service.limits
+            self._await(_Phase.IDLE, waits.idle_seconds)
+            if not self._has_ended:
+                return  # as after nearly all requests: there is nothing to read
         if not self._is_reading:
             self._read(b"")
 
