@@ -325,6 +325,20 @@ def test_no_page_reads_the_tables_of_the_signer_by_hand() -> None:
     assert [page for page, text in blocks.items() if statements.search(text) and "GRANT" not in text] == []
 
 
+def test_the_table_of_tests_is_the_tree() -> None:
+    named = set(
+        re.findall(r"`tests/([\w./]+?)/?`", "\n".join(re.findall(r"^\|.*\|$", TEXTS["development.md"], re.MULTILINE)))
+    )
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
+    modules = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    assert {each for each in named if "/" not in each} == folders | modules
+
+
+def test_no_sample_counts_one_thing_in_the_plural() -> None:
+    counted = re.compile(r"(?<![\d.,])1 (?:keys|files|collections|errors|notes|targets|problems)\b")
+    assert [(page, found) for page, text in TEXTS.items() for found in counted.findall(text)] == []
+
+
 # -- diagrams ---------------------------------------------------------------------------------------------------------
 
 
