@@ -29,8 +29,7 @@ STOP_SECONDS = 30.0
 
 STAND_INS = {
     "apt-get": """
-        [ "$1 $2" = "install -y" ]
-        printf '%s\\n' "${@:3}" >>"$STAND_INS/packages"
+        [ "$*" = update ] || [ "$1 $2" = "install -y" ]
         """,
     "useradd": """
         printf '%s\\n' "${@: -1}" >>"$STAND_INS/users"
