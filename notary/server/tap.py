@@ -298,5 +298,6 @@ PROGRAM = Program(
     address=lambda config: config.server.http_addr,
     address_key="server.http_addr",
     differences=differences,
+    clients=512,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for
