@@ -6,7 +6,7 @@ Rules of this module: the work is in :mod:`notary.peer`; here are the options, t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,10 @@ from twisted.internet.task import deferLater
 
 from notary.admin.command import Status, command
 from notary.admin.commands.fetch import PeerOptions, database_of, names_of, open_peer, peer_options
-from notary.admin.output import text_of
+from notary.admin.output import counted, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, PeerDenied, PeerFailed, StorageFailed
-from notary.peer.fetch import Fetch, Outcome
+from notary.peer.fetch import Fetch, Outcome, Result
 from notary.peer.mirror import Event, Happened, Mirror
 
 _METRICS: Final = """\
@@ -37,6 +37,12 @@ notary_mirror_due_collections {due}
 # TYPE notary_mirror_rounds_total counter
 notary_mirror_rounds_total{{result="complete"}} {complete}
 notary_mirror_rounds_total{{result="incomplete"}} {incomplete}
+# HELP notary_mirror_states_total States of collections that were taken over.
+# TYPE notary_mirror_states_total counter
+notary_mirror_states_total {states}
+# HELP notary_mirror_missed_states_total States of collections that were passed over: the peer did not give them.
+# TYPE notary_mirror_missed_states_total counter
+notary_mirror_missed_states_total {missed}
 # HELP notary_mirror_collections_total What was done with collections, by outcome.
 # TYPE notary_mirror_collections_total counter
 """
@@ -52,6 +58,8 @@ class _Figures:
     last: float
     rounds: Counter[bool] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
+    states: int = 0
+    missed: int = 0
 
     def text(self, now: float, due: int) -> str:
         """Return the figures in the format of Prometheus."""
@@ -61,6 +69,8 @@ class _Figures:
             due=due,
             complete=self.rounds[True],
             incomplete=self.rounds[False],
+            states=self.states,
+            missed=self.missed,
         )
         lines = [
             f'notary_mirror_collections_total{{outcome="{outcome}"}} {self.outcomes[outcome]}\n'
@@ -152,16 +162,36 @@ class _Run:
         return Status.FOUND if any(outcomes[bad] for bad in _BAD) else Status.OK
 
     def _report(self, event: Event) -> None:
+        result = event.result
         self._figures.outcomes[event.outcome] += 1
+        self._figures.states += result.states
+        self._figures.missed += result.missed
         if event.outcome in _QUIET:
             return
-        now, found = self._session.now(), event.result.found
-        remarks = "; ".join(warning.text for warning in found.warnings) if found is not None else event.result.reason
-        if event.outcome == Happened.DELETED:
-            remarks = ""
-        record: dict[str, object] = {"time": now, "gun": event.gun, "outcome": event.outcome, "remarks": remarks}
+        now = self._session.now()
+        remarks = "" if event.outcome == Happened.DELETED else "; ".join(_remarks(result))
+        record: dict[str, object] = {
+            "time": now,
+            "gun": event.gun,
+            "outcome": event.outcome,
+            "states": result.states,
+            "missed": result.missed,
+            "remarks": remarks,
+        }
         text = f"{text_of(now)} {event.gun}: {event.outcome}" + (f" ({remarks})" if remarks else "")
         self._session.out.line(text, record)
+
+
+def _remarks(result: Result) -> Iterator[str]:
+    if result.found is None:
+        yield result.reason
+        return
+    if result.states > 1:
+        yield f"{result.states} states"
+    if result.missed:
+        yield f"{counted(result.missed, 'state')} before it could not be had"
+    for warning in result.found.warnings:
+        yield warning.text
 
 
 def _write(path: Path, text: str) -> None:

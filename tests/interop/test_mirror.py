@@ -1,0 +1,160 @@
+"""``notary-admin mirror``: every state of every collection of a real server comes to the mirror, in order."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from tests.support.goclient import Machine
+from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, clean_environment, daemon
+from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection
+
+SCRIPT = str(Path(sys.executable).parent / "notary-admin")
+SQLITE = {"backend": "sqlite3", "db_url": "notary.db"}
+PATIENCE_SECONDS = 60.0
+
+Change = tuple[str, int, str]
+"""A line of a changefeed: the category, the version and the checksum."""
+
+
+def feed_of(mirror: Daemon) -> dict[str, list[Change]]:
+    """The changefeed in the mirror's database, by collection."""
+    with closing(sqlite3.connect(mirror.directory / "notary.db")) as connection:
+        lines = connection.execute("SELECT gun, category, version, sha256 FROM changefeed ORDER BY id").fetchall()
+    found: dict[str, list[Change]] = {}
+    for gun, *change in lines:
+        found.setdefault(gun, []).append(tuple(change))
+    return found
+
+
+async def served_feed(side: Side, guns: list[str]) -> dict[str, list[Change]]:
+    """The changefeed of some collections of a server."""
+    found: dict[str, list[Change]] = {}
+    for gun in guns:
+        answer = await side.get(f"/v2/{gun}/_trust/changefeed?records=1000")
+        records = json.loads(answer.body)["records"]
+        found[gun] = [(each["Category"], each["Version"], each["SHA256"]) for each in records]
+    return found
+
+
+async def require_equal(side: Side, mirror: Daemon, guns: list[str]) -> None:
+    """AssertionError unless the mirror has every line of the changefeed, every version and every byte."""
+    assert feed_of(mirror) == await served_feed(side, guns)
+    with closing(sqlite3.connect(mirror.directory / "notary.db")) as connection:
+        rows = connection.execute("SELECT gun, role, version, data FROM tuf_files").fetchall()
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for gun, role, version, data in rows:
+        answer = await side.get(f"/v2/{gun}/_trust/tuf/{version}.{role}.json")
+        assert (answer.status, answer.body) == (200, bytes(data)), f"{gun} {role} {version}"
+        numbers.setdefault((gun, role), set()).add(version)
+    for (gun, role), versions in numbers.items():
+        assert versions == set(range(1, max(versions) + 1)), f"{gun} {role}"
+        assert (await side.get(f"/v2/{gun}/_trust/tuf/{max(versions) + 1}.{role}.json")).status == 404
+
+
+async def publish(side: Side, collection: Collection, turn: int) -> None:
+    """Publish another version of targets, and sometimes of another role too."""
+    author = clone(collection.author)
+    author.add(f"file{turn % 10}", b"content %d" % turn)
+    roles = ["targets", *(["targets/releases"] if turn % 3 == 0 else []), *(["root"] if turn % 7 == 0 else [])]
+    files = collection.make(author, *roles)
+    answer = await side.request("POST", collection.path(), form_of(files), {"Content-Type": MULTIPART})
+    assert answer.status == 200, answer
+    collection.took(files, author)
+
+
+def mirror_command(source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> list[str]:
+    config = mirror.directory / "mirror.json"
+    return [str(each) for each in (SCRIPT, "mirror", source.url, "--ca", ca, "--config", config, "--json", *arguments)]
+
+
+ENVIRONMENT = clean_environment({"DOCKER_CONFIG": "/nonexistent"})
+
+
+def mirror_once(source: Daemon, mirror: Daemon, ca: Path) -> list[dict[str, Any]]:
+    command = mirror_command(source, mirror, ca)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def following(source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> Iterator[Path]:
+    """``mirror --follow`` as a process; the file of its figures."""
+    figures = mirror.directory / "mirror.prom"
+    command = mirror_command(source, mirror, ca, "--follow", "--metrics-file", figures, *arguments)
+    with (mirror.directory / "mirror.log").open("wb") as log:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
+        try:
+            yield figures
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def read_only(certificates: Certificates, folder: Path) -> Daemon:
+    """A read-only server on SQLite, not started, and beside it the configuration ``mirror.json`` of a mirror."""
+    server = daemon("server", OUR_SERVER, folder, tls=certificates, storage=SQLITE)
+    with server:  # makes the tables
+        pass
+    path = folder / "server.json"
+    config = json.loads(path.read_text())
+    (folder / "mirror.json").write_text(json.dumps(config))
+    config["server"]["read_only"] = True
+    path.write_text(json.dumps(config))
+    return server
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_state_of_a_go_server(certificates: Certificates, tmp_path: Path, reactor: Any) -> None:
+    mirror = read_only(certificates, tmp_path / "mirror")
+    with daemon("go", GO_SERVER, tmp_path / "go", tls=certificates) as source:
+        async with Side(source, reactor) as side:
+            collections = [await make_collection(side, server_snapshot=bool(number)) for number in range(2)]
+            assert len(mirror_once(source, mirror, certificates.ca)) == 2
+            for collection in collections:
+                for turn in range(1, 10):
+                    await publish(side, collection, turn)
+            records = mirror_once(source, mirror, certificates.ca)
+            assert [(each["states"], each["missed"]) for each in records] == [(9, 0)] * 2
+            await require_equal(side, mirror, [each.gun for each in collections])
+
+
+@pytest_twisted.ensureDeferred
+async def test_none_is_missed_under_load(certificates: Certificates, tmp_path: Path, reactor: Any) -> None:
+    """Several publishers at once, as fast as the server takes it; collections begin meanwhile."""
+    mirror = read_only(certificates, tmp_path / "mirror")
+    source = daemon("source", OUR_SERVER, tmp_path / "source", tls=certificates, storage=SQLITE)
+    guns: list[str] = []
+    with source, mirror, following(source, mirror, certificates.ca, "--every", 0.5) as figures:
+        async with Side(source, reactor) as side:
+            first = await make_collection(side)
+            while first.gun not in feed_of(mirror):
+                await deferLater(reactor, 0.1)
+
+            async def publisher(collection: Collection | None) -> None:
+                made = collection or await make_collection(side)
+                guns.append(made.gun)
+                for turn in range(1, 31):
+                    await publish(side, made, turn)
+
+            await gatherResults([Deferred.fromCoroutine(publisher(each)) for each in (first, None, None, None)])
+            expected = await served_feed(side, guns)
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while feed_of(mirror) != expected and time.monotonic() < deadline:
+                await deferLater(reactor, 0.2)
+            await require_equal(side, mirror, guns)
+        assert "\nnotary_mirror_missed_states_total 0\n" in figures.read_text()
+        assert Machine(tmp_path / "reader", mirror.url, certificates.ca).targets(first.gun)
+        mirror.stop()
