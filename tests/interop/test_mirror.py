@@ -16,12 +16,12 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from tests.support.copies import SQLITE, read_only
 from tests.support.goclient import Machine
 from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, clean_environment, daemon
 from tests.support.sides import MULTIPART, Collection, Side, clone, form_of, make_collection
 
 SCRIPT = str(Path(sys.executable).parent / "notary-admin")
-SQLITE = {"backend": "sqlite3", "db_url": "notary.db"}
 PATIENCE_SECONDS = 60.0
 
 Change = tuple[str, int, str]
@@ -101,19 +101,6 @@ def following(source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> I
         finally:
             process.terminate()
             process.wait()
-
-
-def read_only(certificates: Certificates, folder: Path) -> Daemon:
-    """A read-only server on SQLite, not started, and beside it the configuration ``mirror.json`` of a mirror."""
-    server = daemon("server", OUR_SERVER, folder, tls=certificates, storage=SQLITE)
-    with server:  # makes the tables
-        pass
-    path = folder / "server.json"
-    config = json.loads(path.read_text())
-    (folder / "mirror.json").write_text(json.dumps(config))
-    config["server"]["read_only"] = True
-    path.write_text(json.dumps(config))
-    return server
 
 
 @pytest_twisted.ensureDeferred
