@@ -9,15 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.copies import GUN, KINDS, copies, publish_more, rotate_root
-from tests.support.peers import Certificates, Daemon, clean_environment, mint_certificates
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return mint_certificates(tmp_path / "tls")
+from tests.support.peers import Certificates, Daemon, clean_environment
 
 
 def inspect(server: Daemon, home: Path, what: str) -> dict[str, Any]:
