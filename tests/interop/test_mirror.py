@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -92,8 +93,9 @@ def mirror_once(source: Daemon, mirror: Daemon, ca: Path) -> list[dict[str, Any]
 @contextmanager
 def following(source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> Iterator[Path]:
     """``mirror --follow`` as a process; the file of its figures."""
-    figures = mirror.directory / "mirror.prom"
-    command = mirror_command(source, mirror, ca, "--follow", "--metrics-file", figures, *arguments)
+    figures, status = mirror.directory / "mirror.prom", mirror.directory / "mirror.status"
+    arguments = ("--follow", "--metrics-file", figures, "--status-file", status, *arguments)
+    command = mirror_command(source, mirror, ca, *arguments)
     with (mirror.directory / "mirror.log").open("wb") as log:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
         try:
@@ -142,6 +144,13 @@ async def test_none_is_missed_under_load(certificates: Certificates, tmp_path: P
             while feed_of(mirror) != expected and time.monotonic() < deadline:
                 await deferLater(reactor, 0.2)
             await require_equal(side, mirror, guns)
+        async with Side(mirror, reactor) as side:
+            while "error" in (known := json.loads((await side.get("/readyz")).body).get("mirror", {"error": ""})):
+                await deferLater(reactor, 0.1)
+            assert known["behind_seconds"] >= 0
+            assert known["due"] == 0
+            body = (await side.get("/metrics")).body
+        assert re.search(rb"^notary_server_mirror_behind_seconds [0-9.]+$", body, re.MULTILINE)
         assert "\nnotary_mirror_missed_states_total 0\n" in figures.read_text()
         assert Machine(tmp_path / "reader", mirror.url, certificates.ca).targets(first.gun)
         mirror.stop()

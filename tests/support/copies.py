@@ -60,7 +60,7 @@ def read_only(certificates: Certificates, folder: Path) -> Daemon:
     path = folder / "server.json"
     config = json.loads(path.read_text())
     (folder / "mirror.json").write_text(json.dumps(config))
-    config["server"]["read_only"] = True
+    config["server"] |= {"read_only": True, "mirror_status_file": "mirror.status"}
     path.write_text(json.dumps(config))
     return server
 

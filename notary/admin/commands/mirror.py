@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -22,6 +22,7 @@ from notary.admin.session import Session
 from notary.errors import ConfigError, PeerDenied, PeerFailed, StorageFailed
 from notary.peer.fetch import Fetch, Outcome, Result
 from notary.peer.mirror import Event, Happened, Mirror
+from notary.work.mirror_status import MirrorStatus, replace_file
 
 _METRICS: Final = """\
 # HELP notary_mirror_last_success_timestamp_seconds When the last round began that took over everything.
@@ -94,6 +95,11 @@ class _Figures:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write figures for Prometheus to this file after every round.",
 )
+@click.option(
+    "--status-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file, after every round, how far the mirror is, for a read-only server.",
+)
 async def mirror(
     session: Session,
     /,
@@ -102,6 +108,7 @@ async def mirror(
     follow: bool,
     every: float,
     metrics_file: Path | None,
+    status_file: Path | None,
     **peer: Any,
 ) -> int:
     """Keep the collections of the database like those of the Notary at URL: fetch what is new, delete what is deleted.
@@ -115,7 +122,7 @@ async def mirror(
     destination = await database_of(session)
     names = names_of(session, guns, guns_from)
     job = Mirror(client, Fetch(client, destination, session.now), destination, names, options.concurrency)
-    run = _Run(session, job, metrics_file)
+    run = _Run(session, job, metrics_file, status_file)
     if not follow:
         await run.round()
         return run.end()
@@ -132,10 +139,11 @@ async def mirror(
 class _Run:
     """The rounds of one command, and their figures."""
 
-    def __init__(self, session: Session, job: Mirror, metrics_file: Path | None) -> None:
+    def __init__(self, session: Session, job: Mirror, metrics_file: Path | None, status_file: Path | None) -> None:
         self._session = session
         self._job = job
         self._metrics_file = metrics_file
+        self._status_file = status_file
         self._figures = _Figures(session.now().timestamp())
 
     async def round(self) -> None:
@@ -151,8 +159,17 @@ class _Run:
             self._figures.rounds[complete] += 1
             if complete:
                 self._figures.last = began
-            if self._metrics_file is not None:
-                _write(self._metrics_file, self._figures.text(self._session.now().timestamp(), self._job.due))
+            self._write()
+
+    def _write(self) -> None:
+        """Write both files. Raises ConfigError."""
+        figures, due = self._figures, self._job.due
+        if self._metrics_file is not None:
+            with _told("--metrics-file", self._metrics_file):
+                replace_file(self._metrics_file, figures.text(self._session.now().timestamp(), due))
+        if self._status_file is not None and figures.rounds[True]:
+            with _told("--status-file", self._status_file):
+                MirrorStatus(figures.last, due).write(self._status_file)
 
     def end(self) -> Status:
         """Write the totals; return the exit status."""
@@ -194,13 +211,10 @@ def _remarks(result: Result) -> Iterator[str]:
         yield warning.text
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step. Raises ConfigError."""
-    partial = path.with_name(path.name + ".partial")
+@contextmanager
+def _told(option: str, path: Path) -> Iterator[None]:
+    """Turn an error of the file system into ConfigError."""
     try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ConfigError(f"--metrics-file: {str(path)!r} cannot be written ({error.strerror})") from None
+        raise ConfigError(f"{option}: {str(path)!r} cannot be written ({error.strerror})") from None
