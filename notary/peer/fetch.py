@@ -39,6 +39,12 @@ MAX_NAMES: Final = 1_000_000
 
 MAX_STATES: Final = 1_000
 """The most states of one collection, before the current one, that are taken at a time."""
+MAX_HISTORY_BYTES: Final = 16 << 20
+"""The most bytes of timestamps of these states, which are in memory together."""
+MAX_HISTORY_MICROSECONDS: Final = 30_000_000
+"""The most work for the signatures of these states."""
+MAX_BAD_STATES: Final = 3
+"""The most of these states that are passed over because clients would refuse them; then the others are, too."""
 
 
 class History(Enum):
@@ -190,20 +196,26 @@ class Fetch:
     async def _history(self, target: _Target, versions: range) -> int:
         """Store the states with these versions of the timestamp, as far as they can be had; return how many."""
         timestamps: dict[int, bytes] = {}
+        room = MAX_HISTORY_BYTES
         for version in reversed(versions):
             wanted = Want(TIMESTAMP, MAX_TIMESTAMP_BYTES, version=version)
-            data = await self._peer.file(target.gun, wanted.name, wanted.limit)
+            data = await self._peer.file(target.gun, wanted.name, wanted.limit) if room >= wanted.limit else None
             if data is None:  # the peer does not keep old versions, and the ones before this are older still
                 break
             timestamps[version] = data
-        states = 0
+            room -= len(data)
+        states = bad = microseconds = 0
         for version, data in sorted(timestamps.items()):
+            if bad > MAX_BAD_STATES or microseconds > MAX_HISTORY_MICROSECONDS:
+                break
             try:
                 found = await self._walk(target, {Want(TIMESTAMP, 0, version=version).name: data}, version)
             except (NotFound, Diverged, InvalidMetadata):
+                bad += 1
                 continue
             await target.put(found)
             states += 1
+            microseconds += found.verifying_microseconds
         return states
 
     async def _walk(self, target: _Target, answers: dict[str, bytes | None], version: int = 0) -> Found:

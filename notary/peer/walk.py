@@ -92,7 +92,8 @@ class Found:
     """A verified collection: ``files`` are those that are not stored yet, the oldest root first.
 
     ``versions`` holds the current version of each role. Clients can read the collection before ``readable_until``
-    (aware, UTC), when the first of the four base roles expires.
+    (aware, UTC), when the first of the four base roles expires. ``verifying_microseconds`` is the work that it took, as
+    :func:`notary.tuf.public.cost` counts it.
     """
 
     gun: Gun
@@ -101,6 +102,7 @@ class Found:
     expires: Mapping[str, datetime]
     readable_until: datetime
     warnings: tuple[Notice, ...]
+    verifying_microseconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,15 @@ class _Walk:
             yield from self._delegation(name, snapshot.meta[name])
         self._take(TIMESTAMP, timestamp, data)
         until = min(self._expires[role] for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP))
-        return Found(self._gun, tuple(self._new), self._versions, self._expires, until, tuple(self._warnings))
+        return Found(
+            self._gun,
+            tuple(self._new),
+            self._versions,
+            self._expires,
+            until,
+            tuple(self._warnings),
+            self._microseconds,
+        )
 
     # -- root ---------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from notary.admin.cli import parse
 from notary.admin.command import Invocation, Status
 from notary.errors import PeerFailed
-from notary.peer import client
+from notary.peer import client, fetch
 from notary.peer.client import PeerChange
 from notary.peer.mirror import Window
 from notary.work.backoff import Backoff
@@ -190,10 +190,18 @@ async def test_of_a_collection_that_begins_meanwhile_all_states_are_taken(server
         assert (await feed(copy, gun))[-5:] == last
 
 
+LONG = b"x" * ((1 << 20) - 100)
+
+
 @pytest.mark.parametrize(
     ("lies", "taken", "missed"),
     [
         pytest.param({"3.timestamp": lambda _, __: None}, 2, 2, id="old-versions-are-gone"),
+        pytest.param({"3.timestamp": lambda _, __: b"<html>"}, 3, 1, id="html"),
+        pytest.param({"2.timestamp": lambda _, __: LONG, "3.timestamp": lambda _, __: LONG}, 2, 2, id="long"),
+        pytest.param({"4.timestamp": "3.timestamp"}, 3, 1, id="an-older-one"),
+        pytest.param({"4.timestamp": "timestamp"}, 3, 1, id="a-newer-one"),
+        pytest.param({"4.timestamp": "4.snapshot"}, 3, 1, id="another-role"),
         pytest.param({"3.timestamp": lambda _, data: data.replace(b'"sig":"', b'"sig":"AAAA')}, 3, 1, id="not-signed"),
     ],
 )
@@ -203,12 +211,40 @@ async def test_a_state_that_cannot_be_had_is_passed_over(server, copy, tmp_path,
     server.take(made)
     await mirror(server, tmp_path)
     live_on(server, made)
-    server.lies = lies
+    for name, lie in lies.items():
+        if isinstance(lie, str):  # another file in its place
+            data = server.files[f"/v2/{GUNS[0]}/_trust/tuf/{lie}.json"]
+            server.lies[name] = lambda _, __, data=data: data
+        else:
+            server.lies[name] = lie
     (record,) = (await mirror(server, tmp_path)).records
     assert (record["outcome"], record["states"], record["missed"]) == ("stored", taken, missed)
     assert "before it could not be had" in record["remarks"]
     assert await timestamps(copy) == {GUNS[0]: 5}
     assert (await admin("fsck", "--config", tmp_path / "server.json")).status == Status.OK
+
+
+@pytest.mark.parametrize("bound", ["MAX_STATES", "MAX_HISTORY_BYTES", "MAX_HISTORY_MICROSECONDS", "MAX_BAD_STATES"])
+@pytest_twisted.ensureDeferred
+async def test_the_work_for_one_collection_is_bounded(server, copy, tmp_path, monkeypatch, bound):
+    made = publisher(GUNS[0])
+    server.take(made)
+    await mirror(server, tmp_path)
+    for _ in range(2):
+        live_on(server, made)
+    taken, values = {
+        "MAX_STATES": (3, 2),
+        "MAX_HISTORY_BYTES": (2, 1 << 20),
+        "MAX_HISTORY_MICROSECONDS": (2, 0),
+        "MAX_BAD_STATES": (1, 1),
+    }[bound]
+    if bound == "MAX_BAD_STATES":
+        for version in (2, 3):
+            server.lies[f"{version}.timestamp"] = lambda _, __: b"{}"
+    monkeypatch.setattr(fetch, bound, values)
+    (record,) = (await mirror(server, tmp_path)).records
+    assert (record["states"], record["states"] + record["missed"]) == (taken, 8)
+    assert await timestamps(copy) == {GUNS[0]: 9}
 
 
 @pytest_twisted.ensureDeferred
