@@ -8,10 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
@@ -90,19 +90,38 @@ def mirror_once(source: Daemon, mirror: Daemon, ca: Path) -> list[dict[str, Any]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@contextmanager
-def following(source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> Iterator[Path]:
-    """``mirror --follow`` as a process; the file of its figures."""
-    figures, status = mirror.directory / "mirror.prom", mirror.directory / "mirror.status"
-    arguments = ("--follow", "--metrics-file", figures, "--status-file", status, *arguments)
-    command = mirror_command(source, mirror, ca, *arguments)
-    with (mirror.directory / "mirror.log").open("wb") as log:
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
-        try:
-            yield figures
-        finally:
-            process.terminate()
-            process.wait()
+async def until(reactor: Any, holds: Callable[[], bool]) -> None:
+    """Wait until something holds; AssertionError if that takes too long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        await deferLater(reactor, 0.1)
+
+
+class Following:
+    """``mirror --follow`` as a process; ``figures`` is the file of its metrics. Leaving it ends the process."""
+
+    def __init__(self, source: Daemon, mirror: Daemon, ca: Path, *arguments: object) -> None:
+        self.figures = mirror.directory / "mirror.prom"
+        files = ("--metrics-file", self.figures, "--status-file", mirror.directory / "mirror.status")
+        self._command = mirror_command(source, mirror, ca, "--follow", *files, *arguments)
+        self._log = mirror.directory / "mirror.log"
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=ENVIRONMENT, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
 
 
 @pytest_twisted.ensureDeferred
@@ -122,35 +141,43 @@ async def test_every_state_of_a_go_server(certificates: Certificates, tmp_path: 
 
 @pytest_twisted.ensureDeferred
 async def test_none_is_missed_under_load(certificates: Certificates, tmp_path: Path, reactor: Any) -> None:
-    """Several publishers at once, as fast as the server takes it; collections begin meanwhile."""
+    """Several publishers at once, as fast as the server takes it; collections begin, and the mirror is killed once."""
     mirror = read_only(certificates, tmp_path / "mirror")
     source = daemon("source", OUR_SERVER, tmp_path / "source", tls=certificates, storage=SQLITE)
-    guns: list[str] = []
-    with source, mirror, following(source, mirror, certificates.ca, "--every", 0.5) as figures:
+    collections: list[Collection] = []
+    with source, mirror, Following(source, mirror, certificates.ca, "--every", 0.5) as following:
         async with Side(source, reactor) as side:
-            first = await make_collection(side)
-            while first.gun not in feed_of(mirror):
-                await deferLater(reactor, 0.1)
+
+            async def until_stored(*guns: str) -> None:
+                await until(reactor, lambda: feed_of(mirror).keys() >= set(guns))
 
             async def publisher(collection: Collection | None) -> None:
                 made = collection or await make_collection(side)
-                guns.append(made.gun)
+                collections.append(made)
                 for turn in range(1, 31):
                     await publish(side, made, turn)
 
-            await gatherResults([Deferred.fromCoroutine(publisher(each)) for each in (first, None, None, None)])
+            first = await make_collection(side)
+            await until_stored(first.gun)
+            publishers = [Deferred.fromCoroutine(publisher(each)) for each in (first, None, None, None)]
+            await until(reactor, lambda: len(collections) == len(publishers))
+            await until_stored(*(each.gun for each in collections))
+            following.kill()
+            await gatherResults(publishers)
+            following.start()
+            guns = [each.gun for each in collections]
             expected = await served_feed(side, guns)
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while feed_of(mirror) != expected and time.monotonic() < deadline:
-                await deferLater(reactor, 0.2)
+            await until(reactor, lambda: feed_of(mirror) == expected)
             await require_equal(side, mirror, guns)
         async with Side(mirror, reactor) as side:
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while "error" in (known := json.loads((await side.get("/readyz")).body).get("mirror", {"error": ""})):
+                assert time.monotonic() < deadline, known
                 await deferLater(reactor, 0.1)
             assert known["behind_seconds"] >= 0
             assert known["due"] == 0
             body = (await side.get("/metrics")).body
         assert re.search(rb"^notary_server_mirror_behind_seconds [0-9.]+$", body, re.MULTILINE)
-        assert "\nnotary_mirror_missed_states_total 0\n" in figures.read_text()
+        assert "\nnotary_mirror_missed_states_total 0\n" in following.figures.read_text()
         assert Machine(tmp_path / "reader", mirror.url, certificates.ca).targets(first.gun)
         mirror.stop()
