@@ -33,7 +33,8 @@ READS = frozenset({DATABASE})
 class Health(Service):
     """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
 
-    With ``read_only``, the server takes no writes although every check passes.
+    With ``read_only``, the server takes no writes although every check passes. ``details`` has further members of the
+    answer of ``/readyz``.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Health(Service):
         on_result: Callable[[str, bool], None],
         *,
         read_only: bool = False,
+        details: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._read_only = read_only
+        self._details = details
         self._checks = checks
         self._clock = clock
         self._on_result = on_result
@@ -70,6 +73,7 @@ class Health(Service):
         facts: dict[str, object] = {"reads": reads, "writes": writes, "failures": failures}
         if self._read_only:
             facts["read_only"] = True
+        facts.update(self._details())
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:
