@@ -18,6 +18,7 @@ from notary.server.metrics import ServerMetrics
 from notary.server.signing.remote import SIGNER_SECONDS
 from notary.signer.metrics import SignerMetrics
 from notary.work.usage import PoolUsage
+from tests.support.fleet import Fleet
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/monitoring.md").read_text()
@@ -60,6 +61,9 @@ def server() -> ServerMetrics:
     metrics.observe_signing("sign", 0.1, ok=True)
     metrics.observe_storage("current", 0.1, ok=False)
     metrics.set_health("DB operational", ok=True)
+    fleet = Fleet(1)
+    fleet.service.check()
+    fleet.service.show(metrics)
     metrics.gauge("uploads_waiting", "doc", lambda: {(): 1.0})  # see notary.server.tap
     return metrics
 
@@ -72,6 +76,7 @@ def signer() -> SignerMetrics:
     metrics.signed("ecdsa")
     metrics.observe_storage("get", 0.1, ok=True)
     metrics.set_health("store", ok=True)
+    metrics.set_health("passphrase", ok=True)
     return metrics
 
 

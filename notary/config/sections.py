@@ -5,8 +5,8 @@ Rules of this module:
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
-  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only`` and ``server.workers``,
-  and the files of secrets.
+  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only``, ``server.workers``
+  and ``trust_service.addresses``, and the files of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -41,6 +41,7 @@ from notary.config.values import (
     SECONDS,
     SECRET,
     SHARE,
+    SIGNERS,
     TEXT,
     WORKERS,
     Address,
@@ -162,12 +163,21 @@ class TrustService:
     )
     hostname: str = key(
         HOST,
-        "The host of the signer; the signer's certificate must have this name.",
+        "The host of the signer; the signer's certificate must have this name. A name with several addresses stands "
+        "for several signers, and the server uses all of them.",
         default="",
         required=True,
         when=_REMOTE,
     )
     port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
+    addresses: tuple[Address, ...] = key(
+        SIGNERS,
+        'The signers, if they are not at the addresses of `hostname`, such as `["signer-1", "signer-2:7900"]`; '
+        "`port` is the port of those without one. The certificate of each must have the name `hostname`. In the "
+        "environment: separated by spaces. The Go server ignores this key, and goes to `hostname`.",
+        default=(),
+        when=_REMOTE,
+    )
     key_algorithm: str = key(
         one_of("ecdsa", "rsa", "ed25519"),
         "The algorithm of the keys that the signer creates.",
@@ -195,6 +205,13 @@ class TrustService:
         when=_REMOTE,
         needs=("trust_service.tls_client_cert",),
     )
+
+    @property
+    def signers(self) -> tuple[Address, ...]:
+        """Where the signers are."""
+        return tuple(
+            place._replace(port=place.port or self.port) for place in self.addresses or (Address(self.hostname, 0),)
+        )
 
 
 _BACKEND = one_of(*BACKENDS)

@@ -224,6 +224,28 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _signers(value: object) -> tuple[Address, ...]:
+    """Return addresses to connect to; port 0 stands for a port that is not given."""
+    places = value.split() if isinstance(value, str) else value
+    if not isinstance(places, list):
+        raise TypeError
+    if not places or len(set(map(str, places))) != len(places):
+        raise ValueError
+    return tuple(_signer(place) for place in places)
+
+
+def _signer(value: object) -> Address:
+    text = _text(value)
+    if re.fullmatch(r"\[[^][]+\]|[^][:]+", text):
+        return Address(_host(text.strip("[]")), 0)
+    if text.count(":") > 1 and "[" not in text:
+        return Address(_host(text), 0)  # an IPv6 address without brackets
+    address = _address(text)
+    if not address.host or not address.port:
+        raise ValueError
+    return address
+
+
 TEXT: Final = Kind("a string", _text)
 SECRET: Final = Kind("a string", _secret, secret=True)
 FILE: Final = Kind("the path of a file, relative to the directory of the configuration file", _path, file=True)
@@ -253,4 +275,5 @@ GUN_PREFIXES: Final = Kind(
     'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or outer spaces',
     _gun_prefixes,
 )
+SIGNERS: Final = Kind('a list of one or more different "host" or "host:port"', _signers)
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)

@@ -33,7 +33,8 @@ READS = frozenset({DATABASE})
 class Health(Service):
     """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
 
-    With ``read_only``, the server takes no writes although every check passes.
+    With ``read_only``, the server takes no writes although every check passes. ``signers`` returns the state of each
+    signer by its address; the server takes writes while one of them serves.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Health(Service):
         on_result: Callable[[str, bool], None],
         *,
         read_only: bool = False,
+        signers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._read_only = read_only
+        self._signers = signers
         self._checks = checks
         self._clock = clock
         self._on_result = on_result
@@ -68,6 +71,9 @@ class Health(Service):
         reads = READS.isdisjoint(failures)
         writes = not failures and not self._read_only
         facts: dict[str, object] = {"reads": reads, "writes": writes, "failures": failures}
+        signers = self._signers()
+        if signers:
+            facts["signers"] = signers
         if self._read_only:
             facts["read_only"] = True
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)

@@ -6,7 +6,7 @@ opposite order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -39,7 +39,7 @@ from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import ServerMetrics
 from notary.server.renewal import Schedule
 from notary.server.repository import Repository
-from notary.server.signing import SigningService, no_sources, services
+from notary.server.signing import SigningService, no_sources, no_states, services
 from notary.server.sources import Source
 from notary.server.sweep import Sweep
 from notary.server.validators import Turns, Validators
@@ -102,6 +102,7 @@ class Server(Serving):
             )
         self._signing: SigningService | None = None
         self._signing_sources: Callable[[TrustService], Sequence[Source]] = no_sources
+        self._signer_states: Callable[[], Mapping[str, str]] = no_states
         if config.server.read_only:
             self._log.info("Read-only: nothing is published, deleted or renewed, and no keys are made")
         else:
@@ -109,6 +110,8 @@ class Server(Serving):
             signing = services.SERVICES[trust.type](trust, reactor)
             self._log.info(signing.log_line)
             self._signing_sources = signing.sources
+            self._signer_states = signing.states
+            signing.show(self._metrics)
             self._signing = timed(
                 SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
             )
@@ -141,7 +144,9 @@ class Server(Serving):
             self.at_end(self._signing.close)
             checks[SIGNER] = self._signing.check
         read_only = config.server.read_only
-        self._health = health = Health(checks, self.reactor, metrics.set_health, read_only=read_only)
+        self._health = health = Health(
+            checks, self.reactor, metrics.set_health, read_only=read_only, signers=self._signer_states
+        )
         await self.run(health)
         offload = Offload(self.reactor)
         self.at_end(offload.close)
