@@ -109,7 +109,7 @@ def test_the_page_has_every_metric_with_its_labels():
 def test_the_page_says_how_long_the_health_pages_lag():
     page = " ".join(PAGE.split())
     assert f"every {INTERVAL_SECONDS:.0f} seconds, never because of a request" in page
-    assert f"for up to {INTERVAL_SECONDS + SIGNER_SECONDS:.0f} seconds after a signer has died" in page
+    assert f"stays true for up to {INTERVAL_SECONDS + SIGNER_SECONDS:.0f} seconds" in page
     assert f"after {2 * INTERVAL_SECONDS:.0f} seconds at most" in page
 
 

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from notary.errors import NotaryError
 from notary.observe.readiness import STARTING, Readiness
+from notary.server.signing import SERVING
 
 INTERVAL_SECONDS = 10.0
 """Seconds between two runs of a check, and the longest time for one run."""
@@ -58,8 +59,17 @@ class Health(Service):
         self._log = Logger(namespace="notary.server.health")
 
     def failures(self) -> Mapping[str, str]:
-        """Return the error of each failing check, by name; empty if every check passes."""
-        return dict(self._failures)
+        """Return the error of each failing check, by name; empty if every check passes.
+
+        Of signers, what their connections say counts: it is newer than the last check.
+        """
+        failures = dict(self._failures)
+        states = self._signers()
+        if SERVING in states.values():
+            failures.pop(SIGNER, None)
+        elif states:
+            failures.setdefault(SIGNER, "; ".join(states.values()))
+        return failures
 
     def readiness(self) -> Readiness:
         """Return whether this server is ready for requests: it can serve reads, and it is not stopping."""

@@ -161,6 +161,8 @@ class Signer(Serving):
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
+        if self._trial is not None:
+            self._trial.suspect()
         with suppress(StorageFailed):  # which says nothing of the passphrases
             await self._try_passphrases(config)
         await self._reloader.reload(parts)

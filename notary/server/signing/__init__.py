@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 
@@ -62,6 +62,10 @@ def no_sources(_trust: TrustService) -> Sequence[Source]:
     return ()
 
 
+SERVING: Final = "serving"
+"""The state of a signer that serves."""
+
+
 def no_states() -> Mapping[str, str]:
     """Return the states of no signers: what a signing service without any has as its ``states``."""
     return {}
@@ -80,7 +84,7 @@ class Signing:
         log_line: What the log says of ``service`` at the start.
         sources: The files that ``service`` is to be read from by a configuration, which may be newer than the one that
             built ``service``.
-        states: Returns "serving", or what is wrong, for each signer by its address.
+        states: Returns ``SERVING``, or what is wrong, for each signer by its address.
         show: Adds what ``service`` counts to metrics.
     """
 

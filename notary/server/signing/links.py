@@ -12,14 +12,15 @@ from typing import Final, TypeAlias
 
 from notary.config.values import Address
 from notary.net.grpc import Channel, State
+from notary.server.signing import SERVING
 from notary.server.signing.remote import RemoteSigner
 from notary.work.backoff import Backoff
 
 _AVOIDED: Final = Backoff(first=0.2, most=10.0, factor=2.0, jitter=0.0)
 """For how long, in seconds, a link is avoided after failures in a row."""
 
-SERVING: Final = "serving"
-"""What is said of a signer that serves."""
+_LOOK_SECONDS: Final = 1.0
+"""The shortest time between two health checks because of calls."""
 
 Rank: TypeAlias = tuple[bool, bool, bool, bool, int, int]
 
@@ -51,6 +52,7 @@ class Link:
         self.problem: str | None = None
         """What the last health check found, "" for nothing; None before the first one."""
         self.last_chosen = 0
+        self.looked_at = -_LOOK_SECONDS
         self._failures = 0
         self._avoided_until = 0.0
 
@@ -66,14 +68,24 @@ class Link:
 
     @property
     def status(self) -> str:
-        """What to say of the signer at the other end."""
+        """What to say of the signer at the other end: SERVING, or what is wrong."""
         if self.serves:
             return SERVING
-        return self.problem or self.channel.last_error or "connecting"
+        name = self.channel.name
+        if self.ready:
+            return self.problem or f"the signer at {name} is being asked"
+        return f"the signer at {name}: UNAVAILABLE: no connection to {name}: {self.channel.last_error or 'connecting'}"
 
     def same_process(self, other: Link) -> bool:
         """Whether both links may lead to one process."""
         return self.instance == other.instance if self.instance else self.place == other.place
+
+    def may_look(self, now: float) -> bool:
+        """Whether to ask for the health of the signer because of a call; not too often."""
+        if now - self.looked_at < _LOOK_SECONDS:
+            return False
+        self.looked_at = now
+        return True
 
     def worked(self) -> None:
         """Note that a call had an answer."""

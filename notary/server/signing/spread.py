@@ -38,9 +38,9 @@ from notary.net.grpc import Channel, RpcError, Status
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
 from notary.observe.metrics import DaemonMetrics
-from notary.server.signing import Signing
+from notary.server.signing import SERVING, Signing
 from notary.server.signing.directory import Directory, resolver
-from notary.server.signing.links import SERVING, Link, best, best_other
+from notary.server.signing.links import Link, best, best_other
 from notary.server.signing.remote import SIGNER_SECONDS, RemoteSigner
 from notary.server.sources import Source
 from notary.tuf.model import Gun, RoleName
@@ -328,6 +328,8 @@ class Signers:
             link.worked()
         elif outcome == "failed":
             link.failed(self.clock.seconds())
+        if link.ready and not self.closed and (outcome == "failed" if link.serves else outcome == "ok"):
+            self._look(link)
         if link in self._leaving:
             self._close_left()
 
@@ -350,7 +352,7 @@ class Signers:
     # -- what is known of the signers ---------------------------------------------------------------------------------
 
     def states(self) -> Mapping[str, str]:
-        """Return "serving", or what is wrong, for each signer by its address."""
+        """Return SERVING, or what is wrong, for each signer by its address."""
         found = {}
         for address, place in self._places.items():
             known = [link.status for link in place.links]
@@ -390,6 +392,11 @@ class Signers:
             lambda: {(reason,): count for reason, count in self.repeats.items()},
             ("reason",),
         )
+
+    def _look(self, link: Link) -> None:
+        """Ask for the health of a signer, of which a call said something else than the last check."""
+        if link.may_look(self.clock.seconds()):
+            self._checking(link).addErrback(lambda failure: failure.trap(NotaryError))
 
     async def _check_link(self, link: Link) -> None:
         try:

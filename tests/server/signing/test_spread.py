@@ -505,6 +505,33 @@ def test_the_check_passes_while_one_signer_serves(pair: Fleet) -> None:
     assert pair.result(pair.service.check()) is None
 
 
+def test_a_call_that_fails_has_the_signer_asked_at_once(pair: Fleet) -> None:
+    pair.signers[0].answers |= {SIGN: RpcError(Status.INTERNAL, "the reason"), CHECK: NOT_SERVING}
+    pair.result(pair.sign())
+    pair.let_pass(0.1)
+    assert "cannot work" in pair.service.states()["192.0.2.1:7899"]
+    for _ in range(10):
+        pair.result(pair.sign())
+    assert asked(pair, SIGN)[0] == 1
+    pair.signers[1].crash()  # now the first is the only one
+    pair.signers[0].answers[CHECK] = SERVING
+    del pair.signers[0].answers[SIGN]
+    pair.let_pass(1.0)
+    pair.result(pair.sign())
+    pair.let_pass(0.1)
+    assert pair.service.states()["192.0.2.1:7899"] == "serving"
+
+
+def test_failing_calls_do_not_ask_the_signer_each_time(pair: Fleet) -> None:
+    for each in pair.signers:
+        each.answers[SIGN] = RpcError(Status.INTERNAL, "the reason")
+        each.requests.clear()
+    for _ in range(50):
+        with pytest.raises(SigningFailed):
+            pair.result(pair.sign())
+    assert max(asked(pair, CHECK)) <= 2  # of the two services
+
+
 def test_a_signer_that_hangs_does_not_delay_the_check(pair: Fleet) -> None:
     pair.signers[0].answers[CHECK] = None
     assert pair.result(pair.service.check()) is None
