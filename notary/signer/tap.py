@@ -109,17 +109,16 @@ class Signer(Serving):
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
-        if config.storage.kind.persistent:
-            alias = config.storage.default_alias
-            self._trial = Trial(store.sample, self._custody.open, alias, self.in_thread, self.reactor.seconds)
+        alias = config.storage.default_alias
+        self._trial = trial = Trial(store.sample, self._custody.open, alias, self.in_thread, self.reactor.seconds)
+        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take, on_made=trial.made)
         self._rpc = rpc = Rpc(
             keyring,
             store.check,
             metrics,
             self._logs_info,
             self.reactor.seconds,
-            trial=self._trial,
+            trial=trial,
             processes=1 if self._worker is None else self._worker.count,
         )
         methods = rpc.methods()
@@ -162,7 +161,7 @@ class Signer(Serving):
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
         if self._trial is not None:
-            self._trial.suspect()
+            self._trial.begin_anew()
         with suppress(StorageFailed):  # which says nothing of the passphrases
             await self._try_passphrases(config)
         await self._reloader.reload(parts)

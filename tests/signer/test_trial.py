@@ -134,6 +134,36 @@ async def test_one_key_that_opens_is_enough(bench: Bench) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_own_keys_prove_nothing_beside_those_of_others(bench: Bench) -> None:
+    """Two signers have each made a key at the same moment, with different passphrases."""
+    bench.trial.made(await bench.add())
+    assert await bench.trial.reason() == ""
+    await bench.add(WRONG)
+    bench.trial.suspect()
+    assert "does not open" in await bench.trial.reason()
+
+
+@pytest_twisted.ensureDeferred
+async def test_own_keys_that_no_longer_open(bench: Bench) -> None:
+    bench.trial.made(await bench.add())
+    assert await bench.trial.reason() == ""
+    bench.passphrase = WRONG
+    bench.trial.begin_anew()
+    assert "does not open" in await bench.trial.reason()
+
+
+@pytest_twisted.ensureDeferred
+async def test_before_a_key_the_trial_is_repeated_if_it_is_due(bench: Bench) -> None:
+    await bench.add()
+    await bench.trial.before_a_key()
+    await bench.trial.before_a_key()
+    assert bench.samples == 1
+    bench.clock.advance(INTERVAL_SECONDS)
+    await bench.trial.before_a_key()
+    assert bench.samples == 2
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_store_that_is_away_changes_nothing(bench: Bench) -> None:
     await bench.add(WRONG)
     first = await bench.trial.reason()
@@ -152,7 +182,7 @@ class Signer(Bench):
 
     def __init__(self) -> None:
         super().__init__()
-        keyring = Keyring(self.store, self.custody, maybeDeferred, utc_now)
+        keyring = Keyring(self.store, self.custody, maybeDeferred, utc_now, on_made=self.trial.made)
         self.metrics = SignerMetrics(version="0")
         self.rpc = Rpc(
             keyring, lambda: succeed(None), self.metrics, seconds=self.clock.seconds, trial=self.trial, processes=3
@@ -181,6 +211,7 @@ class Signer(Bench):
 async def test_a_signer_whose_passphrase_opens_nothing_does_not_serve_and_makes_no_keys() -> None:
     signer = Signer()
     key_id = await signer.create()
+    await signer.add()
     assert await signer.serves()
     signer.passphrase = WRONG  # as if the rows had been wrapped again
     signer.trial.begin_anew()
