@@ -47,6 +47,7 @@ from notary.config.values import (
     Address,
     Secret,
     one_of,
+    signer_address,
 )
 from notary.errors import ConfigError
 
@@ -170,7 +171,7 @@ class TrustService:
         when=_REMOTE,
     )
     port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
-    addresses: tuple[Address, ...] = key(
+    addresses: tuple[str, ...] = key(
         SIGNERS,
         'The signers, if they are not at the addresses of `hostname`, such as `["signer-1", "signer-2:7900"]`; '
         "`port` is the port of those without one. The certificate of each must have the name `hostname`. In the "
@@ -209,9 +210,9 @@ class TrustService:
     @property
     def signers(self) -> tuple[Address, ...]:
         """Where the signers are."""
-        return tuple(
-            place._replace(port=place.port or self.port) for place in self.addresses or (Address(self.hostname, 0),)
-        )
+        if not self.addresses:
+            return (Address(self.hostname, self.port),)
+        return tuple(signer_address(text, self.port) for text in self.addresses)
 
 
 _BACKEND = one_of(*BACKENDS)

@@ -224,22 +224,25 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _signers(value: object) -> tuple[Address, ...]:
-    """Return addresses to connect to; port 0 stands for a port that is not given."""
+def _signers(value: object) -> tuple[str, ...]:
     places = value.split() if isinstance(value, str) else value
     if not isinstance(places, list):
         raise TypeError
-    if not places or len(set(map(str, places))) != len(places):
+    found = tuple(_text(place) for place in places)
+    if not found or len({signer_address(place, 0) for place in found}) != len(found):
         raise ValueError
-    return tuple(_signer(place) for place in places)
+    return found
 
 
-def _signer(value: object) -> Address:
-    text = _text(value)
-    if re.fullmatch(r"\[[^][]+\]|[^][:]+", text):
-        return Address(_host(text.strip("[]")), 0)
+def signer_address(text: str, port: int) -> Address:
+    """Return the address of a signer: "host:port", or "host" and ``port``. Raises ValueError."""
     if text.count(":") > 1 and "[" not in text:
-        return Address(_host(text), 0)  # an IPv6 address without brackets
+        return Address(_host(text), port)  # an IPv6 address without brackets
+    if ":" not in text or text.endswith("]"):
+        bare = re.fullmatch(r"\[([^][]+)\]|([^][]+)", text)
+        if bare is None:
+            raise ValueError
+        return Address(str(ipaddress.IPv6Address(bare[1])) if bare[1] else _host(bare[2]), port)
     address = _address(text)
     if not address.host or not address.port:
         raise ValueError
