@@ -380,6 +380,7 @@ class Channel:
         """Make another connection for new calls; the present one ends when its calls have ended."""
         ready = self._ready
         if ready is not None:
+            ready.good = True  # it ends for no fault of its own
             ready.leave()
 
     def call(self, path: str, request: bytes, timeout: float) -> Deferred[bytes]:
