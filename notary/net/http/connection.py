@@ -337,11 +337,14 @@ class HttpConnection(protocol.Protocol):
         if not self.persistent:
             self._end()
             return
-        if self._reader.kept_bytes:
-            self._await(_Phase.HEAD, self._service.limits.head_seconds)
+        reader, limits = self._reader, self._service.limits
+        reader.next_request()
+        if reader.kept_bytes:
+            self._await(_Phase.HEAD, limits.head_seconds)
         else:
-            self._await(_Phase.IDLE, self._service.limits.idle_seconds)
-        self._reader.next_request()
+            self._await(_Phase.IDLE, limits.idle_seconds)
+            if not self._has_ended:
+                return  # as after nearly all requests: there is nothing to read
         if not self._is_reading:
             self._read(b"")
 
