@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from notary.tuf import jwe
 from tests.support.databases import MariaDB
 from tests.support.migrated import migrated_database
-from tests.support.peers import Daemon
+from tests.support.peers import GO_SERVER, Daemon, daemon
 from tests.support.sides import Side, make_collection
 from tests.support.signer import GO_SIGNER, OUR_SIGNER
 from tests.support.signers import PASSPHRASE, SeveralSigners
@@ -115,6 +115,18 @@ def test_all_signers_are_away(pair: SeveralSigners) -> None:
     pair.signers[1].start()
     until(lambda: pair.readiness()["writes"] is True, "one signer is enough")
     pair.await_states(False, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_go_server_reads_the_same_section(reactor: Any, keys: tuple[str, str], tmp_path: Path) -> None:
+    """It knows nothing of the list, and goes to the host and port."""
+    with SeveralSigners(keys, tmp_path) as two:
+        go = daemon("go", GO_SERVER, tmp_path, extra=two.section)
+        two.signers[1].kill()
+        with go:
+            async with Side(go, reactor) as side:
+                (collection,) = await collections_of(side, 1)
+                await collection.verify()
 
 
 # -- several processes of one signer ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.peers import OUR_SERVER, Daemon, daemon, free_port, remote_signer
+from tests.support.peers import OUR_SERVER, Daemon, daemon, remote_signer
 from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
 from tests.support.waiting import until
 
@@ -25,7 +25,7 @@ class SeveralSigners:
     """``count`` signers of ``command``, and a server that has their addresses.
 
     ``keys`` is the signers' database in MariaDB: its name and its ``db_url``. ``passphrases`` are those of the signers,
-    if they are not the same. ``more`` is as for ``signer_daemon``.
+    if they are not the same. ``more`` is as for ``signer_daemon``. ``section`` is the server's section for its signers.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class SeveralSigners:
             self.pair.authority.write(self.pair.folder, "root"),
             self.pair.client.write(self.pair.folder, "client"),
         )
-        section: Any = remote_signer(free_port(), ca, client, algorithm)
-        section["trust_service"]["addresses"] = [f"127.0.0.1:{signer.port}" for signer in self.signers]
+        self.section: Any = remote_signer(self.signers[0].port, ca, client, algorithm)
+        self.section["trust_service"]["addresses"] = [f"127.0.0.1:{signer.port}" for signer in self.signers]
         self.server = daemon(
-            "server", OUR_SERVER, folder, storage={"backend": "sqlite3", "db_url": "notary.db"}, extra=section
+            "server", OUR_SERVER, folder, storage={"backend": "sqlite3", "db_url": "notary.db"}, extra=self.section
         )
 
     @property
