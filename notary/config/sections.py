@@ -6,7 +6,7 @@ Rules of this module:
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
   ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.mirror_status_file``,
-  ``server.read_only`` and ``server.workers``, and the files of secrets.
+  ``server.read_only``, ``server.workers`` and ``trust_service.addresses``, and the files of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -41,11 +41,13 @@ from notary.config.values import (
     SECONDS,
     SECRET,
     SHARE,
+    SIGNERS,
     TEXT,
     WORKERS,
     Address,
     Secret,
     one_of,
+    signer_address,
 )
 from notary.errors import ConfigError
 
@@ -170,12 +172,21 @@ class TrustService:
     )
     hostname: str = key(
         HOST,
-        "The host of the signer; the signer's certificate must have this name.",
+        "The host of the signer; the signer's certificate must have this name. A name with several addresses stands "
+        "for several signers, and the server uses all of them.",
         default="",
         required=True,
         when=_REMOTE,
     )
     port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
+    addresses: tuple[str, ...] = key(
+        SIGNERS,
+        'The signers, if they are not at the addresses of `hostname`, such as `["signer-1", "signer-2:7900"]`; '
+        "`port` is the port of those without one. The certificate of each must have the name `hostname`. In the "
+        "environment: separated by spaces. The Go server ignores this key, and goes to `hostname`.",
+        default=(),
+        when=_REMOTE,
+    )
     key_algorithm: str = key(
         one_of("ecdsa", "rsa", "ed25519"),
         "The algorithm of the keys that the signer creates.",
@@ -203,6 +214,13 @@ class TrustService:
         when=_REMOTE,
         needs=("trust_service.tls_client_cert",),
     )
+
+    @property
+    def signers(self) -> tuple[Address, ...]:
+        """Where the signers are."""
+        if not self.addresses:
+            return (Address(self.hostname, self.port),)
+        return tuple(signer_address(text, self.port) for text in self.addresses)
 
 
 _BACKEND = one_of(*BACKENDS)

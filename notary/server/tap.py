@@ -41,7 +41,7 @@ from notary.server.metrics import ServerMetrics
 from notary.server.mirrored import Mirrored
 from notary.server.renewal import Schedule
 from notary.server.repository import Repository
-from notary.server.signing import SigningService, no_sources, services
+from notary.server.signing import SigningService, no_sources, no_states, services
 from notary.server.sources import Source
 from notary.server.sweep import Sweep
 from notary.server.validators import Turns, Validators
@@ -104,6 +104,7 @@ class Server(Serving):
             )
         self._signing: SigningService | None = None
         self._signing_sources: Callable[[TrustService], Sequence[Source]] = no_sources
+        self._signer_states: Callable[[], Mapping[str, str]] = no_states
         if config.server.read_only:
             self._log.info("Read-only: nothing is published, deleted or renewed, and no keys are made")
         else:
@@ -111,6 +112,8 @@ class Server(Serving):
             signing = services.SERVICES[trust.type](trust, reactor)
             self._log.info(signing.log_line)
             self._signing_sources = signing.sources
+            self._signer_states = signing.states
+            signing.show(self._metrics)
             self._signing = timed(
                 SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
             )
@@ -146,7 +149,14 @@ class Server(Serving):
         details: Callable[[], Mapping[str, object]] = dict
         if config.server.mirror_status_file is not None:
             details = await self._mirrored(config.server.mirror_status_file)
-        self._health = health = Health(checks, self.reactor, metrics.set_health, read_only=read_only, details=details)
+        self._health = health = Health(
+            checks,
+            self.reactor,
+            metrics.set_health,
+            read_only=read_only,
+            signers=self._signer_states,
+            details=details,
+        )
         await self.run(health)
         offload = Offload(self.reactor)
         self.at_end(offload.close)

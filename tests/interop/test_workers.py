@@ -127,7 +127,8 @@ class World:
     def settle(self) -> None:
         """Wait until all workers serve, and the server is ready for everything."""
         until(lambda: metrics(self.debug["server"])["notary_server_workers"] == WORKERS, "all workers serve")
-        until(lambda: get(self.debug["server"], "/readyz") == (200, WELL), "the server is well")
+        well = WELL | {"signers": {f"localhost:{self.signer.port}": "serving"}}
+        until(lambda: get(self.debug["server"], "/readyz") == (200, well), "the server is well")
 
     def pids(self) -> list[int]:
         return [pid for pid in children(self.server.pid) if not gone(pid)]
