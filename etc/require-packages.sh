@@ -45,6 +45,7 @@ missing_packages() {
         command -v curl >/dev/null || echo curl # etc/take-over.sh
         command -v /usr/sbin/haproxy >/dev/null || echo haproxy # the load balancer of docs/high-availability.md
         command -v /usr/sbin/nginx >/dev/null || echo nginx # serves the tree of docs/mirror.md
+        command -v promtool >/dev/null || echo prometheus # tries the alerts
         compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo faketime # clocks that step
         # Private instances of these are started by the tests; whether the system's own runs does not matter.
         command -v /usr/sbin/mariadbd >/dev/null || echo mariadb-server

@@ -1,16 +1,18 @@
-"""docs/monitoring.md and the Grafana dashboard name the metrics that the daemons have: all of them, and no other."""
+"""docs/monitoring.md, the alerts and the dashboard name metrics that the daemons have; the page and the dashboard all.
+
+That processes serve them, with their labels: `tests.interop.test_workers` and `tests.interop.test_mirror`.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
+from notary.admin.commands.mirror import FIGURES
 from notary.net.grpc import Status
 from notary.observe.expiry import Certificates
 from notary.server.health import INTERVAL_SECONDS
@@ -19,10 +21,10 @@ from notary.server.signing.remote import SIGNER_SECONDS
 from notary.signer.metrics import SignerMetrics
 from notary.work.usage import PoolUsage
 from tests.support.fleet import Fleet
+from tests.support.watched import ALERTS, DASHBOARD, expressions, families_in, names_in
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/monitoring.md").read_text()
-DASHBOARD = json.loads((ROOT / "etc/grafana/notary.json").read_text())
 
 
 class NoKeyring:
@@ -47,12 +49,7 @@ def families(metrics) -> dict[str, set[str]]:
         metrics.gauge("metadata_expiry_seconds", "doc", lambda: {("timestamp",): 1.0}, ("role",))
         metrics.gauge("mirror_behind_seconds", "doc", lambda: {(): 1.0})
         metrics.gauge("mirror_due_collections", "doc", lambda: {(): 1.0})
-    found = {}
-    for family in text_string_to_metric_families(metrics.render()[1].decode()):
-        if family.name.startswith("notary_"):
-            name = family.name + {"counter": "_total"}.get(family.type, "")
-            found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    return found
+    return families_in(metrics.render()[1].decode())
 
 
 def server() -> ServerMetrics:
@@ -82,6 +79,8 @@ def signer() -> SignerMetrics:
     return metrics
 
 
+MIRROR = re.findall(r"# TYPE (\w+) ", FIGURES)
+"""The metrics in the file of ``notary-admin mirror``."""
 EXPORTED = families(server()) | families(signer())
 
 
@@ -92,16 +91,6 @@ def documented() -> dict[str, set[str]]:
         for daemon in ("server", "signer") if "<d>" in name else ("",):
             found[name.replace("<d>", daemon)] = {label.strip() for label in labels.split(",") if label.strip()}
     return found
-
-
-def names_in(text: str) -> set[str]:
-    """The metrics that expressions name."""
-    found = set(re.findall(r"\bnotary_(?:server|signer)_[a-z_]+", text))
-    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
-
-
-def expressions() -> list[str]:
-    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
 
 
 def test_the_page_has_every_metric_with_its_labels():
@@ -116,9 +105,10 @@ def test_the_page_says_how_long_the_health_pages_lag():
 
 
 def test_the_alerts_name_metrics_that_exist():
-    alerts = PAGE[PAGE.index("## Alerts") :]
-    assert len(names_in(alerts)) >= 8
-    assert names_in(alerts) <= set(EXPORTED)
+    for alert, rule in ALERTS.items():
+        found = names_in(rule["expr"])
+        assert found or alert == "NotaryDown", alert
+        assert found <= set(EXPORTED) | set(MIRROR), alert
 
 
 def test_the_dashboard_names_metrics_that_exist():

@@ -34,6 +34,7 @@ from tests.support.readers import CLIENTS, Load, get, lines_of, messages, shown
 from tests.support.sides import Side, make_collection
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 from tests.support.waiting import PATIENCE_SECONDS, until
+from tests.support.watched import families_in, wanted_of
 
 WORKERS = 2
 PASSPHRASE = {"NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
@@ -58,14 +59,19 @@ def listens(pid: int, port: int) -> bool:
     return any(str(each.readlink()) in sockets for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def metrics(port: int) -> dict[str, float]:
-    """All samples of ``/metrics``: values by name, those of all labels together."""
+def page_of_metrics(port: int) -> str:
+    """The page ``/metrics`` of a debug server."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
+    return text
+
+
+def metrics(port: int) -> dict[str, float]:
+    """All samples of ``/metrics``: values by name, those of all labels together."""
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(page_of_metrics(port)):
         for sample in family.samples:
             found[sample.name] = found.get(sample.name, 0) + sample.value
     return found
@@ -179,6 +185,7 @@ def test_a_clients_life_and_what_is_shown_of_all_workers(world: World) -> None:
         seen = metrics(world.debug[name])
         assert seen[f"notary_{name}_workers"] == WORKERS
         assert seen[f"notary_{name}_worker_starts_total"] == WORKERS
+        assert wanted_of(name, mirror=False) <= families_in(page_of_metrics(world.debug[name])).keys()
     assert metrics(world.debug["server"])["notary_server_uploads_total"] == 6
     assert metrics(world.debug["signer"])["notary_signer_signatures_total"] == 6
     # The main port shows the same, whoever answers.

@@ -24,7 +24,7 @@ from notary.peer.fetch import Fetch, Outcome, Result
 from notary.peer.mirror import Event, Happened, Mirror
 from notary.work.mirror_status import MirrorStatus, replace_file
 
-_METRICS: Final = """\
+FIGURES: Final = """\
 # HELP notary_mirror_last_success_timestamp_seconds When the last round began that took over everything.
 # TYPE notary_mirror_last_success_timestamp_seconds gauge
 notary_mirror_last_success_timestamp_seconds {last:.3f}
@@ -47,6 +47,7 @@ notary_mirror_missed_states_total {missed}
 # HELP notary_mirror_collections_total What was done with collections, by outcome.
 # TYPE notary_mirror_collections_total counter
 """
+"""The file of figures, but for the counts of outcomes."""
 
 _QUIET: Final = frozenset({Outcome.UNCHANGED, Outcome.ABSENT})
 _BAD: Final = (Outcome.REFUSED, Outcome.FAILED, Outcome.DENIED)
@@ -64,7 +65,7 @@ class _Figures:
 
     def text(self, now: float, due: int) -> str:
         """Return the figures in the format of Prometheus."""
-        head = _METRICS.format(
+        head = FIGURES.format(
             last=self.last,
             behind=max(0.0, now - self.last),
             due=due,
