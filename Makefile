@@ -11,7 +11,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man proto
+.PHONY: help up test test-docker test-cluster lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man dist proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages
 
@@ -61,6 +61,9 @@ fixtures: dev ## make all certificates and keys in fixtures/ anew (ten years)
 
 docs: dev ## the documentation as a site: build/site/index.html; a broken link is an error
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/site
+
+dist: dev ## the source archive and the wheel, the same in every byte for one commit: dist/
+	$(BIN)/python etc/dist.py
 
 man: dev ## the manual pages of the three programs: build/man/
 	$(BIN)/python etc/manual.py build/man

@@ -1,7 +1,12 @@
-"""Stamps a build with the Git commit that it was made from: the build hook of hatchling, named in pyproject.toml.
+"""The build hook of hatchling, named in pyproject.toml: what a wheel has that the tree has elsewhere, or not at all.
 
-The commit is the content of ``notary/commit.txt`` in the wheel and in the source archive. It is that of the working
-tree or, where there is none, the variable ``GIT_COMMIT``, or that of the source archive. Without any, no file is added.
+A wheel has in ``notary/files/`` what belongs beside the programs (:data:`FILES`), in the folders in which
+``notary-admin files --install`` puts it below a prefix. What is missing is left out: images are built without these
+files, and only ``make dist`` writes manual pages and completion into ``build/``, which a source archive keeps.
+
+A build is stamped with the Git commit that it was made from, as the content of ``notary/commit.txt`` in the wheel and
+in the source archive. It is that of the working tree or, where there is none, the variable ``GIT_COMMIT``, or that of
+the source archive. Without any, no such file is added.
 """
 
 from __future__ import annotations
@@ -17,6 +22,23 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NAME = "notary/commit.txt"
+
+FILES = {
+    "build/completion/_notary-admin": "share/zsh/site-functions/",
+    "build/completion/notary-admin": "share/bash-completion/completions/",
+    "build/completion/notary-admin.fish": "share/fish/vendor_completions.d/",
+    "build/man/*.8": "share/man/man8/",
+    "docs/openapi.yaml": "share/notary/",
+    "etc/config/*.json": "share/notary/config/",
+    "etc/grafana/*.json": "share/notary/grafana/",
+    "etc/prometheus/*.yml": "share/notary/prometheus/",
+    "etc/systemd/*.service": "lib/systemd/system/",
+    "etc/systemd/*.socket": "lib/systemd/system/",
+    "etc/systemd/notary-server.service.d/*": "share/notary/systemd/notary-server.service.d/",
+    "etc/systemd/notary-signer.service.d/*": "share/notary/systemd/notary-signer.service.d/",
+    "etc/systemd/notary.sysusers": "lib/sysusers.d/notary.conf",
+}
+"""Files of the tree, and where below ``notary/files/`` a wheel has them: a folder, or a name that ends in no slash."""
 
 
 def commit_of(root: Path) -> str:
@@ -35,18 +57,35 @@ def commit_of(root: Path) -> str:
     return found.strip() if re.fullmatch(r"[0-9a-f]{8,64}", found.strip()) else ""
 
 
+def files_of(root: Path) -> dict[str, str]:
+    """Return the files of :data:`FILES` that a tree has, with their places in a wheel."""
+    return {
+        str(path): f"notary/files/{place}{path.name if place.endswith('/') else ''}"
+        for pattern, place in FILES.items()
+        for path in sorted(root.glob(pattern))
+        if path.is_file()
+    }
+
+
 class Stamp(BuildHookInterface[Any]):
     """The hook."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the file to a build; an editable installation reads the working tree."""
-        commit = commit_of(Path(self.root))
-        if version == "editable" or not commit:
+        """Add the files to a build; an editable installation reads the working tree."""
+        if version == "editable":
             return
-        file = Path(self.directory) / "commit.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(commit + "\n")
-        build_data["force_include"][str(file)] = NAME
+        root = Path(self.root)
+        if self.target_name == "wheel":
+            build_data["force_include"].update(files_of(root))
+        else:  # Git ignores build/, and so does hatchling
+            made = (path for path in files_of(root) if Path(path).is_relative_to(root / "build"))
+            build_data["force_include"].update({path: str(Path(path).relative_to(root)) for path in made})
+        commit = commit_of(root)
+        if commit:
+            file = Path(self.directory) / "commit.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(commit + "\n")
+            build_data["force_include"][str(file)] = NAME
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove what was made for the build."""

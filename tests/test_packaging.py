@@ -103,6 +103,10 @@ def test_dev_asks_for_no_less_than_the_program() -> None:
         assert bounds.get(each.name, each.specifier) == each.specifier, each.name
 
 
+def test_all_is_all_that_a_daemon_may_use() -> None:
+    assert sorted(EXTRAS["all"]) == sorted(each for extra in RUNTIME for each in EXTRAS[extra])
+
+
 # -- the locks of the images ------------------------------------------------------------------------------------------
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; .*?)?((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)

@@ -21,6 +21,7 @@ from notary.admin.commands.changes import changes
 from notary.admin.commands.check_config import check_config
 from notary.admin.commands.expiring import expiring
 from notary.admin.commands.fetch import fetch
+from notary.admin.commands.files import files
 from notary.admin.commands.fsck import fsck
 from notary.admin.commands.gc import gc
 from notary.admin.commands.health import health
@@ -38,7 +39,7 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, changes, expiring, fsck, gc)
+COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, changes, expiring, fsck, gc, files)
 
 for each in COMMANDS:
     cli.add_command(each)
