@@ -9,14 +9,14 @@ target=${1:?up, dev, test, bench, diagrams, docker or cluster}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
-    echo "error: $python is not installed; Python 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 names another)" >&2
+    echo "error: $python is not installed; Python 3.11 to 3.14 is needed (make PYTHON=python3.12 names another)" >&2
     exit 1
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in
-    3.11 | 3.12 | 3.13) ;;
+    3.11 | 3.12 | 3.13 | 3.14) ;;
     *)
-        echo "error: $python is Python $version; 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 names another)" >&2
+        echo "error: $python is Python $version; 3.11 to 3.14 is needed (make PYTHON=python3.12 names another)" >&2
         exit 1
         ;;
 esac
