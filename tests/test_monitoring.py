@@ -45,6 +45,8 @@ def families(metrics) -> dict[str, set[str]]:
         metrics.gauge("body_bytes", "doc", lambda: {(): 1.0})  # see server/tap.py
         metrics.counter("renewal_failures", "doc", lambda: {(): 1.0})
         metrics.gauge("metadata_expiry_seconds", "doc", lambda: {("timestamp",): 1.0}, ("role",))
+        metrics.gauge("mirror_behind_seconds", "doc", lambda: {(): 1.0})
+        metrics.gauge("mirror_due_collections", "doc", lambda: {(): 1.0})
     found = {}
     for family in text_string_to_metric_families(metrics.render()[1].decode()):
         if family.name.startswith("notary_"):

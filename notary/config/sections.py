@@ -5,8 +5,8 @@ Rules of this module:
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
-  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only``, ``server.workers``
-  and ``trust_service.addresses``, and the files of secrets.
+  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.mirror_status_file``,
+  ``server.read_only``, ``server.workers`` and ``trust_service.addresses``, and the files of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -52,6 +52,7 @@ from notary.config.values import (
 from notary.errors import ConfigError
 
 _SIGNS = ("server.read_only", (False,))
+_MIRRORS = ("server.read_only", (True,))
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
 _SQL = ("storage.backend", PERSISTENT)
@@ -144,6 +145,13 @@ class Server:
         "metadata is served as it is stored. The section `trust_service` is ignored; the database user needs the right "
         "SELECT only.",
         default=False,
+    )
+    mirror_status_file: Path | None = key(
+        FILE,
+        "The file of `notary-admin mirror --status-file`, if that command fills the database: `/readyz` and the "
+        "metrics then say how far this server is behind.",
+        default=None,
+        when=_MIRRORS,
     )
 
 
@@ -397,7 +405,12 @@ class Limits:
         "IPv6 the /64), or that of the proxy. At least `limits.upload_bytes`.",
         default=100 << 20,
     )
-    idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+    idle_timeout: float = key(
+        SECONDS,
+        "Seconds that a connection may stay open without a request. A load balancer that speaks HTTP must end its idle "
+        "connections earlier; most do after 60 seconds.",
+        default=75.0,
+    )
     pending_keys_per_hour: int = key(
         COUNT_OR_NONE,
         "The most new keys that one user (without authentication: one address) may request in an hour; beyond it, "

@@ -35,7 +35,8 @@ class Health(Service):
     """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
 
     With ``read_only``, the server takes no writes although every check passes. ``signers`` returns the state of each
-    signer by its address; the server takes writes while one of them serves.
+    signer by its address; the server takes writes while one of them serves. ``details`` has further
+    members of the answer of ``/readyz``.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Health(Service):
         *,
         read_only: bool = False,
         signers: Callable[[], Mapping[str, str]] = dict,
+        details: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._read_only = read_only
         self._signers = signers
+        self._details = details
         self._checks = checks
         self._clock = clock
         self._on_result = on_result
@@ -86,6 +89,7 @@ class Health(Service):
             facts["signers"] = signers
         if self._read_only:
             facts["read_only"] = True
+        facts.update(self._details())
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:

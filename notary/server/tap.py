@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from random import SystemRandom
 from socket import socket
 from typing import Any, Final
@@ -37,6 +38,7 @@ from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import ServerMetrics
+from notary.server.mirrored import Mirrored
 from notary.server.renewal import Schedule
 from notary.server.repository import Repository
 from notary.server.signing import SigningService, no_sources, no_states, services
@@ -144,8 +146,16 @@ class Server(Serving):
             self.at_end(self._signing.close)
             checks[SIGNER] = self._signing.check
         read_only = config.server.read_only
+        details: Callable[[], Mapping[str, object]] = dict
+        if config.server.mirror_status_file is not None:
+            details = await self._mirrored(config.server.mirror_status_file)
         self._health = health = Health(
-            checks, self.reactor, metrics.set_health, read_only=read_only, signers=self._signer_states
+            checks,
+            self.reactor,
+            metrics.set_health,
+            read_only=read_only,
+            signers=self._signer_states,
+            details=details,
         )
         await self.run(health)
         offload = Offload(self.reactor)
@@ -233,6 +243,24 @@ class Server(Serving):
             await self.run(sweep)
         return repository
 
+    async def _mirrored(self, path: Path) -> Callable[[], Mapping[str, object]]:
+        """Watch how far this server is behind the Notary that it mirrors; return what ``/readyz`` says of it."""
+        mirrored = Mirrored(path, self.reactor, self.in_thread, utc_now)
+        await self.run(mirrored)
+        self._metrics.gauge(
+            "mirror_behind_seconds",
+            "Seconds that this server may be behind the Notary that it mirrors; infinite if that is not known",
+            lambda: {(): mirrored.behind_seconds},
+            across_workers="max",
+        )
+        self._metrics.gauge(
+            "mirror_due_collections",
+            "Collections that have changed at that Notary and could not be taken over",
+            lambda: {(): mirrored.due},
+            across_workers="max",
+        )
+        return mirrored.details
+
     async def reload(self, config: ServerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
@@ -303,5 +331,6 @@ PROGRAM = Program(
     address=lambda config: config.server.http_addr,
     address_key="server.http_addr",
     differences=differences,
+    clients=512,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

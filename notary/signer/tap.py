@@ -218,6 +218,7 @@ PROGRAM = Program(
     address=lambda config: config.server.grpc_addr,
     address_key="server.grpc_addr",
     differences=differences,
+    clients=64,
     before_load=_protect,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for
