@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from notary.storage.sql.catalogue import Catalogue
+from notary.storage.sql.survey import Ask, Fact
 from notary.work.usage import PoolUsage
 
 
@@ -81,7 +82,7 @@ class Dialect:
 
     ``holds`` tells whether a name fits in a column of 255 characters. ``bind_time`` converts an aware UTC time to the
     form in which it is stored. ``trouble`` classifies an error; ``explain`` says in one sentence what went wrong and
-    what to do, without a path or a password.
+    what to do, without a path or a password. ``survey`` asks the database what kind it is and what its settings are.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Dialect:
     bind_time: Callable[[datetime], object]
     trouble: Callable[[Exception], Trouble]
     explain: Callable[[Exception], str]
+    survey: Callable[[Ask], Sequence[Fact]]
 
     @property
     def lookalikes(self) -> bool:

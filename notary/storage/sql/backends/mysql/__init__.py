@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from notary.storage.sql.backends.mysql import dsn
+from notary.storage.sql.backends.mysql.survey import survey
 from notary.storage.sql.catalogue import Catalogue, Lock
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
@@ -192,4 +193,5 @@ MYSQL = Dialect(
     bind_time=_bind_time,
     trouble=_trouble,
     explain=_explain,
+    survey=survey,
 )

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from notary.storage.sql.backends.postgres import dsn
+from notary.storage.sql.backends.postgres.survey import survey
 from notary.storage.sql.catalogue import Catalogue, Lock
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
@@ -228,4 +229,5 @@ POSTGRES = Dialect(
     bind_time=_bind_time,
     trouble=_trouble,
     explain=_explain,
+    survey=survey,
 )

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,6 +15,7 @@ from typing import Any, Final
 from notary.errors import ConfigError
 from notary.storage.sql.catalogue import Catalogue
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.storage.sql.survey import Ask, Fact
 
 CATALOGUE: Final = Catalogue(
     columns=(
@@ -196,6 +197,17 @@ def _explain(error: Exception) -> str:
     return _ADVICE.get(_code(error)) or f"SQLite could not do its work: {error}"
 
 
+def _survey(ask: Ask) -> Sequence[Fact]:
+    ((version,),) = ask("SELECT sqlite_version()")
+    ((mode,),) = ask("PRAGMA journal_mode")
+    return [
+        Fact("server", f"SQLite {version}", "the release in use"),
+        Fact("kind", "a file", "for one daemon on one machine; what it acknowledges is as safe as its disk"),
+        Fact("journal_mode", str(mode), "the service uses wal"),
+        Fact("synchronous", "FULL", "a commit is on the disk before it is acknowledged"),
+    ]
+
+
 SQLITE3 = Dialect(
     name="sqlite3",
     driver="sqlite3",
@@ -222,4 +234,5 @@ SQLITE3 = Dialect(
     bind_time=lambda when: when.isoformat(" "),
     trouble=_trouble,
     explain=_explain,
+    survey=_survey,
 )
