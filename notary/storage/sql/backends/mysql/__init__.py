@@ -14,19 +14,19 @@ from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
 
-from notary.storage.sql.backends.mysql import dsn
+from notary.storage.sql.backends.mysql import dsn, turns
 from notary.storage.sql.backends.mysql.survey import survey
-from notary.storage.sql.catalogue import Catalogue, Lock
+from notary.storage.sql.catalogue import Catalogue
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
-
-_MYSQL_LOCK: Final = "CONCAT('notary migrate ', SHA1(DATABASE()))"
-"""The name of a lock is shared by all databases of a server, and has at most 64 characters."""
 
 _MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
 """Access denied: to a database, a table or a column, for lack of a server privilege, or to a routine."""
 
 CATALOGUE: Final = Catalogue(
-    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()",
+    columns=(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE() "  # noqa: S608
+        f"AND table_name <> '{turns.TABLE}' AND table_name NOT LIKE '{turns.DROPPED}%'"
+    ),
     indexes=(
         "SELECT table_name, index_name, column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
@@ -37,7 +37,7 @@ CATALOGUE: Final = Catalogue(
         "'@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))"
     ),
     transactional=False,
-    lock=Lock(f"SELECT GET_LOCK({_MYSQL_LOCK}, 1)", f"SELECT RELEASE_LOCK({_MYSQL_LOCK})"),
+    take_turn=turns.take,
     forbidden=lambda error: bool(error.args) and error.args[0] in _MYSQL_FORBIDDEN,
     rights="SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX and REFERENCES on the database",
 )

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
 
 from notary.storage.sql.backends.postgres import dsn
 from notary.storage.sql.backends.postgres.survey import survey
-from notary.storage.sql.catalogue import Catalogue, Lock
+from notary.storage.sql.catalogue import Catalogue, Run, Taken
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
+
+
+def _take_turn(run: Run) -> Taken:
+    # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
+    ((taken,),) = run(f"SELECT pg_try_advisory_lock({_POSTGRES_LOCK})")
+    return partial(run, f"SELECT pg_advisory_unlock({_POSTGRES_LOCK})") if taken else ""
+
 
 CATALOGUE: Final = Catalogue(
     # The views of information_schema lack the tables on which the user has no right.
@@ -56,8 +64,7 @@ CATALOGUE: Final = Catalogue(
         "FROM (SELECT quote_ident(COALESCE(current_schema(), 'public')) AS s, quote_ident(current_user) AS u) AS names"
     ),
     transactional=True,
-    # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
-    lock=Lock(f"SELECT pg_try_advisory_lock({_POSTGRES_LOCK})", f"SELECT pg_advisory_unlock({_POSTGRES_LOCK})"),
+    take_turn=_take_turn,
     forbidden=lambda error: getattr(error, "sqlstate", None) == "42501",
     rights="CREATE on the schema, and to be the owner of its tables",
 )

@@ -29,7 +29,7 @@ CATALOGUE: Final = Catalogue(
     missing_rights="",
     grants="",
     transactional=True,
-    lock=None,
+    take_turn=None,
     forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
     rights="the right to write to the SQLite file and its directory",
 )
