@@ -35,7 +35,7 @@ from notary.server.api import Api
 from notary.server.auth import schemes
 from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
-from notary.server.health import DATABASE, SIGNER, Health
+from notary.server.health import DATABASE, SIGNER, WRITES, Health
 from notary.server.metrics import ServerMetrics
 from notary.server.renewal import Schedule
 from notary.server.repository import Repository
@@ -136,11 +136,11 @@ class Server(Serving):
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
             self.at_end(store.close)
         self._log.info("Starting Server")
-        checks = {DATABASE: store.check}
+        read_only = config.server.read_only
+        checks = {DATABASE: store.check, **({} if read_only else {WRITES: store.check_writes})}
         if self._signing is not None:
             self.at_end(self._signing.close)
             checks[SIGNER] = self._signing.check
-        read_only = config.server.read_only
         self._health = health = Health(checks, self.reactor, metrics.set_health, read_only=read_only)
         await self.run(health)
         offload = Offload(self.reactor)

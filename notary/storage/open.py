@@ -48,6 +48,7 @@ def pool_of(storage: Storage, usage: PoolUsage | None = None, *, read_only: bool
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
         query_timeout=storage.query_timeout,
+        connection_lifetime=storage.connection_lifetime,
         usage=usage,
         read_only=read_only,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import time
@@ -184,6 +185,11 @@ def _embedded(connection: sqlite3.Connection) -> None:
             return
 
 
+def _free_bytes(connection: sqlite3.Connection) -> int:
+    (path,) = (path for _, name, path in connection.execute("PRAGMA database_list") if name == "main")
+    return shutil.disk_usage(path).free
+
+
 def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
     if isinstance(error, _Replaced):
@@ -229,6 +235,11 @@ SQLITE3 = Dialect(
     catalogue=CATALOGUE,
     arguments=_arguments,
     prepare=_prepare,
+    read_only="",
+    leaves_read_only=lambda _: False,
+    is_full=lambda error: _code(error) == sqlite3.SQLITE_FULL,
+    undo_leaves_nothing=True,
+    free_bytes=_free_bytes,
     embedded=_embedded,
     holds=lambda _: True,
     bind_time=lambda when: when.isoformat(" "),
