@@ -123,6 +123,13 @@ CASES = [
         check="Trust operational",
     ),
     case(
+        "NotaryDatabaseTakesNoWrites",
+        gauge("notary_server_health_check", 0, f'{AT},check="DB takes writes"'),
+        gauge("notary_server_health_check", 1, f'{AT},check="DB takes writes"'),
+        "The database of a:1 takes no writes, as a standby or a full disk: nobody can publish",
+        check="DB takes writes",
+    ),
+    case(
         "NotaryServerErrors",
         counter(REQUESTS, 95, f'{AT},code="200"') | counter(REQUESTS, 5, f'{AT},code="503"'),
         counter(REQUESTS, 999, f'{AT},code="200"')

@@ -34,7 +34,7 @@ from tests.support.readers import CLIENTS, Load, get, lines_of, messages, shown
 from tests.support.sides import Side, make_collection
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 from tests.support.waiting import PATIENCE_SECONDS, until
-from tests.support.watched import families_in, wanted_of
+from tests.support.watched import checks_of, families_in, wanted_of
 
 WORKERS = 2
 PASSPHRASE = {"NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
@@ -185,7 +185,9 @@ def test_a_clients_life_and_what_is_shown_of_all_workers(world: World) -> None:
         seen = metrics(world.debug[name])
         assert seen[f"notary_{name}_workers"] == WORKERS
         assert seen[f"notary_{name}_worker_starts_total"] == WORKERS
-        assert wanted_of(name, mirror=False) <= families_in(page_of_metrics(world.debug[name])).keys()
+        page = page_of_metrics(world.debug[name])
+        assert wanted_of(name, mirror=False) <= families_in(page).keys()
+        assert all(f'check="{check}"' in page for check in checks_of(name))
     assert metrics(world.debug["server"])["notary_server_uploads_total"] == 6
     assert metrics(world.debug["signer"])["notary_signer_signatures_total"] == 6
     # The main port shows the same, whoever answers.

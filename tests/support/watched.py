@@ -35,6 +35,12 @@ def wanted_of(daemon: str, *, mirror: bool) -> set[str]:
     return {name for name in named if name.startswith(f"notary_{daemon}_") and ("_mirror_" in name) is mirror}
 
 
+def checks_of(daemon: str) -> set[str]:
+    """The health checks of a daemon that alerts name."""
+    pattern = re.compile(rf'notary_{daemon}_health_check\{{check="([^"]+)"\}}')
+    return {check for rule in ALERTS.values() for check in pattern.findall(rule["expr"])}
+
+
 def families_in(page: str) -> dict[str, set[str]]:
     """Our metrics in a page, without the names of samples of histograms, and the labels of each."""
     found = {}
