@@ -29,6 +29,7 @@ from tests.support.migrated import migrated_database
 from tests.support.peers import OUR_SERVER, Daemon, daemon, free_port, mint_certificates, remote_signer
 from tests.support.sides import MULTIPART, form_of
 from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
+from tests.support.waiting import until
 
 PAGE = Path(__file__).parents[2] / "docs/high-availability.md"
 HAPROXY = "/usr/sbin/haproxy"
@@ -99,6 +100,7 @@ class Cluster:
 
     def await_running(self, *names: str) -> None:
         """Wait until HAProxy finds these well, by a check: before the first one it takes every server for well."""
+        until(self.admin.exists, "HAProxy has its own socket, which it makes after the ports")
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             lines = [
