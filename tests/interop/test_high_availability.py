@@ -25,6 +25,7 @@ import pytest
 
 from tests.support.author import Author, server_key_from
 from tests.support.databases import MariaDB
+from tests.support.doc_haproxy import block
 from tests.support.migrated import migrated_database
 from tests.support.peers import OUR_SERVER, Daemon, daemon, free_port, mint_certificates, remote_signer
 from tests.support.sides import MULTIPART, form_of
@@ -141,7 +142,7 @@ def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
         storage = {"backend": "mysql", "db_url": for_servers}
         daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
     admin = tmp_path / "admin.sock"
-    (text,) = re.findall(r"^```text\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = block("global\n    maxconn", "text")
     text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
     text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
         "bind :7899", f"bind 127.0.0.1:{ports['grpc']}"
