@@ -26,6 +26,9 @@ _MAX_LIFETIME_SECONDS: Final = 3_153_600_000
 _MAX_SHARE: Final = 0.9
 """The largest share of a lifetime that may be left at a renewal."""
 
+FILE_SCHEME: Final = "file"
+"""The scheme of a key-encrypting key in a file."""
+
 _MAX_PORT: Final = 0xFFFF
 _MAX_WORKERS: Final = 256
 
@@ -49,6 +52,20 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class KekUri(NamedTuple):
+    """The address of a key-encrypting key: its scheme, and the place in terms of the scheme. Neither is a secret."""
+
+    scheme: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.place}"
+
+    def resolved(self, directory: Path) -> KekUri:
+        """Return this address with the relative path of a file made absolute."""
+        return self._replace(place=str(directory / self.place)) if self.scheme == FILE_SCHEME else self
 
 
 class Kind(NamedTuple, Generic[_T_co]):
@@ -224,6 +241,23 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _kek_uri(value: object) -> KekUri:
+    scheme, colon, place = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or scheme != FILE_SCHEME or not place.isprintable():
+        raise ValueError
+    path = place.removeprefix("//") if place.startswith("///") else place
+    if not path or path.startswith("//"):
+        raise ValueError
+    return KekUri(scheme, path)
+
+
+def _kek_uris(value: object) -> tuple[KekUri, ...]:
+    uris = value.split() if isinstance(value, str) else value
+    if not isinstance(uris, list):
+        raise TypeError
+    return tuple(map(_kek_uri, uris))
+
+
 TEXT: Final = Kind("a string", _text)
 SECRET: Final = Kind("a string", _secret, secret=True)
 FILE: Final = Kind("the path of a file, relative to the directory of the configuration file", _path, file=True)
@@ -254,3 +288,5 @@ GUN_PREFIXES: Final = Kind(
     _gun_prefixes,
 )
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)
+KEK_URI: Final = Kind('the URI of a key-encrypting key: "file:PATH"', _kek_uri)
+KEK_URIS: Final = Kind('a list of URIs of key-encrypting keys, such as "file:PATH"', _kek_uris)

@@ -24,6 +24,7 @@ from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
+from notary.envelope import KEYWRAP, envelopes
 from notary.errors import ConfigError, KeyNotFound, StorageFailed, StorageUnreachable
 from notary.net.grpc import GrpcFactory, refuse_plaintext
 from notary.net.http.site import Response
@@ -124,20 +125,28 @@ class Signer(Serving):
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         self._store = store
         with suppress(StorageUnreachable):  # it is waited for below
-            await self._try_passphrases(config)
+            await self._try_keys(config)
         await self.listen("server.grpc_addr", server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
         if await self.wait_for_store():
-            await self._try_passphrases(config)
+            await self._try_keys(config)
 
-    async def _try_passphrases(self, config: SignerConfig) -> None:
-        """Open a few stored keys. Raises ConfigError if the passphrase of new keys opens none of those under it."""
+    async def _try_keys(self, config: SignerConfig) -> None:
+        """Open a few stored keys. Raises ConfigError if what encrypts new keys opens none of those under it."""
         if self._store is None or not config.storage.kind.persistent:
             return
         keys = await self._store.sample()
-        refused = await self.in_thread(partial(refused_aliases, keys, custodies.custody_of(lambda: config).open))
+        custody = custodies.custody_of(lambda: config)
+        refused = await self.in_thread(partial(refused_aliases, keys, custody.open, envelopes.under))
+        if config.storage.keys.wrap is not None:
+            sealed = {envelopes.under(key) for key in keys if key.keywrap_alg == KEYWRAP}
+            if sealed and sealed <= refused.keys():
+                raise ConfigError(
+                    f"storage.keys.wrap: {refused[min(sealed)]}; expected a configuration that opens stored keys, "
+                    "since no one could open new keys next to them otherwise"
+                )
         default = config.storage.default_alias
-        if default in refused:
+        if default in refused and config.storage.keys.wrap is None:
             raise ConfigError(
                 f"{SIGNER_PREFIX}{variable_part(default)}: {refused[default]}; expected the passphrase that the stored "
                 "keys are wrapped with, since no one could open new keys next to them otherwise"
@@ -148,8 +157,8 @@ class Signer(Serving):
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
-        with suppress(StorageFailed):  # which says nothing of the passphrases
-            await self._try_passphrases(config)
+        with suppress(StorageFailed):  # which says nothing of the keys
+            await self._try_keys(config)
         await self._reloader.reload(parts)
         self._latest = config
         return restart_lines(differences(self._config, config), parts)

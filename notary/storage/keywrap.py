@@ -40,10 +40,17 @@ def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
     return private.decode(public.key_type, public.public, plaintext)
 
 
-def refused_aliases(rows: Iterable[StoredKey], open_key: Callable[[StoredKey], object]) -> Mapping[str, str]:
+def alias_of(row: StoredKey) -> str:
+    """The alias of the passphrase of a row."""
+    return row.passphrase_alias
+
+
+def refused_aliases(
+    rows: Iterable[StoredKey], open_key: Callable[[StoredKey], object], under: Callable[[StoredKey], str] = alias_of
+) -> Mapping[str, str]:
     """Return the aliases under which no key of ``rows`` opens, each with the reason.
 
-    ``open_key`` opens a key. Raises SigningFailed.
+    ``open_key`` opens a key. Raises SigningFailed. ``under`` says what a row is under.
     """
     opened: set[str] = set()
     reasons: dict[str, str] = {}
@@ -51,9 +58,9 @@ def refused_aliases(rows: Iterable[StoredKey], open_key: Callable[[StoredKey], o
         try:
             open_key(row)
         except (SigningFailed, UnsupportedAlgorithm) as error:
-            reasons.setdefault(row.passphrase_alias, str(error))
+            reasons.setdefault(under(row), str(error))
         else:
-            opened.add(row.passphrase_alias)
+            opened.add(under(row))
     return {alias: reason for alias, reason in reasons.items() if alias not in opened}
 
 

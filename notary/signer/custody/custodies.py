@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Final
 
 from notary.config import SignerConfig
-from notary.signer.custody import Builder, ByKeywrap, KeyCustody, jwe
+from notary.envelope import KEYWRAP as DATAKEY
+from notary.signer.custody import Builder, ByKeywrap, KeyCustody, envelope, jwe
 from notary.tuf.jwe import KEYWRAP
 
-CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({KEYWRAP: jwe.build})
+CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({DATAKEY: envelope.build, KEYWRAP: jwe.build})
 """The custodies by the value of ``keywrap_alg`` in the rows that they make."""
 
 

@@ -1,6 +1,6 @@
 """What every custody of private keys keeps to, and that a custody is one row: a toy one works in a whole signer.
 
-A new custody gets a row in ``MAKERS``.
+A new custody gets a row in ``MAKERS``; so does each place of key-encrypting keys.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
+from notary import envelope
 from notary.config import SignerConfig, load_signer
+from notary.envelope.envelopes import Envelopes
+from notary.envelope.file import FileKek
+from notary.envelope.schemes import SCHEMES
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.signer.custody import ByKeywrap, KeyCustody, custodies
+from notary.signer.custody.envelope import EnvelopeCustody
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.tap import Signer
 from notary.storage import StoredKey
@@ -43,17 +48,30 @@ def _jwe() -> KeyCustody:
     return JweCustody({ALIAS: "the first passphrase, which is long"}.get, ALIAS)
 
 
-MAKERS: Mapping[str, Callable[[], KeyCustody]] = {jwe.KEYWRAP: _jwe}
+def _in_a_file() -> KeyCustody:
+    return EnvelopeCustody(Envelopes([FileKek(bytes(range(32)))]))
+
+
+MAKERS: Mapping[str, tuple[str, Callable[[], KeyCustody]]] = {
+    "jwe": (jwe.KEYWRAP, _jwe),
+    "file": (envelope.KEYWRAP, _in_a_file),
+}
+"""For each custody, the value of ``keywrap_alg`` in its rows, and what builds it as another process would."""
 
 
 @pytest.fixture(params=sorted(MAKERS))
-def keywrap(request) -> str:
+def maker(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def custody(keywrap: str) -> KeyCustody:
-    return MAKERS[keywrap]()
+def keywrap(maker: str) -> str:
+    return MAKERS[maker][0]
+
+
+@pytest.fixture
+def custody(maker: str) -> KeyCustody:
+    return MAKERS[maker][1]()
 
 
 def good(key: Any, signature: bytes, message: bytes = MESSAGE) -> bool:
@@ -61,7 +79,8 @@ def good(key: Any, signature: bytes, message: bytes = MESSAGE) -> bool:
 
 
 def test_every_custody_is_tested_here():
-    assert set(MAKERS) == set(custodies.CUSTODIES)
+    assert {keywrap for keywrap, _ in MAKERS.values()} == set(custodies.CUSTODIES)
+    assert set(SCHEMES) <= set(MAKERS)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -74,9 +93,9 @@ def test_a_new_key_and_its_row_are_the_same_key(custody, keywrap, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_another_process_opens_the_row(custody, keywrap, algorithm):
+def test_another_process_opens_the_row(custody, maker, algorithm):
     made, row = custody.make(GUN, "snapshot", algorithm)
-    opened = MAKERS[keywrap]().open(row)
+    opened = MAKERS[maker][1]().open(row)
     assert (opened.public, opened.method) == (made.public, made.method)
     assert good(opened, opened.sign(MESSAGE))
     assert not good(opened, opened.sign(MESSAGE), b"another message")
@@ -86,10 +105,10 @@ def test_each_key_is_new(custody):
     assert len({custody.make(GUN, "timestamp", "ed25519")[1].key_id for _ in range(5)}) == 5
 
 
-def test_whether_a_key_is_quick_stays(custody, keywrap):
+def test_whether_a_key_is_quick_stays(custody, maker):
     made, row = custody.make(GUN, "timestamp", "ed25519")
     assert isinstance(made.quick, bool)
-    assert MAKERS[keywrap]().open(row).quick is made.quick
+    assert MAKERS[maker][1]().open(row).quick is made.quick
 
 
 def test_other_algorithms_are_refused(custody):
