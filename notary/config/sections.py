@@ -462,16 +462,15 @@ class KeyEncryption:
     unwrap: tuple[KekUri, ...] = key(
         KEK_URIS,
         "Further key-encrypting keys, which only open stored keys: the earlier ones, after `storage.keys.wrap` has "
-        "changed.",
+        "changed or was removed.",
         default=(),
         when=_SQL,
-        needs=("storage.keys.wrap",),
     )
 
     @property
     def uris(self) -> tuple[KekUri, ...]:
-        """All key-encrypting keys, that of new keys first."""
-        return () if self.wrap is None else (self.wrap, *(each for each in self.unwrap if each != self.wrap))
+        """All key-encrypting keys, each once; if there is one of new keys, it is the first."""
+        return tuple(dict.fromkeys(self.unwrap if self.wrap is None else (self.wrap, *self.unwrap)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType({FILE_SCHEME: open_file}
 
 def open_envelopes(config: KeyEncryption) -> Envelopes | None:
     """Return what opens the envelopes of this configuration; None if it names no KEK. Raises ConfigError."""
-    if config.wrap is None:
+    if not config.uris:
         return None
     keks = [
         SCHEMES[uri.scheme](uri, "storage.keys.wrap" if uri == config.wrap else "storage.keys.unwrap")

@@ -29,14 +29,17 @@ def public_half(row: StoredKey) -> PublicKey:
 
 
 def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
-    """Open a stored key. Raises SigningFailed (no passphrase, a wrong one, damage) and UnsupportedAlgorithm."""
+    """Open a stored key. Raises SigningFailed and UnsupportedAlgorithm.
+
+    Among the first is KeyDoesNotOpen: a wrong passphrase, or damage.
+    """
     public = public_half(row)
     passphrase = _passphrase(passphrases, row.key_id, row.passphrase_alias)
     try:
         plaintext = jwe.unwrap(row.private, passphrase)
     except SigningFailed as error:
         alias = quote(row.passphrase_alias)
-        raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
+        raise type(error)(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
     return private.decode(public.key_type, public.public, plaintext)
 
 
@@ -80,9 +83,13 @@ def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: 
     )
 
 
-def rewrap(row: StoredKey, alias: str, passphrases: Passphrases) -> StoredKey:
-    """Wrap the same key under the passphrase of ``alias``. Raises as :func:`unwrap` and :func:`wrap` do."""
-    again = wrap(unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
+def rewrap(row: StoredKey, alias: str, passphrases: Passphrases, key: private.PrivateKey | None = None) -> StoredKey:
+    """Wrap the same key under the passphrase of ``alias``.
+
+    ``key`` is the key of the row, if something else than a passphrase has opened it. Raises as :func:`unwrap` and
+    :func:`wrap` do.
+    """
+    again = wrap(key or unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
     return replace(again, last_used=row.last_used)
 
 

@@ -146,12 +146,13 @@ def test_bad_lists_of_keks(value: Any) -> None:
 
 
 def test_older_keks_without_a_new_one() -> None:
-    with pytest.raises(ConfigError) as caught:
-        read_signer(
-            signer(storage={**SIGNER_STORAGE, "default_alias": "a", "keys": {"unwrap": ["file:a"]}}),
-            NOTARY_SIGNER_A="p",
-        )
-    assert_one_line(str(caught.value), "storage.keys.wrap", ["storage.keys.unwrap is given"])
+    """So stored keys go back under a passphrase, and new keys are under it."""
+    keys = {"unwrap": ["file:a", "file:b", "file:a"]}
+    loaded = read_signer(signer(storage={**SIGNER_STORAGE, "default_alias": "a", "keys": keys}), NOTARY_SIGNER_A="p")
+    assert loaded.storage.keys.wrap is None
+    assert [str(uri) for uri in loaded.storage.keys.uris] == ["file:/etc/notary/a", "file:/etc/notary/b"]
+    with pytest.raises(ConfigError, match=r"storage\.default_alias"):
+        read_signer(signer(storage={**SIGNER_STORAGE, "keys": keys}))
 
 
 def test_neither_a_passphrase_nor_a_kek() -> None:

@@ -298,6 +298,11 @@ async def test_new_keys_are_under_the_kek_and_older_ones_sign(pair, storage, kek
             for key_id in keys:
                 assert (await call(pair, lambda client, key_id=key_id: client.sign(key_id, b"another"))).content
     assert stored_under(tmp_path) == [("alias_one", jwe.KEYWRAP), *[("file", KEYWRAP)] * 3]
+    async with serving(configured(pair, storage | {"keys": {"unwrap": keks}})) as call:  # back under the passphrase
+        await call(pair, life)
+        for key_id in keys:
+            assert (await call(pair, lambda client, key_id=key_id: client.sign(key_id, b"another"))).content
+    assert stored_under(tmp_path)[-1] == ("alias_one", jwe.KEYWRAP)
     # Without the passphrase, the keys under it cannot sign, and the others do.
     text = json.dumps(
         signer_config(pair, 0, {**storage, "default_alias": "", "keys": {"wrap": one, "unwrap": [other]}})

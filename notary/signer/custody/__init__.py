@@ -46,6 +46,11 @@ class OpenKey(Protocol):
 class KeyCustody(Protocol):
     """Makes private keys, and opens the keys that it has made. Both methods block: call them in a thread."""
 
+    @property
+    def makes(self) -> bool:
+        """Whether the configuration lets this custody make new keys, not only open those that it has made."""
+        ...
+
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
         """Make a key; return it, and the row to store. Raises UnsupportedAlgorithm, SigningFailed.
 
@@ -66,15 +71,18 @@ The argument returns the configuration that is in force, which a reload replaces
 
 
 class ByKeywrap:
-    """Several custodies as one: the first makes new keys, and a stored key is opened by the one that has made it.
+    """Several custodies as one: a stored key is opened by the custody that has made it.
 
     Args:
-        custodies: The custodies by the value of ``keywrap_alg`` in the rows that they make; at least one.
+        custodies: The custodies by the value of ``keywrap_alg`` in the rows that they make. The first one that may make
+            keys makes the new ones; at least one may.
     """
+
+    makes = True
 
     def __init__(self, custodies: Mapping[str, KeyCustody]) -> None:
         self._custodies = custodies
-        self._first = next(iter(custodies.values()))
+        self._first = next(custody for custody in custodies.values() if custody.makes)
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
         """See the port."""

@@ -1,8 +1,9 @@
 """The one table of custodies.
 
 Rules of this module: a new custody is a module in this package and a row here, above the rows of those that it goes
-before. A configuration sets a custody up or not: the first custody that is set up makes the new keys, and each one that
-is set up opens the keys that it has made. Nothing else asks for a custody by name.
+before. A configuration sets a custody up or not, and may let it only open keys: the first custody that is set up to
+make keys makes the new ones, and each one that is set up opens the keys that it has made. Nothing else asks for a
+custody by name.
 """
 
 from __future__ import annotations

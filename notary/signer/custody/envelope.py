@@ -17,10 +17,11 @@ from notary.tuf import private
 
 
 class EnvelopeCustody:
-    """Keys that are opened into memory from envelopes."""
+    """Keys that are opened into memory from envelopes; with ``makes``, new keys are sealed into envelopes too."""
 
-    def __init__(self, envelopes: Envelopes) -> None:
+    def __init__(self, envelopes: Envelopes, *, makes: bool = True) -> None:
         self._envelopes = envelopes
+        self.makes = makes
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[KeyInMemory, StoredKey]:
         """See the port."""
@@ -34,5 +35,6 @@ class EnvelopeCustody:
 
 def build(current: Callable[[], SignerConfig]) -> EnvelopeCustody | None:
     """Build the custody if the configuration names a key-encrypting key. Raises ConfigError."""
-    envelopes = open_envelopes(current().storage.keys)
-    return None if envelopes is None else EnvelopeCustody(envelopes)
+    keys = current().storage.keys
+    envelopes = open_envelopes(keys)
+    return None if envelopes is None else EnvelopeCustody(envelopes, makes=keys.wrap is not None)

@@ -19,6 +19,8 @@ from notary.tuf import private
 class JweCustody:
     """Keys that are unwrapped into memory. New keys are wrapped with the passphrase of ``alias``."""
 
+    makes = True
+
     def __init__(self, passphrases: Passphrases, alias: str) -> None:
         self._passphrases = passphrases
         self._alias = alias

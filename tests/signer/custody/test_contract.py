@@ -170,6 +170,8 @@ class SlowKey:
 class Toy:
     """Keeps keys in ``box``, as a machine of its own would; a row holds only the place in it."""
 
+    makes = True
+
     def __init__(self, box: dict[bytes, private.PrivateKey]) -> None:
         self.box = box
         self.threads: list[threading.Thread] = []
@@ -194,6 +196,14 @@ def test_the_first_makes_keys_and_each_opens_its_own():
     assert both.open(row).public == made.public
     wrapped, row = ours.make(GUN, "timestamp", "ed25519")
     assert both.open(row).public == wrapped.public
+
+
+def test_a_custody_that_only_opens_makes_no_keys():
+    opener = EnvelopeCustody(Envelopes([FileKek(bytes(range(32)))]), makes=False)
+    both = ByKeywrap({envelope.KEYWRAP: opener, jwe.KEYWRAP: _jwe()})
+    assert both.make(GUN, "timestamp", "ed25519")[1].keywrap_alg == jwe.KEYWRAP
+    made, row = _in_a_file().make(GUN, "timestamp", "ed25519")
+    assert both.open(row).public == made.public
 
 
 def test_a_row_that_nobody_opens_is_a_failure_that_names_its_algorithm():
