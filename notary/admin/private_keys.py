@@ -31,6 +31,11 @@ class PrivateKeys:
         """The key-encrypting keys, or None if the configuration names none."""
         self._config = config
 
+    def close(self) -> None:
+        """Release what has the key-encrypting keys."""
+        if self.envelopes is not None:
+            self.envelopes.close()
+
     def open(self, row: StoredKey) -> PrivateKey:
         """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
         if row.keywrap_alg == jwe.KEYWRAP:

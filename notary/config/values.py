@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from notary.config import pkcs11
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
 
@@ -77,6 +79,7 @@ class Kind(NamedTuple, Generic[_T_co]):
         secret: The value is never shown.
         file: The value is a path, relative to the directory of the configuration file.
         certificates: That file holds certificates, as PEM: their dates must be watched.
+        hides: Whether a bad value is not shown, since there is a secret in it.
     """
 
     expected: str
@@ -84,6 +87,7 @@ class Kind(NamedTuple, Generic[_T_co]):
     secret: bool = False
     file: bool = False
     certificates: bool = False
+    hides: Callable[[object], bool] = lambda _value: False
 
 
 def _text(value: object) -> str:
@@ -242,13 +246,31 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def _kek_uri(value: object) -> KekUri:
-    scheme, colon, place = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or scheme != FILE_SCHEME or not place.isprintable():
+    scheme, _, place = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if scheme not in _KEK_PLACES or not place.isprintable():
         raise ValueError
+    return KekUri(scheme, _KEK_PLACES[scheme](place))
+
+
+def _kek_file(place: str) -> str:
     path = place.removeprefix("//") if place.startswith("///") else place
     if not path or path.startswith("//"):
         raise ValueError
-    return KekUri(scheme, path)
+    return path
+
+
+def _kek_in_token(place: str) -> str:
+    pkcs11.parse(place)  # raises ValueError
+    return place
+
+
+_KEK_PLACES: Final = {FILE_SCHEME: _kek_file, pkcs11.SCHEME: _kek_in_token}
+"""For each scheme of key-encrypting keys, what checks the place and returns it. Raises ValueError."""
+
+
+def _has_pin(value: object) -> bool:
+    """Return whether a value that should be a URI, or a list of URIs, has a PIN in it."""
+    return "pin-value" in str(value).lower()
 
 
 def _kek_uris(value: object) -> tuple[KekUri, ...]:
@@ -288,5 +310,7 @@ GUN_PREFIXES: Final = Kind(
     _gun_prefixes,
 )
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)
-KEK_URI: Final = Kind('the URI of a key-encrypting key: "file:PATH"', _kek_uri)
-KEK_URIS: Final = Kind('a list of URIs of key-encrypting keys, such as "file:PATH"', _kek_uris)
+KEK_URI: Final = Kind(f'the URI of a key-encrypting key: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uri, hides=_has_pin)
+KEK_URIS: Final = Kind(
+    f'a list of URIs of key-encrypting keys: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uris, hides=_has_pin
+)

@@ -33,9 +33,24 @@ class KeyEncryptingKey(Protocol):
         ...
 
     def wrap(self, data_key: bytes, context: bytes, /) -> bytes:
-        """Encrypt a data key. Only with the same ``context`` can it be decrypted. Raises SigningFailed."""
+        """Encrypt a data key. Only with the same ``context`` can it be decrypted.
+
+        Raises CustodyUnavailable if the key cannot be reached now, and SigningFailed.
+        """
         ...
 
     def unwrap(self, wrapped: bytes, context: bytes, /) -> bytes:
-        """Decrypt a data key. Raises SigningFailed: ``wrapped`` is damaged, or of another key or context."""
+        """Decrypt a data key.
+
+        Raises CustodyUnavailable if the key cannot be reached now, and SigningFailed if ``wrapped`` is damaged, or of
+        another key or context.
+        """
+        ...
+
+    def check(self) -> None:
+        """Find out whether the key can be used. Raises CustodyUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and connections; the key cannot be used afterwards."""
         ...

@@ -136,7 +136,7 @@ class Envelopes:
         except InvalidTag:
             raise _refused(row, _DAMAGED) from None
         except SigningFailed as error:
-            raise _refused(row, str(error)) from None
+            raise _refused(row, str(error), type(error)) from None
         return private.decode(public.key_type, public.public, plaintext)
 
     def is_current(self, row: StoredKey) -> bool:
@@ -154,9 +154,19 @@ class Envelopes:
         try:
             moved = self._once(self._moved, (data_key.alias, envelope.wrapped), lambda: self._rewrapped(data_key))
         except SigningFailed as error:
-            raise _refused(row, str(error)) from None
+            raise _refused(row, str(error), type(error)) from None
         written = envelope._replace(wrapped=moved.wrapped).written()
         return replace(row, private=written, passphrase_alias=moved.alias)
+
+    def check(self) -> None:
+        """Find out whether each key-encrypting key can be used. Raises CustodyUnavailable."""
+        for kek in self._keks.values():
+            kek.check()
+
+    def close(self) -> None:
+        """Close each key-encrypting key."""
+        for kek in self._keks.values():
+            kek.close()
 
     # -- data keys ----------------------------------------------------------------------------------------------------
 
@@ -218,5 +228,5 @@ def _bound(alias: str, key_id: str) -> bytes:
     return f"{alias.partition('/')[2]} {key_id}".encode("utf-8", "surrogatepass")
 
 
-def _refused(row: StoredKey, why: str) -> SigningFailed:
-    return SigningFailed(f"key {row.key_id}, under key-encrypting key {quote(under(row))}: {why}")
+def _refused(row: StoredKey, why: str, kind: type[SigningFailed] = SigningFailed) -> SigningFailed:
+    return kind(f"key {row.key_id}, under key-encrypting key {quote(under(row))}: {why}")

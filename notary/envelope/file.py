@@ -46,6 +46,12 @@ class FileKek:
         except (InvalidTag, ValueError):
             raise SigningFailed("its data key does not open: the stored bytes are damaged") from None
 
+    def check(self) -> None:
+        """See the port: the key is in memory."""
+
+    def close(self) -> None:
+        """See the port: there is nothing to release."""
+
 
 def open_file(uri: KekUri, key: str) -> FileKek:
     """Read the file that ``uri`` names; ``key`` is the key of the configuration, for messages. Raises ConfigError."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from notary.config import KekUri, KeyEncryption
+from notary.config import KekUri, KeyEncryption, pkcs11
 from notary.config.values import FILE_SCHEME
 from notary.envelope import KeyEncryptingKey
 from notary.envelope.envelopes import Envelopes
 from notary.envelope.file import open_file
+from notary.envelope.pkcs11 import open_token
 
 Opener: TypeAlias = Callable[[KekUri, str], KeyEncryptingKey]
 """Makes the key-encrypting key of a URI; the second argument is the key of the configuration, for messages.
@@ -22,7 +23,7 @@ Opener: TypeAlias = Callable[[KekUri, str], KeyEncryptingKey]
 Raises ConfigError.
 """
 
-SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType({FILE_SCHEME: open_file})
+SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType({FILE_SCHEME: open_file, pkcs11.SCHEME: open_token})
 """The schemes by the beginning of their URIs."""
 
 

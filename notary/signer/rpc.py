@@ -23,10 +23,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed, UnsupportedAlgorithm
+from notary.errors import (
+    CustodyUnavailable,
+    KeyNotFound,
+    NotaryError,
+    SigningUnavailable,
+    StorageFailed,
+    UnsupportedAlgorithm,
+)
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
+from notary.observe.readiness import Status as Readable
 from notary.proto import health_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import SignerMetrics
@@ -38,7 +46,11 @@ SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT
 """The service names of health checks: those of the reference, and the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
-    {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}
+    {
+        KeyNotFound: Status.NOT_FOUND,
+        UnsupportedAlgorithm: Status.UNKNOWN,
+        CustodyUnavailable: Status.UNAVAILABLE,
+    }
 )
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
 SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
@@ -52,6 +64,7 @@ class Rpc:
 
     ``logs_info`` returns whether lines of level info are logged: a line that is made for each signature and then
     dropped costs a sixth of the signature. ``seconds`` is the clock that limits how often some lines are logged.
+    ``trouble`` says what keeps the custody from working, "" if nothing does.
     """
 
     def __init__(
@@ -61,12 +74,14 @@ class Rpc:
         metrics: SignerMetrics,
         logs_info: Callable[[], bool] = lambda: True,
         seconds: Callable[[], float] = monotonic,
+        trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self._keyring = keyring
         self._metrics = metrics
         self._retired = False
         self._logs_info = logs_info
         self._check = check
+        self._trouble = trouble
         self._asking = SingleFlight(self._ask)
         self._healthy = True
         self._log = Logger(namespace="notary.signer.rpc")
@@ -170,12 +185,20 @@ class Rpc:
     # -- health -------------------------------------------------------------------------------------------------------
 
     async def readiness(self) -> Readiness:
-        """Return whether this signer can sign: its store answers, and the signer is not stopping."""
+        """Return whether this signer can sign: its store answers, and the signer is not stopping.
+
+        A custody that is away makes it degraded, not unready: keys in memory sign, and other signers may share the
+        same machine.
+        """
         if self._retired:
             return Readiness(ready=False, status="stopping")
         works = await self._asking("store")
         failures = {} if works else {"store": "the key store does not answer; the log says why"}
-        return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
+        trouble = self._trouble()
+        if trouble:
+            failures["custody"] = trouble
+        status: Readable = "failing" if not works else "degraded" if trouble else "ok"
+        return Readiness(ready=works, status=status, facts={"failures": failures})
 
     def retire(self) -> None:
         """Report from now on that this signer is not ready, because it stops."""

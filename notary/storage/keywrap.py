@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from notary.errors import SigningFailed, UnsupportedAlgorithm
+from notary.errors import CustodyUnavailable, SigningFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
 from notary.tuf import jwe, private
 from notary.tuf.canonical import quote
@@ -53,13 +53,16 @@ def refused_aliases(
 ) -> Mapping[str, str]:
     """Return the aliases under which no key of ``rows`` opens, each with the reason.
 
-    ``open_key`` opens a key. Raises SigningFailed. ``under`` says what a row is under.
+    ``open_key`` opens a key. Raises SigningFailed. ``under`` says what a row is under. Raises CustodyUnavailable if
+    ``open_key`` does, which says nothing of the keys.
     """
     opened: set[str] = set()
     reasons: dict[str, str] = {}
     for row in rows:
         try:
             open_key(row)
+        except CustodyUnavailable:
+            raise
         except (SigningFailed, UnsupportedAlgorithm) as error:
             reasons.setdefault(under(row), str(error))
         else:

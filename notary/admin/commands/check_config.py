@@ -122,15 +122,18 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> li
             return [good]
         store = await session.open(config, open_key_store)
         await store.check()
-        return [good, *_keys(config, await store.sample())]
+        return [good, *_keys(session, config, await store.sample())]
     except NotaryError as error:
         return [("database", str(error), "")]
 
 
-def _keys(config: SignerConfig, stored: Iterable[StoredKey]) -> Iterator[_Check]:
+def _keys(session: Session, config: SignerConfig, stored: Iterable[StoredKey]) -> Iterator[_Check]:
     """Open the key-encrypting keys; try them and the passphrases on a few stored keys, the newest and the oldest."""
     try:
         keys = PrivateKeys(config)
+        session.at_end(keys.close)
+        if keys.envelopes is not None:
+            keys.envelopes.check()
     except NotaryError as error:
         yield "key-encrypting keys", str(error), ""
         return

@@ -21,7 +21,14 @@ from notary.admin.output import counted
 from notary.admin.private_keys import PrivateKeys, Target, UnderKek, UnderPassphrase
 from notary.admin.session import Session
 from notary.envelope.envelopes import under
-from notary.errors import ConfigError, KeyDoesNotOpen, SigningFailed, StorageFailed, UnsupportedAlgorithm
+from notary.errors import (
+    ConfigError,
+    CustodyUnavailable,
+    KeyDoesNotOpen,
+    SigningFailed,
+    StorageFailed,
+    UnsupportedAlgorithm,
+)
 from notary.storage import StoredKey
 from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
@@ -139,6 +146,7 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
         raise ConfigError("--to, --to-kek: expected one of the two, and not both")
     config = session.signer()
     keys = PrivateKeys(config)
+    session.at_end(keys.close)
     target: Target = UnderKek(keys, config) if to_kek else UnderPassphrase(keys, config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
@@ -165,14 +173,16 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     return Status.FOUND if failed else Status.OK
 
 
-_Outcome: TypeAlias = StoredKey | str
-"""A key under its new passphrase or key-encrypting key, or the reason why it stays under the old one."""
+_Outcome: TypeAlias = StoredKey | str | CustodyUnavailable
+"""A key under its new passphrase or key-encrypting key; or why it stays under the old one; or why no key can move."""
 
 
 def _moved(target: Target, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow) -> Deferred[_Outcome]:
     def work(key: StoredKey) -> _Outcome:
         try:
             return target.move(key)
+        except CustodyUnavailable as error:
+            return error
         except (SigningFailed, UnsupportedAlgorithm) as error:
             return str(error)
 
@@ -196,6 +206,8 @@ async def _pass(
         pairs = []
         for row, outcome in [(row, moved(row)) for row in rows]:
             new = await outcome
+            if isinstance(new, CustodyUnavailable):
+                raise new
             if isinstance(new, str):
                 failed.add(row.number)
                 session.out.say(new)
@@ -209,6 +221,30 @@ async def _pass(
 # -- verify -----------------------------------------------------------------------------------------------------------
 
 
+class _Tried:
+    """Keys that were tried: ``good`` has what some key is under and opens, ``wrong`` the aliases that open not all."""
+
+    def __init__(self, keys: PrivateKeys) -> None:
+        self._keys = keys
+        self.good: set[str] = set()
+        self.wrong: set[str] = set()
+
+    def problem(self, row: KeyRow) -> str | CustodyUnavailable | None:
+        """Return why a key does not open, None if it does; or why no key can be tried."""
+        if row.key is None:
+            return row.problem
+        try:
+            self._keys.open(row.key)
+        except CustodyUnavailable as error:
+            return error
+        except (SigningFailed, UnsupportedAlgorithm) as error:
+            if isinstance(error, KeyDoesNotOpen):
+                self.wrong.add(under(row.key))
+            return str(error)
+        self.good.add(under(row.key))
+        return None
+
+
 @command("verify")
 @_PREFIX
 async def verify(session: Session, prefix: str) -> int:
@@ -219,37 +255,24 @@ async def verify(session: Session, prefix: str) -> int:
     """
     config = session.signer()
     keys = PrivateKeys(config)
+    session.at_end(keys.close)
     inventory = await session.open(config, open_key_inventory)
     pool = session.reactor.getThreadPool()
-
-    def opened(row: KeyRow) -> str | None:
-        """Return why a key does not open, None if it does."""
-        if row.key is None:
-            return row.problem
-        try:
-            keys.open(row.key)
-        except KeyDoesNotOpen as error:
-            wrong.add(under(row.key))
-            return str(error)
-        except (SigningFailed, UnsupportedAlgorithm) as error:
-            return str(error)
-        good.add(under(row.key))
-        return None
-
     count = broken = 0
-    good: set[str] = set()  # what some key is under and opens
-    wrong: set[str] = set()  # passphrases under which some key does not open
+    tried = _Tried(keys)
     with session.out.table("Key", "GUN", "Role", "Under", "Problem") as add:
         async for page in _pages(session, inventory, "Keys"):
             rows = [row for row in page if row.key is None or row.key.gun.startswith(prefix)]
             count += len(rows)
-            for row, outcome in [(row, deferToThreadPool(session.reactor, pool, opened, row)) for row in rows]:
+            for row, outcome in [(row, deferToThreadPool(session.reactor, pool, tried.problem, row)) for row in rows]:
                 problem = await outcome
+                if isinstance(problem, CustodyUnavailable):
+                    raise problem
                 if problem is not None:
                     broken += 1
                     add(*_does_not_open(row, problem))
-    for alias in sorted(wrong):
-        session.out.say(_advice(alias, some_open=alias in good))
+    for alias in sorted(tried.wrong):
+        session.out.say(_advice(alias, some_open=alias in tried.good))
     if broken:
         session.out.say(
             "A key that stays broken: restore its row from a backup, or have the publisher rotate the key "

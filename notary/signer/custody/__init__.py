@@ -44,7 +44,7 @@ class OpenKey(Protocol):
 
 
 class KeyCustody(Protocol):
-    """Makes private keys, and opens the keys that it has made. Both methods block: call them in a thread."""
+    """Makes private keys, and opens the keys that it has made. The methods block: call them in a thread."""
 
     @property
     def makes(self) -> bool:
@@ -52,14 +52,22 @@ class KeyCustody(Protocol):
         ...
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
-        """Make a key; return it, and the row to store. Raises UnsupportedAlgorithm, SigningFailed.
+        """Make a key; return it, and the row to store.
 
-        The row is pending: its ``last_used`` is None.
+        Raises UnsupportedAlgorithm, SigningFailed, CustodyUnavailable. The row is pending: its ``last_used`` is None.
         """
         ...
 
     def open(self, row: StoredKey) -> OpenKey:
-        """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
+        """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm, CustodyUnavailable."""
+        ...
+
+    def check(self) -> None:
+        """Find out whether the machine that the keys need can be used. Raises CustodyUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and connections; the custody cannot be used afterwards."""
         ...
 
 
@@ -97,3 +105,13 @@ class ByKeywrap:
                 f"it opens {', '.join(self._custodies)}"
             )
         return custody.open(row)
+
+    def check(self) -> None:
+        """See the port."""
+        for custody in self._custodies.values():
+            custody.check()
+
+    def close(self) -> None:
+        """See the port."""
+        for custody in self._custodies.values():
+            custody.close()

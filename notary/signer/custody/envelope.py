@@ -32,6 +32,14 @@ class EnvelopeCustody:
         """See the port. Raises SigningFailed if a key-encrypting key is missing, or on damage."""
         return KeyInMemory.of(self._envelopes.open(row))
 
+    def check(self) -> None:
+        """See the port."""
+        self._envelopes.check()
+
+    def close(self) -> None:
+        """See the port."""
+        self._envelopes.close()
+
 
 def build(current: Callable[[], SignerConfig]) -> EnvelopeCustody | None:
     """Build the custody if the configuration names a key-encrypting key. Raises ConfigError."""

@@ -34,6 +34,12 @@ class JweCustody:
         """See the port. Raises SigningFailed if there is no passphrase, a wrong one, or damage."""
         return KeyInMemory.of(keywrap.unwrap(row, self._passphrases))
 
+    def check(self) -> None:
+        """See the port: no machine is needed."""
+
+    def close(self) -> None:
+        """See the port: there is nothing to release."""
+
 
 def build(current: Callable[[], SignerConfig]) -> JweCustody:
     """Build the custody, which every configuration sets up."""
