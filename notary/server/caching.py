@@ -30,7 +30,7 @@ MARGIN_SECONDS: Final = 1
 """How much earlier an answer becomes stale than its file expires: caches count in whole seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a key of each file's notes: by identity it is found fastest
 class CachePolicy:
     """How long caches may keep an answer: ``max_age`` seconds; 0 forbids caching."""
 

@@ -43,6 +43,7 @@ from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
+from notary.signer.trial import Trial
 from notary.signer.watches import HealthWatches
 from notary.storage import KeyStore
 from notary.storage.keywrap import refused_aliases, unwrap
@@ -105,6 +106,7 @@ class Signer(Serving):
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
         self._store: KeyStore | None = None
+        self._trial: Trial | None = None
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
@@ -128,9 +130,19 @@ class Signer(Serving):
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
+        self._trial = trial = Trial(
+            store.sample, self._custody.open, self._custody.under, self.in_thread, self.reactor.seconds, _what(config)
+        )
+        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take, on_made=trial.made)
         self._rpc = rpc = Rpc(
-            keyring, store.check, metrics, self._logs_info, self.reactor.seconds, lambda: self._trouble
+            keyring,
+            store.check,
+            metrics,
+            self._logs_info,
+            self.reactor.seconds,
+            trial=trial,
+            processes=1 if self._worker is None else self._worker.count,
+            trouble=lambda: self._trouble,
         )
         methods = rpc.methods()
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)
@@ -240,10 +252,14 @@ class Signer(Serving):
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
+        if self._trial is not None:
+            self._trial.begin_anew()
         with suppress(StorageFailed):  # which says nothing of the passphrases
             await self._try_passphrases(config)
         await self._reloader.reload(parts)
         self._latest = config
+        if self._trial is not None:
+            self._trial.begin_anew()
         return restart_lines(differences(self._config, config), parts)
 
     def _parts(self, config: SignerConfig) -> Sequence[Part]:
@@ -261,6 +277,12 @@ class Signer(Serving):
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
+
+
+def _what(config: SignerConfig) -> str:
+    """Name what new keys are under, for log lines."""
+    wrap = config.storage.keys.wrap
+    return f"the passphrase of alias {config.storage.default_alias}" if wrap is None else "the key-encrypting key"
 
 
 class Options(options.Options):
@@ -294,6 +316,7 @@ PROGRAM = Program(
     address=lambda config: config.server.grpc_addr,
     address_key="server.grpc_addr",
     differences=differences,
+    clients=64,
     before_load=_protect,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

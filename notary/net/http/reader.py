@@ -96,11 +96,16 @@ class Reader:
         self._data = b""  # what is being read
         self._position = 0  # in _data: what stands before it is read
         self._unread = Unended()  # what has come and is not read yet, between two calls of feed
-        self.next_request()
+        self._expected = _Expected.LINE
+        self._forget_request()
 
     def next_request(self) -> None:
         """Read another request, which may have been kept."""
         self._expected = _Expected.LINE
+        if self._line is not None:  # else the last request was read elsewhere
+            self._forget_request()
+
+    def _forget_request(self) -> None:
         self._empty_line = False  # in front of the request line
         self._line: Line | None = None
         self._head_bytes = 0
@@ -118,7 +123,7 @@ class Reader:
 
     def clear(self) -> None:
         """Forget everything that was read or kept: nobody will read on."""
-        self.next_request()
+        self._forget_request()
         self.hold()
         self._data, self._position = b"", 0
         self._unread.take(b"")
@@ -137,8 +142,11 @@ class Reader:
 
     @property
     def fresh(self) -> bool:
-        """Whether no byte has come since the last request, not even the empty line that may precede a request."""
-        return self._expected is _Expected.LINE and not self._empty_line and not self.kept_bytes
+        """Whether no byte has come since the last request, not even the empty line that may precede a request.
+
+        It is asked between two calls of ``feed`` only, when all that was kept is in ``_unread``.
+        """
+        return self._expected is _Expected.LINE and not self._empty_line and not self._unread.size
 
     def limit_body(self, most: int) -> None:
         """Have the present body be no longer than ``most`` bytes. Raises BadRequest (413) if it says that it is."""

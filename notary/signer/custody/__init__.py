@@ -51,6 +51,11 @@ class KeyCustody(Protocol):
         """Whether the configuration lets this custody make new keys, not only open those that it has made."""
         ...
 
+    @property
+    def under(self) -> str:
+        """What new keys are under, as their rows say: the alias of a passphrase, or the name of what encrypts them."""
+        ...
+
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
         """Make a key; return it, and the row to store.
 
@@ -91,6 +96,11 @@ class ByKeywrap:
     def __init__(self, custodies: Mapping[str, KeyCustody]) -> None:
         self._custodies = custodies
         self._first = next(custody for custody in custodies.values() if custody.makes)
+
+    @property
+    def under(self) -> str:
+        """See the port."""
+        return self._first.under
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
         """See the port."""

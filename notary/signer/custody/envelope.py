@@ -23,6 +23,11 @@ class EnvelopeCustody:
         self._envelopes = envelopes
         self.makes = makes
 
+    @property
+    def under(self) -> str:
+        """See the port."""
+        return self._envelopes.names[0]
+
     def make(self, gun: str, role: str, algorithm: str) -> tuple[KeyInMemory, StoredKey]:
         """See the port."""
         key = private.generate(algorithm)

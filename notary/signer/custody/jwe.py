@@ -25,6 +25,11 @@ class JweCustody:
         self._passphrases = passphrases
         self._alias = alias
 
+    @property
+    def under(self) -> str:
+        """See the port."""
+        return self._alias
+
     def make(self, gun: str, role: str, algorithm: str) -> tuple[KeyInMemory, StoredKey]:
         """See the port. Raises SigningFailed if there is no passphrase of the alias."""
         key = private.generate(algorithm)

@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 
 from notary import envelope
 from notary.config import SignerConfig, load_signer, pkcs11
-from notary.envelope.envelopes import Envelopes
+from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.envelope.pkcs11 import Pkcs11Kek
 from notary.envelope.schemes import SCHEMES
@@ -165,6 +165,7 @@ def test_a_row_of_another_key_is_a_failure(custody):
 def test_a_custody_in_order_is_not_away(custody):
     assert custody.makes
     custody.check()
+    assert under(custody.make(GUN, "timestamp", "ed25519")[1]) == custody.under
 
 
 def test_a_key_shows_nothing_private(custody):
@@ -208,6 +209,7 @@ class Toy:
     """Keeps keys in ``box``, as a machine of its own would; a row holds only the place in it."""
 
     makes = True
+    under = ""
 
     def __init__(self, box: dict[bytes, private.PrivateKey]) -> None:
         self.box = box
