@@ -96,9 +96,10 @@ class _Helper:
             stdin.write(json.dumps(message).encode() + b"\n")  # less than a pipe takes at once
         except OSError:
             raise _Away("the process of the module has ended") from None
+        answers = select.poll()  # select() takes no descriptor above 1023
+        answers.register(stdout, select.POLLIN)
         while b"\n" not in self._held:
-            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - monotonic()))
-            if not ready:
+            if not answers.poll(1000 * max(0.0, deadline - monotonic())):
                 raise _Hung(f"the module did not answer within {self._timeout_seconds:g} s")
             data = os.read(stdout.fileno(), _READ_BYTES)
             if not data:

@@ -119,6 +119,7 @@ class Signer(Serving):
             self._log.warn(
                 "server.client_ca_file is not given: every client that reaches this signer can sign with every key"
             )
+        looks = self.own_threads(1)  # where a look may hang without holding up a signature
         pool_of_all = self.reactor.getThreadPool()  # the service's own threads may all wait for the custody
         self.at_end(lambda: deferToThreadPool(self.reactor, pool_of_all, self._custody.close))
         self._log.info("Using {backend} backend", backend=storage.backend)
@@ -168,7 +169,7 @@ class Signer(Serving):
         if not tried:
             await self._wait_for_custody()
         if config.storage.keys.uris:
-            self._look_from_time_to_time()
+            self._look_from_time_to_time(looks)
 
     async def _wait_for_custody(self) -> None:
         """Try stored keys, again and again while the custody is away. Raises ConfigError as :meth:`_try_keys`."""
@@ -187,9 +188,8 @@ class Signer(Serving):
         if failures:
             self._log.error("the custody of keys works, after {failures} tries that failed", failures=failures)
 
-    def _look_from_time_to_time(self) -> None:
+    def _look_from_time_to_time(self, in_own_thread: InThread) -> None:
         """Notice in time that the custody has gone away, and that it works again."""
-        in_own_thread = self.own_threads(1)  # where it may hang without holding up a signature
         looking = LoopingCall(self._look_at_custody, in_own_thread)
         looking.clock = self.reactor
         looking.start(_LOOK_SECONDS, now=False).addErrback(self._cannot_look)
