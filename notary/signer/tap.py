@@ -40,7 +40,7 @@ from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.custody import custodies
-from notary.signer.keyring import CREATIONS, Keyring
+from notary.signer.keyring import CREATIONS, QUICK_CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
 from notary.signer.trial import Trial
@@ -56,9 +56,6 @@ from notary.work.reactor import Reactor, utc_now
 from notary.work.threads import InThread
 from notary.work.usage import PoolUsage
 
-THREADS = CREATIONS + 1
-"""Threads that make and open keys: one is always left for a signature whose key must be opened."""
-
 _LOOK_SECONDS: Final = 30.0
 """Seconds between two looks if the custody of keys works."""
 
@@ -67,6 +64,16 @@ _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
 
 _MARGIN_SECONDS: Final = 60.0
 """The longest time that one such try may take; the service manager is told so."""
+
+
+def creations(config: SignerConfig) -> int:
+    """Return how many keys are made at a time."""
+    return CREATIONS if config.storage.keys.wrap is None else QUICK_CREATIONS
+
+
+def threads(config: SignerConfig) -> int:
+    """Return how many threads make and open keys: one is always left for a signature whose key must be opened."""
+    return creations(config) + 1
 
 
 class Signer(Serving):
@@ -85,7 +92,7 @@ class Signer(Serving):
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
     ) -> None:
-        super().__init__(reactor, THREADS, sockets)
+        super().__init__(reactor, threads(config), sockets)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -134,7 +141,15 @@ class Signer(Serving):
         self._trial = trial = Trial(
             store.sample, self._custody.open, self._custody.under, self.in_thread, self.reactor.seconds, _what(config)
         )
-        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take, on_made=trial.made)
+        keyring = Keyring(
+            store,
+            self._custody,
+            self.in_thread,
+            utc_now,
+            allow=allowance.take,
+            creations=creations(config),
+            on_made=trial.made,
+        )
         self._rpc = rpc = Rpc(
             keyring,
             store.check,
