@@ -110,7 +110,7 @@ class _Helper:
         return found
 
     def kill(self) -> None:
-        """End the process, whatever it does; a thread that waits for an answer gets _Away. Any thread may call."""
+        """End the process, also one that hangs; a thread that waits for its answer gets _Away. Any thread may call."""
         self._process.kill()
 
     def end(self) -> None:

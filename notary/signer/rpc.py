@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from notary.errors import (
     CustodyUnavailable,
+    KeyDoesNotOpen,
     KeyNotFound,
     NotaryError,
     SigningFailed,
@@ -140,7 +141,7 @@ class Rpc:
             self._no_key(str(error))
             return RpcError(Status.RESOURCE_EXHAUSTED, str(error))
         if isinstance(error, NotaryError):
-            if self._trial is not None and type(error) is SigningFailed:
+            if self._trial is not None and type(error) in (SigningFailed, KeyDoesNotOpen):
                 self._trial.suspect()
             status = _STATUSES.get(type(error), Status.INTERNAL)
             self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)
