@@ -43,7 +43,8 @@ from notary.storage.keywrap import refused_aliases
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
 from notary.work.allowance import Allowance
-from notary.work.reactor import Reactor, utc_now
+from notary.work.machine import MACHINE, Machine
+from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
 THREADS = CREATIONS + 1
@@ -65,8 +66,9 @@ class Signer(Serving):
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
+        machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, THREADS, sockets)
+        super().__init__(reactor, THREADS, sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -102,12 +104,12 @@ class Signer(Serving):
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
-        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool, self.machine)
         opened = await self.open(KeyStore, self._log, open_store)
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take)
+        keyring = Keyring(store, self._custody, self.in_thread, self.machine.utc_now, allow=allowance.take)
         self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
         methods = rpc.methods()
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)

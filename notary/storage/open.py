@@ -23,6 +23,7 @@ from notary.storage.sql.key_inventory import SQLKeyInventory
 from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
+from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
@@ -51,13 +52,18 @@ def pool_of(storage: Storage, usage: PoolUsage | None = None, *, read_only: bool
 
 
 async def open_database(
-    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: PoolSettings = _POOL
+    dialect: Dialect,
+    db_url: str,
+    service: Service,
+    reactor: Reactor,
+    pool: PoolSettings = _POOL,
+    machine: Machine = MACHINE,
 ) -> Database:
     """Connect to the database and check that it has the tables of ``service``.
 
     Raises ConfigError if the driver is missing or ``db_url`` cannot be used, StorageFailed if the database cannot.
     """
-    database = Database(dialect, db_url, reactor, pool)
+    database = Database(dialect, db_url, reactor, pool, machine)
     try:
         warnings = await _on_tables(database, partial(set_up, read_only=pool.read_only), service)
     except BaseException:
@@ -98,7 +104,7 @@ async def migration_plan(
 
 
 def open_metadata_store(
-    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL, machine: Machine = MACHINE
 ) -> Deferred[MetadataStore]:
     """Open the server's store.
 
@@ -112,19 +118,21 @@ def open_metadata_store(
         dialect = dialect_of(backend)
         if dialect is None:
             return MemoryMetadataStore()
-        return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool))
+        return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL) -> Deferred[KeyStore]:
+def open_key_store(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL, machine: Machine = MACHINE
+) -> Deferred[KeyStore]:
     """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyStore:
         dialect = dialect_of(backend)
         if dialect is None:
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(dialect, db_url, SIGNER, reactor, pool))
+        return SQLKeyStore(await open_database(dialect, db_url, SIGNER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 

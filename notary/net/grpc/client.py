@@ -311,7 +311,7 @@ class Channel:
         self._ready: _ClientConnection | None = None  # the connection for new calls
         self._connecting = False
         self._attempt: Deferred[Any] | None = None
-        self._connections: set[_ClientConnection] = set()
+        self._connections: dict[_ClientConnection, None] = {}
         self._failures = 0
         self._warned = False  # that the server negotiates no protocol
         self._retry: IDelayedCall | None = None
@@ -328,13 +328,14 @@ class Channel:
         *,
         limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
         limits = limits or _LIMITS
         host = host if host.isascii() else host.encode("idna").decode("ascii")
         name = join(host, port)
         endpoint = HostnameEndpoint(reactor, host, port, timeout=limits.handshake)
-        return cls(endpoint, reactor, name=name, tls=tls, limits=limits, backoff=backoff)
+        return cls(endpoint, reactor, name=name, tls=tls, limits=limits, backoff=backoff, chance=chance)
 
     # -- for callers --------------------------------------------------------------------------------------------------
 
@@ -471,7 +472,7 @@ class Channel:
 
     def made(self, connection: _ClientConnection) -> None:
         """Register a new connection, which may still fail."""
-        self._connections.add(connection)
+        self._connections[connection] = None
 
     def _ensure(self) -> None:
         """Schedule an attempt to connect if none is under way."""
@@ -528,7 +529,7 @@ class Channel:
 
     def lost(self, connection: _ClientConnection) -> None:
         """Forget a connection that is lost."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not connection.peer_spoke_http2:
             self._attempt_failed(connection.end_reason)
             return

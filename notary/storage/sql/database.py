@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +29,8 @@ from twisted.python.failure import Failure
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
-from notary.work.reactor import Reactor, utc_now
+from notary.work.machine import MACHINE, Machine
+from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
@@ -62,6 +61,21 @@ class _Kind:
 
     begin: Sequence[str]
     writes: bool = False
+
+
+class _ConnectionPool(adbapi.ConnectionPool):
+    """A pool whose threads are those of a machine."""
+
+    def __init__(self, machine: Machine, driver: str, **arguments: Any) -> None:
+        self._machine = machine
+        super().__init__(driver, **arguments)
+
+    def start(self) -> None:
+        """Start the threads. It is called before ``__init__`` has ended if the reactor runs."""
+        if not self.running:
+            self.threadpool = self._machine.thread_pool(self.min, self.max)
+            self.threadID = self._machine.thread_id
+        super().start()
 
 
 class _Connection:
@@ -118,7 +132,9 @@ class Database:
     runs a transaction raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
     """
 
-    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings) -> None:
+    def __init__(
+        self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+    ) -> None:
         try:
             self._driver: Any = importlib.import_module(dialect.driver)
         except ImportError as error:
@@ -128,9 +144,11 @@ class Database:
             ) from error
         self.dialect: Final = dialect
         self._reactor = reactor
+        self._machine = machine
         self._settings = pool
         connections = min(pool.connections, dialect.connections)
-        self._pool: Any = adbapi.ConnectionPool(
+        self._pool: Any = _ConnectionPool(
+            machine,
             dialect.driver,
             **dialect.arguments(db_url, pool),
             cp_reactor=reactor,
@@ -150,7 +168,7 @@ class Database:
 
     def now(self) -> datetime:
         """The time, aware, UTC."""
-        return utc_now()
+        return self._machine.utc_now()
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run ``work``, which reads with one statement, or with several that may see different moments."""
@@ -321,7 +339,7 @@ class Database:
 
     def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: _Connection) -> _T:
         """Run a transaction; repeat it if that is safe and may help."""
-        started = time.monotonic()
+        started = self._reactor.seconds()
         lost = False
         for attempt in itertools.count(1):
             try:
@@ -333,12 +351,12 @@ class Database:
                 trouble = self.dialect.trouble(error)
                 if trouble is Trouble.LOST:
                     connection.drop()
-                late = time.monotonic() - started > self._settings.query_timeout / 2
+                late = self._reactor.seconds() - started > self._settings.query_timeout / 2
                 if trouble is Trouble.LOST and not lost and not late:
                     lost = True  # the database was restarted, or has closed an idle connection
                     connection.reconnect()
                 elif trouble is Trouble.CONFLICT and attempt < MAX_ATTEMPTS and not late:
-                    time.sleep(random.uniform(0, _RETRY_SECONDS * 2**attempt))  # noqa: S311  # no secret
+                    self._machine.sleep(self._machine.random.uniform(0, _RETRY_SECONDS * 2**attempt))
                 else:
                     raise
         raise AssertionError
