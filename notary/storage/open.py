@@ -137,20 +137,24 @@ def open_key_store(
     return Deferred.fromCoroutine(connect())
 
 
-def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[Inventory]:
+def open_inventory(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+) -> Deferred[Inventory]:
     """Open the server's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> Inventory:
-        return SQLInventory(await open_database(_database_of(backend), db_url, SERVER, reactor, pool))
+        return SQLInventory(await open_database(_database_of(backend), db_url, SERVER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[KeyInventory]:
+def open_key_inventory(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+) -> Deferred[KeyInventory]:
     """Open the signer's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyInventory:
-        return SQLKeyInventory(await open_database(_database_of(backend), db_url, SIGNER, reactor, pool))
+        return SQLKeyInventory(await open_database(_database_of(backend), db_url, SIGNER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
