@@ -16,12 +16,13 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from notary.admin.collectable import collectable
 from notary.errors import NotaryError
 from notary.storage import open as opening
-from notary.storage.sql.dialect import PoolSettings
 from tests.simulation import driver, metadata
 from tests.simulation.clients import Answer, Client
 from tests.simulation.cluster import SERVERS, SIGNER_OF, SIGNERS, Cluster
@@ -29,6 +30,9 @@ from tests.simulation.history import History
 from tests.simulation.network import Faults as NetworkFaults
 from tests.simulation.reactor import Reactor
 from tests.simulation.scheduler import Violation
+
+RETRY_SECONDS = 65.0
+"""How long a server may serve what has expired after a renewal failed (notary.server.repository.RETRY)."""
 
 GUNS = ("sim/a", "sim/b", "sim/c")
 PUBLISHERS_SNAPSHOT = frozenset({"sim/b"})
@@ -70,6 +74,8 @@ class Stage:
         """Nothing fails without a cause, and no answer is one that no client understands."""
         if answer.status >= 500 and not self.run.was_disturbed(answer.began, answer.ended):
             raise Violation(f"{self.name}: {what}: {answer.status} {answer.body!r} without a cause")
+        if answer.gave_up and not self.run.was_disturbed(answer.began, answer.ended):
+            raise Violation(f"{self.name}: {what}: neither an answer nor an end of the connection")
         if answer.status not in {0, 200, 304, 400, 404, 408, 429, 500, 503}:
             raise Violation(f"{self.name}: {what}: {answer.status} {answer.body!r}")
 
@@ -80,7 +86,19 @@ class Stage:
         """Read the current file of a role."""
         answer = await self.ask("GET", self.path(gun, f"{role}.json"))
         self.history.check_read(gun, role, answer.status, answer.sha256, answer.began, answer.ended)
+        if role in {"timestamp", "snapshot"} and answer.status == 200:
+            self.check_fresh(gun, role, answer)
         return answer
+
+    def check_fresh(self, gun: str, role: str, answer: Answer) -> None:
+        """What has expired is served only if it could not be renewed."""
+        world, signed = self.cluster.world, metadata.parsed(answer.body)
+        excused = (
+            self.run.was_disturbed(answer.began - RETRY_SECONDS, answer.ended) or world.leaped_at > answer.began - 1
+        )
+        theirs = role == "snapshot" and gun in PUBLISHERS_SNAPSHOT
+        if metadata.expiry(signed) <= world.utc_now() and not excused and not theirs:
+            raise Violation(f"{gun}: {role} {signed['version']} is served expired, and could have been renewed")
 
     async def key(self, gun: str, role: str, method: str = "GET") -> metadata.Key | None:
         answer = await self.ask(method, self.path(gun, f"{role}.key"))
@@ -92,6 +110,12 @@ class Stage:
         made_for = self.history.keys[key.key_id][:2]
         if made_for != (gun, role):
             raise Violation(f"{gun}: the key for {role} was made for {made_for}")
+        states = self.history.gun(gun).between(answer.began, answer.ended)
+        named = [self.history.key_of(gun, role, state) for state in states]
+        if method == "GET" and all(named) and key.key_id not in named:
+            raise Violation(f"{gun}: the key for {role} is {key.key_id}, and the root names {named}")
+        if method == "POST" and key.key_id == named[0]:
+            raise Violation(f"{gun}: the new key for {role} is the one that the root names")
         return key
 
 
@@ -161,6 +185,8 @@ async def publish(stage: Stage, gun: str, files: dict[str, bytes]) -> Answer:
         checksums = {role: metadata.hashlib.sha256(data).hexdigest() for role, data in files.items()}
         stage.history.check_published(gun, checksums, answer.began, answer.ended)
         stage.run.published += 1
+    elif answer.status == 400 and stage.history.was_stored(gun, files, answer.began, answer.ended):
+        raise Violation(f"{gun}: an upload was refused, and is stored: {answer.body!r}")
     return answer
 
 
@@ -221,6 +247,53 @@ async def deleter(stage: Stage) -> None:
             raise Violation(f"{gun}: the deletion was acknowledged and did not take place")
 
 
+async def intruder(stage: Stage) -> None:
+    """Publish what must be refused: each upload is good but for one thing."""
+    for _ in range(stage.acts):
+        await stage.rest()
+        gun = stage.gun()
+        found, root = await stage.current(gun, "targets"), await stage.current(gun, "root")
+        if found.status != 200 or root.status != 200:
+            continue
+        now = stage.cluster.world.utc_now()
+        signed, of_root = metadata.parsed(found.body), metadata.parsed(root.body)
+        entries = {**signed["targets"], stage.name: metadata.entry(b"of an intruder")}
+        keys = {key_id: _key_of(value) for key_id, value in of_root["keys"].items()}
+        roles = {name: keys[role["keyids"][0]] for name, role in of_root["roles"].items()}
+        stranger = metadata.stranger()
+        kind = stage.random.choice(("key", "bytes", "expired", "chain", "self", "gap", "leap", "snapshot"))
+        files = {"targets": metadata.targets(signed["version"] + 1, now, entries)}
+        if kind == "key":
+            files["targets"] = metadata.targets(signed["version"] + 1, now, entries, metadata.EdKey.of("stranger"))
+        elif kind == "bytes":
+            files["targets"] = files["targets"].replace(b'"length":14', b'"length":15')
+        elif kind == "expired":
+            files["targets"] = metadata.targets(signed["version"] + 1, now - timedelta(days=1096), entries)
+        elif kind == "chain":
+            version = of_root["version"] + 1
+            files = {"root": metadata.root(version, now, {**roles, "root": stranger}, [stranger])}
+        elif kind == "self":
+            old = metadata.root_of_id(roles["root"].key_id)
+            files = {"root": metadata.root(of_root["version"] + 1, now, {**roles, "root": stranger}, [old])}
+        elif kind == "gap":
+            old = metadata.root_of_id(roles["root"].key_id)
+            files = {"root": metadata.root(of_root["version"] + 2, now, roles, [old])}
+        elif kind == "leap":
+            files["targets"] = metadata.targets(signed["version"] + 1002, now, entries)
+        if not await with_snapshot(stage, gun, files):
+            continue
+        if kind == "snapshot":
+            if gun not in PUBLISHERS_SNAPSHOT:
+                continue
+            changed = metadata.targets(signed["version"] + 2, now, entries)
+            listed = metadata.parsed(files["snapshot"])
+            files["snapshot"] = metadata.snapshot(listed["version"], now, {**listed["meta"], "targets": changed})
+        content_type, body = metadata.form(files)
+        answer = await stage.ask("POST", stage.path(gun, ""), {"Content-Type": content_type.decode()}, body)
+        if answer.status == 200 or stage.history.was_stored(gun, files, answer.began, answer.ended):
+            raise Violation(f"{gun}: an upload that is wrong ({kind}) was accepted")
+
+
 # -- readers ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +312,8 @@ async def reader(stage: Stage) -> None:
             headers = {"If-None-Match": f'"{seen[path]}"'} if path in seen else {}
             answer = await stage.ask(stage.random.choice(("GET", "HEAD")), path, headers)
             status, etag = answer.status, answer.headers.get("etag", "").strip('"')
+            if status == 304 and etag != seen.get(path):
+                raise Violation(f"{path}: not modified, and the client has another one")
             if status in {200, 304}:
                 seen[path] = etag
                 history.check_read(gun, role, 200, etag, answer.began, answer.ended)
@@ -372,7 +447,15 @@ async def reload(stage: Stage) -> None:
     """What SIGHUP does to a server."""
     process = stage.cluster.processes[stage.server()]
     if process.state == "up":
-        await process.service.reload(process.service._config)
+        service = process.service
+
+        def begin() -> None:
+            Deferred.fromCoroutine(service.reload(service._config)).addErrback(broken)
+
+        def broken(failure: Failure) -> None:
+            stage.run.fail(Violation(f"a reload failed: {failure.getTraceback()}"))
+
+        stage.cluster.world.put(process.host, stage.cluster.world.now, begin)  # which may be killed meanwhile
 
 
 async def restart(stage: Stage) -> None:
@@ -381,7 +464,7 @@ async def restart(stage: Stage) -> None:
     if process.state == "up":
         stage.run.disturb(20)
         process.stop()
-        await stage.sleep(6 + stage.random.expovariate(1))
+        await stage.sleep(7 + stage.random.expovariate(1))
         process.kill()
         process.start()
 
@@ -462,12 +545,14 @@ async def clock_stepper(stage: Stage) -> None:
     for _ in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 4)))
         stage.cluster.world.time_shift += timedelta(hours=stage.random.choice((1, 12, 20, 30)))
+        stage.cluster.world.leaped_at = stage.cluster.world.now
         stage.cluster.world.tell("the time of day leaps")
 
 
 ACTORS: Mapping[str, Callable[[Stage], Awaitable[None]]] = {
     "publisher": publisher,
     "rotator": rotator,
+    "intruder": intruder,
     "key-maker": key_maker,
     "deleter": deleter,
     "reader": reader,

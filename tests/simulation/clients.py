@@ -30,6 +30,8 @@ class Answer:
     headers: dict[str, str]
     began: float
     ended: float
+    gave_up: bool = False
+    """True if the client did not wait any longer."""
 
     @property
     def sha256(self) -> str:
@@ -88,9 +90,8 @@ class Connection(Protocol):
 
     def _give_up(self) -> None:
         self.timer = None
-        self.client.gave_up += 1
         self.transport.abortConnection()
-        self._end(0, b"no answer in time")
+        self._end(0, b"no answer in time", gave_up=True)
 
     def dataReceived(self, data: bytes) -> None:
         self._data += data
@@ -115,13 +116,13 @@ class Connection(Protocol):
             self.transport.loseConnection()
         self._end(status, body, headers)
 
-    def _end(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _end(self, status: int, body: bytes, headers: dict[str, str] | None = None, *, gave_up: bool = False) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
-            waiting.callback(Answer(status, body, headers or {}, self.began, self.client.cluster.world.now))
+            waiting.callback(Answer(status, body, headers or {}, self.began, self.client.cluster.world.now, gave_up))
 
     def _forget(self) -> None:
         if self.client.connections.get(self.server) is self:
@@ -167,7 +168,6 @@ class Client:
         self.random = cluster.world.random(f"client/{name}")
         self.connections: dict[str, Connection] = {}
         self.asked = 0
-        self.gave_up = 0
         self.calm = False
         """True if the client sends whole requests and waits for each answer."""
 

@@ -14,13 +14,13 @@ from random import Random
 from typing import Any
 
 import nacl.signing
-from twisted.internet.defer import Deferred
 
 from notary.config import load_server
 from notary.daemon.serving import Serving
 from notary.net.grpc import GrpcFactory
 from notary.net.grpc.client import Channel
 from notary.net.listen import listen
+from notary.proto import paths, signer_pb2
 from notary.server.signing import Signing, services
 from notary.server.signing.remote import RemoteSigner
 from notary.server.tap import Server
@@ -83,6 +83,7 @@ class Signer(Serving):
 
     def __init__(self, reactor: Any, machine: Any, custody: Custody, settings: PoolSettings) -> None:
         super().__init__(reactor, THREADS, machine=machine)
+        self.on_signed: Callable[[str], None] = lambda _key_id: None
         self._custody = custody
         self._settings = settings
 
@@ -97,13 +98,30 @@ class Signer(Serving):
         self.keyring = Keyring(store, self._custody, self.in_thread, machine.utc_now, allow=allowance.take)
         rpc = Rpc(self.keyring, store.check, metrics, lambda: False, self.reactor.seconds)
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)
-        self.grpc = GrpcFactory(
-            rpc.methods(), self.reactor, streaming=watches.methods(), on_finish=metrics.observe_call
-        )
+        methods = {**rpc.methods(), paths.SIGN: self._watched(rpc.methods()[paths.SIGN])}
+        self.grpc = GrpcFactory(methods, self.reactor, streaming=watches.methods(), on_finish=metrics.observe_call)
         self.at_end(lambda: self.grpc.stop(5.0))
         port = await listen(self.reactor, "", GRPC_PORT, self.grpc, None)
         self.at_end(port.stopListening)
         self.at_end(rpc.retire)
+
+    def _watched(self, sign: Any) -> Any:
+        """Have the history look at each signature, before the caller gets it."""
+
+        def handle(request: bytes, context: Any) -> Any:
+            answer = sign(request, context)
+            key_id = signer_pb2.SignatureRequest.FromString(request).keyID.ID
+            if isinstance(answer, bytes):
+                self.on_signed(key_id)
+                return answer
+            return self._later(answer, key_id)
+
+        return handle
+
+    async def _later(self, answer: Any, key_id: str) -> bytes:
+        made: bytes = await answer
+        self.on_signed(key_id)
+        return made
 
 
 class Process:
@@ -165,13 +183,16 @@ class Process:
         self.service = None
         self.state = "down"
 
-    def stop(self) -> Deferred[None]:
+    def stop(self) -> None:
         """Stop the service as a signal does, and end the process when nothing is left."""
         assert self.state == "up"
         self.state = "stopping"
+        self.cluster.world.put(self.host, self.cluster.world.now, self._stop)
+
+    def _stop(self) -> None:
         host = self.host
         self.cluster.world.tell(f"stop {self.name}")
-        return self.service.stopService().addCallback(self._stopped, host)
+        self.service.stopService().addCallback(self._stopped, host)
 
     def _stopped(self, _: object, host: Host) -> None:
         if host is self.host and self.state == "stopping":
@@ -193,6 +214,8 @@ class Cluster:
         self.alias = "alias_1"
         self.processes = {name: Process(self, name) for name in (*SIGNERS, *SERVERS)}
         self.leftovers: list[str] = []
+        self.on_signed: Callable[[str], None] = lambda _key_id: None
+        """Called with the id of each key that has signed, before the signature leaves the signer."""
         self._config = load_server(_CONFIG, {}, "/")
         if "renew_at" in knobs:
             self._config = replace(self._config, lifetimes=replace(self._config.lifetimes, renew_at=knobs["renew_at"]))
@@ -204,7 +227,9 @@ class Cluster:
         reactor, machine = process.reactor, process.reactor.machine()
         if process.name in SIGNERS:
             custody = Custody(self.world.random(f"custody/{process.name}/{process.starts}"), lambda: self.alias)
-            return Signer(reactor, machine, custody, self._settings)
+            signer = Signer(reactor, machine, custody, self._settings)
+            signer.on_signed = lambda key_id: self.on_signed(key_id)
+            return signer
         config = replace(
             self._config,
             storage=replace(self._config.storage, db_url=f"server@{process.name}"),

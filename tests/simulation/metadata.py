@@ -80,6 +80,16 @@ ROOTS = 4
 """How many root keys there are."""
 
 
+def stranger() -> RootKey:
+    """Return a root key that no collection has."""
+    return root_key(ROOTS)
+
+
+def expiry(signed_part: Mapping[str, Any]) -> datetime:
+    """Return when a file expires."""
+    return datetime.fromisoformat(signed_part["expires"])
+
+
 def root_of_id(key_id: str) -> RootKey:
     """Return one of the root keys by its id."""
     return next(key for key in map(root_key, range(ROOTS)) if key.key_id == key_id)
@@ -107,7 +117,7 @@ def root(
     )
 
 
-def targets(version: int, now: datetime, entries: Mapping[str, Any]) -> bytes:
+def targets(version: int, now: datetime, entries: Mapping[str, Any], key: Key = TARGETS_KEY) -> bytes:
     value = {
         "_type": "Targets",
         "delegations": {"keys": {}, "roles": []},
@@ -115,7 +125,7 @@ def targets(version: int, now: datetime, entries: Mapping[str, Any]) -> bytes:
         "targets": dict(entries),
         "version": version,
     }
-    return signed(value, [TARGETS_KEY])
+    return signed(value, [key])
 
 
 def snapshot(version: int, now: datetime, files: Mapping[str, bytes | Mapping[str, Any]]) -> bytes:

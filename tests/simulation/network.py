@@ -140,6 +140,23 @@ class Port:
         self.port = port
         self.factory = factory
         self._network = network
+        self._waiting: list[End] = []
+
+    def queue(self, end: End) -> None:
+        """The kernel has a new connection; the process accepts it in its next turn."""
+        self._waiting.append(end)
+        self._network.world.put(self.host, self._network.world.now, self._accept)
+
+    def _accept(self) -> None:
+        while self._waiting:
+            end = self._waiting.pop(0)
+            protocol = None if end.is_lost else self.factory.buildProtocol(end.far)
+            if protocol is None:
+                end.gone = True
+                end.peer.reset_in(self._network.delay())
+            else:
+                end.protocol = protocol
+                end.begin()
 
     def startListening(self) -> None:
         pass
@@ -148,6 +165,7 @@ class Port:
         return IPv4Address("TCP", self._network.address(self.host.name), self.port)
 
     def stopListening(self) -> Deferred[None]:
+        self._accept()  # as the ports of notary.net.listen do
         self._network.close_port(self)
         self.factory.doStop()
         return succeed(None)
@@ -196,19 +214,13 @@ class Connector:
         near = IPv4Address("TCP", network.address(self._host.name), network.next_port())
         client.near, client.far, server.near, server.far = near, port.getHost(), port.getHost(), near
         network.world.tell(f"connect {link.name}")
-        accepted = port.factory.buildProtocol(near)
-        if accepted is None:
-            server.gone = True
-            client.reset_in(network.delay())
+        port.queue(server)
         protocol = self.factory.buildProtocol(port.getHost())
         if protocol is None:
             link.forget()
             return
         client.protocol, client.connector = protocol, self
         self.transport = client
-        if accepted is not None:
-            server.protocol = accepted
-            network.world.later(port.host, 0, server.begin)
         client.begin()
 
     def _fail(self, error: Exception) -> None:

@@ -101,6 +101,7 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.time_shift = timedelta(0)
+        self.leaped_at = -1e9
         self.steps = 0
         self.timers: dict[Event, None] = {}
         self.thread: VirtualThread | None = None
