@@ -1,8 +1,8 @@
 """The actors of a simulation: what clients, operators and the world do to a cluster.
 
 Rules of this module: an actor is a coroutine function in the table :data:`ACTORS`; it takes a :class:`Stage`, draws
-from the chance of its own name only, and ends by itself. What it sees is checked at once (Violation). docs/development.md
-says how to write one.
+from the chance of its own name only, and ends by itself. What it sees is checked at once (Violation).
+docs/development.md says how to write one.
 """
 
 from __future__ import annotations

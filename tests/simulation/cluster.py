@@ -1,8 +1,8 @@
 """The processes of a simulated cluster: servers and signers of this program, started, stopped, stalled and killed.
 
 Rules of this module: the objects are those of the daemons. A server is :class:`notary.server.tap.Server` itself, whose
-connection to the signer has no TLS; a signer is put together here, because ``notary.signer.tap`` demands TLS, and because
-its custody wraps keys at no cost.
+connection to the signer has no TLS; a signer is put together here, because ``notary.signer.tap`` demands TLS, and
+because its custody wraps keys at no cost.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class Cluster:
         if process.name in SIGNERS:
             custody = Custody(self.world.random(f"custody/{process.name}/{process.starts}"), lambda: self.alias)
             signer = Signer(reactor, machine, custody, self._settings)
-            signer.on_signed = lambda key_id: self.on_signed(key_id)
+            signer.on_signed = self.on_signed
             return signer
         config = replace(
             self._config,

@@ -97,7 +97,7 @@ class History:
         return found
 
     def _committed(self, look: Callable[[], None], host: Host) -> None:
-        """Look at what a commit of a host has changed. An error would reach the program, which has its own use for it."""
+        """Look at what a commit of a host has changed. The program must not get an error of this method."""
         self.commits += 1
         self.world.tell(f"commit of {host.name}")
         self.collecting = host.name == "admin"
@@ -111,7 +111,7 @@ class History:
             self.failed(Violation(traceback.format_exc()))
         self.collecting = False
 
-    # -- the server's database ------------------------------------------------------------------------------------------
+    # -- the server's database ----------------------------------------------------------------------------------------
 
     def _server_committed(self) -> None:
         now = self.world.now
@@ -230,7 +230,7 @@ class History:
             if lost:
                 raise Violation(f"{name}: targets {files['targets'][0]} lost what was published before: {sorted(lost)}")
 
-    # -- the signer's database ------------------------------------------------------------------------------------------
+    # -- the signer's database ----------------------------------------------------------------------------------------
 
     def _signer_committed(self) -> None:
         """No key is lost or unused again, and at most one is pending for each purpose."""
@@ -268,7 +268,7 @@ class History:
         if row[0] is None:
             raise Violation(f"key {key_id} has signed and is not recorded as used")
 
-    # -- what readers may see -------------------------------------------------------------------------------------------
+    # -- what readers may see -----------------------------------------------------------------------------------------
 
     def collected_between(self, began: float, ended: float) -> bool:
         return any(began <= at <= ended for at in self.collected_at)

@@ -310,7 +310,7 @@ class End:
         self.protocol.makeConnection(self)
         self.peer.schedule()
 
-    # -- what is sent --------------------------------------------------------------------------------------------------
+    # -- what is sent -------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         if self.is_lost or self.fin_sent or not data:
@@ -383,7 +383,7 @@ class End:
         elif self.disconnecting:
             self._close_if_sent()
 
-    # -- what ends -----------------------------------------------------------------------------------------------------
+    # -- what ends ----------------------------------------------------------------------------------------------------
 
     def read_end(self) -> None:
         """The peer sends no more."""
@@ -466,7 +466,7 @@ class End:
         if self.peer.buffer and not self.peer.is_lost:
             self.peer.schedule()
 
-    # -- producers and consumers ---------------------------------------------------------------------------------------
+    # -- producers and consumers --------------------------------------------------------------------------------------
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self.producer is not None:
@@ -495,7 +495,7 @@ class End:
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    # -- addresses -----------------------------------------------------------------------------------------------------
+    # -- addresses ----------------------------------------------------------------------------------------------------
 
     def getPeer(self) -> IPv4Address:
         return self.far

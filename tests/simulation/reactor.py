@@ -146,12 +146,12 @@ class Reactor:
         self._pools += 1
         return ThreadPool(self.world, self.host, f"{self.host.name}/{self._pools}", most)
 
-    # -- time ----------------------------------------------------------------------------------------------------------
+    # -- time ---------------------------------------------------------------------------------------------------------
 
     def seconds(self) -> float:
         return self.world.now
 
-    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Event:  # noqa: A002
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Event:
         assert delay >= 0, delay
         event = self.world.put(self.host, self.world.now + delay, callable, args, kw)
         if not self.host.dead:
@@ -162,12 +162,12 @@ class Reactor:
     def getDelayedCalls(self) -> list[Event]:
         return [event for event in self.world.timers if event.host is self.host]
 
-    # -- the core ------------------------------------------------------------------------------------------------------
+    # -- the core -----------------------------------------------------------------------------------------------------
 
-    def callWhenRunning(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> object:  # noqa: A002
+    def callWhenRunning(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> object:
         return callable(*args, **kw)
 
-    def addSystemEventTrigger(self, phase: str, eventType: str, callable: Any, *args: Any, **kw: Any) -> object:  # noqa: A002
+    def addSystemEventTrigger(self, phase: str, eventType: str, callable: Any, *args: Any, **kw: Any) -> object:
         trigger = (phase, eventType, callable)
         self._triggers.append(trigger)
         return trigger
@@ -175,9 +175,9 @@ class Reactor:
     def removeSystemEventTrigger(self, triggerID: Any) -> None:
         self._triggers.remove(triggerID)
 
-    # -- threads -------------------------------------------------------------------------------------------------------
+    # -- threads ------------------------------------------------------------------------------------------------------
 
-    def callFromThread(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> None:  # noqa: A002
+    def callFromThread(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> None:
         world = self.world
         delay = world.random(f"threads/{self.host.name}").expovariate(2000)
         world.put(self.host, world.now + delay, callable, args, kw)
@@ -187,7 +187,7 @@ class Reactor:
     def getThreadPool(self) -> ThreadPool:
         return self._pool
 
-    # -- processes -----------------------------------------------------------------------------------------------------
+    # -- processes ----------------------------------------------------------------------------------------------------
 
     def spawnProcess(self, processProtocol: Any, executable: Any, args: Any = (), **_: Any) -> Any:
         """Run the child of :mod:`notary.work.processes`; no other program is started by a daemon."""
@@ -195,7 +195,7 @@ class Reactor:
         processProtocol.makeConnection(child)
         return child
 
-    # -- TCP -----------------------------------------------------------------------------------------------------------
+    # -- TCP ----------------------------------------------------------------------------------------------------------
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         return self._network.listen(self, port, factory)

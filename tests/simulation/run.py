@@ -1,8 +1,8 @@
 """One simulation: from a seed to a verdict.
 
-Rules of this module: the seed decides the plan (who acts, how often, how fast), and the plan can be made smaller without
-another change (``without``), so that a failing seed can be shrunk. After the actors have ended, everything is healed;
-then the cluster must work, and hold nothing.
+Rules of this module: the seed decides the plan (who acts, how often, how fast), and the plan can be made smaller
+without another change (``without``), so that a failing seed can be shrunk. After the actors have ended, everything is
+healed; then the cluster must work, and hold nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ACTING_SECONDS = 400.0
 """How long the actors may take on the virtual clock."""
 
 RECOVERY_SECONDS = 40.0
-"""How long a cluster may take to recover once all faults are over: the longest pause between two tries is 30 seconds."""
+"""How long a cluster may take to recover from all faults: the longest pause between two tries is 30 seconds."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Run:
         self._clients: list[Client] = []
         self._unfinished: dict[str, None] = {}
 
-    # -- for actors ------------------------------------------------------------------------------------------------------
+    # -- for actors ---------------------------------------------------------------------------------------------------
 
     def disturb(self, seconds: float) -> None:
         """Say that errors have a cause for some time."""
@@ -150,7 +150,7 @@ class Run:
             self.violation = violation
             self.world.tell(f"violation: {violation}")
 
-    # -- the run ---------------------------------------------------------------------------------------------------------
+    # -- the run ------------------------------------------------------------------------------------------------------
 
     def run(self) -> Verdict:
         """Run, and return the verdict."""

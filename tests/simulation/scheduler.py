@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -127,7 +128,7 @@ class World:
         """The time of day, which steps of the clock shift."""
         return EPOCH + timedelta(seconds=self.now) + self.time_shift
 
-    # -- events --------------------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------------
 
     def put(self, host: Host, due: float, func: Callable[..., Any], args: Any = (), kw: Any = None) -> Event:
         self._number += 1
@@ -177,7 +178,7 @@ class World:
         """Return the hash of the whole trace."""
         return self._digest.hexdigest()
 
-    # -- threads -------------------------------------------------------------------------------------------------------
+    # -- threads ------------------------------------------------------------------------------------------------------
 
     def spawn(self, host: Host, slot: str, work: Callable[[], object]) -> None:
         """Run ``work`` in a thread: it stops at each :meth:`pause`, and other events go on meanwhile."""
@@ -235,7 +236,5 @@ class VirtualThread:
 
     def end(self) -> None:
         if self._greenlet and not self._greenlet.dead:
-            try:
+            with suppress(Exception):  # of a process that was killed
                 self._greenlet.throw(GreenletExit)
-            except Exception:  # noqa: BLE001 - it belongs to a process that was killed
-                pass

@@ -1,4 +1,4 @@
-"""The whole cluster from one seed: a hundred fixed seeds, some that nobody has tried, and the promises of the test itself.
+"""The whole cluster from one seed: a hundred fixed seeds, some new ones, and the promises of the test itself.
 
 Simulations run in processes of their own, without the measurement of coverage, which would take longer than they do.
 """
@@ -52,7 +52,10 @@ def test_a_fault_that_was_found_does_not_come_back(seed: int, without: str) -> N
 
 
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
-    hashes = {simulate("--first", "3", "--seeds", "4", "--hash", PYTHONHASHSEED=seed).stdout.rpartition("4 seeds")[0] for seed in "01"}
+    hashes = {
+        simulate("--first", "3", "--seeds", "4", "--hash", PYTHONHASHSEED=seed).stdout.rpartition("4 seeds")[0]
+        for seed in "01"
+    }
     assert len(hashes) == 1
     (lines,) = hashes
     assert len(set(lines.split())) == 8  # four seeds, and four traces that differ
