@@ -511,7 +511,8 @@ async def database_fault(stage: Stage) -> None:
     for _ in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 2)))
         store = stage.random.choice(stage.cluster.stores)
-        faults = store.faults = driver.Faults()
+        store.heal()
+        faults = store.faults
         kind = stage.random.choice(("before", "at", "after", "conflict", "read-only", "slow", "all"))
         if kind in {"before", "all"}:
             faults.lost_before = stage.random.choice((0.1, 0.4))
@@ -523,10 +524,10 @@ async def database_fault(stage: Stage) -> None:
             faults.conflict = 0.3
         faults.read_only = kind == "read-only"
         if kind == "slow":
-            faults.statement_seconds = faults.commit_seconds = 0.05
+            faults.statement_seconds = faults.commit_seconds = 10 * store.pace
         stage.run.disturb(20)
         await stage.sleep(stage.random.expovariate(0.5))
-        store.faults = driver.Faults()
+        store.heal()
         stage.run.disturb(15)
 
 

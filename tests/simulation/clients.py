@@ -65,14 +65,13 @@ class Connection(Protocol):
         head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {text}\r\n" for name, text in fields.items())
         random = self.client.random
         self.timer = self.client.reactor.callLater(PATIENCE_SECONDS, self._give_up)
-        data = head.encode() + b"\r\n" + body
+        data, rest = head.encode() + b"\r\n" + body, b""
         if not self.client.calm and random.random() < 0.1:
             middle = random.randrange(len(data))
-            self.transport.write(data[:middle])
-            self.client.reactor.callLater(random.expovariate(10), self._rest, self.waiting, data[middle:])
-        else:
-            self.transport.write(data)
-        if not self.client.calm and random.random() < 0.03:
+            data, rest = data[:middle], data[middle:]
+            self.client.reactor.callLater(random.expovariate(10), self._rest, self.waiting, rest)
+        self.transport.write(data)
+        if not self.client.calm and random.random() < (0.2 if len(rest) else 0.03):
             self.client.reactor.callLater(random.expovariate(50), self._vanish, self.waiting)
         return self.waiting
 

@@ -210,6 +210,9 @@ class Cluster:
         """Runs what is no process: actors, faults."""
         self.stores = driver.open_stores(world, folder)
         self.server_store, self.signer_store = self.stores
+        for store in self.stores:
+            store.pace = knobs.get("statement_seconds", store.pace)
+            store.heal()
         self.knobs = knobs
         self.alias = "alias_1"
         self.processes = {name: Process(self, name) for name in (*SIGNERS, *SERVERS)}

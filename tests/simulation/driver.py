@@ -65,9 +65,15 @@ class Store:
     path: Path
     world: World
     random: Random
+    pace: float = 0.0005
+    """How many seconds a statement takes if nothing is wrong."""
     faults: Faults = field(default_factory=Faults)
     on_commit: Callable[[Host], None] = lambda _host: None
     connections: list[Connection] = field(default_factory=list)
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.faults = Faults(statement_seconds=self.pace, commit_seconds=2 * self.pace)
 
     def host_died(self, host: Host) -> None:
         """Roll back what a process that was killed has begun."""
