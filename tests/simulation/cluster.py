@@ -249,6 +249,8 @@ class Cluster:
             link.name for link in self.network.links for end in link.ends if end.host is process.host and end.protocol
         ]
         self.leftovers += [f"{process.name}: connection {name}" for name in links]
+        threads = self.world.threads_of(process.host)
+        self.leftovers += [f"{process.name}: thread {thread}" for thread in threads]
         for store in self.stores:
             held = sum(connection.host is process.host for connection in store.connections)
             self.leftovers += [f"{process.name}: {held} connections to the database"] * bool(held)

@@ -197,6 +197,10 @@ class World:
         """Return the name of the running thread, as adbapi asks for it."""
         return "main" if self.thread is None else self.thread.slot
 
+    def threads_of(self, host: Host) -> list[str]:
+        """Return the names of the threads of a process that have not ended."""
+        return [thread.slot for thread in self._threads if thread.host is host]
+
     def ended(self, thread: VirtualThread) -> None:
         self._threads.remove(thread)
 
