@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
@@ -74,6 +74,13 @@ class Stage:
         """Nothing fails without a cause, and no answer is one that no client understands."""
         if answer.status >= 500 and not self.run.was_disturbed(answer.began, answer.ended):
             raise Violation(f"{self.name}: {what}: {answer.status} {answer.body!r} without a cause")
+        if (
+            answer.status in {400, 408}
+            and not what.startswith("POST")
+            and not answer.is_odd
+            and (answer.status == 400 or not self.run.was_disturbed(answer.began, answer.ended))
+        ):
+            raise Violation(f"{self.name}: {what}: {answer.status} {answer.body!r} for a request that is in order")
         if answer.gave_up and not self.run.was_disturbed(answer.began, answer.ended):
             raise Violation(f"{self.name}: {what}: neither an answer nor an end of the connection")
         if answer.status not in {0, 200, 304, 400, 404, 408, 429, 500, 503}:
@@ -225,10 +232,13 @@ def _key_of(value: Mapping[str, Any]) -> metadata.Key:
 
 
 async def key_maker(stage: Stage) -> None:
-    """Ask for keys of collections that are never published: the same pending key each time."""
+    """Ask for keys: the same pending key each time as long as it is not used, and the key of the root where one is."""
     known: dict[tuple[str, str], str] = {}
     for _ in range(stage.acts):
         await stage.rest()
+        if stage.random.random() < 0.4:
+            await stage.key(stage.gun(), "timestamp")
+            continue
         gun, role = f"sim/new-{stage.random.randrange(3)}", stage.random.choice(("timestamp", "snapshot"))
         found = await stage.key(gun, role, stage.random.choice(("GET", "POST")))
         if found is not None and known.setdefault((gun, role), found.key_id) != found.key_id:
@@ -305,14 +315,17 @@ async def reader(stage: Stage) -> None:
         await stage.rest()
         gun, role = stage.gun(), stage.random.choice(("timestamp", "timestamp", "snapshot", "root", "targets"))
         kind = stage.random.random()
-        if kind < 0.5:
+        if kind < 0.12:
+            await crowd(stage, gun)
+        elif kind < 0.5:
             await stage.current(gun, role)
         elif kind < 0.65:
             path = stage.path(gun, f"{role}.json")
-            headers = {"If-None-Match": f'"{seen[path]}"'} if path in seen else {}
+            held = stage.random.choice((seen[path], "0" * 64)) if path in seen else ""
+            headers = {"If-None-Match": f'"{held}"'} if held else {}
             answer = await stage.ask(stage.random.choice(("GET", "HEAD")), path, headers)
             status, etag = answer.status, answer.headers.get("etag", "").strip('"')
-            if status == 304 and etag != seen.get(path):
+            if status == 304 and etag != held:
                 raise Violation(f"{path}: not modified, and the client has another one")
             if status in {200, 304}:
                 seen[path] = etag
@@ -334,6 +347,25 @@ async def reader(stage: Stage) -> None:
                 raise Violation(f"{gun}: version {version} of {role} is another one")
             if answer.status == 200:
                 history.check_file(gun, role, answer.sha256, 200, answer.began, answer.ended)
+
+
+async def crowd(stage: Stage, gun: str) -> None:
+    """Read the same collection by several connections at the same time."""
+    server = stage.server()
+    known = [each for each in stage.history.gun(gun).stored_at if each[0] != "root"][-2:]
+
+    async def one(number: int) -> None:
+        if known and number % 2:
+            role, sha256 = stage.random.choice(known)
+            answer = await stage.client.ask(server, "GET", stage.path(gun, f"{role}.{sha256}.json"))
+            stage.history.check_file(gun, role, sha256, answer.status, answer.began, answer.ended)
+        else:
+            role = stage.random.choice(("targets", "root", "snapshot"))
+            answer = await stage.client.ask(server, "GET", stage.path(gun, f"{role}.json"))
+            stage.history.check_read(gun, role, answer.status, answer.sha256, answer.began, answer.ended)
+        stage.check(answer, f"a crowd reads {role}")
+
+    await gatherResults([Deferred.fromCoroutine(one(number)) for number in range(stage.random.randint(3, 8))])
 
 
 async def newcomer(stage: Stage) -> None:
@@ -400,7 +432,7 @@ async def watcher(stage: Stage) -> None:
 
 async def operator(stage: Stage) -> None:
     """Remove old versions, wrap keys anew, read configurations again, restart services."""
-    tasks: list[Callable[[Stage], Awaitable[None]]] = [collect, rewrap, reload, restart]
+    tasks: list[Callable[[Stage], Awaitable[None]]] = [collect, collect, collect, rewrap, rewrap, reload, restart]
     for _ in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 3)))
         await stage.random.choice(tasks)(stage)
@@ -414,7 +446,7 @@ async def collect(stage: Stage) -> None:
         )
     except NotaryError:
         return
-    keep = stage.random.choice((1, 2, 5))
+    keep = stage.random.choice((1, 1, 2))
     try:
         await inventory.remove(stage.gun(), partial(collectable, keep=keep), stage.random.choice((2, 200)))
     except NotaryError:

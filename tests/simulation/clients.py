@@ -32,6 +32,8 @@ class Answer:
     ended: float
     gave_up: bool = False
     """True if the client did not wait any longer."""
+    is_odd: bool = False
+    """True if the client sent its request in pieces, or left before the answer."""
 
     @property
     def sha256(self) -> str:
@@ -49,6 +51,7 @@ class Connection(Protocol):
         self.began = 0.0
         self.method = ""
         self.timer: Any = None
+        self.is_odd = False
         self._data = bytearray()
         self.is_lost = False
 
@@ -58,7 +61,7 @@ class Connection(Protocol):
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Deferred[Answer]:
         world = self.client.cluster.world
         self.waiting = Deferred()
-        self.began, self.method = world.now, method
+        self.began, self.method, self.is_odd = world.now, method, False
         fields = {"Host": "notary", **headers}
         if body or method == "POST":
             fields["Content-Length"] = str(len(body))
@@ -69,6 +72,7 @@ class Connection(Protocol):
         if not self.client.calm and random.random() < 0.1:
             middle = random.randrange(len(data))
             data, rest = data[:middle], data[middle:]
+            self.is_odd = True
             self.client.reactor.callLater(random.expovariate(10), self._rest, self.waiting, rest)
         self.transport.write(data)
         if not self.client.calm and random.random() < (0.2 if len(rest) else 0.03):
@@ -82,6 +86,7 @@ class Connection(Protocol):
     def _vanish(self, waiting: Deferred[Answer]) -> None:
         """Leave before the answer, in one of the ways in which clients do."""
         if self.waiting is waiting and not self.is_lost:
+            self.is_odd = True
             if self.client.random.random() < 0.5:
                 self.transport.abortConnection()
             else:
@@ -121,7 +126,8 @@ class Connection(Protocol):
             self.timer = None
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
-            waiting.callback(Answer(status, body, headers or {}, self.began, self.client.cluster.world.now, gave_up))
+            now = self.client.cluster.world.now
+            waiting.callback(Answer(status, body, headers or {}, self.began, now, gave_up, self.is_odd))
 
     def _forget(self) -> None:
         if self.client.connections.get(self.server) is self:

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FirstError
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
@@ -66,7 +66,7 @@ def plan_of(seed: int) -> Plan:
     add("intruder", int(random.random() < 0.4), 1, 3)
     add("watcher", random.randint(0, 1), 2, 4)
     add("deleter", int(random.random() < 0.4), 1, 3)
-    add("operator", int(random.random() < 0.5), 2, 5)
+    add("operator", int(random.random() < 0.6), 2, 5)
     if random.random() < 0.8:
         for kind in ("killer", "network-fault", "database-fault", "staller"):
             add(kind, int(random.random() < 0.5), 1, 4)
@@ -229,7 +229,7 @@ class Run:
         def ended(result: object) -> None:
             del self._unfinished[name]
             if isinstance(result, Failure):
-                error = result.value
+                error = result.value.subFailure.value if isinstance(result.value, FirstError) else result.value
                 self.fail(error if isinstance(error, Violation) else Violation(f"{name}: {result.getTraceback()}"))
 
         Deferred.fromCoroutine(coroutine).addBoth(ended)
