@@ -494,9 +494,13 @@ async def restart(stage: Stage) -> None:
     """Stop a process as a service manager does, and start it again."""
     process = stage.cluster.processes[stage.random.choice((*SERVERS, *SIGNERS))]
     if process.state == "up":
-        stage.run.disturb(20)
+        began = stage.cluster.world.now
+        stage.run.disturb(20, process.name)
         process.stop()
-        await stage.sleep(7 + stage.random.expovariate(1))
+        await stage.sleep(8)
+        now = stage.cluster.world.now
+        if process.state == "stopping" and not stage.run.was_disturbed(began, now, process.name):
+            raise Violation(f"{process.name} does not stop")
         process.kill()
         process.start()
 

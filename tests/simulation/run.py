@@ -63,9 +63,9 @@ def plan_of(seed: int) -> Plan:
     add("follower", 1, 3, 8)
     add("rotator", random.randint(0, 1), 2, 4)
     add("key-maker", random.randint(0, 2), 2, 4)
-    add("intruder", int(random.random() < 0.4), 1, 3)
+    add("intruder", int(random.random() < 0.5), 2, 4)
     add("watcher", random.randint(0, 1), 2, 4)
-    add("deleter", int(random.random() < 0.4), 1, 3)
+    add("deleter", int(random.random() < 0.5), 1, 4)
     add("operator", int(random.random() < 0.6), 2, 5)
     if random.random() < 0.8:
         for kind in ("killer", "network-fault", "database-fault", "staller"):
@@ -132,18 +132,19 @@ class Run:
         self.violation: Violation | None = None
         self.published = 0
         self.settings = PoolSettings(connections=2, query_timeout=4.0)
-        self._disturbed: list[tuple[float, float]] = [(0.0, 5.0)]
+        self._disturbed: list[tuple[float, float, str]] = [(0.0, 5.0, "start")]
         self._clients: list[Client] = []
         self._unfinished: dict[str, None] = {}
 
     # -- for actors ---------------------------------------------------------------------------------------------------
 
-    def disturb(self, seconds: float) -> None:
+    def disturb(self, seconds: float, why: str = "") -> None:
         """Say that errors have a cause for some time."""
-        self._disturbed.append((self.world.now, self.world.now + seconds))
+        self._disturbed.append((self.world.now, self.world.now + seconds, why))
 
-    def was_disturbed(self, began: float, ended: float) -> bool:
-        return any(start <= ended and began <= end for start, end in self._disturbed)
+    def was_disturbed(self, began: float, ended: float, but: str = "-") -> bool:
+        """Return whether errors had a cause, another one than ``but``."""
+        return any(start <= ended and began <= end and why != but for start, end, why in self._disturbed)
 
     def fail(self, violation: Violation) -> None:
         """Note the first broken invariant."""
