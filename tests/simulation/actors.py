@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -52,6 +52,8 @@ class Stage:
     acts: int
     pace: float
     run: Any
+    server_of: Callable[[], str] | None = None
+    """Chooses the server for each request, if it is not chosen by chance."""
 
     async def sleep(self, seconds: float) -> None:
         await deferLater(self.reactor, seconds)
@@ -60,7 +62,7 @@ class Stage:
         await self.sleep(self.random.expovariate(1 / self.pace))
 
     def server(self) -> str:
-        return self.random.choice(SERVERS)
+        return self.random.choice(SERVERS) if self.server_of is None else self.server_of()
 
     def gun(self) -> str:
         return self.random.choice(GUNS[: self.run.guns])
@@ -133,7 +135,18 @@ async def publisher(stage: Stage) -> None:
     """Publish new targets again and again, and the first version of what is not there."""
     for number in range(stage.acts):
         await stage.rest()
-        await publish_once(stage, stage.gun(), f"{stage.name}-{number}")
+        if stage.random.random() < 0.15:
+            await rush(stage, stage.gun(), f"{stage.name}-{number}")
+        else:
+            await publish_once(stage, stage.gun(), f"{stage.name}-{number}")
+
+
+async def rush(stage: Stage, gun: str, name: str) -> None:
+    """Publish several times at once, by one server; at most one upload follows what all have read."""
+    chosen = stage.server()
+    same = replace(stage, server_of=lambda: chosen)
+    several = [publish_once(same, gun, f"{name}-{number}") for number in range(stage.random.randint(3, 6))]
+    await gatherResults([Deferred.fromCoroutine(each) for each in several])
 
 
 async def publish_once(stage: Stage, gun: str, name: str) -> None:
