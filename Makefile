@@ -82,7 +82,7 @@ docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md
 
 proto: dev ## write the Python modules in notary/proto/ from the .proto files there
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/signer.proto notary/proto/health.proto notary/proto/profile.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/signer.proto notary/proto/health.proto notary/proto/instance.proto notary/proto/profile.proto
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
 	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis _trial_temp twisted/plugins/dropin.cache

@@ -103,7 +103,7 @@ def daemon_page(options: type[options.Options], what: str, description: str, env
     file = f"/etc/notary/{name.removeprefix('notary-')}-config.json"
     examples = {
         f"{name} -config={file} -logf=logfmt": "Serve in the foreground.",
-        f"twistd -n {name} --config FILE": "The same under twistd(1).",
+        f"twistd -n --pidfile= {name} --config FILE": "The same under twistd(1).",
     }
     others = {"notary-server", "notary-signer", "notary-admin"} - {name}
     status = (

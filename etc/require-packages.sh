@@ -56,12 +56,14 @@ missing_packages() {
         command -v docker-registry >/dev/null || echo docker-registry
         command -v debootstrap >/dev/null || echo debootstrap
         command -v iptables >/dev/null || echo iptables
-        command -v notary >/dev/null || echo notary
+        { command -v notary && command -v notary-server; } >/dev/null || echo notary
         command -v openssl >/dev/null || echo openssl
+        command -v /usr/sbin/nginx >/dev/null || echo nginx # serves the tree of docs/mirror.md
     fi
     if [ "$target" = cluster ]; then
         compgen -G '/usr/lib*/galera*/libgalera_smm.so' >/dev/null || echo galera-4
         command -v rsync >/dev/null || echo rsync # how a node of Galera gets the data of another
+        command -v wrk >/dev/null || echo wrk # one of the clients that restarts must not disturb
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

@@ -25,11 +25,13 @@ from twisted.internet.threads import deferToThread
 from notary.admin import cli
 from notary.config import ServerConfig
 from notary.config.table import keys
+from notary.config.values import Address
 from notary.net.grpc import Channel, GrpcFactory
 from notary.net.listen import listen
 from notary.net.tls import contexts
-from notary.proto import health_pb2, paths, signer_pb2
-from notary.server.signing.remote import RemoteSigner
+from notary.proto import health_pb2, instance_pb2, paths, signer_pb2
+from notary.server.signing.directory import Directory, resolver
+from notary.server.signing.spread import Signers
 from notary.signer.clients import Clients
 from notary.signer.custody import ByKeywrap
 from notary.signer.custody.jwe import JweCustody
@@ -162,15 +164,20 @@ class Site:
     def tls(self, *more: object) -> contexts.ServerOptions:
         return contexts.server_options(self.pair.folder / "signer.crt", self.pair.folder / "signer.key", *more)
 
-    async def signing_service(self) -> RemoteSigner:
-        """A signer that has just been started, and the connection to it."""
+    async def signing_service(self) -> Signers:
+        """A signer that has just been started, and the connections to it."""
         custody = ByKeywrap({KEYWRAP: JweCustody(conftest.PASSPHRASES.get, conftest.ALIAS)})
         methods = Rpc(Bench(self.keys).keyring_of(custody), self.keys.check, SignerMetrics(version="0")).methods()
         factory = GrpcFactory(Clients(["notary-server"]).guard(methods), reactor)
         port = await listen(reactor, "127.0.0.1", 0, factory, self.tls(self.pair.folder / "clients.crt", contexts.GRPC))
         shown = self.pair.client.write(self.pair.folder, "shown")
         options = contexts.client_options("localhost", self.authority, *shown)
-        service = RemoteSigner(Channel.to(reactor, "localhost", port.getHost().port, options), "ecdsa")
+        directory = Directory([Address("127.0.0.1", port.getHost().port)], resolver(reactor), reactor)
+
+        def connect(place: Address, on_ready: Callable[[], object]) -> Channel:
+            return Channel.to(reactor, place.host, place.port, options, on_ready=on_ready)
+
+        service = Signers(directory, connect, "ecdsa", reactor)
         await service.check()
         self.closers += [lambda: factory.stop(0), port.stopListening, service.close]
         return service
@@ -282,7 +289,7 @@ NOT_CALLED = {paths.DELETE_KEY, paths.WATCH_HEALTH}
 def test_each_method_of_the_signer_has_its_path_its_row_and_its_call() -> None:
     declared = {
         f"/{service.full_name}/{method.name}"
-        for file in (signer_pb2, health_pb2)
+        for file in (signer_pb2, health_pb2, instance_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -148,13 +147,3 @@ def test_make_up_looks_at_the_ports_that_the_pair_uses() -> None:
     assert signer.server.grpc_addr == (server.trust_service.hostname, server.trust_service.port)
     ports = f"for port in {server.server.http_addr.port} {signer.server.grpc_addr.port}; do"
     assert ports in (ROOT / "etc/up.sh").read_text()
-
-
-def test_the_configurations_in_the_documentation_can_be_loaded() -> None:
-    page = (ROOT / "docs/deployment.md").read_text()
-    signer_text, server_text = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    server = config.load_server(server_text, {}, FIXTURES)
-    signer = config.load_signer(signer_text, {"NOTARY_SIGNER_PASSPHRASE_2026": "a secret of the tests"}, FIXTURES)
-    assert server.warnings == signer.warnings == ()
-    assert server.trust_service.port == signer.server.grpc_addr.port
-    assert signer.server.client_names == ("notary-server",)

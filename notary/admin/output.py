@@ -78,6 +78,7 @@ class Output:
     def summary(self, message: str) -> None:
         """Write a closing line for people, with totals. With JSON there is none: cron would mail it."""
         if not self.as_json:
+            self.flush()  # where both outputs go to one file, it comes after them
             self.say(message)
 
     def line(self, text: str, record: Mapping[str, object]) -> None:

@@ -16,7 +16,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,9 @@ KEPT_SECONDS: Final = 3600.0
 
 MAX_NAME_BYTES: Final = 255
 """The longest name in a directory, on every file system in use."""
+
+SYNC_THREADS: Final = 16
+"""Files that are brought to the disk at the same time."""
 
 _TRUST: Final = "_trust"
 _TUF: Final = ("_trust", "tuf")
@@ -185,12 +189,12 @@ class Tree:
                             f"{str(self._top)!r} holds other files ({left.name!r}); expected a directory without v2, "
                             "or one that this command has made"
                         )
-                self._write({self._top / MARKER: b'{"format": "notary-static", "version": 1}\n'})
+                _write({self._top / MARKER: b'{"format": "notary-static", "version": 1}\n'})
             for left in self._top.iterdir():
                 if _TEMPORARY.fullmatch(left.name):
                     left.unlink()
             if not (self._top / PING).exists():
-                self._write({self._top / PING: b"{}"})
+                _write({self._top / PING: b"{}"})
 
     def close(self) -> None:
         """Let other processes change the tree."""
@@ -217,33 +221,21 @@ class Tree:
                 if Path(folder, *_TUF).is_dir():
                     yield str(Path(folder).relative_to(self._top))
 
-    def put(self, content: Content) -> int:
-        """Bring a collection to what ``content`` says; return how many names were written or removed.
+    def put(self, *contents: Content) -> list[int | InvalidGun]:
+        """Bring collections to what ``contents`` says; return for each how many names were written or removed.
 
-        Raises InvalidArchive, and InvalidGun for a name that this file system cannot hold.
+        A collection whose name this file system cannot hold stays as it is, and has an error in place of the number.
+        The disk is waited for three times in all: the time of an export is that of these waits. Raises InvalidArchive.
         """
-        folder = self._folder(content.gun)
-        with _told(folder):
-            above = [] if folder.exists() else [each for each in folder.parents if each.is_relative_to(self._top)]
-            new = {folder / entry.names[0]: entry.data for entry in content.entries if entry.data is not None}
-            self._write(new)
-            count = len(new)
-            for entry in content.entries:
-                count += self._link(*(folder / name for name in entry.names))
-            if count:
-                places = {folder / name for each in content.entries for name in each.names}
-                _sync(*{folder, *above, *(place.parent for place in places)})
-            changed = 0
-            for role in self._order(folder, content.current):
-                by_checksum = folder / f"{role}.{content.current[role]}.json"
-                changed += self._link(by_checksum, folder / f"{role}.json")
-            if changed or count:
-                for name in self._names(folder):
-                    if name.version is None and name.sha256 is None and name.role not in content.current:
-                        name.path.unlink()
-                        changed += 1
-                _sync(*{(folder / role).parent for role in content.current})
-        return count + changed
+        works = [_Work(content, self._folder(content.gun), self._top) for content in contents]
+        with ExitStack() as stack:
+            _each(works, lambda work: work.write(stack))
+            _sync(temporary for work in works for temporary, _ in work.written)
+            _each(works, _Work.name)
+        _sync({place for work in works for place in work.places})
+        _each(works, _Work.replace)
+        _sync({place for work in works for place in work.replaced})
+        return [work.count if work.refusal is None else work.refusal for work in works]
 
     def prune(self, content: Content, now: float) -> int:
         """Remove what no current file leads to, nor one that was replaced in the last hour; return how many names.
@@ -252,7 +244,7 @@ class Tree:
         """
         folder = self._folder(content.gun)
         with _told(folder):
-            names = list(self._names(folder))
+            names = list(_names(folder))
             kept = {(entry.role, entry.sha256) for entry in content.entries}
             written = sorted(
                 (name.path.stat().st_mtime, name.sha256) for name in names if name.role == TIMESTAMP and name.sha256
@@ -279,7 +271,7 @@ class Tree:
         """Remove a collection, the timestamp first; return how many names. Raises InvalidArchive."""
         folder = self._folder(gun)
         with _told(folder):
-            names = sorted(self._names(folder), key=lambda name: (name.role != TIMESTAMP, name.role != ROOT))
+            names = sorted(_names(folder), key=lambda name: (name.role != TIMESTAMP, name.role != ROOT))
             for name in names:
                 name.path.unlink()
             self._remove_empty(folder, self._top)
@@ -289,17 +281,6 @@ class Tree:
 
     def _folder(self, gun: str) -> Path:
         return self._top.joinpath(gun_path(gun), *_TUF)
-
-    @staticmethod
-    def _names(folder: Path) -> Iterator[_Name]:
-        """Yield the files of a collection; remove what an export that was killed has left."""
-        for place, _, files in os.walk(folder):
-            for file in files:
-                path = Path(place, file)
-                if _TEMPORARY.fullmatch(file):
-                    path.unlink()
-                elif found := _NAME.fullmatch(str(path.relative_to(folder))):
-                    yield _Name(path, found["role"], found["version"], found["sha256"])
 
     @staticmethod
     def _remove_empty(folder: Path, stop: Path) -> None:
@@ -313,59 +294,134 @@ class Tree:
                 folder.rmdir()
             folder = folder.parent
 
-    @staticmethod
-    def _order(folder: Path, new: dict[str, str]) -> list[str]:
-        """Return the roles in the order in which their current files are replaced.
 
-        Clients find a new root by the checksum that the new timestamp leads to, so the timestamp comes before the root.
-        If the old root names other keys for timestamp or snapshot, its clients cannot verify the new timestamp: then
-        the root comes first.
-        """
-        last = [TIMESTAMP, ROOT]
-        with suppress(OSError, InvalidMetadata):
-            roots = [
-                Root.parse(stored_envelope(ROOT, (folder / name).read_bytes()))
-                for name in (f"{ROOT}.json", f"{ROOT}.{new[ROOT]}.json")
-            ]
-            if any(roots[0].roles[role] != roots[1].roles[role] for role in (TIMESTAMP, SNAPSHOT)):
-                last.reverse()
-        return [*sorted(role for role in new if role not in last), *last]
+class _Work:
+    """What :meth:`Tree.put` does with one collection, in three steps; between them, names come to the disk.
 
-    # -- writing ------------------------------------------------------------------------------------------------------
+    ``written`` has the new files by their temporary names, ``places`` and ``replaced`` the directories that the second
+    and third step have changed, ``count`` the number of names, and ``refusal`` the reason for which nothing more is
+    done.
+    """
 
-    @staticmethod
-    def _write(files: Mapping[Path, bytes]) -> None:
-        """Write files, all of them to the disk before one gets its name: the disk is waited for once."""
-        with ExitStack() as stack:
-            written = []
-            for path, data in files.items():
-                temporary = stack.enter_context(_temporary(path))
-                with temporary.open("xb") as stream:
-                    stream.write(data)
-                written.append((temporary, path))
-            for temporary, _ in written:
-                _sync(temporary)
-            for temporary, path in written:
-                temporary.replace(path)
+    def __init__(self, content: Content, folder: Path, top: Path) -> None:
+        self._content = content
+        self.folder = folder
+        self._top = top
+        self.written: list[tuple[Path, Path]] = []
+        self.places: set[Path] = set()
+        self.replaced: set[Path] = set()
+        self.count = 0
+        self.refusal: InvalidGun | None = None
 
-    @staticmethod
-    def _link(source: Path, path: Path) -> bool:
-        """Make ``path`` another name of ``source``, or a copy where links are impossible; return whether it changed."""
-        with suppress(OSError):
-            if path.samefile(source):
-                return False
-            if path.stat().st_size == source.stat().st_size and path.read_bytes() == source.read_bytes():
-                return False
-        with _temporary(path) as temporary:
-            try:
-                temporary.hardlink_to(source)
-            except OSError as error:
-                if error.errno not in {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}:
-                    raise
-                shutil.copyfile(source, temporary)
-                _sync(temporary)
+    def write(self, stack: ExitStack) -> None:
+        """Write the new files under temporary names."""
+        for entry in self._content.entries:
+            if entry.data is not None:
+                path = self.folder / entry.names[0]
+                self.written.append((_write_temporary(stack, path, entry.data), path))
+
+    def name(self) -> None:
+        """Give the new files, which are on the disk, the names that never change."""
+        for temporary, path in self.written:
             temporary.replace(path)
-        return True
+        self.count = len(self.written)
+        for entry in self._content.entries:
+            by_checksum, by_version = (self.folder / name for name in entry.names)
+            self.count += _link(by_checksum, by_version)
+        if self.count:
+            self.places |= {(self.folder / name).parent for each in self._content.entries for name in each.names}
+            self.places |= {each for each in (self.folder, *self.folder.parents) if each.is_relative_to(self._top)}
+
+    def replace(self) -> None:
+        """Replace the current files, which lead to names that are on the disk."""
+        current = self._content.current
+        changed = 0
+        for role in _order(self.folder, current):
+            by_checksum = self.folder / f"{role}.{current[role]}.json"
+            changed += _link(by_checksum, self.folder / f"{role}.json")
+        if changed or self.count:
+            for name in _names(self.folder):
+                if name.version is None and name.sha256 is None and name.role not in current:
+                    name.path.unlink()
+                    changed += 1
+            self.replaced = {(self.folder / role).parent for role in current}
+        self.count += changed
+
+
+def _each(works: Sequence[_Work], step: Callable[[_Work], None]) -> None:
+    """Do a step for each collection that was not refused. Raises InvalidArchive."""
+    for work in works:
+        if work.refusal is None:
+            try:
+                with _told(work.folder):
+                    step(work)
+            except InvalidGun as error:
+                work.refusal = error
+
+
+def _names(folder: Path) -> Iterator[_Name]:
+    """Yield the files of a collection; remove what an export that was killed has left."""
+    for place, _, files in os.walk(folder):
+        for file in files:
+            path = Path(place, file)
+            if _TEMPORARY.fullmatch(file):
+                path.unlink()
+            elif found := _NAME.fullmatch(str(path.relative_to(folder))):
+                yield _Name(path, found["role"], found["version"], found["sha256"])
+
+
+def _order(folder: Path, new: dict[str, str]) -> list[str]:
+    """Return the roles in the order in which their current files are replaced.
+
+    Clients find a new root by the checksum that the new timestamp leads to, so the timestamp comes before the root.
+    If the old root names other keys for timestamp or snapshot, its clients cannot verify the new timestamp: then
+    the root comes first.
+    """
+    last = [TIMESTAMP, ROOT]
+    with suppress(OSError, InvalidMetadata):
+        roots = [
+            Root.parse(stored_envelope(ROOT, (folder / name).read_bytes()))
+            for name in (f"{ROOT}.json", f"{ROOT}.{new[ROOT]}.json")
+        ]
+        if any(roots[0].roles[role] != roots[1].roles[role] for role in (TIMESTAMP, SNAPSHOT)):
+            last.reverse()
+    return [*sorted(role for role in new if role not in last), *last]
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    """Write files, all of them to the disk before one gets its name."""
+    with ExitStack() as stack:
+        written = [(_write_temporary(stack, path, data), path) for path, data in files.items()]
+        _sync(temporary for temporary, _ in written)
+        for temporary, path in written:
+            temporary.replace(path)
+
+
+def _write_temporary(stack: ExitStack, path: Path, data: bytes) -> Path:
+    """Write a file under a temporary name, which ``stack`` removes; return that name."""
+    temporary = stack.enter_context(_temporary(path))
+    with temporary.open("xb") as stream:
+        stream.write(data)
+    return temporary
+
+
+def _link(source: Path, path: Path) -> bool:
+    """Make ``path`` another name of ``source``, or a copy where links are impossible; return whether it changed."""
+    with suppress(OSError):
+        if path.samefile(source):
+            return False
+        if path.stat().st_size == source.stat().st_size and path.read_bytes() == source.read_bytes():
+            return False
+    with _temporary(path) as temporary:
+        try:
+            temporary.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise
+            shutil.copyfile(source, temporary)
+            _sync([temporary])
+        temporary.replace(path)
+    return True
 
 
 @contextmanager
@@ -403,15 +459,20 @@ def _led_to(folder: Path, timestamp: str | None) -> set[tuple[str, str]]:
     return found
 
 
-def _sync(*places: Path) -> None:
-    """Bring files, or the names in directories, to the disk."""
-    for place in places:
-        with suppress(FileNotFoundError):
-            descriptor = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+def _sync(places: Iterable[Path]) -> None:
+    """Bring files, or the names in directories, to the disk, several at a time: the disk writes them together."""
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        for _ in pool.map(_sync_one, places):
+            pass
+
+
+def _sync_one(place: Path) -> None:
+    with suppress(FileNotFoundError):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ _INTRODUCTION = """\
 <!-- Generated from notary/config by `python -m notary.config > docs/configuration.md`; do not edit. -->
 
 Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the sections `limits` and
-`manhole`, the keys `server.drain_timeout`, `server.workers`, `server.read_only` (of the server) and
-`server.client_names` (of the signer) are ours. Dots in the tables below mean nesting: `server.http_addr` is the member
-`http_addr` of the object `server`.
+`manhole`, the keys `server.drain_timeout`, `server.workers`, `server.read_only`, `server.mirror_status_file` (of the
+server) and `server.client_names` (of the signer) are ours. Dots in the tables below mean nesting: `server.http_addr` is
+the member `http_addr` of the object `server`.
 
 - Letter case in key names does not matter. `null` and `""` count as absent. Numbers may be written as strings.
 - Paths of files are relative to the directory of the configuration file.

@@ -5,8 +5,8 @@ Rules of this module:
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
 - The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
-  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.read_only`` and ``server.workers``,
-  and the files of secrets.
+  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.mirror_status_file``,
+  ``server.read_only``, ``server.workers`` and ``trust_service.addresses``, and the files of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -41,15 +41,18 @@ from notary.config.values import (
     SECONDS,
     SECRET,
     SHARE,
+    SIGNERS,
     TEXT,
     WORKERS,
     Address,
     Secret,
     one_of,
+    signer_address,
 )
 from notary.errors import ConfigError
 
 _SIGNS = ("server.read_only", (False,))
+_MIRRORS = ("server.read_only", (True,))
 _REMOTE = ("trust_service.type", ("remote",))
 _TOKEN = ("auth.type", ("token",))
 _SQL = ("storage.backend", PERSISTENT)
@@ -143,6 +146,13 @@ class Server:
         "SELECT only.",
         default=False,
     )
+    mirror_status_file: Path | None = key(
+        FILE,
+        "The file of `notary-admin mirror --status-file`, if that command fills the database: `/readyz` and the "
+        "metrics then say how far this server is behind.",
+        default=None,
+        when=_MIRRORS,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +172,21 @@ class TrustService:
     )
     hostname: str = key(
         HOST,
-        "The host of the signer; the signer's certificate must have this name.",
+        "The host of the signer; the signer's certificate must have this name. A name with several addresses stands "
+        "for several signers, and the server uses all of them.",
         default="",
         required=True,
         when=_REMOTE,
     )
     port: int = key(PORT, "The gRPC port of the signer.", default=0, required=True, when=_REMOTE)
+    addresses: tuple[str, ...] = key(
+        SIGNERS,
+        'The signers, if they are not at the addresses of `hostname`, such as `["signer-1", "signer-2:7900"]`; '
+        "`port` is the port of those without one. The certificate of each must have the name `hostname`. In the "
+        "environment: separated by spaces. The Go server ignores this key, and goes to `hostname`.",
+        default=(),
+        when=_REMOTE,
+    )
     key_algorithm: str = key(
         one_of("ecdsa", "rsa", "ed25519"),
         "The algorithm of the keys that the signer creates.",
@@ -195,6 +214,13 @@ class TrustService:
         when=_REMOTE,
         needs=("trust_service.tls_client_cert",),
     )
+
+    @property
+    def signers(self) -> tuple[Address, ...]:
+        """Where the signers are."""
+        if not self.addresses:
+            return (Address(self.hostname, self.port),)
+        return tuple(signer_address(text, self.port) for text in self.addresses)
 
 
 _BACKEND = one_of(*BACKENDS)
@@ -379,7 +405,12 @@ class Limits:
         "IPv6 the /64), or that of the proxy. At least `limits.upload_bytes`.",
         default=100 << 20,
     )
-    idle_timeout: float = key(SECONDS, "Seconds that a connection may stay open without a request.", default=60.0)
+    idle_timeout: float = key(
+        SECONDS,
+        "Seconds that a connection may stay open without a request. A load balancer that speaks HTTP must end its idle "
+        "connections earlier; most do after 60 seconds.",
+        default=75.0,
+    )
     pending_keys_per_hour: int = key(
         COUNT_OR_NONE,
         "The most new keys that one user (without authentication: one address) may request in an hour; beyond it, "

@@ -224,6 +224,31 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _signers(value: object) -> tuple[str, ...]:
+    places = value.split() if isinstance(value, str) else value
+    if not isinstance(places, list):
+        raise TypeError
+    found = tuple(_text(place) for place in places)
+    if not found or len({signer_address(place, 0) for place in found}) != len(found):
+        raise ValueError
+    return found
+
+
+def signer_address(text: str, port: int) -> Address:
+    """Return the address of a signer: "host:port", or "host" and ``port``. Raises ValueError."""
+    if text.count(":") > 1 and "[" not in text:
+        return Address(_host(text), port)  # an IPv6 address without brackets
+    if ":" not in text or text.endswith("]"):
+        bare = re.fullmatch(r"\[([^][]+)\]|([^][]+)", text)
+        if bare is None:
+            raise ValueError
+        return Address(str(ipaddress.IPv6Address(bare[1])) if bare[1] else _host(bare[2]), port)
+    address = _address(text)
+    if not address.host or not address.port:
+        raise ValueError
+    return address
+
+
 TEXT: Final = Kind("a string", _text)
 SECRET: Final = Kind("a string", _secret, secret=True)
 FILE: Final = Kind("the path of a file, relative to the directory of the configuration file", _path, file=True)
@@ -253,4 +278,5 @@ GUN_PREFIXES: Final = Kind(
     'a list of relative paths that end in one "/", such as "docker.io/", without "..", "//" or outer spaces',
     _gun_prefixes,
 )
+SIGNERS: Final = Kind('a list of one or more different "host" or "host:port"', _signers)
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)

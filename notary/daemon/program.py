@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from socket import socket
+from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 
 from twisted.application.service import Service
@@ -80,6 +81,7 @@ def make_daemon(
     environ: Mapping[str, str] = os.environ,
     beginner: LogBeginner = globalLogBeginner,
     notifier: Notifier | None = None,
+    files: Callable[[_Config], Mapping[str, int]] = lambda _: _OWN_FILES,
 ) -> Daemon:
     """Read the configuration and build the service: the body of a ``makeService``.
 
@@ -91,6 +93,7 @@ def make_daemon(
         environ: The environment.
         beginner: What holds log lines back until logging begins.
         notifier: What tells the service manager, if that is not systemd.
+        files: Returns how many files a process with a configuration must be able to have open, by what they are.
 
     Raises:
         SystemExit: There is no such service; the reason was logged.
@@ -107,7 +110,7 @@ def make_daemon(
         config = _loaded(load, options["config"], environ)
         for warning in config.warnings:
             log.announce("warning", warning)
-        few = _few_files()
+        few = _few_files(files(config))
         if few:
             log.announce("warning", few)
         log.level = config.logging.level
@@ -144,19 +147,22 @@ def _loaded(load: Callable[[str, Mapping[str, str], Path], _Config], path: str, 
         raise ConfigError(f"-config: {path}: {error}") from None
 
 
-_MIN_FILES: Final = 1024
-"""The fewest open files with which no warning is given: the usual limit of a process."""
+_OWN_FILES: Final[Mapping[str, int]] = MappingProxyType({"of its own": 32})
+"""The open files of a process that serves nobody, about twice as many as were counted."""
+_FILES_OF_WORKER: Final = 4
+"""The open files of a parent for one worker."""
 
 
-def _few_files() -> str:
-    """Return a warning if this process may open too few files, each connection being one; else ""."""
+def _few_files(needed: Mapping[str, int]) -> str:
+    """Return a warning if this process may open fewer files than are needed, each connection being one; else ""."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit >= _MIN_FILES:
+    least = sum(needed.values())
+    if limit == resource.RLIM_INFINITY or limit >= least:
         return ""
+    parts = ", ".join(f"{number} {what}" for what, number in needed.items())
     return (
-        f"RLIMIT_NOFILE: {limit} files may be open at a time, of which each connection of a client or to the database "
-        f"is one; beyond it, connections are refused; raise it to at least {_MIN_FILES} (LimitNOFILE= of systemd, "
-        "ulimit -n)"
+        f"RLIMIT_NOFILE: {limit} files may be open at a time, and {least} are needed ({parts}); beyond it, connections "
+        f"are refused; raise it to at least {least} (LimitNOFILE= of systemd, ulimit -n)"
     )
 
 
@@ -226,6 +232,9 @@ class _StorageSection(Protocol):
     @property
     def backend(self) -> str: ...
 
+    @property
+    def connections(self) -> int: ...
+
 
 class ProgramConfig(Config, Protocol):
     """What the configuration of a :class:`Program` has."""
@@ -283,6 +292,7 @@ class Program(Generic[C]):
         address: Returns where a configuration says to listen.
         address_key: The key of that address.
         differences: Returns the keys in which two configurations differ.
+        clients: How many connections of clients one process must be able to hold.
         before_load: Called with the flags each time before the configuration is read.
     """
 
@@ -297,6 +307,7 @@ class Program(Generic[C]):
     address: Callable[[C], Address]
     address_key: str
     differences: Callable[[C, C], Iterable[str]]
+    clients: int
     before_load: Callable[[Options], None] = _nothing
 
     def make_service(self, options: Options, first: Mapping[str, str] | None = None) -> Daemon:
@@ -324,11 +335,22 @@ class Program(Generic[C]):
                 config, Surroundings(reactor=reactor, sockets=sockets, logs_info=logs_info, worker=worker)
             )
 
-        return make_daemon(options, load, build, reactor, **({} if worker is None else worker.surroundings))
+        surroundings = {} if worker is None else worker.surroundings
+        return make_daemon(options, load, build, reactor, files=self._files, **surroundings)
 
     def main(self, first: Mapping[str, str] | None = None) -> NoReturn:
         """Run the daemon in the foreground: the console script. ``first`` is that of ``make_service``."""
         run(self.options, partial(self.make_service, first=first))
+
+    def _files(self, config: C) -> Mapping[str, int]:
+        """How many files a process must be able to have open, by what they are. A parent is one of its processes."""
+        workers = config.server.workers
+        return {
+            **_OWN_FILES,
+            **({} if workers == 1 else {"for workers": _FILES_OF_WORKER * workers}),
+            "to the database (storage.connections)": config.storage.connections,
+            "of clients": self.clients,
+        }
 
     def _parent(self, config: C, options: Options, reactor: Reactor, sockets: Sequence[socket]) -> Workers:
         """The parent of several processes, each of which runs the service of ``build``."""

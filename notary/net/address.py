@@ -22,6 +22,11 @@ def host_and_port(address: object) -> str:
     return join(address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else ""
 
 
+def host_of(address: object) -> str:
+    """Return the host of an Internet address, or "" for an address of another kind."""
+    return address.host if isinstance(address, (IPv4Address, IPv6Address)) else ""
+
+
 def join(host: str, port: int) -> str:
     """Return ``host:port``."""
     if "." in host:

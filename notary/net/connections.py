@@ -22,11 +22,12 @@ class Connection(Protocol):
     def sweep(self, now: float) -> None:
         """End what has taken too long at ``now``."""
 
-    def leave(self, first_seconds: float) -> None:
+    def leave(self, first_seconds: float, idle_seconds: float) -> None:
         """Finish the requests that are under way, then close.
 
-        A connection on which nothing has come yet has ``first_seconds`` for its first request: its client would take an
-        earlier close for a failure.
+        A connection on which nothing has come yet has ``first_seconds`` for its first request, and one that waits for
+        its next request ``idle_seconds``, as far as its protocol has no way to send a client elsewhere: an earlier
+        close may meet a request that is on its way, and its client would take that for a failure.
         """
 
     def give_up(self) -> None:
@@ -44,6 +45,8 @@ class Connections:
         """True once ``drain`` was called."""
         self.first_seconds = 0.0
         """How long a connection that is new while the set drains has for its first request."""
+        self.idle_seconds = 0.0
+        """How long a connection that is idle while the set drains has for its next request."""
         self._clock = clock
         # Not sets, whose order is another in each process: a simulation repeats every step.
         self._open: dict[Connection, None] = {}
@@ -89,17 +92,20 @@ class Connections:
 
         After ``grace_seconds`` the connections that are left are given up, and the work that is left is forgotten. The
         connections then have ``closing_seconds`` to say goodbye before they are forgotten too. A new connection has
-        half of ``grace_seconds`` for its first request. The caller closes the listening ports first.
+        half of ``grace_seconds`` for its first request, an idle one a third for its next request. The caller closes the
+        listening ports first.
         """
         self.draining = True
         self.first_seconds = grace_seconds / 2
+        self.idle_seconds = grace_seconds / 3
         for connection in self:
-            connection.leave(self.first_seconds)
+            connection.leave(self.first_seconds, self.idle_seconds)
         if not self._open and not self._work:
             return
         drained: Deferred[None] = Deferred()
         self._drained.append(drained)
         timers = [
+            self._clock.callLater(self.idle_seconds, self._look),
             self._clock.callLater(grace_seconds, self._give_up),
             self._clock.callLater(grace_seconds + closing_seconds, self._forget),
         ]
@@ -121,6 +127,9 @@ class Connections:
 
     def _sweep(self) -> None:
         self._sweeper = self._clock.callLater(_SWEEP_SECONDS, self._sweep)
+        self._look()
+
+    def _look(self) -> None:
         now = self._clock.seconds()
         for connection in self:
             connection.sweep(now)

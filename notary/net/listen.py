@@ -7,7 +7,9 @@ once (:mod:`notary.net.tcp`); with TLS they are those of :mod:`notary.net.tls.tr
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +38,8 @@ from notary.work.reactor import Reactor
 _log = Logger()
 
 _BACKLOG: Final = 1024
-_ACCEPTS_PER_TURN: Final = 16  # connections that a stopping port accepts in one reactor turn
+_MOST_TAKEN: Final = 4 * _BACKLOG  # connections that a stopping port takes from its queue
+_ACCEPTS_PER_TURN: Final = 16  # of these, connections that it begins to serve in one reactor turn
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
@@ -62,6 +65,43 @@ class _Contained:
         return type(self._factory).__name__
 
 
+class _Closed:
+    """Stands for a listening socket that is closed: the connections that its queue held can be accepted still."""
+
+    def __init__(self, listening: socket.socket, *, empty: bool) -> None:
+        self._queue: deque[tuple[socket.socket, Any]] = deque()
+        if empty:
+            self._take(listening)
+        # At once: a connection that arrives after the last one was taken is reset. And without a shutdown, which would
+        # end the port of other processes that share the socket, and of a service manager.
+        listening.close()
+
+    def _take(self, listening: socket.socket) -> None:
+        # Clients that wait for an answer do not connect again: the queue has an end.
+        for _ in range(_MOST_TAKEN):
+            try:
+                self._queue.append(listening.accept())
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                return
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection and its address."""
+        if not self._queue:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return self._queue.popleft()
+
+    def shutdown(self, how: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class _AcceptsAll(Port):
     """A port that accepts the connections in its queue before it closes; a close of the socket would reset them.
 
@@ -69,25 +109,25 @@ class _AcceptsAll(Port):
     """
 
     def stopListening(self) -> Deferred[None]:  # type: ignore[override]
-        """Accept the queued connections, a few in each reactor turn, then close."""
-        return Deferred.fromCoroutine(self._accept_and_close())
+        """Take the queued connections and close, then serve these, a few in each reactor turn."""
+        return Deferred.fromCoroutine(self._close_and_serve())
 
-    async def _accept_and_close(self) -> None:
+    async def _close_and_serve(self) -> None:
+        if not self.connected or self.disconnecting:
+            return
+        self.disconnecting = True
         clock: Any = self.reactor
         readers: list[Any] = clock.getReaders()
-        if self in readers:
-            self.stopReading()
-            for _ in range(_BACKLOG // _ACCEPTS_PER_TURN):
-                self.numberAccepts = _ACCEPTS_PER_TURN
-                super().doRead()
-                if self.numberAccepts <= _ACCEPTS_PER_TURN:  # doRead raises it if there were as many
-                    break
+        is_reading = self in readers
+        self.stopReading()
+        taken = _Closed(self.socket, empty=is_reading)
+        self.socket = cast("Any", taken)
+        while taken:
+            self.numberAccepts = _ACCEPTS_PER_TURN
+            super().doRead()
+            if taken:
                 await deferLater(clock, 0)
-            # In this turn: connections that arrive before the next one would be reset.
-            self.disconnecting = True
-            self.connectionLost(Failure(CONNECTION_DONE))
-        else:
-            await maybeDeferred(self.loseConnection)
+        self.connectionLost(Failure(CONNECTION_DONE))
 
 
 class _Port(_AcceptsAll):

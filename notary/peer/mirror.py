@@ -4,6 +4,10 @@ Rules of this module: a failure of the peer or of one collection ends nothing; i
 collection is deleted here only if the peer's changefeed names the deletion and the peer has no such collection, or,
 where there is no feed, if the peer has not had it twice in a row. A collection that was deleted and begun anew at the
 peer is replaced in one step.
+
+Every state of a collection is taken, in order, if the peer still has it: those since the stored one, and of a
+collection that begins while the mirror follows, all. A state that the peer fails to give in several rounds is left out,
+so that the current one can be taken.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Final, Protocol
 
 from notary.errors import PeerFailed
 from notary.peer.client import Peer, PeerChange
-from notary.peer.fetch import Destination, Fetch, Outcome, Result, side_by_side
+from notary.peer.fetch import Destination, Fetch, History, Outcome, Result, side_by_side
 from notary.tuf.model import Gun
 
 LOOK_BACK: Final = 1_000
@@ -25,6 +29,8 @@ A database gives out the numbers before it commits, so that a change may become 
 At 50 publishes a second, these are the changes of 20 seconds.
 """
 _ABSENCES: Final = 2
+_ROUNDS_FOR_HISTORY: Final = 3
+"""The rounds in which states before the current one are asked for, if the peer fails to answer."""
 
 
 class Window:
@@ -84,6 +90,26 @@ class Event:
     result: Result
 
 
+@dataclass(slots=True)
+class _Due:
+    """A collection that the next round must fetch.
+
+    ``deleted`` says that the peer has deleted it; ``begun`` that it may have begun while the mirror follows.
+    ``failures`` is the number of rounds in which the peer did not give it.
+    """
+
+    deleted: bool = False
+    begun: bool = False
+    failures: int = 0
+
+    @property
+    def history(self) -> History:
+        """The states to ask for."""
+        if self.failures >= _ROUNDS_FOR_HISTORY:
+            return History.NONE
+        return History.ALL if self.begun else History.SINCE_STORED
+
+
 class Mirror:
     """Follows a peer. ``names`` are the collections to ask for, None for those that the changefeed names."""
 
@@ -96,7 +122,8 @@ class Mirror:
         self._names = None if names is None else list(names)
         self._at_once = at_once
         self._window = Window()
-        self._due: dict[str, bool] = {}
+        self._follows = False
+        self._due: dict[str, _Due] = {}
         self._absent: dict[str, int] = {}
 
     @property
@@ -112,12 +139,15 @@ class Mirror:
         if self._names is None:
             await self._read_feed()
         else:
-            self._due.update((name, self._due.get(name, False)) for name in self._names)
+            for name in self._names:
+                self._due.setdefault(name, _Due(begun=name in self._absent))
         due = dict(self._due)
 
         async def work(gun: str) -> None:
-            event = await self._one(gun, deleted=due[gun])
-            if event.outcome != Outcome.FAILED:
+            event = await self._one(gun, due[gun])
+            if event.outcome == Outcome.FAILED:
+                due[gun].failures += 1
+            else:
                 self._due.pop(gun, None)
             report(event)
 
@@ -125,20 +155,27 @@ class Mirror:
 
     async def _read_feed(self) -> None:
         page = await self._peer.changes(self._window.start)
-        self._window.check(page)
+        try:
+            self._window.check(page)
+        except PeerFailed:
+            self._follows = False
+            raise
         while page:
             for change in self._window.new(page):
-                self._due[change.gun] = self._due.get(change.gun, False) or change.category == "deletion"
+                due = self._due.setdefault(change.gun, _Due(begun=self._follows))
+                due.deleted = due.deleted or change.category == "deletion"
             page = await self._peer.changes(page[-1].id)
+        self._follows = True
 
-    async def _one(self, gun: str, *, deleted: bool) -> Event:
+    async def _one(self, gun: str, due: _Due) -> Event:
         if self._names is None:
-            result = await self._fetch.exactly(gun, force=deleted)
+            result = await self._fetch.exactly(gun, force=due.deleted, history=due.history)
         else:
-            result = await self._fetch.one(gun)
+            result = await self._fetch.one(gun, history=due.history)
         if result.outcome is Outcome.ABSENT:
             self._absent[gun] = self._absent.get(gun, 0) + 1
-            if (deleted or (self._names is not None and self._absent[gun] >= _ABSENCES)) and await self._delete(gun):
+            forgotten = due.deleted or (self._names is not None and self._absent[gun] >= _ABSENCES)
+            if forgotten and await self._delete(gun):
                 return Event(gun, Happened.DELETED, result)
         else:
             self._absent.pop(gun, None)

@@ -92,7 +92,8 @@ class Found:
     """A verified collection: ``files`` are those that are not stored yet, the oldest root first.
 
     ``versions`` holds the current version of each role. Clients can read the collection before ``readable_until``
-    (aware, UTC), when the first of the four base roles expires.
+    (aware, UTC), when the first of the four base roles expires. ``verifying_microseconds`` is the work that it took, as
+    :func:`notary.tuf.public.cost` counts it.
     """
 
     gun: Gun
@@ -101,6 +102,7 @@ class Found:
     expires: Mapping[str, datetime]
     readable_until: datetime
     warnings: tuple[Notice, ...]
+    verifying_microseconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,14 @@ class Known:
 Walk: TypeAlias = Generator[Want, bytes | None, Found]
 
 
-def walk(gun: Gun, known: Mapping[str, Known], now: datetime) -> Walk:
+def walk(gun: Gun, known: Mapping[str, Known], now: datetime, version: int = 0) -> Walk:
     """Walk through a collection; ``known`` holds the newest stored file of each role.
 
-    The generator raises NotFound if the peer has no such collection; Diverged if the peer's files do not continue the
-    stored ones; InvalidMetadata if the collection is not what clients accept.
+    With ``version``, the walk begins at that version of the timestamp, and goes through the collection as it was then.
+    The generator raises NotFound if the peer has no such collection or version; Diverged if the peer's files do not
+    continue the stored ones; InvalidMetadata if the collection is not what clients accept.
     """
-    return _Walk(gun, known, now).run()
+    return _Walk(gun, known, now).run(version)
 
 
 class _Walk:
@@ -138,12 +141,16 @@ class _Walk:
         self._expires: dict[str, datetime] = {}
         self._targets: dict[RoleName, Targets] = {}
 
-    def run(self) -> Walk:
-        data = yield Want(TIMESTAMP, MAX_TIMESTAMP_BYTES)
+    def run(self, version: int) -> Walk:
+        data = yield Want(TIMESTAMP, MAX_TIMESTAMP_BYTES, version=version)
         if data is None:
-            raise NotFound(f"the server has no collection {self._gun}")
+            raise NotFound(f"the server has no {f'timestamp {version} of' if version else 'collection'} {self._gun}")
         timestamp = self._parsed(TIMESTAMP, data)
         assert isinstance(timestamp, Timestamp)  # noqa: S101 - for the type checker
+        if version not in (0, timestamp.version):
+            raise InvalidMetadata(
+                f"timestamp: asked for version {version}, the server sends version {timestamp.version}"
+            )
         self._require_not_older(TIMESTAMP, timestamp.version, data)
         snapshot_data = yield from self._listed(SNAPSHOT, timestamp.meta[SNAPSHOT], TIMESTAMP)
         snapshot = self._parsed(SNAPSHOT, snapshot_data)
@@ -164,7 +171,15 @@ class _Walk:
             yield from self._delegation(name, snapshot.meta[name])
         self._take(TIMESTAMP, timestamp, data)
         until = min(self._expires[role] for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP))
-        return Found(self._gun, tuple(self._new), self._versions, self._expires, until, tuple(self._warnings))
+        return Found(
+            self._gun,
+            tuple(self._new),
+            self._versions,
+            self._expires,
+            until,
+            tuple(self._warnings),
+            self._microseconds,
+        )
 
     # -- root ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ GET_KEY_INFO: Final = "/proto.KeyManagement/GetKeyInfo"
 SIGN: Final = "/proto.Signer/Sign"
 CHECK_HEALTH: Final = "/grpc.health.v1.Health/Check"
 WATCH_HEALTH: Final = "/grpc.health.v1.Health/Watch"
+DESCRIBE: Final = "/notary.v1.Instance/Describe"
 
 HEALTH_OF_KEY_MANAGEMENT: Final = "grpc.health.v1.Health.KeyManagement"
 HEALTH_OF_SIGNER: Final = "grpc.health.v1.Health.Signer"

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from notary.errors import NotaryError
 from notary.observe.readiness import STARTING, Readiness
+from notary.server.signing import SERVING
 
 INTERVAL_SECONDS = 10.0
 """Seconds between two runs of a check, and the longest time for one run."""
@@ -33,7 +34,9 @@ READS = frozenset({DATABASE})
 class Health(Service):
     """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
 
-    With ``read_only``, the server takes no writes although every check passes.
+    With ``read_only``, the server takes no writes although every check passes. ``signers`` returns the state of each
+    signer by its address; the server takes writes while one of them serves. ``details`` has further
+    members of the answer of ``/readyz``.
     """
 
     def __init__(
@@ -43,8 +46,12 @@ class Health(Service):
         on_result: Callable[[str, bool], None],
         *,
         read_only: bool = False,
+        signers: Callable[[], Mapping[str, str]] = dict,
+        details: Callable[[], Mapping[str, object]] = dict,
     ) -> None:
         self._read_only = read_only
+        self._signers = signers
+        self._details = details
         self._checks = checks
         self._clock = clock
         self._on_result = on_result
@@ -55,8 +62,17 @@ class Health(Service):
         self._log = Logger(namespace="notary.server.health")
 
     def failures(self) -> Mapping[str, str]:
-        """Return the error of each failing check, by name; empty if every check passes."""
-        return dict(self._failures)
+        """Return the error of each failing check, by name; empty if every check passes.
+
+        Of signers, what their connections say counts: it is newer than the last check.
+        """
+        failures = dict(self._failures)
+        states = self._signers()
+        if SERVING in states.values():
+            failures.pop(SIGNER, None)
+        elif states:
+            failures.setdefault(SIGNER, "; ".join(states.values()))
+        return failures
 
     def readiness(self) -> Readiness:
         """Return whether this server is ready for requests: it can serve reads, and it is not stopping."""
@@ -68,8 +84,12 @@ class Health(Service):
         reads = READS.isdisjoint(failures)
         writes = not failures and not self._read_only
         facts: dict[str, object] = {"reads": reads, "writes": writes, "failures": failures}
+        signers = self._signers()
+        if signers:
+            facts["signers"] = signers
         if self._read_only:
             facts["read_only"] = True
+        facts.update(self._details())
         return Readiness(ready=reads, status="ok" if not failures else "degraded" if reads else "failing", facts=facts)
 
     def retire(self) -> None:

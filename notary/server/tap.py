@@ -6,10 +6,11 @@ opposite order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from socket import socket
 from typing import Any, Final
 
@@ -36,9 +37,10 @@ from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
 from notary.server.health import DATABASE, SIGNER, Health
 from notary.server.metrics import ServerMetrics
+from notary.server.mirrored import Mirrored
 from notary.server.renewal import Schedule
 from notary.server.repository import Repository
-from notary.server.signing import SigningService, no_sources, services
+from notary.server.signing import SigningService, no_sources, no_states, services
 from notary.server.sources import Source
 from notary.server.sweep import Sweep
 from notary.server.validators import Turns, Validators
@@ -103,6 +105,7 @@ class Server(Serving):
             )
         self._signing: SigningService | None = None
         self._signing_sources: Callable[[TrustService], Sequence[Source]] = no_sources
+        self._signer_states: Callable[[], Mapping[str, str]] = no_states
         if config.server.read_only:
             self._log.info("Read-only: nothing is published, deleted or renewed, and no keys are made")
         else:
@@ -110,6 +113,8 @@ class Server(Serving):
             signing = services.SERVICES[trust.type](trust, reactor)
             self._log.info(signing.log_line)
             self._signing_sources = signing.sources
+            self._signer_states = signing.states
+            signing.show(self._metrics)
             self._signing = timed(
                 SigningService, signing.service, reactor, self._metrics.observe_signing, expected=KeyNotFound
             )
@@ -142,7 +147,17 @@ class Server(Serving):
             self.at_end(self._signing.close)
             checks[SIGNER] = self._signing.check
         read_only = config.server.read_only
-        self._health = health = Health(checks, self.reactor, metrics.set_health, read_only=read_only)
+        details: Callable[[], Mapping[str, object]] = dict
+        if config.server.mirror_status_file is not None:
+            details = await self._mirrored(config.server.mirror_status_file)
+        self._health = health = Health(
+            checks,
+            self.reactor,
+            metrics.set_health,
+            read_only=read_only,
+            signers=self._signer_states,
+            details=details,
+        )
         await self.run(health)
         offload = Offload(self.reactor)
         self.at_end(offload.close)
@@ -231,6 +246,24 @@ class Server(Serving):
             await self.run(sweep)
         return repository
 
+    async def _mirrored(self, path: Path) -> Callable[[], Mapping[str, object]]:
+        """Watch how far this server is behind the Notary that it mirrors; return what ``/readyz`` says of it."""
+        mirrored = Mirrored(path, self.reactor, self.in_thread, self.machine.utc_now)
+        await self.run(mirrored)
+        self._metrics.gauge(
+            "mirror_behind_seconds",
+            "Seconds that this server may be behind the Notary that it mirrors; infinite if that is not known",
+            lambda: {(): mirrored.behind_seconds},
+            across_workers="max",
+        )
+        self._metrics.gauge(
+            "mirror_due_collections",
+            "Collections that have changed at that Notary and could not be taken over",
+            lambda: {(): mirrored.due},
+            across_workers="max",
+        )
+        return mirrored.details
+
     async def reload(self, config: ServerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
@@ -301,5 +334,6 @@ PROGRAM = Program(
     address=lambda config: config.server.http_addr,
     address_key="server.http_addr",
     differences=differences,
+    clients=512,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

@@ -85,6 +85,7 @@ class Keyring:
         now: Returns the time (aware).
         capacity: How many open keys are cached, and how many requests for keys are remembered.
         allow: Counts a key that is about to be made and returns 0; or returns the seconds until one may be made.
+        on_made: Called with the id of each new key that has been stored.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Keyring:
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
         allow: Callable[[], float] = lambda: 0.0,
+        on_made: Callable[[str], object] = lambda _key_id: None,
     ) -> None:
+        self._on_made = on_made
         self._store = store
         self._custody = custody
         self._in_thread = in_thread
@@ -227,8 +230,12 @@ class Keyring:
         key, row = await self._in_thread(lambda: self._custody.make(*wanted))
         deletions = self._deletions
         kept = await self._store.add(row)
-        self.creations["made" if kept.key_id == row.key_id else "found"] += 1
-        if kept.key_id == row.key_id and deletions == self._deletions:
+        if kept.key_id != row.key_id:
+            self.creations["found"] += 1
+            return public_half(kept)
+        self.creations["made"] += 1
+        self._on_made(kept.key_id)
+        if deletions == self._deletions:
             self._open_keys.put(kept.key_id, _CachedKey(key, kept.role, pending=True))
         return public_half(kept)
 

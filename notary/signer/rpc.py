@@ -6,12 +6,13 @@ Rules of this module:
 - The text of a domain error goes to the client and to the log. Any other error might hold a secret in its text, so the
   client learns nothing of it, and the log has only its type and place.
 - The log names keys, collections and roles, and never shows a message.
-- The health service says SERVING only while the key store answers. Each health check asks the store; checks that arrive
-  at the same time share one question.
+- The health service says SERVING only while the key store answers and the passphrase of new keys opens stored ones
+  (``trial``). Each health check asks the store; checks that arrive at the same time share one question.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
 from time import monotonic
@@ -23,13 +24,21 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.errors import KeyNotFound, NotaryError, SigningUnavailable, StorageFailed, UnsupportedAlgorithm
+from notary.errors import (
+    KeyNotFound,
+    NotaryError,
+    SigningFailed,
+    SigningUnavailable,
+    StorageFailed,
+    UnsupportedAlgorithm,
+)
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
-from notary.proto import health_pb2, paths, signer_pb2
+from notary.proto import health_pb2, instance_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import SignerMetrics
+from notary.signer.trial import Trial
 from notary.tuf.public import PublicKey
 from notary.work.repeats import Seldom
 from notary.work.singleflight import SingleFlight
@@ -42,6 +51,9 @@ _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
 )
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
 SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
+
+_STORE, _PASSPHRASE = "store", "passphrase"
+"""The names of the checks."""
 
 _Request = TypeVar("_Request", bound=Message)
 _Answer: TypeAlias = bytes | Awaitable[Message | bytes]
@@ -61,14 +73,19 @@ class Rpc:
         metrics: SignerMetrics,
         logs_info: Callable[[], bool] = lambda: True,
         seconds: Callable[[], float] = monotonic,
+        *,
+        trial: Trial | None = None,
+        processes: int = 1,
     ) -> None:
         self._keyring = keyring
         self._metrics = metrics
         self._retired = False
         self._logs_info = logs_info
         self._check = check
+        self._trial = trial
+        self._description = instance_pb2.InstanceDescription(id=secrets.token_hex(8), processes=processes)
         self._asking = SingleFlight(self._ask)
-        self._healthy = True
+        self._failures: dict[str, str] = {}
         self._log = Logger(namespace="notary.signer.rpc")
         self._no_key = Seldom(lambda line: self._log.error("no key is made: {why}", why=line), seconds)
 
@@ -80,6 +97,7 @@ class Rpc:
             paths.GET_KEY_INFO: self._handler(signer_pb2.KeyID, self._get_key_info),
             paths.SIGN: self._handler(signer_pb2.SignatureRequest, self._sign),
             paths.CHECK_HEALTH: self._handler(health_pb2.HealthCheckRequest, self._check_health),
+            paths.DESCRIBE: self._handler(instance_pb2.DescribeRequest, self._describe),
         }
 
     def _handler(self, request_type: type[_Request], method: Callable[[_Request], _Answer]) -> Handler:
@@ -113,6 +131,8 @@ class Rpc:
             self._no_key(str(error))
             return RpcError(Status.RESOURCE_EXHAUSTED, str(error))
         if isinstance(error, NotaryError):
+            if self._trial is not None and type(error) is SigningFailed:
+                self._trial.suspect()
             status = _STATUSES.get(type(error), Status.INTERNAL)
             self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)
             return RpcError(status, str(error))
@@ -132,6 +152,8 @@ class Rpc:
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     async def _create_key(self, request: signer_pb2.CreateKeyRequest) -> signer_pb2.PublicKey:
+        if self._trial is not None:
+            await self._trial.before_a_key()
         key = await self._keyring.create(request.gun, request.role, request.algorithm)
         self._log.info(
             "created, or found pending, key {key_id}",
@@ -173,8 +195,8 @@ class Rpc:
         """Return whether this signer can sign: its store answers, and the signer is not stopping."""
         if self._retired:
             return Readiness(ready=False, status="stopping")
-        works = await self._asking("store")
-        failures = {} if works else {"store": "the key store does not answer; the log says why"}
+        works = await self._asking("")
+        failures = dict(self._failures)
         return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
 
     def retire(self) -> None:
@@ -182,29 +204,37 @@ class Rpc:
         self._retired = True
 
     def works(self) -> Deferred[bool]:
-        """Return whether the store answers; callers that ask at the same time share one question."""
-        return self._asking("store")
+        """Return whether this signer can sign; callers that ask at the same time share one question."""
+        return self._asking("")
 
     async def _check_health(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         if request.service not in SERVICES:
             raise RpcError(Status.NOT_FOUND, "unknown service")
         response = health_pb2.HealthCheckResponse
-        return response(status=response.SERVING if await self._asking("store") else response.NOT_SERVING)
+        return response(status=response.SERVING if await self._asking("") else response.NOT_SERVING)
 
     async def _ask(self, _what: str) -> bool:
-        """Return whether the store answers, and log each change."""
+        """Return whether the store answers and its keys can be opened, and log each change of the first."""
         try:
             await self._check()
         except StorageFailed as error:
-            if self._healthy:
+            if _STORE not in self._failures:
                 self._log.error("the key store does not answer: {error}", error=str(error))
-            self._healthy = False
+            self._failures[_STORE] = "the key store does not answer; the log says why"
         else:
-            if not self._healthy:
+            if self._failures.pop(_STORE, None):
                 self._log.error("the key store answers again")
-            self._healthy = True
-        self._metrics.set_health("store", self._healthy)
-        return self._healthy
+        self._metrics.set_health(_STORE, _STORE not in self._failures)
+        if self._trial is not None:
+            reason = await self._trial.reason()
+            self._failures.pop(_PASSPHRASE, None)
+            if reason:
+                self._failures[_PASSPHRASE] = "the passphrase opens no stored key; the log says why"
+            self._metrics.set_health(_PASSPHRASE, not reason)
+        return not self._failures
+
+    def _describe(self, _request: instance_pb2.DescribeRequest) -> bytes:
+        return self._description.SerializeToString()
 
 
 @lru_cache(maxsize=CAPACITY)

@@ -37,6 +37,7 @@ from notary.signer.custody import custodies
 from notary.signer.keyring import CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
+from notary.signer.trial import Trial
 from notary.signer.watches import HealthWatches
 from notary.storage import KeyStore
 from notary.storage.keywrap import refused_aliases
@@ -88,6 +89,7 @@ class Signer(Serving):
         self._manhole = make_manhole(reactor, config.manhole, self)
         self._rpc: Rpc | None = None
         self._store: KeyStore | None = None
+        self._trial: Trial | None = None
 
     async def assemble(self) -> None:
         """Open the store, then serve."""
@@ -109,8 +111,20 @@ class Signer(Serving):
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        keyring = Keyring(store, self._custody, self.in_thread, self.machine.utc_now, allow=allowance.take)
-        self._rpc = rpc = Rpc(keyring, store.check, metrics, self._logs_info, self.reactor.seconds)
+        alias = config.storage.default_alias
+        self._trial = trial = Trial(store.sample, self._custody.open, alias, self.in_thread, self.reactor.seconds)
+        keyring = Keyring(
+            store, self._custody, self.in_thread, self.machine.utc_now, allow=allowance.take, on_made=trial.made
+        )
+        self._rpc = rpc = Rpc(
+            keyring,
+            store.check,
+            metrics,
+            self._logs_info,
+            self.reactor.seconds,
+            trial=trial,
+            processes=1 if self._worker is None else self._worker.count,
+        )
         methods = rpc.methods()
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)
         streams = watches.methods()
@@ -150,10 +164,14 @@ class Signer(Serving):
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
         parts = self._parts(config)
+        if self._trial is not None:
+            self._trial.begin_anew()
         with suppress(StorageFailed):  # which says nothing of the passphrases
             await self._try_passphrases(config)
         await self._reloader.reload(parts)
         self._latest = config
+        if self._trial is not None:
+            self._trial.begin_anew()
         return restart_lines(differences(self._config, config), parts)
 
     def _parts(self, config: SignerConfig) -> Sequence[Part]:
@@ -204,6 +222,7 @@ PROGRAM = Program(
     address=lambda config: config.server.grpc_addr,
     address_key="server.grpc_addr",
     differences=differences,
+    clients=64,
     before_load=_protect,
 )
 makeService, main = PROGRAM.make_service, PROGRAM.main  # noqa: N816 - the name that twistd asks for

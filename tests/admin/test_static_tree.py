@@ -19,6 +19,7 @@ import pytest_twisted
 
 from notary.admin import static_tree
 from notary.admin.command import Status
+from notary.admin.commands import static_export
 from notary.admin.static_tree import KEPT_SECONDS, MARKER, PING, Tree, gun_path
 from notary.errors import InvalidArchive, InvalidGun
 from tests.admin.conftest import admin
@@ -307,6 +308,83 @@ def test_every_moment_of_an_export_is_whole(tmp_path, monkeypatch, rotate, last)
     assert [Path(name).name for name in done[-2:]] == last
 
 
+def test_every_moment_of_an_export_of_several_is_whole(tmp_path, monkeypatch):
+    guns = ("example.com/a", "example.com/a/b", "example.com/c")
+    publishers = [Publisher(gun) for gun in guns]
+    states = [(each.next(), each.next()) for each in publishers]
+    count = 0
+    while True:
+        out = tmp_path / str(count)
+        tree = Tree(out)
+        firsts = [contents(first, gun=gun, tree=tree) for gun, (first, _) in zip(guns[:2], states, strict=False)]
+        tree.put(*firsts)
+        both = [contents(*state, gun=gun, tree=tree) for gun, state in zip(guns, states, strict=True)]
+        with monkeypatch.context() as patch:
+            done = stop_after(patch, count)
+            try:
+                written = tree.put(*both)
+            except Stop:
+                assert_whole(out, *guns)
+            else:
+                break
+        tree.put(*both)
+        tree.close()
+        assert assert_whole(out, *guns) == dict.fromkeys(guns, 2)
+        count += 1
+    tree.close()
+    assert count == len(done) == sum(written)
+
+
+def test_nothing_leads_to_what_may_be_lost_with_the_power(tmp_path, monkeypatch):
+    """A file is on the disk before it has its name, and its name before a current file leads to it."""
+    publishers = [Publisher(f"example.com/{number}") for number in range(3)]
+    on_disk: set[int] = set()
+    names_on_disk: set[Path] = set()
+    sync, rename = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        sync(descriptor)
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if place.is_dir():
+            names_on_disk.update(place.iterdir())
+        else:
+            on_disk.add(place.stat().st_ino)
+
+    def replace(self, target):
+        assert self.stat().st_ino in on_disk, f"the content of {target} is not on the disk"
+        top = folder(tmp_path, "/".join(target.relative_to(tmp_path / "v2").parts[:2]))
+        if re.fullmatch(r"[a-z/]+\.json", str(target.relative_to(top))):
+            leading = [path for path in top.rglob("*.json") if re.search(r"[0-9]", path.name)]
+            assert leading
+            assert set(leading) <= names_on_disk, f"{target} leads to names that are not on the disk"
+            parents = {each for each in top.parents if each.is_relative_to(tmp_path / "v2")} - {tmp_path / "v2"}
+            assert {top, *parents} <= names_on_disk
+        return rename(self, target)
+
+    tree = Tree(tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    for _ in range(2):
+        for each in publishers:
+            each.next()
+        tree.put(*(contents(each.files, gun=each.gun, tree=tree) for each in publishers))
+    tree.close()
+    for each in publishers:
+        assert all(folder(tmp_path, each.gun) / f"{role}.json" in names_on_disk for role in each.files)
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_collections_than_are_written_together(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_export, "_COLLECTIONS_TOGETHER", 3)
+    guns = [f"example.com/{number}" for number in range(7)]
+    for gun in guns:
+        await place.publish(Publisher(gun))
+    await place.publish(Publisher("example.com/3//x"))
+    outcome = await export(place, tmp_path, status=Status.FOUND)
+    assert [record["gun"] for record in outcome.records] == sorted([*guns, "example.com/3//x"])
+    assert assert_whole(tmp_path / "out", *guns) == dict.fromkeys(guns, 1)
+
+
 def kill(command, *, once: Path, after: float) -> None:
     """Run a command, and end it some seconds after a file is there."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=clean_environment()) as process:
@@ -454,8 +532,8 @@ def test_where_links_are_impossible_files_are_copied(tmp_path, monkeypatch):
     files = publisher.next()
     tree = Tree(tmp_path)
     content = contents(files, tree=tree)
-    assert tree.put(content) == len(expected_names(files))
-    assert tree.put(contents(files, tree=tree)) == 0
+    assert tree.put(content) == [len(expected_names(files))]
+    assert tree.put(contents(files, tree=tree)) == [0]
     assert tree.prune(content, time.time()) == 0
     tree.close()
     assert_whole(tmp_path)

@@ -110,6 +110,27 @@ def test_ports_of_the_trust_service(value: Any, expected: int) -> None:
     assert read_server(server(trust_service={**REMOTE, "port": value})).trust_service.port == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(None, [("notarysigner", 7899)], id="none"),
+        pytest.param(["one"], [("one", 7899)], id="host"),
+        pytest.param(["one:1", "two"], [("one", 1), ("two", 7899)], id="host with a port"),
+        pytest.param("one:1 two", [("one", 1), ("two", 7899)], id="one string"),
+        pytest.param(["192.0.2.1:1", "192.0.2.2"], [("192.0.2.1", 1), ("192.0.2.2", 7899)], id="IPv4"),
+        pytest.param(
+            ["[2001:db8::1]:1", "[2001:db8::2]", "2001:db8::3"],
+            [("2001:db8::1", 1), ("2001:db8::2", 7899), ("2001:db8::3", 7899)],
+            id="IPv6",
+        ),
+        pytest.param(["one", "one:1"], [("one", 7899), ("one", 1)], id="two on one host"),
+    ],
+)
+def test_where_the_signers_are(value: Any, expected: list[tuple[str, int]]) -> None:
+    trust = {**REMOTE, "hostname": "notarysigner", "port": 7899, "addresses": value}
+    assert list(read_server(server(trust_service=trust)).trust_service.signers) == expected
+
+
 def test_a_local_trust_service_ignores_everything_else() -> None:
     tree = server(trust_service={"type": "local", "port": "many", "hostname": "?", "tls_client_cert": "only.crt"})
     assert read_server(tree).trust_service == config.TrustService(type="local")
@@ -139,6 +160,17 @@ def test_required_keys(path: str) -> None:
         pytest.param("trust_service.port", "https", id="port name"),
         pytest.param("trust_service.port", 0, id="port 0"),
         pytest.param("trust_service.port", 65536, id="port 65536"),
+        pytest.param("trust_service.addresses", 5, id="addresses: a number"),
+        pytest.param("trust_service.addresses", [], id="addresses: none"),
+        pytest.param("trust_service.addresses", [""], id="addresses: empty"),
+        pytest.param("trust_service.addresses", [":7899"], id="addresses: no host"),
+        pytest.param("trust_service.addresses", ["one:0"], id="addresses: port 0"),
+        pytest.param("trust_service.addresses", ["one:x"], id="addresses: port name"),
+        pytest.param("trust_service.addresses", ["one two"], id="addresses: two in one"),
+        pytest.param("trust_service.addresses", ["one", "one"], id="addresses: one twice"),
+        pytest.param("trust_service.addresses", ["[one]"], id="addresses: a name in brackets"),
+        pytest.param("trust_service.addresses", ["[::1"], id="addresses: half a bracket"),
+        pytest.param("trust_service.addresses", [{"host": "one"}], id="addresses: an object"),
         pytest.param("trust_service.key_algorithm", "dsa", id="algorithm"),
         pytest.param("trust_service.key_algorithm", None, id="no algorithm"),
         pytest.param("auth.options.realm", "", id="no realm"),

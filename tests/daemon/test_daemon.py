@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -97,18 +96,6 @@ def test_version(flag: str) -> None:
         parse(flag)
     assert out.getvalue() == "toy Version: 1.2.3, Git commit: 0123abcd\n"
     assert not caught.value.code
-
-
-@pytest.mark.parametrize(
-    ("limit", "warned"), [(12, True), (1023, True), (1024, False), (resource.RLIM_INFINITY, False)]
-)
-def test_a_limit_of_open_files_that_is_too_low(monkeypatch: pytest.MonkeyPatch, limit: int, warned: bool) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    found = program._few_files()
-    assert bool(found) == warned
-    if warned:
-        assert f"RLIMIT_NOFILE: {limit} files" in found
-        assert "LimitNOFILE=" in found
 
 
 @pytest.mark.parametrize("flag", ["-h", "-help", "--help"])

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.docker.engine import Engine, OwnEngine, say
+from tests.support.peers import Certificates, free_port, is_open, mint_certificates
+
+REGISTRY = """\
+version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {directory}
+http:
+  addr: 127.0.0.1:{port}
+"""
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """An engine with the base image."""
+def bare_engine() -> Iterator[Engine]:
+    """An engine."""
     given = Engine()
     if given.answers:
-        given.need_base()
         yield given
         return
     say("no Docker engine answers: starting one")
     with OwnEngine() as own:
-        own.need_base()
         yield own
+
+
+@pytest.fixture(scope="session")
+def engine(bare_engine: Engine) -> Engine:
+    """An engine with the base image."""
+    bare_engine.need_base()
+    return bare_engine
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +49,33 @@ def images(engine: Engine) -> dict[str, str]:
     for target, name in names.items():
         engine.docker("build", "-q", "-f", "docker/Dockerfile", "--target", target, "-t", name, ".")
     return names
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """Debian's registry on loopback: host and port."""
+    port = free_port()
+    (tmp_path / "registry").mkdir()
+    config = tmp_path / "registry.yml"
+    config.write_text(REGISTRY.format(directory=tmp_path / "registry", port=port))
+    with (tmp_path / "registry.log").open("wb") as log:
+        process = subprocess.Popen(("docker-registry", "serve", str(config)), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 20
+        while not is_open(port):
+            assert process.poll() is None, (tmp_path / "registry.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield f"localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    """Certificates for servers on localhost."""
+    return mint_certificates(tmp_path / "tls")
 
 
 @pytest.fixture

@@ -3,45 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.docker.engine import TREE, Compose, Engine
-from tests.support.peers import free_port, is_open
-
-REGISTRY = """\
-version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {directory}
-http:
-  addr: 127.0.0.1:{port}
-"""
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """Debian's registry on loopback: host and port."""
-    port = free_port()
-    (tmp_path / "registry").mkdir()
-    config = tmp_path / "registry.yml"
-    config.write_text(REGISTRY.format(directory=tmp_path / "registry", port=port))
-    with (tmp_path / "registry.log").open("wb") as log:
-        process = subprocess.Popen(("docker-registry", "serve", str(config)), stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 20
-        while not is_open(port):
-            assert process.poll() is None, (tmp_path / "registry.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield f"localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_push_and_pull_with_content_trust(

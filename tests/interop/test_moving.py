@@ -6,6 +6,7 @@ Each step is a command of the page, run as it is written there.
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from tests.support.signer import GO_SIGNER, OUR_SIGNER, Pair, signer_daemon
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 PASSPHRASES = {"NOTARY_SIGNER_DEFAULT_ALIAS": "alias_one", "NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
+PAGE = (Path(__file__).parents[2] / "docs/moving.md").read_text("utf-8")
 STATES: Mapping[str, Sequence[Mapping[int, Sequence[str]]]] = {
     "mariadb": (historic.MYSQL_SERVER, historic.MYSQL_SIGNER),
     "postgresql": (historic.POSTGRES_SERVER, historic.POSTGRES_SIGNER),
@@ -58,6 +60,25 @@ class Move:
             extra=remote_signer(self.signer.port, ca, client),
         )
 
+    def owner_url(self, name: str) -> str:
+        """The ``db_url`` of the user who may change tables; in MariaDB as the page makes that user, and connects."""
+        if self.database.backend != "mysql":
+            return self.database.db_url(self.names[name])
+        user, made = f"migrator_{self.names['server']}", {"server": "notaryserver", "signer": "notarysigner"}
+
+        def here(text: str) -> str:
+            text = text.replace("migrator", user).replace("127.0.0.1:3306", f"127.0.0.1:{self.database.port}")
+            for which, told in made.items():
+                text = text.replace(told, self.names[which])
+            return text
+
+        if not self.database.execute("", "SELECT 1 FROM mysql.user WHERE user = %s", user):
+            (statements,) = re.findall(r"^```sql\n(CREATE USER .*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+            for statement in here(statements).split(";\n")[:-1]:
+                self.database.execute("", statement)
+        (url,) = re.findall(rf"export NOTARY_{name.upper()}_STORAGE_DB_URL='(migrator.*)'", PAGE)
+        return here(url)
+
     def _storage(self, name: str) -> dict[str, str]:
         return {"backend": self.database.backend, "db_url": self.urls[name]}
 
@@ -79,7 +100,7 @@ class Move:
         """What notary-admin says; it must do its work."""
         more = dict(PASSPHRASES)
         if as_owner:
-            more[f"NOTARY_{name.upper()}_STORAGE_DB_URL"] = self.database.db_url(self.names[name])
+            more[f"NOTARY_{name.upper()}_STORAGE_DB_URL"] = self.owner_url(name)
         done = subprocess.run(
             [ADMIN, *arguments, "--config", f"{self.folder / name}.json"],
             env=clean_environment(more),

@@ -17,12 +17,12 @@ import pytest
 from tests.interop.test_moving import Move
 from tests.support.databases import MariaDB
 from tests.support.goclient import Machine
-from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, clean_environment, daemon, remote_signer
-from tests.support.signer import GO_SIGNER, OUR_SIGNER, Pair, signer_daemon
+from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, clean_environment, daemon
+from tests.support.rescue import new_pair, take_over
+from tests.support.signer import GO_SIGNER
 
 ROOT = Path(__file__).parent.parent.parent
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
-ALIAS = {"NOTARY_SIGNER_DEFAULT_ALIAS": "alias_one", "NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
 SNAPSHOT_HERE, SNAPSHOT_THERE, TAKEN_BACK = (f"example.com/team/{name}" for name in ("here", "there", "back"))
 LIFETIME_SECONDS = 3
 EVERY = (SNAPSHOT_HERE, SNAPSHOT_THERE, TAKEN_BACK)
@@ -31,21 +31,7 @@ EVERY = (SNAPSHOT_HERE, SNAPSHOT_THERE, TAKEN_BACK)
 @pytest.fixture
 def new(certificates: Certificates, tmp_path: Path) -> Iterator[Daemon]:
     """Our server on SQLite, with our signer; both run."""
-    folder = tmp_path / "new"
-    pair = Pair.mint(folder / "tls")
-    ca, client = pair.authority.write(pair.folder, "root"), pair.client.write(pair.folder, "client")
-    signer = signer_daemon(
-        "signer", OUR_SIGNER, pair, folder, {"backend": "sqlite3", "db_url": "keys.db"}, environment=ALIAS
-    )
-    server = daemon(
-        "server",
-        OUR_SERVER,
-        folder,
-        tls=certificates,
-        storage={"backend": "sqlite3", "db_url": "notary.db"},
-        extra=remote_signer(signer.port, ca, client),
-    )
-    with signer, server:
+    with new_pair(certificates, tmp_path / "new") as server:
         yield server
 
 
@@ -68,12 +54,6 @@ def moved(machine: Machine, server: Daemon) -> Machine:
     """The same person with the same trust directory, at another server."""
     assert server.tls is not None
     return Machine(machine.directory, server.url, server.tls.ca)
-
-
-def take_over(owner: Machine, server: Daemon, gun: str) -> None:
-    assert server.tls is not None
-    command = (ROOT / "etc/take-over.sh", server.url, gun, owner.directory / "trust", "--cacert", server.tls.ca)
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
 
 
 def test_from_a_service_that_closes(mariadb: MariaDB, certificates: Certificates, new: Daemon, tmp_path: Path) -> None:
@@ -108,7 +88,7 @@ def test_from_a_service_that_closes(mariadb: MariaDB, certificates: Certificates
     # Who does not have it gives both away at once.
     said = owner.refused("key", "rotate", SNAPSHOT_THERE, "timestamp", "-r")
     assert "upload a signed snapshot, or publish a root that names the server's snapshot key" in said
-    take_over(owner, new, SNAPSHOT_THERE)
+    take_over(new, SNAPSHOT_THERE, owner.directory / "trust")
     owner("publish", SNAPSHOT_THERE)
     assert admin(new, "expiring", "--role", "foreign-keys") == []
     for gun in EVERY:

@@ -6,8 +6,6 @@ import base64
 import hashlib
 import http.client
 import json
-import os
-import re
 import ssl
 import subprocess
 import sys
@@ -18,38 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.copies import nginx
 from tests.support.goclient import Delegate, Machine
-from tests.support.peers import OUR_SERVER, Certificates, Daemon, clean_environment, daemon, free_port
+from tests.support.peers import OUR_SERVER, Certificates, Daemon, clean_environment, daemon
 
-ROOT = Path(__file__).parents[2]
 GUN = "example.com/team/app"
 SCRIPT = str(Path(sys.executable).parent / "notary-admin")
 TUF = f"/v2/{GUN}/_trust/tuf/"
-
-
-def nginx(directory: Path, tree: Path, tls: Certificates) -> Daemon:
-    """An nginx with the configuration of docs/mirror.md, on other paths and another port; not started yet."""
-    (block,) = re.findall(r"(?ms)^```nginx\n(.*?)^```$", (ROOT / "docs/mirror.md").read_text())
-    port = free_port()
-    for documented, here in (
-        ("listen 4443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("/etc/notary/server.crt", str(tls.certificate)),
-        ("/etc/notary/server.key", str(tls.key)),
-        ("/srv/notary", str(tree)),
-    ):
-        assert documented in block
-        block = block.replace(documented, here)
-    directory.mkdir()
-    places = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;\n" if os.geteuid() == 0 else ""
-    config = directory / "nginx.conf"
-    config.write_text(
-        f"{user}daemon off;\npid {directory}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{places}{block}}}\n"
-    )
-    command = ("setpriv", "--pdeathsig", "TERM", "/usr/sbin/nginx", "-e", "stderr", "-c", str(config))
-    return Daemon("nginx", command, port, directory, tls=tls)
 
 
 @dataclass

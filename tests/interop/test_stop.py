@@ -8,6 +8,7 @@ queue of its port.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import ssl
@@ -22,6 +23,7 @@ from tests.support.readers import messages
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ANSWER = re.compile(rb".*\r\nContent-Length: (\d+)\r\n.*?\r\n\r\n", re.DOTALL)
 QUEUED = 40
 """More than a port accepts in one turn of the reactor when it stops."""
 
@@ -75,6 +77,16 @@ class Visitor:
                     return heard
                 heard += piece
 
+    def hear_answer(self) -> bytes:
+        """One answer."""
+        heard = b""
+        while (whole := ANSWER.match(heard)) is None or len(heard) < whole.end() + int(whole[1]):
+            try:
+                heard += self._tls.read(1)
+            except ssl.SSLWantReadError:
+                self._turn()
+        return heard
+
     def _turn(self) -> None:
         """Send what there is to send, then wait for more."""
         self.socket.sendall(self._outgoing.read())
@@ -86,12 +98,17 @@ class Visitor:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Daemon]:
-    """A server that waits as long as the tests do: how fast they are decides nothing."""
+def drain_seconds() -> float:
+    """As long as the tests wait, in each of its parts: how fast they are decides nothing."""
+    return 3 * PATIENCE_SECONDS
+
+
+@pytest.fixture
+def server(tmp_path: Path, drain_seconds: float) -> Iterator[Daemon]:
     made = daemon("server", OUR_SERVER, tmp_path, tls=mint_certificates(tmp_path / "tls"), level="info")
     config = tmp_path / "server.json"
     tree = json.loads(config.read_text())
-    tree["server"]["drain_timeout"] = 2 * PATIENCE_SECONDS
+    tree["server"]["drain_timeout"] = drain_seconds
     config.write_text(json.dumps(tree))
     with made as server:
         yield server
@@ -107,12 +124,14 @@ def test_a_stopping_server_serves_each_connection_that_it_has_accepted_or_that_w
             stack.enter_context(visitor.socket)
             return visitor
 
-        connected, half, greeted, shaken, begun, asked = (visit() for _ in range(6))
+        connected, half, greeted, shaken, begun, asked, idle = (visit() for _ in range(7))
         half.greet(half=True)
         greeted.greet()
-        for visitor in (shaken, begun, asked):
+        for visitor in (shaken, begun, asked, idle):
             visitor.greet()
             visitor.finish_handshake()
+        idle.say(REQUEST)
+        assert b"Connection" not in idle.hear_answer()
         begun.say(REQUEST[:20])
         asked.say(REQUEST)  # its answer is not awaited
         server.signal(signal.SIGSTOP)
@@ -126,13 +145,30 @@ def test_a_stopping_server_serves_each_connection_that_it_has_accepted_or_that_w
             visitor.greet()
         for visitor in (connected, half, greeted, *queued):
             visitor.finish_handshake()
-        for visitor in (connected, half, greeted, shaken, *queued):
+        for visitor in (connected, half, greeted, shaken, idle, *queued):
             visitor.say(REQUEST)
         begun.say(REQUEST[20:])
-        answers = [visitor.hear() for visitor in (connected, half, greeted, shaken, begun, *queued)]
-        assert [answer[:13] for answer in answers] == [b"HTTP/1.1 200 "] * (5 + QUEUED)
+        answers = [visitor.hear() for visitor in (connected, half, greeted, shaken, begun, idle, *queued)]
+        assert [answer[:13] for answer in answers] == [b"HTTP/1.1 200 "] * (6 + QUEUED)
         assert all(b"\r\nConnection: close\r\n" in answer for answer in answers)
-        # It may have been answered before the signal came; then its connection was idle, and says goodbye.
-        assert asked.hear().startswith(b"HTTP/1.1 200 ")
+        # It may have been answered before the signal came: then it gets one more answer, and that one says so.
+        answer = asked.hear_answer()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        if b"\r\nConnection: close\r\n" not in answer:
+            asked.say(REQUEST)
+            assert b"\r\nConnection: close\r\n" in asked.hear()
     assert server.wait() == -signal.SIGTERM
     assert "traceback" not in server.output().lower()
+
+
+@pytest.mark.parametrize("drain_seconds", [1.0])
+def test_a_stopping_server_says_goodbye_to_a_client_that_stays_silent(server: Daemon) -> None:
+    visitor = Visitor(server.port, server.tls)
+    with visitor.socket:
+        visitor.greet()
+        visitor.finish_handshake()
+        visitor.say(REQUEST)
+        assert b"Connection" not in visitor.hear_answer()
+        server.signal(signal.SIGTERM)
+        assert visitor.hear() == b""
+    assert server.wait() == -signal.SIGTERM

@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.support.peers import (
 from tests.support.readers import CLIENTS, Load, get, lines_of, messages, shown
 from tests.support.sides import Side, make_collection
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 WORKERS = 2
 PASSPHRASE = {"NOTARY_SIGNER_ALIAS_ONE": "correct-horse-battery-staple"}
@@ -48,6 +49,13 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process holds a socket that listens on this port of 127.0.0.1."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"}
+    return any(str(each.readlink()) in sockets for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def metrics(port: int) -> dict[str, float]:
@@ -119,7 +127,8 @@ class World:
     def settle(self) -> None:
         """Wait until all workers serve, and the server is ready for everything."""
         until(lambda: metrics(self.debug["server"])["notary_server_workers"] == WORKERS, "all workers serve")
-        until(lambda: get(self.debug["server"], "/readyz") == (200, WELL), "the server is well")
+        well = WELL | {"signers": {f"localhost:{self.signer.port}": "serving"}}
+        until(lambda: get(self.debug["server"], "/readyz") == (200, well), "the server is well")
 
     def pids(self) -> list[int]:
         return [pid for pid in children(self.server.pid) if not gone(pid)]
@@ -240,6 +249,7 @@ def test_a_profile_of_a_worker_ends_with_its_client(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_workers_are_replaced_under_load_without_a_failed_request(reactor: Any, world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})  # a third of it for the next request
     world.start()
     path, expected = await published(world, reactor)
     with Load(world.server.port, world.tls.ca, path, expected) as load:
@@ -257,6 +267,32 @@ async def test_workers_are_replaced_under_load_without_a_failed_request(reactor:
     assert seen["notary_server_http_requests_total"] >= reads
     assert seen["notary_server_worker_starts_total"] == 3 * WORKERS
     assert not [line for line in lines_of(world.server) if line["level"] in ("error", "fatal")]
+
+
+def test_a_worker_that_is_replaced_answers_once_more_on_each_of_its_connections(world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})
+    world.start()
+    trusted = ssl.create_default_context(cafile=str(world.tls.ca))
+
+    def answer(client: http.client.HTTPSConnection) -> tuple[int, str | None]:
+        client.request("GET", "/v2/")
+        response = client.getresponse()
+        response.read()
+        return response.status, response.getheader("Connection")
+
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                closing(http.client.HTTPSConnection("localhost", world.server.port, timeout=30, context=trusted))
+            )
+            for _ in range(10)
+        ]
+        assert [answer(client) for client in clients] == [(200, None)] * len(clients)
+        old = world.pids()
+        world.hang_up()
+        assert not any(gone(pid) for pid in old), "they wait for their clients"
+        assert [answer(client) for client in clients] == [(200, "close")] * len(clients)
+        until(lambda: all(gone(pid) for pid in old), "the old ones have ended")
 
 
 @pytest_twisted.ensureDeferred
@@ -324,6 +360,29 @@ def test_new_workers_that_do_not_start_leave_the_old_ones(world: World) -> None:
     assert not set(world.pids()) & set(before)
     assert not [line for line in lines_of(world.server) if "another one starts" in line["msg"]]
     assert shown(world.server.port, world.tls.ca) == world.serial
+
+
+def test_a_stop_serves_the_connections_that_no_worker_has_accepted_yet(world: World) -> None:
+    world.change("server", server={"drain_timeout": 3 * PATIENCE_SECONDS})
+    world.start()
+    trusted = ssl.create_default_context(cafile=str(world.tls.ca))
+    workers = world.pids()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    with ExitStack() as stack:
+        address = ("127.0.0.1", world.server.port)
+        queued = [stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS)) for _ in range(40)]
+        world.server.signal(signal.SIGTERM)
+        try:
+            until(lambda: not listens(world.server.pid, world.server.port), "the parent has closed the port")
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        for client in queued:
+            with trusted.wrap_socket(client, server_hostname="localhost") as secure:
+                secure.sendall(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert secure.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert world.server.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

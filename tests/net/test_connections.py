@@ -26,8 +26,8 @@ class Toy:
     def sweep(self, now: float) -> None:
         self._do("sweep", now)
 
-    def leave(self, first_seconds: float) -> None:
-        self._do("leave", first_seconds)
+    def leave(self, first_seconds: float, idle_seconds: float) -> None:
+        self._do("leave", first_seconds, idle_seconds)
 
     def give_up(self) -> None:
         self._do("give_up")
@@ -68,9 +68,9 @@ def test_without_connections_a_drain_ends_at_once(clock):
 def test_a_drain_waits_for_those_that_are_open_also_for_one_that_is_new(clock):
     connections = Connections(clock)
     quick, slow = Toy(connections, "leave"), Toy(connections)
-    done = drained(connections, 10)
-    assert quick.seen == slow.seen == [("leave", 5.0)]
-    assert connections.first_seconds == 5
+    done = drained(connections, 12)
+    assert quick.seen == slow.seen == [("leave", 6.0, 4.0)]
+    assert (connections.first_seconds, connections.idle_seconds) == (6, 4)
     new = Toy(connections)
     connections.discard(slow)
     assert done == []
@@ -88,6 +88,14 @@ def test_a_drain_waits_for_work_that_has_lost_its_connection(clock):
     connections.end_work(work)
     connections.end_work(work)
     assert (done, connections.work) == (["done"], 0)
+
+
+def test_idle_connections_are_looked_at_when_their_time_is_over(clock):
+    connections = Connections(clock)
+    idle = Toy(connections, "sweep")
+    done = drained(connections, 2.4)
+    clock.advance(0.8)
+    assert (done, idle.seen) == (["done"], [("leave", 1.2, pytest.approx(0.8)), ("sweep", pytest.approx(0.8))])
 
 
 def test_a_drain_gives_up_in_the_end(clock):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogEvent, capturedLogs
 
@@ -20,6 +21,9 @@ from notary.net.tls.contexts import ServerOptions, client_options, server_contex
 from tests.support.certs import Authority
 from tests.support.tlsclient import connected
 from tests.support.waiting import PATIENCE_SECONDS
+
+QUEUED = 40
+"""More than a port begins to serve in one turn of the reactor when it stops."""
 
 
 class Greeter(Protocol):
@@ -120,6 +124,31 @@ async def test_a_refusal_that_cannot_be_told(world: World) -> None:
     assert len(told) == 1
     assert client.received == b"welcome"
     assert faults(logs) == [ZeroDivisionError]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_is_closed_before_a_stop_serves_its_queue() -> None:
+    """Clients that are served connect again: a queue that is emptied by serving it may never be empty."""
+    again: list[type[OSError] | None] = []
+
+    class Returning(Protocol):
+        def connectionMade(self) -> None:
+            try:
+                socket.create_connection(("127.0.0.1", port.getHost().port), PATIENCE_SECONDS).close()
+            except OSError as error:
+                again.append(type(error))
+            else:
+                again.append(None)
+            self.transport.loseConnection()
+
+    port: Any = await listen(reactor, "127.0.0.1", 0, Factory.forProtocol(Returning))
+    address = ("127.0.0.1", port.getHost().port)
+    port.getHost = lambda: IPv4Address("TCP", *address)
+    with ExitStack() as stack:
+        for _ in range(QUEUED):
+            stack.enter_context(socket.create_connection(address))
+        await gatherResults([port.stopListening(), port.stopListening()])
+    assert again == [ConnectionRefusedError] * QUEUED
 
 
 @pytest_twisted.ensureDeferred

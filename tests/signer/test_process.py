@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ import pytest
 from notary.proto import signer_pb2
 from notary.tuf import jwe
 from notary.tuf.public import PublicKey, Signature, verify
+from tests.support.migrated import migrated_database
 from tests.support.peers import READY_SECONDS, clean_environment
 from tests.support.signer import (
     GO_SIGNER,
@@ -183,6 +185,49 @@ def test_a_passphrase_in_a_file_is_read_again(pair, tmp_path, storage):
         daemon.stop()
     for said in (PASSPHRASE, "another passphrase"):
         assert said not in daemon.output()
+
+
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.fixture
+def signer_database(mariadb):
+    return migrated_database(mariadb, "signer")[0]
+
+
+@pytest.mark.parametrize("given", ["environment", "environment in ASCII", "file"])
+def test_a_passphrase_of_any_bytes_opens_keys_of_the_reference_and_back(
+    pair, tmp_path, mariadb, signer_database, given
+):
+    """Bytes that are not UTF-8 come from an environment that was written in Latin-1."""
+    passphrase = b"p\xe4ssphrase \xff\xfe of bytes"
+    storage = {"backend": "mysql", "db_url": mariadb.db_url(signer_database)}
+    in_environment = {
+        "NOTARY_SIGNER_DEFAULT_ALIAS": "alias_one",
+        "NOTARY_SIGNER_ALIAS_ONE": os.fsdecode(passphrase),
+    }
+    own = in_environment | (ASCII_LOCALE if given == "environment in ASCII" else {})
+    if given == "file":
+        (tmp_path / "passphrase").write_bytes(passphrase)
+        own = in_environment | {
+            "NOTARY_SIGNER_ALIAS_ONE": "",
+            "NOTARY_SIGNER_ALIAS_ONE_FILE": str(tmp_path / "passphrase"),
+        }
+    made = []
+    for name, command, environment in (
+        ("go", GO_SIGNER, in_environment),
+        ("ours", OUR_SIGNER, own),
+        ("go", GO_SIGNER, in_environment),
+    ):
+        daemon = signer_daemon(name, command, pair, tmp_path, storage, environment=environment)
+        with daemon, Client(pair, daemon.port) as client:
+            for key in made:
+                signed = client.sign(key.key_id, MESSAGE)
+                assert verify(key, Signature(key.key_id, "ecdsa", signed.content), MESSAGE)
+            made.append(PublicKey("ecdsa", client.create(f"{GUN}{len(made)}", "timestamp", "ecdsa").publicKey))
+            daemon.stop()
+    aliases = mariadb.execute(signer_database, "SELECT passphrase_alias FROM private_keys")
+    assert aliases == [("alias_one",)] * len(made)
 
 
 def test_concurrent_creations_leave_one_key(pair, tmp_path, storage):

@@ -8,12 +8,14 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from notary.proto import health_pb2, paths, profile_pb2, signer_pb2
+from notary.proto import health_pb2, instance_pb2, paths, profile_pb2, signer_pb2
 
 ROOT = Path(signer_pb2.__file__).parents[2]
 
 
-@pytest.mark.parametrize("module", [signer_pb2, health_pb2, profile_pb2], ids=["signer", "health", "profile"])
+@pytest.mark.parametrize(
+    "module", [signer_pb2, health_pb2, instance_pb2, profile_pb2], ids=lambda module: module.__name__
+)
 def test_the_modules_were_generated_from_these_files(module, tmp_path):
     source = module.DESCRIPTOR.name
     target = tmp_path / "descriptors"
@@ -27,7 +29,7 @@ def test_the_modules_were_generated_from_these_files(module, tmp_path):
 
 
 def test_each_method_has_its_path() -> None:
-    files = signer_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR
+    files = signer_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, instance_pb2.DESCRIPTOR
     methods = [method for file in files for each in file.services_by_name.values() for method in each.methods]
     declared = {f"/{method.containing_service.full_name}/{method.name}" for method in methods}
     named = {value for name, value in vars(paths).items() if name.isupper() and value.startswith("/")}

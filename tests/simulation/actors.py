@@ -25,7 +25,7 @@ from notary.errors import NotaryError
 from notary.storage import open as opening
 from tests.simulation import driver, metadata
 from tests.simulation.clients import Answer, Client
-from tests.simulation.cluster import SERVERS, SIGNER_OF, SIGNERS, Cluster
+from tests.simulation.cluster import SERVERS, SIGNERS, Cluster
 from tests.simulation.history import History
 from tests.simulation.network import Faults as NetworkFaults
 from tests.simulation.reactor import Reactor
@@ -544,7 +544,7 @@ async def network_fault(stage: Stage) -> None:
             network.reset(stage.random.choice(list(network.links)))
         elif kind < 0.7:
             server = stage.random.choice(SERVERS)
-            network.part(server, stage.random.choice((SIGNER_OF[server], "clients")))
+            network.part(server, stage.random.choice((*SIGNERS, "clients")))
             await stage.sleep(stage.random.expovariate(0.3))
             network.heal()
             stage.run.disturb(20)

@@ -22,13 +22,15 @@ from notary.net.grpc.client import Channel
 from notary.net.listen import listen
 from notary.proto import paths, signer_pb2
 from notary.server.signing import Signing, services
-from notary.server.signing.remote import RemoteSigner
+from notary.server.signing.directory import Directory, resolver
+from notary.server.signing.spread import Signers
 from notary.server.tap import Server
 from notary.signer.custody.jwe import JweKey
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
 from notary.signer.tap import THREADS
+from notary.signer.trial import Trial
 from notary.signer.watches import HealthWatches
 from notary.storage import StoredKey
 from notary.storage import open as opening
@@ -44,9 +46,6 @@ HTTP_PORT = 4443
 GRPC_PORT = 7899
 SERVERS = ("server-1", "server-2")
 SIGNERS = ("signer-1", "signer-2")
-SIGNER_OF = {"server-1": "signer-1", "server-2": "signer-2"}
-"""The signer that each server calls."""
-
 _CONFIG = """{"server": {"http_addr": ":4443", "drain_timeout": 5},
   "trust_service": {"type": "remote", "hostname": "signer-1", "port": "7899", "key_algorithm": "ed25519"},
   "storage": {"backend": "sqlite3", "db_url": "server", "connections": 4, "query_timeout": 4},
@@ -95,8 +94,16 @@ class Signer(Serving):
         self.at_end(store.close)
         metrics = SignerMetrics(version="0")
         allowance = Allowance(0, self.reactor.seconds)
-        self.keyring = Keyring(store, self._custody, self.in_thread, machine.utc_now, allow=allowance.take)
-        rpc = Rpc(self.keyring, store.check, metrics, lambda: False, self.reactor.seconds)
+        self._trial = Trial(store.sample, self._custody.open, "alias", self.in_thread, self.reactor.seconds)
+        self.keyring = Keyring(
+            store,
+            self._custody,
+            self.in_thread,
+            machine.utc_now,
+            allow=allowance.take,
+            on_made=self._trial.made,
+        )
+        rpc = Rpc(self.keyring, store.check, metrics, lambda: False, self.reactor.seconds, trial=self._trial)
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)
         methods = {**rpc.methods(), paths.SIGN: self._watched(rpc.methods()[paths.SIGN])}
         self.grpc = GrpcFactory(methods, self.reactor, streaming=watches.methods(), on_finish=metrics.observe_call)
@@ -236,7 +243,7 @@ class Cluster:
         config = replace(
             self._config,
             storage=replace(self._config.storage, db_url=f"server@{process.name}"),
-            trust_service=replace(self._config.trust_service, hostname=SIGNER_OF[process.name]),
+            trust_service=replace(self._config.trust_service, addresses=self.knobs["signers"][process.name]),
             caching=replace(self._config.caching, memory_bytes=self.knobs.get("cache_bytes", 1 << 24)),
         )
         return Server(config, reactor, logs_info=lambda: False, machine=machine)
@@ -256,15 +263,19 @@ class Cluster:
             self.leftovers += [f"{process.name}: {held} connections to the database"] * bool(held)
 
 
-def plain_signer(trust: Any, reactor: Any) -> Signing:
-    """Build the client of a signer as ``notary.server.signing.remote.build`` does, without TLS."""
-    channel = Channel.to(
-        reactor, trust.hostname, trust.port, chance=reactor.world.random(f"channel/{reactor.host.name}").random
-    )
-    return Signing(RemoteSigner(channel, trust.key_algorithm), "Using remote signing service")
+def plain_signers(trust: Any, reactor: Any) -> Signing:
+    """Build the client of the signers as ``notary.server.signing.spread.build`` does, without TLS."""
+    chance = reactor.world.random(f"channel/{reactor.host.name}").random
+
+    def connect(place: Any, on_ready: Callable[[], object]) -> Channel:
+        return Channel.to(reactor, place.host, place.port, chance=chance, on_ready=on_ready)
+
+    directory = Directory(trust.signers, resolver(reactor), reactor)
+    signers = Signers(directory, connect, trust.key_algorithm, reactor, chance)
+    return Signing(signers, "Using remote signing service", states=signers.states, show=signers.show)
 
 
 def install() -> None:
     """Put the simulated database, and signers without TLS, into the tables of this process."""
     opening.DIALECTS = {"sqlite3": driver.dialect()}
-    services.SERVICES = {"remote": plain_signer}
+    services.SERVICES = {"remote": plain_signers}

@@ -26,7 +26,7 @@ from notary.storage.sql.dialect import PoolSettings
 from tests.simulation import actors, driver
 from tests.simulation.actors import ACTORS, GUNS, Stage
 from tests.simulation.clients import Client
-from tests.simulation.cluster import SERVERS, Cluster, install
+from tests.simulation.cluster import SERVERS, SIGNERS, Cluster, install
 from tests.simulation.history import History
 from tests.simulation.network import Faults as NetworkFaults
 from tests.simulation.reactor import Reactor
@@ -73,6 +73,9 @@ def plan_of(seed: int) -> Plan:
             add(kind, int(random.random() < 0.5), 1, 4)
     add("clock-stepper", int(random.random() < 0.5), 1, 4)
     knobs = {
+        "signers": dict.fromkeys(SERVERS, SIGNERS)
+        if random.random() < 0.7
+        else dict(zip(SERVERS, ((signer,) for signer in SIGNERS), strict=True)),
         "renew_at": random.choice((0.33, 0.33, 0.0)),
         "cache_bytes": random.choice((1 << 24, 1 << 24, 40_000, 0)),
         "statement_seconds": random.choice((0.0005, 0.003, 0.02)),

@@ -27,15 +27,22 @@ def messages(daemon: Daemon) -> list[str]:
 
 
 class Reader(threading.Thread):
-    """Reads one path again and again over a connection that it keeps; ``failures`` says what went wrong."""
+    """Reads one path again and again over a connection that it keeps until an answer says that it is the last one.
 
-    def __init__(self, port: int, trusted: ssl.SSLContext, path: str, expected: bytes) -> None:
+    ``failures`` says what went wrong. A reader sends nothing twice: a connection that ends without an answer is one.
+    """
+
+    def __init__(self, port: int, trusted: ssl.SSLContext, path: str, expected: bytes, status: int = 200) -> None:
         super().__init__(name=f"reader of {path}")
-        self.port, self.trusted, self.path, self.expected = port, trusted, path, expected
+        self.port, self.trusted, self.path, self.expected, self.status = port, trusted, path, expected, status
         self.reads = 0
         self.connects = 0
         self.failures: list[str] = []
         self.over = False
+
+    def ask(self, connection: http.client.HTTPConnection) -> None:
+        """Send the request."""
+        connection.request("GET", self.path)
 
     def run(self) -> None:
         connection = None
@@ -45,20 +52,11 @@ class Reader(threading.Thread):
                     connection = http.client.HTTPSConnection("localhost", self.port, timeout=30, context=self.trusted)
                     connection.connect()
                     self.connects += 1
-                    used = False
-                try:
-                    connection.request("GET", self.path)
-                    response = connection.getresponse()
-                except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-                    if not used:
-                        raise
-                    connection.close()
-                    connection = None
-                    continue
+                self.ask(connection)
+                response = connection.getresponse()
                 body = response.read()
-                if (response.status, body) != (200, self.expected):
+                if (response.status, body) != (self.status, self.expected):
                     self.failures.append(f"{response.status} {body!r}")
-                used = True
                 self.reads += 1
                 if response.will_close:
                     connection.close()

@@ -6,8 +6,8 @@ Rules of this module: the work is in :mod:`notary.peer`; here are the options, t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,11 +17,12 @@ from twisted.internet.task import deferLater
 
 from notary.admin.command import Status, command
 from notary.admin.commands.fetch import PeerOptions, database_of, names_of, open_peer, peer_options
-from notary.admin.output import text_of
+from notary.admin.output import counted, text_of
 from notary.admin.session import Session
 from notary.errors import ConfigError, PeerDenied, PeerFailed, StorageFailed
-from notary.peer.fetch import Fetch, Outcome
+from notary.peer.fetch import Fetch, Outcome, Result
 from notary.peer.mirror import Event, Happened, Mirror
+from notary.work.mirror_status import MirrorStatus, replace_file
 
 _METRICS: Final = """\
 # HELP notary_mirror_last_success_timestamp_seconds When the last round began that took over everything.
@@ -37,6 +38,12 @@ notary_mirror_due_collections {due}
 # TYPE notary_mirror_rounds_total counter
 notary_mirror_rounds_total{{result="complete"}} {complete}
 notary_mirror_rounds_total{{result="incomplete"}} {incomplete}
+# HELP notary_mirror_states_total States of collections that were taken over.
+# TYPE notary_mirror_states_total counter
+notary_mirror_states_total {states}
+# HELP notary_mirror_missed_states_total States of collections that were passed over: the peer did not give them.
+# TYPE notary_mirror_missed_states_total counter
+notary_mirror_missed_states_total {missed}
 # HELP notary_mirror_collections_total What was done with collections, by outcome.
 # TYPE notary_mirror_collections_total counter
 """
@@ -52,6 +59,8 @@ class _Figures:
     last: float
     rounds: Counter[bool] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
+    states: int = 0
+    missed: int = 0
 
     def text(self, now: float, due: int) -> str:
         """Return the figures in the format of Prometheus."""
@@ -61,6 +70,8 @@ class _Figures:
             due=due,
             complete=self.rounds[True],
             incomplete=self.rounds[False],
+            states=self.states,
+            missed=self.missed,
         )
         lines = [
             f'notary_mirror_collections_total{{outcome="{outcome}"}} {self.outcomes[outcome]}\n'
@@ -84,6 +95,11 @@ class _Figures:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write figures for Prometheus to this file after every round.",
 )
+@click.option(
+    "--status-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file, after every round, how far the mirror is, for a read-only server.",
+)
 async def mirror(
     session: Session,
     /,
@@ -92,6 +108,7 @@ async def mirror(
     follow: bool,
     every: float,
     metrics_file: Path | None,
+    status_file: Path | None,
     **peer: Any,
 ) -> int:
     """Keep the collections of the database like those of the Notary at URL: fetch what is new, delete what is deleted.
@@ -105,7 +122,7 @@ async def mirror(
     destination = await database_of(session)
     names = names_of(session, guns, guns_from)
     job = Mirror(client, Fetch(client, destination, session.now), destination, names, options.concurrency)
-    run = _Run(session, job, metrics_file)
+    run = _Run(session, job, metrics_file, status_file)
     if not follow:
         await run.round()
         return run.end()
@@ -122,10 +139,11 @@ async def mirror(
 class _Run:
     """The rounds of one command, and their figures."""
 
-    def __init__(self, session: Session, job: Mirror, metrics_file: Path | None) -> None:
+    def __init__(self, session: Session, job: Mirror, metrics_file: Path | None, status_file: Path | None) -> None:
         self._session = session
         self._job = job
         self._metrics_file = metrics_file
+        self._status_file = status_file
         self._figures = _Figures(session.now().timestamp())
 
     async def round(self) -> None:
@@ -141,8 +159,17 @@ class _Run:
             self._figures.rounds[complete] += 1
             if complete:
                 self._figures.last = began
-            if self._metrics_file is not None:
-                _write(self._metrics_file, self._figures.text(self._session.now().timestamp(), self._job.due))
+            self._write()
+
+    def _write(self) -> None:
+        """Write both files. Raises ConfigError."""
+        figures, due = self._figures, self._job.due
+        if self._metrics_file is not None:
+            with _told("--metrics-file", self._metrics_file):
+                replace_file(self._metrics_file, figures.text(self._session.now().timestamp(), due))
+        if self._status_file is not None and figures.rounds[True]:
+            with _told("--status-file", self._status_file):
+                MirrorStatus(figures.last, due).write(self._status_file)
 
     def end(self) -> Status:
         """Write the totals; return the exit status."""
@@ -152,25 +179,42 @@ class _Run:
         return Status.FOUND if any(outcomes[bad] for bad in _BAD) else Status.OK
 
     def _report(self, event: Event) -> None:
+        result = event.result
         self._figures.outcomes[event.outcome] += 1
+        self._figures.states += result.states
+        self._figures.missed += result.missed
         if event.outcome in _QUIET:
             return
-        now, found = self._session.now(), event.result.found
-        remarks = "; ".join(warning.text for warning in found.warnings) if found is not None else event.result.reason
-        if event.outcome == Happened.DELETED:
-            remarks = ""
-        record: dict[str, object] = {"time": now, "gun": event.gun, "outcome": event.outcome, "remarks": remarks}
+        now = self._session.now()
+        remarks = "" if event.outcome == Happened.DELETED else "; ".join(_remarks(result))
+        record: dict[str, object] = {
+            "time": now,
+            "gun": event.gun,
+            "outcome": event.outcome,
+            "states": result.states,
+            "missed": result.missed,
+            "remarks": remarks,
+        }
         text = f"{text_of(now)} {event.gun}: {event.outcome}" + (f" ({remarks})" if remarks else "")
         self._session.out.line(text, record)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step. Raises ConfigError."""
-    partial = path.with_name(path.name + ".partial")
+def _remarks(result: Result) -> Iterator[str]:
+    if result.found is None:
+        yield result.reason
+        return
+    if result.states > 1:
+        yield f"{result.states} states"
+    if result.missed:
+        yield f"{counted(result.missed, 'state')} before it could not be had"
+    for warning in result.found.warnings:
+        yield warning.text
+
+
+@contextmanager
+def _told(option: str, path: Path) -> Iterator[None]:
+    """Turn an error of the file system into ConfigError."""
     try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ConfigError(f"--metrics-file: {str(path)!r} cannot be written ({error.strerror})") from None
+        raise ConfigError(f"{option}: {str(path)!r} cannot be written ({error.strerror})") from None

@@ -19,6 +19,9 @@ from notary.admin.session import Session
 from notary.errors import InvalidArchive, InvalidGun, InvalidMetadata, InvalidRole, InvalidRow, NotFound
 from notary.storage.operators import Inventory
 
+_COLLECTIONS_TOGETHER: Final = 64
+_BYTES_TOGETHER: Final = 32 << 20
+"""How much is written before the disk is waited for."""
 _OF_ONE_COLLECTION: Final = (NotFound, InvalidGun, InvalidMetadata, InvalidRole, InvalidRow)
 
 
@@ -37,9 +40,11 @@ async def export_static(session: Session, directory: Path, only: Sequence[str], 
         if only:
             for gun in dict.fromkeys(only):
                 await export.bring_up_to_date(gun, named=True)
+            export.write()
         else:
             async for gun in guns(session, inventory, "", "Collections"):
                 await export.bring_up_to_date(gun, named=False)
+            export.write()
             if prune:
                 export.remove_others(directory)
     if export.expired:
@@ -52,7 +57,7 @@ async def export_static(session: Session, directory: Path, only: Sequence[str], 
 
 
 class _Export:
-    """One run: brings collection after collection up to date, and counts."""
+    """One run: reads collections, writes several at a time, and counts."""
 
     def __init__(self, session: Session, inventory: Inventory, tree: static_tree.Tree, *, prune: bool) -> None:
         self.written = self.expired = self.problems = self.missing = 0
@@ -62,28 +67,48 @@ class _Export:
         self._tree = tree
         self._prune = prune
         self._seen: set[str] = set()
+        self._read: list[static_tree.Content] = []
+        self._bytes = 0
 
     async def bring_up_to_date(self, gun: str, *, named: bool) -> None:
-        """Write what the tree lacks of a collection; with ``named``, it is a problem that there is none."""
+        """Read what the tree lacks of a collection; with ``named``, it is a problem that there is none.
+
+        :meth:`write` writes it, which happens here from time to time.
+        """
         self._seen.add(gun)
         try:
             read = partial(static_tree.read, has=self._tree.has(gun))
             content = await self._inventory.visit(gun, read)
-            if content is not None:
-                self._write(content)
-            elif named:
-                self._leave_out(gun)
         except _OF_ONE_COLLECTION as error:
-            self.problems += 1
-            self._report(gun, 0, 0, str(error))
+            self.write()  # results come in the order of names
+            self._refuse(gun, error)
+            return
+        if content is not None:
+            self._read.append(content)
+            self._bytes += sum(len(entry.data) for entry in content.entries if entry.data is not None)
+            if len(self._read) == _COLLECTIONS_TOGETHER or self._bytes >= _BYTES_TOGETHER:
+                self.write()
+        elif named:
+            self.write()
+            self._leave_out(gun)
 
-    def _write(self, content: static_tree.Content) -> None:
-        written = self._tree.put(content)
-        removed = self._tree.prune(content, self._session.now().timestamp()) if self._prune else 0
-        self.written += 1
-        self.expired += content.expires < self._session.now()
-        if written or removed:
-            self._report(content.gun, written, removed)
+    def write(self) -> None:
+        """Write what was read. Raises InvalidArchive."""
+        for content, written in zip(self._read, self._tree.put(*self._read), strict=True):
+            if isinstance(written, InvalidGun):
+                self._refuse(content.gun, written)
+                continue
+            removed = self._tree.prune(content, self._session.now().timestamp()) if self._prune else 0
+            self.written += 1
+            self.expired += content.expires < self._session.now()
+            if written or removed:
+                self._report(content.gun, written, removed)
+        self._read.clear()
+        self._bytes = 0
+
+    def _refuse(self, gun: str, error: Exception) -> None:
+        self.problems += 1
+        self._report(gun, 0, 0, str(error))
 
     def _leave_out(self, gun: str) -> None:
         removed = self._tree.remove(gun) if self._prune else 0

@@ -2,8 +2,9 @@
 
 Rules of this module:
 
-- A worker is an ordinary instance, started as systemd would start it, by the sockets that are passed to it; it does not
-  know how many there are. All accept from the same sockets, so that one that is slow, or gone, delays nobody.
+- A worker is an ordinary instance, started as systemd would start it, by the sockets that are passed to it. It is told
+  how many workers there are, which a signer tells its servers. All accept from the same sockets, so that one that is
+  slow, or gone, delays nobody.
 - The parent serves nobody. It starts workers, starts them again when they end by themselves, replaces them one by one
   when the configuration is to be read again, passes signals and log lines on, and adds up their figures.
 - A worker's environment, which others may be able to read, has none of the daemon's own variables: passphrases may be
@@ -234,7 +235,8 @@ class Workers(Service):
             for name, value in os.environ.items()
             if name not in _SYSTEMD_VARIABLES and not name.startswith(OURS)
         }
-        environ |= {"LISTEN_FDS": str(len(sockets)), PIPES: f"{reading},{writing}", **python_environment()}
+        environ |= {"LISTEN_FDS": str(len(sockets)), PIPES: f"{reading},{writing},{self.count}"}
+        environ |= python_environment()
         # LISTEN_PID must be the worker's own, which nobody knows before it is there.
         shell = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
         with Path(os.devnull).open("rb") as nothing:

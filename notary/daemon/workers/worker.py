@@ -26,7 +26,8 @@ from notary.observe.metrics import DaemonMetrics
 from notary.work.reactor import Reactor
 
 PIPES: Final = "NOTARY_SUPERVISOR"
-"""The variable that names a worker's pipes to its parent: the descriptor to read, a comma, the one to write."""
+"""The variable that tells a worker, with commas between, the descriptor to read of the pipes to its parent, the one to
+write, and how many workers there are."""
 
 OURS: Final = "NOTARY_"
 """What the names of the daemon's own variables begin with."""
@@ -44,9 +45,13 @@ class ParentNotifier(Notifier):
 
 
 class Worker:
-    """The side of a process that a parent has started: see `join_parent`. ``environ`` is what the parent said of it."""
+    """The side of a process that a parent has started: see `join_parent`.
 
-    def __init__(self, reactor: Reactor, reading: int, writing: int, environ: Mapping[str, str]) -> None:
+    ``environ`` is what the parent said of it, ``count`` how many workers there are.
+    """
+
+    def __init__(self, reactor: Reactor, reading: int, writing: int, environ: Mapping[str, str], count: int) -> None:
+        self.count = count
         self._handlers: dict[str, Handler] = {}
         self._calls: dict[str, Call] = {}  # of the debug server that are being answered, by their numbers
         self._pipe = Pipe(reactor, self._handlers, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -101,12 +106,12 @@ def join_parent(environ: Mapping[str, str], reactor: Reactor) -> Worker | None:
     if pipes is None:
         return None
     os.environ.pop(PIPES, None)
-    reading, writing = (int(number) for number in pipes.split(","))
+    reading, writing, count = (int(number) for number in pipes.split(","))
     try:
         own = json.loads(request_at_once(reading, writing, "environment"))
     except NoReply as error:
         sys.exit(str(error))
-    return Worker(reactor, reading, writing, own)
+    return Worker(reactor, reading, writing, own, count)
 
 
 async def _encoded(answer: Any) -> bytes:

@@ -193,6 +193,12 @@ class _ClientConnection(Http2Connection):
         self.channel.fill()
         self._maybe_leave()
 
+    def leave(self) -> None:
+        """Begin no more calls here, and close when the last one has ended."""
+        self.leaving = True
+        self.channel.leaving(self)
+        self._maybe_leave()
+
     def _maybe_leave(self) -> None:
         if self.leaving and not self.calls:
             self.close("the connection is used up")
@@ -281,8 +287,9 @@ class Channel:
     """Calls to one server.
 
     ``endpoint`` makes the connections, with TLS if ``tls`` is given; ``name`` is the server's host and port, for
-    messages and for the ``:authority`` of requests. ``chance`` returns a number in [0, 1). After ``limits.keepalive``
-    seconds without a byte while a call is open, the server gets a PING.
+    messages and, without ``authority``, for the ``:authority`` of requests. ``chance`` returns a number in [0, 1).
+    After ``limits.keepalive`` seconds without a byte while a call is open, the server gets a PING. ``on_ready`` is
+    called when a connection can take calls, before calls that wait for one begin.
     """
 
     def __init__(
@@ -295,13 +302,16 @@ class Channel:
         limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
         chance: Callable[[], float] = random.random,
+        authority: str = "",
+        on_ready: Callable[[], object] = lambda: None,
     ) -> None:
         self.clock = clock
         self.name = name
         self.limits = limits or _LIMITS
         self.last_error = ""
         """The reason why there is no connection; "" if there is one, or if there was no attempt."""
-        self._authority = name.encode("ascii")
+        self._authority = (authority or name).encode("ascii")
+        self._on_ready = on_ready
         self._endpoint = endpoint
         self._tls = tls
         self._backoff = backoff or Backoff()
@@ -328,14 +338,26 @@ class Channel:
         *,
         limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
+        authority: str = "",
         chance: Callable[[], float] = random.random,
+        on_ready: Callable[[], object] = lambda: None,
     ) -> Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
         limits = limits or _LIMITS
         host = host if host.isascii() else host.encode("idna").decode("ascii")
         name = join(host, port)
         endpoint = HostnameEndpoint(reactor, host, port, timeout=limits.handshake)
-        return cls(endpoint, reactor, name=name, tls=tls, limits=limits, backoff=backoff, chance=chance)
+        return cls(
+            endpoint,
+            reactor,
+            name=name,
+            tls=tls,
+            limits=limits,
+            backoff=backoff,
+            authority=authority,
+            chance=chance,
+            on_ready=on_ready,
+        )
 
     # -- for callers --------------------------------------------------------------------------------------------------
 
@@ -355,6 +377,13 @@ class Channel:
         if self._closed is None:
             self._wanted = True
             self._ensure()
+
+    def reconnect(self) -> None:
+        """Make another connection for new calls; the present one ends when its calls have ended."""
+        ready = self._ready
+        if ready is not None:
+            ready.good = True  # it ends for no fault of its own
+            ready.leave()
 
     def call(self, path: str, request: bytes, timeout: float) -> Deferred[bytes]:
         """Call a method (``/package.Service/Method``) and return its answer, within ``timeout`` seconds.
@@ -516,6 +545,7 @@ class Channel:
         self.last_error = ""
         self._connecting = False
         self._ready = connection
+        self._on_ready()
         self.fill()
 
     def leaving(self, connection: _ClientConnection) -> None:

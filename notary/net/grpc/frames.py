@@ -202,17 +202,14 @@ _LAST_STREAM: Final = 0x7FFF_FFFF
 
 
 _NO_TLS: Final = "the client speaks without TLS, and this port demands TLS"
-_PREFACE_START: Final = b"PRI "
 
 
-def refuse_plaintext(first: bytes) -> bytes:
-    """Return what a server with TLS says to a client without it, which sent ``first``: an answer of HTTP/1.1.
+def refuse_plaintext(_first: bytes) -> bytes:
+    """Return what a server with TLS says to a client without it: an answer of HTTP/1.1.
 
-    A client of HTTP/2 is told nothing: gRPC clients report no words that come before a connection works, and one that
-    gets SETTINGS and then a GOAWAY connects again at once, without end.
+    A client of HTTP/2 gets it too. A gRPC client then reports a server of HTTP/1 and the status 400, and tries again
+    after a growing pause; after SETTINGS and a GOAWAY, it would connect again at once, without end, and report nothing.
     """
-    if first.startswith(_PREFACE_START):
-        return b""
     body = f"{_NO_TLS}; it speaks gRPC.\n".encode()
     head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
     return f"{head}Connection: close\r\n\r\n".encode() + body

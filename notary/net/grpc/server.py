@@ -491,7 +491,7 @@ class _ServerConnection(Http2Connection):
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
-    def leave(self, first_seconds: float) -> None:
+    def leave(self, first_seconds: float, idle_seconds: float) -> None:  # noqa: ARG002 - GOAWAY serves an idle client
         """Take no more calls, and close when the running calls are answered.
 
         A client that has not sent anything yet, perhaps in the middle of TLS's handshake, has ``first_seconds`` for its

@@ -119,7 +119,7 @@ class HttpConnection(protocol.Protocol):
         self._await(_Phase.HEAD, service.limits.head_seconds)  # which covers the TLS handshake
         service.connections.add(self)
         if service.connections.draining:
-            self.leave(service.connections.first_seconds)
+            self.leave(service.connections.first_seconds, service.connections.idle_seconds)
 
     def handshakeCompleted(self) -> None:
         """TLS is up. If the server stops, the first request has as long again as the handshake had."""
@@ -268,7 +268,7 @@ class HttpConnection(protocol.Protocol):
         service.application.finished(call, response.status, len(body), service.seconds() - started)
         if self.phase is _Phase.BUSY:
             self._await(_Phase.IDLE, service.limits.idle_seconds)
-            if not self.persistent or self._has_ended or service.connections.draining:
+            if not self.persistent or self._has_ended:
                 self._end()
 
     def _read(self, data: bytes) -> None:
@@ -337,12 +337,14 @@ class HttpConnection(protocol.Protocol):
         if not self.persistent:
             self._end()
             return
-        reader, limits = self._reader, self._service.limits
+        reader, service = self._reader, self._service
         reader.next_request()
         if reader.kept_bytes:
-            self._await(_Phase.HEAD, limits.head_seconds)
+            self._await(_Phase.HEAD, service.limits.head_seconds)
         else:
-            self._await(_Phase.IDLE, limits.idle_seconds)
+            # While the server stops, this answer began before the stop, and did not say that it is the last one.
+            waits = service.connections if service.connections.draining else service.limits
+            self._await(_Phase.IDLE, waits.idle_seconds)
             if not self._has_ended:
                 return  # as after nearly all requests: there is nothing to read
         if not self._is_reading:
@@ -370,7 +372,18 @@ class HttpConnection(protocol.Protocol):
             self.refuse(408, "the request took too long")
         elif self.phase is _Phase.BUSY or self.phase is _Phase.CLOSING:
             self.give_up()
-        elif self._service.connections.draining:
+        elif self.phase is _Phase.REFUSED:
+            self._end()
+        else:
+            # A busy reactor may not have read what has arrived: it does so before its next turn begins.
+            self._service.clock.callLater(0, self._end_silent, self.deadline)
+
+    @_contained
+    def _end_silent(self, deadline: float) -> None:
+        """End a connection on which nothing has come since it expired, at ``deadline``."""
+        if self.deadline != deadline or self._reader.begun or self._is_deaf:
+            return
+        if self._service.connections.draining:
             self._end_now()
         else:
             self._end()
@@ -430,13 +443,16 @@ class HttpConnection(protocol.Protocol):
         self.deadline = None
 
     @_contained
-    def leave(self, first_seconds: float) -> None:
-        """When the server stops: close the connection unless a request is on its way, or may be."""
+    def leave(self, first_seconds: float, idle_seconds: float) -> None:
+        """When the server stops: wait for one more request, whose answer is the last. It may be on its way already."""
         if self.phase is _Phase.IDLE:
-            self._end_now()
-        elif self.phase is _Phase.HEAD and not self._reader.begun and self.deadline is not None:
-            # It is new: closed now, its client would see its first request fail.
-            self.deadline = min(self.deadline, self._service.seconds() + first_seconds)
+            seconds = idle_seconds
+        elif self.phase is _Phase.HEAD and not self._reader.begun:
+            seconds = first_seconds
+        else:
+            return
+        if self.deadline is not None:
+            self.deadline = min(self.deadline, self._service.seconds() + seconds)
 
     # -- faults in this program ----------------------------------------------------------------------------------------
 

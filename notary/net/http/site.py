@@ -101,10 +101,10 @@ class Site(Factory):
         return self.connection_type(self._service, host_and_port(addr))
 
     async def stop(self, grace_seconds: float) -> None:
-        """Finish what is being received or answered, close what waits, then drop what is left.
+        """Finish what is being received or answered, and one more request on each connection, then drop what is left.
 
-        A new connection has half of the time for its handshake, and as long again for its first request. Call it after
-        the listening ports are closed. Returns when no connection is open and no handler runs, or after
-        ``grace_seconds``.
+        A new connection has half of the time for its handshake, and as long again for its first request. An idle one
+        has a third of the time for its next request. Call it after the listening ports are closed. Returns when no
+        connection is open and no handler runs, or after ``grace_seconds``.
         """
         await self._connections.drain(grace_seconds)

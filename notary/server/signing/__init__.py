@@ -12,14 +12,15 @@ Rules of this package:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 
 from notary.config import TrustService
 from notary.errors import KeyNotFound
+from notary.observe.metrics import DaemonMetrics
 from notary.server.sources import Source
 from notary.tuf.draft import Draft
 from notary.tuf.model import MAX_SIGNATURES, Gun, RoleName, Signature
@@ -61,6 +62,19 @@ def no_sources(_trust: TrustService) -> Sequence[Source]:
     return ()
 
 
+SERVING: Final = "serving"
+"""The state of a signer that serves."""
+
+
+def no_states() -> Mapping[str, str]:
+    """Return the states of no signers: what a signing service without any has as its ``states``."""
+    return {}
+
+
+def show_nothing(_metrics: DaemonMetrics) -> None:
+    """Show no metrics: what a signing service that counts nothing has as its ``show``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signing:
     """A signing service that has been built.
@@ -70,11 +84,15 @@ class Signing:
         log_line: What the log says of ``service`` at the start.
         sources: The files that ``service`` is to be read from by a configuration, which may be newer than the one that
             built ``service``.
+        states: Returns ``SERVING``, or what is wrong, for each signer by its address.
+        show: Adds what ``service`` counts to metrics.
     """
 
     service: SigningService
     log_line: str
     sources: Callable[[TrustService], Sequence[Source]] = no_sources
+    states: Callable[[], Mapping[str, str]] = no_states
+    show: Callable[[DaemonMetrics], None] = show_nothing
 
 
 Builder: TypeAlias = Callable[[TrustService, Reactor], Signing]

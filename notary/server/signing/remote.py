@@ -1,4 +1,4 @@
-"""A signing service that is a notary-signer: gRPC over mutual TLS.
+"""One connection to a notary-signer, as a signing service: gRPC over mutual TLS.
 
 Rules of this module: what the signer answers is checked before it is used; an answer that makes no sense is a failure
 of the signer, not of the client's request. (docs/protocol.md, section 4)
@@ -6,9 +6,8 @@ of the signer, not of the client's request. (docs/protocol.md, section 4)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,24 +15,16 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notary.config import TrustService
-from notary.config.files import SIGNER_CLIENT_TLS
 from notary.errors import KeyNotFound, SigningFailed, SigningUnavailable
 from notary.net.grpc import Channel, RpcError, Status
-from notary.net.tls import contexts
-from notary.net.tls.wording import Wording
-from notary.proto import health_pb2, paths, signer_pb2
-from notary.server.signing import Signing
-from notary.server.sources import Source
+from notary.proto import health_pb2, instance_pb2, paths, signer_pb2
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import PublicKey
-from notary.work.reactor import Reactor
 
 M = TypeVar("M", bound=Message)
 
 SIGNER_SECONDS = 5.0
-"""How long the signer may take for one call. A publish needs one or two of them, one after the other."""
-
+"""How long one call may take, with all its repeats. A publish needs one or two of them, one after the other."""
 
 MAX_CREATIONS = 200
 """How many keys one server has the signer make at the same time: fewer than ours lets wait, and few enough that calls
@@ -51,31 +42,32 @@ class RemoteSigner:
     """Keys of a signer of its own, ours or the Go one's, over gRPC (docs/protocol.md, section 4).
 
     ``algorithm`` is that of the keys it makes. A signature is asked for at once, without asking first whether the key
-    is there, as the reference does: the signer says so by itself.
+    is there, as the reference does: the signer says so by itself. ``told`` has the names of the signers of which the
+    log says already that they have no health service; all connections to one signer share it.
     """
 
-    def __init__(self, channel: Channel, algorithm: str) -> None:
+    def __init__(self, channel: Channel, algorithm: str, told: set[str] | None = None) -> None:
         self._channel = channel
         self._algorithm = algorithm
         self._creating = 0
-        self._has_health = True
+        self._told = set() if told is None else told
         self._log = Logger(namespace="notary.server.signing")
 
-    def create_key(self, gun: Gun, role: RoleName) -> Deferred[PublicKey]:
-        """See the port."""
+    def create_key(self, gun: Gun, role: RoleName, seconds: float = SIGNER_SECONDS) -> Deferred[PublicKey]:
+        """See the port; ``seconds`` is how long the call may take."""
         if self._creating >= MAX_CREATIONS:
             return fail(SigningUnavailable(f"{MAX_CREATIONS} keys are being made already; try again later"))
         request = signer_pb2.CreateKeyRequest(algorithm=self._algorithm, gun=gun, role=role)
         self._creating += 1
-        made = self._call(paths.CREATE_KEY, request, signer_pb2.PublicKey, _public_key)
+        made = self._call(paths.CREATE_KEY, request, signer_pb2.PublicKey, _public_key, seconds)
         return made.addBoth(self._created).addErrback(_later)
 
     def _created(self, result: Any) -> Any:
         self._creating -= 1
         return result
 
-    def get_key(self, key_id: str) -> Deferred[PublicKey]:
-        """See the port."""
+    def get_key(self, key_id: str, seconds: float = SIGNER_SECONDS) -> Deferred[PublicKey]:
+        """See the port; ``seconds`` is how long the call may take."""
         request = signer_pb2.KeyID(ID=key_id)
 
         def asked_for(answer: signer_pb2.GetKeyInfoResponse) -> PublicKey:
@@ -84,10 +76,11 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return key
 
-        return self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, asked_for).addErrback(_later)
+        answer = self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, asked_for, seconds)
+        return answer.addErrback(_later)
 
-    def sign(self, key_id: str, payload: bytes) -> Deferred[tuple[str, bytes]]:
-        """See the port."""
+    def sign(self, key_id: str, payload: bytes, seconds: float = SIGNER_SECONDS) -> Deferred[tuple[str, bytes]]:
+        """See the port; ``seconds`` is how long the call may take."""
         request = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=payload)
 
         def method_and_content(answer: signer_pb2.Signature) -> tuple[str, bytes]:
@@ -95,12 +88,24 @@ class RemoteSigner:
                 raise _SenselessAnswer
             return answer.algorithm.algorithm, answer.content
 
-        return self._call(paths.SIGN, request, signer_pb2.Signature, method_and_content)
+        return self._call(paths.SIGN, request, signer_pb2.Signature, method_and_content, seconds)
+
+    def describe(self) -> Deferred[tuple[str, int]]:
+        """The id of the process that answers, and how many processes answer at its address.
+
+        Fails as calls do: only our own signers know the method.
+        """
+        return self._call(
+            paths.DESCRIBE,
+            instance_pb2.DescribeRequest(),
+            instance_pb2.InstanceDescription,
+            lambda answer: (answer.id, answer.processes),
+        )
 
     async def _check(self) -> None:
         try:
             await self._check_health()
-            self._has_health = True
+            self._told.discard(self._channel.name)
         except SigningFailed as error:
             cause = error.__cause__
             if not (isinstance(cause, RpcError) and cause.status is Status.UNIMPLEMENTED):
@@ -115,8 +120,8 @@ class RemoteSigner:
         request = signer_pb2.KeyID(ID=_NO_KEY)
         with suppress(KeyNotFound):
             await self._call(paths.GET_KEY_INFO, request, signer_pb2.GetKeyInfoResponse, lambda _: None)
-        if self._has_health:
-            self._has_health = False
+        if self._channel.name not in self._told:
+            self._told.add(self._channel.name)
             self._log.warn(
                 "the signer at {name} has no health service, as before Notary 0.5: it counts as healthy while it "
                 "answers, also when its database fails",
@@ -146,8 +151,10 @@ class RemoteSigner:
         """See the port."""
         return self._channel.close()
 
-    def _call(self, path: str, request: Message, answer: type[M], read: Callable[[M], T]) -> Deferred[T]:
-        call = self._channel.call(path, request.SerializeToString(), SIGNER_SECONDS)
+    def _call(
+        self, path: str, request: Message, answer: type[M], read: Callable[[M], T], seconds: float = SIGNER_SECONDS
+    ) -> Deferred[T]:
+        call = self._channel.call(path, request.SerializeToString(), seconds)
         return call.addCallback(answer.FromString).addCallback(read).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> NoReturn:
@@ -167,7 +174,7 @@ def _later(failure: Failure) -> NoReturn:
     if isinstance(error, SigningFailed):
         cause = error.__cause__
         if isinstance(cause, RpcError) and cause.status in _UNAVAILABLE:
-            raise SigningUnavailable(str(error))
+            raise SigningUnavailable(str(error)) from cause
     failure.raiseException()
 
 
@@ -179,18 +186,3 @@ def _public_key(answer: signer_pb2.PublicKey | signer_pb2.GetKeyInfoResponse) ->
     if not answer.publicKey:
         raise _SenselessAnswer
     return PublicKey(answer.keyInfo.algorithm.algorithm, answer.publicKey)
-
-
-def build(trust: TrustService, reactor: Reactor) -> Signing:
-    """Build the service, which connects when it is first asked. Raises ConfigError if a file cannot be used."""
-    wording = Wording(**SIGNER_CLIENT_TLS)
-    files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-    options = contexts.client_options(trust.hostname, *files, wording=wording)
-    keys = ("trust_service.tls_ca_file", "trust_service.tls_client_cert", "trust_service.tls_client_key")
-
-    def sources(trust: TrustService) -> Sequence[Source]:
-        files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
-        return (Source(keys, files, partial(contexts.client_context, *files, wording=wording), options.use),)
-
-    channel = Channel.to(reactor, trust.hostname, trust.port, options)
-    return Signing(RemoteSigner(channel, trust.key_algorithm), "Using remote signing service", sources)

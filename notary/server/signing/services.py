@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from notary.server.signing import Builder, local, remote
+from notary.server.signing import Builder, local, spread
 
-SERVICES: Final[Mapping[str, Builder]] = MappingProxyType({"local": local.build, "remote": remote.build})
+SERVICES: Final[Mapping[str, Builder]] = MappingProxyType({"local": local.build, "remote": spread.build})
 """The signing services by their name in ``trust_service.type``."""

@@ -648,3 +648,48 @@ def test_the_name_of_the_server() -> None:
     assert Channel.to(reactor, "::1", 7899).name == "[::1]:7899"
     assert Channel.to(reactor, "signer", 7899).name == "signer:7899"
     assert Channel.to(reactor, "schlüssel.example", 7899).name == "xn--schlssel-95a.example:7899"
+
+
+# -- more than one connection -----------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_a_connection_is_told_of_it(setup: Setup) -> None:
+    told: list[State] = []
+    channel, memory = setup.channel(setup.server(), fail=1, on_ready=lambda: told.append(channel.state))
+    call = channel.call(ECHO, b"x", 10)
+    assert told == []
+    memory.settle(5)
+    assert told == [State.READY]
+    assert outcome(call) == b"x"
+    memory.lose()
+    memory.settle(5)
+    assert told == [State.READY] * 2
+
+
+def test_a_channel_that_connects_anew_loses_no_call(setup: Setup) -> None:
+    channel, memory = setup.channel(setup.server())
+    channel.reconnect()  # without a connection there is nothing to do
+    assert memory.attempts == []
+    first = channel.call("/test.Echo/Wait", b"", 10)
+    memory.settle()
+    channel.reconnect()
+    assert channel.state is State.CONNECTING
+    second = channel.call(ECHO, b"y", 10)
+    memory.settle(1)
+    assert outcome(second) == b"y"
+    assert len(memory.attempts) == 2
+    assert outcome(first) is None
+    setup.pending[0].callback(b"z")
+    memory.settle(1)
+    assert outcome(first) == b"z"
+    assert memory.clients[0].transport.disconnected or memory.servers[0].transport.disconnected
+
+
+def test_the_authority_may_be_another_name(setup: Setup) -> None:
+    channel, memory = setup.channel(RawServer, authority="signers.example:7899")
+    call = channel.call(ECHO, b"x", 1)
+    memory.settle()
+    (head,) = [event.headers for event in memory.servers[0].events if isinstance(event, RequestReceived)]
+    assert dict(head)[b":authority"] == b"signers.example:7899"
+    memory.settle(2)
+    assert "signer:7899" in str(outcome(call))

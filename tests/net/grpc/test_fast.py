@@ -515,7 +515,7 @@ def test_streams_beyond_the_limit_are_refused_on_the_short_way_too(server: Famil
 
 
 def test_a_server_that_leaves_takes_no_calls_on_the_short_way_either(server: Familiar) -> None:
-    server.client.protocol.leave(5.0)
+    server.client.protocol.leave(5.0, 3.0)
     server.feed(server.call("Wait", 9))
     assert len(server.service.pending) == 2
     assert server.streams()[9] == [(3, [(3, 0, number(ErrorCodes.REFUSED_STREAM))])]

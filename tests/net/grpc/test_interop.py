@@ -200,11 +200,12 @@ def grpcio(ours: OurServer, pki: Pki) -> Iterator[grpc.Channel]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_without_tls_fails_at_once(ours: OurServer) -> None:
+async def test_a_client_without_tls_fails_at_once_and_says_what_answered(ours: OurServer) -> None:
     """It must not take an answer for a connection that works, or it would connect again and again."""
     with grpc.insecure_channel(f"localhost:{ours.number}") as channel, capturedLogs() as logs:
-        status, _ = await their_call(channel, ECHO, b"hello", timeout=30)
+        status, details = await their_call(channel, ECHO, b"hello", timeout=30)
     assert status == "UNAVAILABLE"
+    assert "HTTP status 400" in details
     (line,) = [each["reason"] for each in logs if "reason" in each]
     assert "does not speak TLS" in line
 

@@ -1,4 +1,4 @@
-"""Connections over time: slow clients, slow readers, clients that leave, and the end of a site."""
+"""Connections over time: slow clients, slow readers, and clients that leave."""
 
 from __future__ import annotations
 
@@ -394,18 +394,6 @@ def test_a_client_that_was_answered_is_never_gone(server: Server) -> None:
     assert [call.gone for call in calls] == [False]
 
 
-def test_a_client_that_is_given_up_is_gone(server: Server) -> None:
-    calls: list[Call] = []
-    waiting: Deferred[Response] = Deferred()
-    server.handler = lambda call: calls.append(call) or waiting
-    server.connect().send(get())
-    stop(server, 3)
-    assert not calls[0].gone
-    server.clock.advance(3)
-    assert calls[0].gone
-    waiting.callback(Response(200))
-
-
 def test_a_client_that_leaves_in_a_body_is_logged(server: Server) -> None:
     server.connect().send(post(b"abc")[:-1]).transport.loseConnection()
     assert server.events == [("POST", "/", 499, 0, 0.0)]
@@ -481,85 +469,6 @@ def test_a_client_that_sent_ahead_is_refused_in_its_turn(server: Server) -> None
     waiting.callback(Response(200))
     assert [answer.status for answer in peer.answers] == [200, 414]
     assert peer.transport.producerState == "producing"
-
-
-# -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-def stop(server: Server, seconds: float = 10) -> list[str]:
-    done: list[str] = []
-    maybeDeferred(lambda: Deferred.fromCoroutine(server.site.stop(seconds))).addCallback(lambda _: done.append("done"))
-    return done
-
-
-def test_stopping_without_clients(server: Server) -> None:
-    assert stop(server) == ["done"]
-
-
-def test_stopping_closes_what_waits_and_finishes_what_runs(server: Server) -> None:
-    waiting: Deferred[Response] = Deferred()
-    server.handler = lambda call: waiting if call.path == "/slow" else Response(200)
-    idle, half = server.connect().send(get()), server.connect().send(b"GET / HT")
-    body = server.connect().send(post(b"abc")[:-1])
-    busy = server.connect().send(get(b"/slow") + get(b"/not-any-more"))
-    done = stop(server)
-    assert (idle.closed, half.closed, body.closed, busy.closed) == (True, False, False, False)
-    half.send(b"TP/1.1\r\nHost: a\r\n\r\n")
-    body.send(b"c")
-    assert done == []
-    waiting.callback(Response(200))
-    for peer in (half, body, busy):
-        assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
-    server.wait(5)
-    assert done == ["done"]
-    assert server.clock.getDelayedCalls() == []
-
-
-def test_stopping_gives_a_new_connection_a_moment_for_its_first_request(server: Server) -> None:
-    early, silent = server.connect(), server.connect()
-    done = stop(server)
-    late = server.connect()  # it was in the queue of the port
-    for peer in (early, late):
-        assert not peer.closed
-        peer.send(get())
-        assert (peer.answer.status, peer.answer.headers["connection"]) == (200, "close")
-    assert (done, silent.closed) == ([], False)
-    server.wait(6)
-    assert (done, silent.closed) == (["done"], True)
-    assert server.clock.getDelayedCalls() == []
-
-
-def test_stopping_waits_for_a_handler_whose_client_is_gone(server: Server) -> None:
-    waiting: Deferred[Response] = Deferred()
-    server.handler = lambda _: waiting
-    server.connect().send(get()).transport.loseConnection()
-    done = stop(server)
-    assert done == []
-    waiting.callback(Response(200))
-    assert done == ["done"]
-
-
-def test_stopping_does_not_wait_for_ever(server: Server) -> None:
-    waiting: Deferred[Response] = Deferred()
-    server.handler = lambda _: waiting
-    busy, half = server.connect().send(get()), server.connect().send(b"GET")
-    gone = server.connect().send(get())
-    gone.transport.loseConnection()
-    done = stop(server, 3)
-    server.clock.advance(3)
-    assert (done, busy.transport.aborted, half.transport.aborted) == (["done"], True, True)
-    assert server.clock.getDelayedCalls() == []
-    waiting.callback(Response(200))
-
-
-def test_stopping_does_not_wait_for_a_client_that_does_not_say_goodbye(server: Server) -> None:
-    idle = server.connect().send(get())
-    lose = idle.transport.loseConnection
-    idle.transport.loseConnection = lambda: None
-    done = stop(server, 60)
-    idle.transport.loseConnection = lose
-    server.clock.advance(1)
-    assert (done, idle.transport.aborted) == (["done"], True)
 
 
 # -- over loopback ----------------------------------------------------------------------------------------------------

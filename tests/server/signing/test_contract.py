@@ -18,18 +18,20 @@ import pytest
 import pytest_twisted
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from notary.config import ServerConfig, TrustService, load_server
 from notary.config.table import keys
+from notary.config.values import Address
 from notary.errors import KeyNotFound
 from notary.net.grpc import Channel, GrpcFactory
 from notary.server import tap
 from notary.server.signing import Signing, SigningService, services
+from notary.server.signing.directory import Directory
 from notary.server.signing.local import LocalSigner
-from notary.server.signing.remote import RemoteSigner
+from notary.server.signing.spread import Signers
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.signer.metrics import SignerMetrics
@@ -72,8 +74,12 @@ def remote() -> Place:
     keyring = Keyring(store, JweCustody(lambda _: "a passphrase", "one"), maybeDeferred, lambda: NOW)
     rpc = Rpc(keyring, store.check, SignerMetrics(version="0"), seconds=clock.seconds)
     memory = Memory(clock, GrpcFactory(rpc.methods(), clock))
-    channel = Channel(memory, clock, name="signer.example:7899")
-    return Place(RemoteSigner(channel, "ecdsa"), lambda: memory.settle(SECONDS))
+
+    def connect(place: Address, on_ready: Callable[[], object]) -> Channel:
+        return Channel(memory, clock, name=str(place), on_ready=on_ready)
+
+    directory = Directory([Address("signer.example", 7899)], lambda _host: succeed([]), clock)
+    return Place(Signers(directory, connect, "ecdsa", clock), lambda: memory.settle(SECONDS))
 
 
 PLACES: dict[str, Callable[[], Place]] = {"local": lambda: Place(LocalSigner()), "remote": remote}
