@@ -67,6 +67,15 @@ class Stage:
     def gun(self) -> str:
         return self.random.choice(GUNS[: self.run.guns])
 
+    async def stored_gun(self) -> str:
+        """Wait a while for a collection that is stored; return one."""
+        for _ in range(20):
+            stored = [gun for gun in GUNS[: self.run.guns] if self.history.gun(gun).now.files]
+            if stored:
+                return self.random.choice(stored)
+            await self.rest()
+        return self.gun()
+
     async def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
         answer = await self.client.ask(self.server(), method, path, dict(headers or {}), body)
         self.check(answer, f"{method} {path}")
@@ -214,7 +223,7 @@ async def rotator(stage: Stage) -> None:
     """Publish new roots: with another key of the root, or a new key of the server's."""
     for _ in range(stage.acts):
         await stage.rest()
-        gun = stage.gun()
+        gun = await stage.stored_gun()
         found = await stage.current(gun, "root")
         if found.status != 200:
             continue
@@ -262,7 +271,7 @@ async def deleter(stage: Stage) -> None:
     """Delete collections."""
     for _ in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 3)))
-        gun = stage.gun()
+        gun = await stage.stored_gun()
         answer = await stage.ask("DELETE", stage.path(gun, ""))
         if answer.status == 200 and all(
             state.files for state in stage.history.gun(gun).between(answer.began, answer.ended)
@@ -274,7 +283,7 @@ async def intruder(stage: Stage) -> None:
     """Publish what must be refused: each upload is good but for one thing."""
     for _ in range(stage.acts):
         await stage.rest()
-        gun = stage.gun()
+        gun = await stage.stored_gun()
         found, root = await stage.current(gun, "targets"), await stage.current(gun, "root")
         if found.status != 200 or root.status != 200:
             continue
@@ -334,17 +343,17 @@ async def reader(stage: Stage) -> None:
             await stage.current(gun, role)
         elif kind < 0.65:
             path = stage.path(gun, f"{role}.json")
-            held = stage.random.choice((seen[path], "0" * 64)) if path in seen else ""
-            headers = {"If-None-Match": f'"{held}"'} if held else {}
-            answer = await stage.ask(stage.random.choice(("GET", "HEAD")), path, headers)
-            status, etag = answer.status, answer.headers.get("etag", "").strip('"')
-            if status == 304 and etag != held:
-                raise Violation(f"{path}: not modified, and the client has another one")
-            if status in {200, 304}:
-                seen[path] = etag
-                history.check_read(gun, role, 200, etag, answer.began, answer.ended)
-            else:
-                history.check_read(gun, role, status, "", answer.began, answer.ended)
+            for held in [seen[path], "0" * 64] if path in seen else [""]:
+                headers = {"If-None-Match": f'"{held}"'} if held else {}
+                answer = await stage.ask(stage.random.choice(("GET", "HEAD")), path, headers)
+                status, etag = answer.status, answer.headers.get("etag", "").strip('"')
+                if status == 304 and etag != held:
+                    raise Violation(f"{path}: not modified, and the client has another one")
+                if status in {200, 304}:
+                    seen[path] = etag
+                    history.check_read(gun, role, 200, etag, answer.began, answer.ended)
+                else:
+                    history.check_read(gun, role, status, "", answer.began, answer.ended)
         elif kind < 0.85:
             files = history.gun(gun).stored_at
             chosen = stage.random.choice(list(files)) if files else (role, "0" * 64)
@@ -385,7 +394,7 @@ async def newcomer(stage: Stage) -> None:
     """Walk through a collection as a client does that knows nothing: every step fits the one before."""
     for _ in range(stage.acts):
         await stage.rest()
-        await walk(stage, stage.gun())
+        await walk(stage, await stage.stored_gun())
 
 
 async def walk(stage: Stage, gun: str) -> bool:
@@ -461,7 +470,7 @@ async def collect(stage: Stage) -> None:
         return
     keep = stage.random.choice((1, 1, 2))
     try:
-        await inventory.remove(stage.gun(), partial(collectable, keep=keep), stage.random.choice((2, 200)))
+        await inventory.remove(await stage.stored_gun(), partial(collectable, keep=keep), stage.random.choice((2, 200)))
     except NotaryError:
         pass
     finally:

@@ -242,7 +242,9 @@ class Cluster:
             return signer
         config = replace(
             self._config,
-            storage=replace(self._config.storage, db_url=f"server@{process.name}"),
+            storage=replace(
+                self._config.storage, db_url=f"server@{process.name}", connections=self.knobs["connections"]
+            ),
             trust_service=replace(self._config.trust_service, addresses=self.knobs["signers"][process.name]),
             caching=replace(self._config.caching, memory_bytes=self.knobs.get("cache_bytes", 1 << 24)),
         )

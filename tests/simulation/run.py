@@ -77,6 +77,7 @@ def plan_of(seed: int) -> Plan:
         if random.random() < 0.7
         else dict(zip(SERVERS, ((signer,) for signer in SIGNERS), strict=True)),
         "renew_at": random.choice((0.33, 0.33, 0.0)),
+        "connections": random.choice((4, 2)),
         "cache_bytes": random.choice((1 << 24, 1 << 24, 40_000, 0)),
         "statement_seconds": random.choice((0.0005, 0.003, 0.02)),
         "large": random.random() < 0.3,
