@@ -311,7 +311,7 @@ async def intruder(stage: Stage) -> None:
             old = metadata.root_of_id(roles["root"].key_id)
             files = {"root": metadata.root(of_root["version"] + 2, now, roles, [old])}
         elif kind == "leap":
-            files["targets"] = metadata.targets(signed["version"] + 1002, now, entries)
+            files["targets"] = metadata.targets(signed["version"] + 5000, now, entries)
         if not await with_snapshot(stage, gun, files):
             continue
         if kind == "snapshot":
@@ -322,6 +322,9 @@ async def intruder(stage: Stage) -> None:
             files["snapshot"] = metadata.snapshot(listed["version"], now, {**listed["meta"], "targets": changed})
         content_type, body = metadata.form(files)
         answer = await stage.ask("POST", stage.path(gun, ""), {"Content-Type": content_type.decode()}, body)
+        states = stage.history.gun(gun).between(found.began, answer.ended)
+        if kind == "gap" and any(state.files.get("root", (0, ""))[0] > of_root["version"] for state in states):
+            continue  # a rotator was faster, and there is no gap
         if answer.status == 200 or stage.history.was_stored(gun, files, answer.began, answer.ended):
             raise Violation(f"{gun}: an upload that is wrong ({kind}) was accepted")
 
