@@ -174,8 +174,8 @@ class Site:
         options = contexts.client_options("localhost", self.authority, *shown)
         directory = Directory([Address("127.0.0.1", port.getHost().port)], resolver(reactor), reactor)
 
-        def connect(place: Address, on_ready: Callable[[], object]) -> Channel:
-            return Channel.to(reactor, place.host, place.port, options, on_ready=on_ready)
+        def connect(place: Address, on_ready: Callable[[], object], quiet: bool) -> Channel:
+            return Channel.to(reactor, place.host, place.port, options, on_ready=on_ready, quiet=quiet)
 
         service = Signers(directory, connect, "ecdsa", reactor)
         await service.check()

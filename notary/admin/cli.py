@@ -19,6 +19,7 @@ from notary import __version__
 from notary.admin.command import Invocation, Status
 from notary.admin.commands.changes import changes
 from notary.admin.commands.check_config import check_config
+from notary.admin.commands.check_database import check_database
 from notary.admin.commands.expiring import expiring
 from notary.admin.commands.fetch import fetch
 from notary.admin.commands.fsck import fsck
@@ -38,7 +39,20 @@ def cli() -> None:
     """Check, list, move and clean up the stores of a Notary server and signer."""
 
 
-COMMANDS: Final = (check_config, health, migrate, repos, fetch, mirror, keys, changes, expiring, fsck, gc)
+COMMANDS: Final = (
+    check_config,
+    check_database,
+    health,
+    migrate,
+    repos,
+    fetch,
+    mirror,
+    keys,
+    changes,
+    expiring,
+    fsck,
+    gc,
+)
 
 for each in COMMANDS:
     cli.add_command(each)

@@ -258,6 +258,13 @@ class Storage:
         default=10.0,
         when=_REMOTE_SQL,
     )
+    connection_lifetime: float = key(
+        SECONDS,
+        "Seconds after which a connection to the database is replaced by a new one, at most; the real time is up to a "
+        "fifth less. It bounds how long a daemon stays with a server that its address does not lead to any more.",
+        default=300.0,
+        when=_REMOTE_SQL,
+    )
 
     @property
     def kind(self) -> Backend:

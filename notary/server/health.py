@@ -1,9 +1,10 @@
 """What the health page says: the last result of every periodic check.
 
 Rules of this module: a check is an asynchronous call that fails when something is wrong. Checks run at the start and
-every ``INTERVAL_SECONDS``, and never because of a request: a slow database cannot make the page slow, and frequent
-requests cannot load the database. A check that takes longer than ``INTERVAL_SECONDS`` has failed. A server whose signer
-fails is degraded: it serves every read, so it stays ready (``READS``), and reports that it takes no publishes.
+then again and again, and never because of a request: a slow database cannot make the page slow, and frequent requests
+cannot load the database. The database is asked every ``DATABASE_SECONDS``, all else every ``INTERVAL_SECONDS``; a check
+that takes longer than that has failed. A server whose signer fails, or whose database takes no writes, is degraded: it
+serves every read, so it stays ready (``READS``), and reports that it takes no publishes.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ from notary.server.signing import SERVING
 INTERVAL_SECONDS = 10.0
 """Seconds between two runs of a check, and the longest time for one run."""
 
+DATABASE_SECONDS = 2.0
+"""The same for the checks of the database, so that the truth is known after twice this time."""
+
 DATABASE = "DB operational"
 SIGNER = "Trust operational"
 """The names of the checks on the health page; those of the reference."""
+
+WRITES = "DB takes writes"
+"""The name of a check that the reference lacks."""
 
 READS = frozenset({DATABASE})
 """The checks that must pass for reads to be served."""
@@ -102,7 +109,7 @@ class Health(Service):
         for name in self._checks:
             loop = LoopingCall(lambda name=name: Deferred.fromCoroutine(self._run(name)))
             loop.clock = self._clock
-            loop.start(INTERVAL_SECONDS)
+            loop.start(_seconds(name))
             self._loops.append(loop)
 
     def stopService(self) -> None:
@@ -115,11 +122,11 @@ class Health(Service):
     async def _run(self, name: str) -> None:
         failure = ""
         try:
-            await self._checks[name]().addTimeout(INTERVAL_SECONDS, self._clock)
+            await self._checks[name]().addTimeout(_seconds(name), self._clock)
         except NotaryError as error:
             failure = str(error)
         except TimeoutError:
-            failure = f"no answer within {INTERVAL_SECONDS:.0f} seconds"
+            failure = f"no answer within {_seconds(name):.0f} seconds"
         except Exception:  # noqa: BLE001 - one broken check must not end the others
             self._log.failure("health check broke: {check}", check=name)
             failure = "the check itself failed; the log says why"
@@ -134,3 +141,7 @@ class Health(Service):
         elif before:
             self._log.error("health check passes again: {check}", check=name)
         self._on_result(name, not failure)
+
+
+def _seconds(check: str) -> float:
+    return DATABASE_SECONDS if check in {DATABASE, WRITES} else INTERVAL_SECONDS

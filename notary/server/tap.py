@@ -35,7 +35,7 @@ from notary.server.api import Api
 from notary.server.auth import schemes
 from notary.server.caching import CachePolicy
 from notary.server.faults import edge_response
-from notary.server.health import DATABASE, SIGNER, Health
+from notary.server.health import DATABASE, SIGNER, WRITES, Health
 from notary.server.metrics import ServerMetrics
 from notary.server.mirrored import Mirrored
 from notary.server.renewal import Schedule
@@ -142,11 +142,11 @@ class Server(Serving):
             store = CachedMetadataStore(store, config.caching.memory_bytes, self.reactor)
             self.at_end(store.close)
         self._log.info("Starting Server")
-        checks = {DATABASE: store.check}
+        read_only = config.server.read_only
+        checks = {DATABASE: store.check, **({} if read_only else {WRITES: store.check_writes})}
         if self._signing is not None:
             self.at_end(self._signing.close)
             checks[SIGNER] = self._signing.check
-        read_only = config.server.read_only
         details: Callable[[], Mapping[str, object]] = dict
         if config.server.mirror_status_file is not None:
             details = await self._mirrored(config.server.mirror_status_file)

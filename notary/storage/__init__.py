@@ -140,6 +140,10 @@ class MetadataStore(Protocol):
         """Read a row of the main table. Raises StorageFailed if that is not possible."""
         ...
 
+    def check_writes(self) -> Deferred[None]:
+        """Find out whether a publish would be stored, by a write that is undone. Raises StorageFailed if not."""
+        ...
+
     def close(self) -> Deferred[None]:
         """Finish running work, then release threads, files and connections. No method may be called afterwards."""
         ...

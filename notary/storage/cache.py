@@ -220,6 +220,10 @@ class CachedMetadataStore:
         """See the port."""
         return self._store.check()
 
+    def check_writes(self) -> Deferred[None]:
+        """See the port."""
+        return self._store.check_writes()
+
     def close(self) -> Deferred[None]:
         """See the port."""
         self._rounds.close()

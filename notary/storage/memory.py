@@ -123,6 +123,10 @@ class MemoryMetadataStore:
         """See the port."""
         return succeed(None)
 
+    def check_writes(self) -> Deferred[None]:
+        """See the port."""
+        return succeed(None)
+
     def close(self) -> Deferred[None]:
         """See the port."""
         return succeed(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -16,6 +17,7 @@ from notary.storage import KeyStore, MetadataStore
 from notary.storage.memory import MemoryKeyStore, MemoryMetadataStore
 from notary.storage.operators import Inventory, KeyInventory
 from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.cursor import Cursor
 from notary.storage.sql.database import Database
 from notary.storage.sql.dialect import Dialect, PoolSettings
 from notary.storage.sql.inventory import SQLInventory
@@ -23,6 +25,7 @@ from notary.storage.sql.key_inventory import SQLKeyInventory
 from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
+from notary.storage.sql.survey import Fact, risks
 from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
@@ -46,6 +49,7 @@ def pool_of(storage: Storage, usage: PoolUsage | None = None, *, read_only: bool
         connections=storage.connections,
         connect_timeout=storage.connect_timeout,
         query_timeout=storage.query_timeout,
+        connection_lifetime=storage.connection_lifetime,
         usage=usage,
         read_only=read_only,
     )
@@ -71,7 +75,29 @@ async def open_database(
         raise
     for warning in warnings:
         _log.warn("{warning}", warning=warning)
+    with suppress(StorageFailed):  # as where a server refuses the question: that is no reason not to start
+        found = risks(await database.read(_survey))
+        if found and not pool.read_only:
+            _log.warn("{found}; `notary-admin check-database` says more", found=found)
     return database
+
+
+def _survey(cursor: Cursor) -> Sequence[Fact]:
+    return cursor.dialect.survey(cursor.all)
+
+
+async def survey_database(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Sequence[Fact]:
+    """Return what a database says of its kind and its settings. The database need not have the tables of a service.
+
+    Raises ConfigError and StorageFailed.
+    """
+    database = Database(_database_of(backend), db_url, reactor, pool)
+    try:
+        return await database.read(_survey)
+    except StorageFailed as error:
+        raise type(error)(f"storage.db_url: {error}") from error
+    finally:
+        await database.close()
 
 
 async def migrate_database(

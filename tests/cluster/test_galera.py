@@ -11,10 +11,13 @@ import os
 from datetime import UTC, datetime
 
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from notary.errors import OldVersion
 from notary.storage import StoredKey, Update
+from notary.storage.open import open_metadata_store
+from notary.storage.sql.dialect import PoolSettings
 from notary.tuf.model import BASE_ROLES, TIMESTAMP, Gun
 
 CONTENDED = int(os.environ.get("NOTARY_CONTENDED", "1600"))
@@ -132,3 +135,23 @@ async def test_a_reader_of_any_node_misses_nothing(metadata, metadata_stores):
         pass
     assert len(written) == 8 * 30
     assert seen == written
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_one_writer_that_numbers_without_gaps_the_feed_is_not_late(galera, metadata):
+    """As docs/high-availability.md says; by default a node leaves gaps for the numbers of the others."""
+    settings = "wsrep_auto_increment_control = {}, auto_increment_increment = {}, auto_increment_offset = {}"
+    try:
+        for node in galera.nodes:
+            node.execute("", f"SET GLOBAL {settings.format('OFF', 1, 1)}".replace(", ", ", GLOBAL "))
+        for number, url in enumerate(metadata.urls):  # the second one becomes the writer
+            store = await open_metadata_store("mysql", url, reactor, PoolSettings(connections=2))
+            for version in range(1, 6):
+                await store.publish(Gun(f"example.com/{number}"), whole(version))
+            found = await store.changes(None, 0, 100)
+            assert [change.version for change in found] == [1, 2, 3, 4, 5] * (number + 1)
+            await store.close()
+            metadata.execute(1, "SELECT COUNT(*) FROM tuf_files")  # it has everything
+    finally:
+        for place, node in enumerate(galera.nodes, 1):
+            node.execute("", f"SET GLOBAL {settings.format('ON', 2, place)}".replace(", ", ", GLOBAL "))

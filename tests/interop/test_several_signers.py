@@ -230,6 +230,8 @@ async def test_a_passphrase_that_is_mended_by_sighup(
         reencrypt(mariadb, one, "a-new-passphrase-for-all")
         path = "/v2/example.com/no-keys/_trust/tuf/timestamp.key"
         signer.signal(signal.SIGHUP)  # asks for a trial, with the old passphrase
+        said = "expected the passphrase that the stored keys are wrapped with"
+        await deferToThread(until, lambda: said in signer.output(), "the passphrase is refused")
         await deferToThread(until, lambda: one.get(path)[0] != 200, "no keys are made")
         await deferToThread(one.await_states, False)
         assert one.readiness()["writes"] is False

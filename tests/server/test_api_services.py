@@ -205,6 +205,22 @@ async def test_a_check_that_does_not_answer_has_failed():
     server.health.stopService()
 
 
+@pytest.mark.parametrize("name", ["DB operational", "DB takes writes"])
+@pytest_twisted.ensureDeferred
+async def test_a_database_that_hangs_is_known_after_four_seconds(name):
+    server = Server(new_store())
+    hangs = []
+    server.checks[name] = lambda: Deferred() if hangs else succeed(None)
+    server.health.startService()
+    hangs.append(True)
+    for turned in (503, 200):
+        for _ in range(4):
+            server.clock.advance(1)
+        assert (await server.get("/_notary_server/health")).status == turned
+        hangs.clear()
+    server.health.stopService()
+
+
 @pytest_twisted.ensureDeferred
 async def test_health_says_which_check_fails_and_recovers():
     server = Server(new_store())
@@ -224,7 +240,7 @@ async def test_health_says_which_check_fails_and_recovers():
 @pytest_twisted.ensureDeferred
 async def test_readiness_follows_what_can_be_served():
     server = Server(new_store())
-    broken = {"DB operational": None, "Trust operational": Deferred()}
+    broken = {"DB operational": None, "DB takes writes": None, "Trust operational": Deferred()}
     server.checks.update({name: lambda name=name: broken[name] or succeed(None) for name in broken})
 
     async def ready():
@@ -237,7 +253,11 @@ async def test_readiness_follows_what_can_be_served():
     broken["Trust operational"].callback(None)
     broken["Trust operational"] = None
     assert await ready() == (200, {"status": "ok", "reads": True, "writes": True, "failures": {}})
-    for name, status, reads in (("Trust operational", "degraded", True), ("DB operational", "failing", False)):
+    for name, status, reads in (
+        ("Trust operational", "degraded", True),
+        ("DB takes writes", "degraded", True),
+        ("DB operational", "failing", False),
+    ):
         broken[name] = fail(StorageFailed("away"))
         server.clock.advance(10)
         facts = {"status": status, "reads": reads, "writes": False, "failures": {name: "away"}}

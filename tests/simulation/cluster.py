@@ -18,12 +18,10 @@ import nacl.signing
 from notary.config import load_server
 from notary.daemon.serving import Serving
 from notary.net.grpc import GrpcFactory
-from notary.net.grpc.client import Channel
 from notary.net.listen import listen
 from notary.proto import paths, signer_pb2
 from notary.server.signing import Signing, services
-from notary.server.signing.directory import Directory, resolver
-from notary.server.signing.spread import Signers
+from notary.server.signing.spread import signers_of
 from notary.server.tap import Server
 from notary.signer.custody.jwe import JweKey
 from notary.signer.keyring import Keyring
@@ -268,12 +266,7 @@ class Cluster:
 def plain_signers(trust: Any, reactor: Any) -> Signing:
     """Build the client of the signers as ``notary.server.signing.spread.build`` does, without TLS."""
     chance = reactor.world.random(f"channel/{reactor.host.name}").random
-
-    def connect(place: Any, on_ready: Callable[[], object]) -> Channel:
-        return Channel.to(reactor, place.host, place.port, chance=chance, on_ready=on_ready)
-
-    directory = Directory(trust.signers, resolver(reactor), reactor)
-    signers = Signers(directory, connect, trust.key_algorithm, reactor, chance)
+    signers = signers_of(trust, reactor, None, chance)
     return Signing(signers, "Using remote signing service", states=signers.states, show=signers.show)
 
 

@@ -80,12 +80,13 @@ MYSQL = {
     "collation": ("u@tcp(h)/db?collation=utf8mb4_bin", {**TCP, "collation": "utf8mb4_bin"}),
     "collation of three bytes": ("u@tcp(h)/db?collation=utf8_general_ci", TCP),
     "compress": ("u@tcp(h)/db?compress=true", {**TCP, "compress": 1}),
+    "rejectReadOnly": ("u@tcp(h)/db?rejectReadOnly=0", {**TCP, "reject_read_only": False}),
     "compress=false": ("u@tcp(h)/db?compress=false", TCP),
     "without effect": (
         (
             "u@tcp(h)/db?parseTime=true&loc=US%2FPacific&maxAllowedPacket=4194304&allowNativePasswords=true"
             "&allowCleartextPasswords=1&interpolateParams=TRUE&multiStatements=True&clientFoundRows=false"
-            "&columnsWithAlias=FALSE&rejectReadOnly=0&allowAllFiles=True&allowOldPasswords=false&checkConnLiveness=true"
+            "&columnsWithAlias=FALSE&allowAllFiles=True&allowOldPasswords=false&checkConnLiveness=true"
             "&connectionAttributes=program_name:x&allowFallbackToPlaintext=false"
         ),
         TCP,

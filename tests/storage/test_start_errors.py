@@ -249,7 +249,7 @@ def test_tls_that_is_cut_off_is_waited_for():
     ):
         assert DIALECTS["mysql"].trouble(_MySQLError(2026, text)).name == "LOST"
     blocked = "Received error packet before completion of TLS handshake. It cannot be verified: {} - Some text"
-    assert DIALECTS["mysql"].trouble(_MySQLError(2002, blocked.format(1040))).name == "LOST"
+    assert DIALECTS["mysql"].trouble(_MySQLError(2002, blocked.format(1040))).name == "CROWDED"
     assert DIALECTS["mysql"].trouble(_MySQLError(2002, blocked.format(1130))).name == "REFUSED"
 
 

@@ -344,13 +344,16 @@ class PostgreSQL(DatabaseServer):
 
     def _install(self) -> None:
         if self._account():
-            postgres = pwd.getpwnam("postgres")
-            os.chown(self.directory, postgres.pw_uid, postgres.pw_gid)
+            self._give_away()
         self._run(
             _program("initdb"),
             *("-D", f"{self.directory}/data", "-U", "root", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
             *("--auth-local=trust", "--auth-host=scram-sha-256"),
         )
+
+    def _give_away(self) -> None:
+        postgres = pwd.getpwnam("postgres")
+        os.chown(self.directory, postgres.pw_uid, postgres.pw_gid)
 
     def _command(self) -> Sequence[str]:
         fast = ["fsync=off", "full_page_writes=off"]

@@ -76,9 +76,11 @@ class Fleet:
         self.addresses[host] = Listening(made)
         return made
 
-    def connect(self, place: Address, on_ready: Callable[[], object]) -> Channel:
+    def connect(self, place: Address, on_ready: Callable[[], object], quiet: bool) -> Channel:
         host = place.host if place.host in self.addresses else self.hosts[0]
-        return Channel(self.addresses[host], self.clock, name=str(place), chance=lambda: 0.5, on_ready=on_ready)
+        return Channel(
+            self.addresses[host], self.clock, name=str(place), chance=lambda: 0.5, on_ready=on_ready, quiet=quiet
+        )
 
     @property
     def signers(self) -> list[Scripted]:

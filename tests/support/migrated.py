@@ -19,8 +19,13 @@ SERVICES = {
 
 def migrated_database(server: DatabaseServer, service: str) -> tuple[str, str]:
     """A new database with the tables of a service: its name, and the ``db_url`` of a user with that one's rights."""
+    made: tuple[str, str] = pytest_twisted.blockon(Deferred.fromCoroutine(migrate_new_database(server, service)))
+    return made
+
+
+async def migrate_new_database(server: DatabaseServer, service: str) -> tuple[str, str]:
+    """The same for a test that is a coroutine."""
     tables, rights, _ = SERVICES[service]
     database = server.database()
-    url = server.db_url(database)
-    pytest_twisted.blockon(Deferred.fromCoroutine(migrate_database(server.backend, url, tables, reactor)))
+    await migrate_database(server.backend, server.db_url(database), tables, reactor)
     return database, server.db_url(database, server.user(database, rights))

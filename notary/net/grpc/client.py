@@ -41,8 +41,9 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from notary.net.address import join
 from notary.net.grpc.connection import GrpcLimits, Http2Connection, describe
@@ -53,6 +54,12 @@ from notary.work.backoff import Backoff
 from notary.work.reactor import Reactor
 
 _log = Logger()
+
+
+@implementer(ILogObserver)
+def _no_observer(_event: LogEvent) -> None:
+    """Write nothing."""
+
 
 _LAST_CALL: Final = (1 << 31) - 3  # the number of the last stream of a connection
 _CLOSED: Final = "the channel is closed"
@@ -130,7 +137,8 @@ class _ClientConnection(Http2Connection):
         """Begin no more calls here; calls that the server has not begun go to another connection."""
         if code != ErrorCodes.NO_ERROR and not self.leaving:  # one line, however many GOAWAYs come
             text = debug.decode("utf-8", "replace")
-            _log.warn("{name} ends the connection: error {code} {text}", name=self.channel.name, code=code, text=text)
+            line = "{name} ends the connection: error {code} {text}"
+            self.channel.lines.warn(line, name=self.channel.name, code=code, text=text)
         self.leaving = True
         self.channel.leaving(self)
         for stream in [number for number in self.calls if number > last_stream]:
@@ -289,7 +297,8 @@ class Channel:
     ``endpoint`` makes the connections, with TLS if ``tls`` is given; ``name`` is the server's host and port, for
     messages and, without ``authority``, for the ``:authority`` of requests. ``chance`` returns a number in [0, 1).
     After ``limits.keepalive`` seconds without a byte while a call is open, the server gets a PING. ``on_ready`` is
-    called when a connection can take calls, before calls that wait for one begin.
+    called when a connection can take calls, before calls that wait for one begin. A channel that is ``quiet`` logs
+    nothing: another one to the same server does.
     """
 
     def __init__(
@@ -304,7 +313,9 @@ class Channel:
         chance: Callable[[], float] = random.random,
         authority: str = "",
         on_ready: Callable[[], object] = lambda: None,
+        quiet: bool = False,
     ) -> None:
+        self.lines = Logger(_log.namespace, observer=_no_observer) if quiet else _log
         self.clock = clock
         self.name = name
         self.limits = limits or _LIMITS
@@ -341,6 +352,7 @@ class Channel:
         authority: str = "",
         chance: Callable[[], float] = random.random,
         on_ready: Callable[[], object] = lambda: None,
+        quiet: bool = False,
     ) -> Channel:
         """Return a channel to a TCP port of a host, which is a name or an IP address."""
         limits = limits or _LIMITS
@@ -357,6 +369,7 @@ class Channel:
             authority=authority,
             chance=chance,
             on_ready=on_ready,
+            quiet=quiet,
         )
 
     # -- for callers --------------------------------------------------------------------------------------------------
@@ -523,7 +536,7 @@ class Channel:
     def _attempt_failed(self, reason: str) -> None:
         self._connecting = False
         if reason != self.last_error and self._closed is None:
-            _log.warn("no gRPC connection to {name}: {reason}", name=self.name, reason=reason)
+            self.lines.warn("no gRPC connection to {name}: {reason}", name=self.name, reason=reason)
         self.last_error = reason
         self._failures += 1
         if self._closed is None:
@@ -534,10 +547,10 @@ class Channel:
     def connected(self, connection: _ClientConnection) -> None:
         """Use a connection that can take calls."""
         if self.last_error:
-            _log.info("connected to {name}", name=self.name)
+            self.lines.info("connected to {name}", name=self.name)
         if not connection.negotiated and not self._warned:
             self._warned = True
-            _log.warn(
+            self.lines.warn(
                 "{name} speaks HTTP/2 but does not say so in TLS (ALPN), which what ends TLS in front of it should: "
                 "until it does, a wrong port is found out only by its first bytes",
                 name=self.name,

@@ -28,20 +28,23 @@ Rank: TypeAlias = tuple[bool, bool, bool, bool, int, int]
 class Link:
     """A connection to the signer at ``place``.
 
-    ``connect`` makes the channel; it is given what to call when the channel can take calls. ``algorithm`` is that of
+    ``connect`` makes the channel; it is given the place, what to call when the channel can take calls, and ``quiet``:
+    whether another link to this place logs what happens. ``algorithm`` is that of
     new keys. ``told`` names the signers of which the log says already that they have no health service.
     """
 
     def __init__(
         self,
         place: Address,
-        connect: Callable[[Callable[[], object]], Channel],
+        connect: Callable[[Address, Callable[[], object], bool], Channel],
         algorithm: str,
         on_ready: Callable[[Link], object],
         told: set[str],
+        *,
+        quiet: bool,
     ) -> None:
         self.place = place
-        self.channel = connect(lambda: on_ready(self))
+        self.channel = connect(place, lambda: on_ready(self), quiet)
         self.signer = RemoteSigner(self.channel, algorithm, told)
         self.calls = 0
         """Number of calls under way."""

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, gatherResults
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.python.failure import Failure
 
 from notary.config import TrustService
@@ -77,8 +77,8 @@ _RECONNECT: Final = Backoff(first=0.05, most=30.0, factor=1.5, jitter=0.2)
 _NOT_REPEATED: Final = frozenset({Status.RESOURCE_EXHAUSTED, Status.CANCELLED})
 
 T = TypeVar("T")
-Connect = Callable[[Address, Callable[[], object]], Channel]
-"""Makes the channel to an address; it gets what to call when the channel can take calls."""
+Connect = Callable[[Address, Callable[[], object], bool], Channel]
+"""Makes the channel to an address; it gets what to call when the channel can take calls, and whether not to log."""
 
 
 class Place:
@@ -437,7 +437,9 @@ class Signers:
         """Make the connections to one address that are not there yet."""
         place = self._places[address]
         while len(place.links) < self._wanted(place):
-            place.links.append(Link(address, partial(self._connect, address), self._algorithm, self._ready, self._told))
+            place.links.append(
+                Link(address, self._connect, self._algorithm, self._ready, self._told, quiet=bool(place.links))
+            )
             self._list()
             place.links[-1].channel.connect()
 
@@ -526,10 +528,30 @@ def build(trust: TrustService, reactor: Reactor) -> Signing:
         files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
         return (Source(keys, files, partial(contexts.client_context, *files, wording=wording), options.use),)
 
-    def connect(place: Address, on_ready: Callable[[], object]) -> Channel:
+    signers = signers_of(trust, reactor, options)
+    return Signing(signers, "Using remote signing service", sources, signers.states, signers.show)
+
+
+def signers_of(
+    trust: TrustService,
+    reactor: Reactor,
+    tls: IOpenSSLClientConnectionCreator | None,
+    chance: Callable[[], float] = random.random,
+) -> Signers:
+    """Return the signers of a configuration, with connections of ``tls``; ``chance`` as for :class:`Signers`."""
+
+    def connect(place: Address, on_ready: Callable[[], object], quiet: bool) -> Channel:
         authority = join(trust.hostname, trust.port)
-        return Channel.to(reactor, place.host, place.port, options, authority=authority, on_ready=on_ready)
+        return Channel.to(
+            reactor,
+            place.host,
+            place.port,
+            tls,
+            authority=authority,
+            chance=chance,
+            on_ready=on_ready,
+            quiet=quiet,
+        )
 
     directory = Directory(trust.signers, resolver(reactor), reactor)
-    signers = Signers(directory, connect, trust.key_algorithm, reactor)
-    return Signing(signers, "Using remote signing service", sources, signers.states, signers.show)
+    return Signers(directory, connect, trust.key_algorithm, reactor, chance)

@@ -5,20 +5,15 @@ Rules of this module: data only; no row knows the tables of a service.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+Run: TypeAlias = Callable[..., Sequence[Sequence[Any]]]
+"""Runs a statement with its values; returns every row."""
 
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """A lock that ends with its session.
-
-    ``take`` is a query that waits for the lock, for a second at most, and is true if it got the lock. ``give_back`` is
-    a query that releases it.
-    """
-
-    take: str
-    give_back: str
+Taken: TypeAlias = Callable[[], object] | str
+"""What gives a lock back; or, if another session has the lock, what is known of that session, which may be nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +28,9 @@ class Catalogue:
     ``grants`` is a query for the statements that give the user the rights ``{rights}`` on all tables, "" where there
     are no users.
 
-    ``transactional`` tells whether tables can be changed in a transaction. ``lock`` excludes other migrations; it is
-    None where a transaction that writes does so anyway.
+    ``transactional`` tells whether tables can be changed in a transaction. ``take_turn`` takes the lock that excludes
+    other migrations, and waits for it for a second at most; it is None where a transaction that writes excludes them
+    anyway.
 
     ``forbidden`` tells whether an error means that the user lacks a right; ``rights`` names the rights that a migration
     needs.
@@ -45,6 +41,6 @@ class Catalogue:
     missing_rights: str
     grants: str
     transactional: bool
-    lock: Lock | None
+    take_turn: Callable[[Run], Taken] | None
     forbidden: Callable[[Exception], bool]
     rights: str

@@ -67,6 +67,16 @@ class Cursor:
         """True if several statements go in one message."""
         self.dialect: Final = dialect
 
+    @property
+    def refused_early(self) -> bool:
+        """Whether the database has refused a statement, and so has not run those that were sent behind it."""
+        return getattr(self._cursor, "refused_early", False)
+
+    def free_bytes(self) -> int | None:
+        """Return the room on the disk of a database that is a file, None for others."""
+        of_file = self.dialect.free_bytes
+        return None if of_file is None else of_file(self._cursor.connection)
+
     def run(self, sql: str, *values: object) -> int:
         """Run a statement; return the number of rows that it changed."""
         self._put(sql, values)

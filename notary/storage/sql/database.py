@@ -27,6 +27,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from notary.errors import ConfigError, StorageFailed, StorageUnreachable
+from notary.storage.sql.connections import Care, Pooled
 from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 from notary.work.machine import MACHINE, Machine
@@ -42,6 +43,8 @@ _RETRY_SECONDS: Final = 0.01
 _ERRORS: Final[Mapping[Trouble, type[StorageFailed]]] = MappingProxyType(
     {
         Trouble.LOST: StorageUnreachable,
+        Trouble.READ_ONLY: StorageUnreachable,
+        Trouble.CROWDED: StorageUnreachable,
         Trouble.REFUSED: StorageFailed,
         Trouble.BUSY: StorageUnreachable,
         Trouble.CONFLICT: StorageUnreachable,
@@ -56,11 +59,12 @@ _ERRORS: Final[Mapping[Trouble, type[StorageFailed]]] = MappingProxyType(
 class _Kind:
     """How a transaction runs.
 
-    ``begin`` holds the statements that begin it; with none, each statement is a transaction by itself.
+    ``begin`` holds the statements that begin it; with none, each statement is a transaction by itself. ``end`` ends it.
     """
 
     begin: Sequence[str]
     writes: bool = False
+    end: str = "COMMIT"
 
 
 class _ConnectionPool(adbapi.ConnectionPool):
@@ -76,26 +80,6 @@ class _ConnectionPool(adbapi.ConnectionPool):
             self.threadpool = self._machine.thread_pool(self.min, self.max)
             self.threadID = self._machine.thread_id
         super().start()
-
-
-class _Connection:
-    """The pooled connection of the thread that makes this object. Raises what the driver raises if there is none.
-
-    ``driver`` is the driver's own connection.
-    """
-
-    def __init__(self, pool: adbapi.ConnectionPool) -> None:
-        self._pool = pool
-        self.driver: Any = pool.connect()
-
-    def drop(self) -> None:
-        """Close the connection; the thread's next task gets a new one."""
-        self._pool.disconnect(self.driver)
-        self.driver = None
-
-    def reconnect(self) -> None:
-        """Replace a connection that was dropped."""
-        self.driver = self._pool.connect()
 
 
 @dataclass(slots=True)
@@ -117,7 +101,7 @@ class _Task:
     timer ``patience`` that ends its wait.
     """
 
-    job: Callable[[_Connection], Any]
+    job: Callable[[Pooled], Any]
     queue: _Queue
     waiter: Deferred[Any]
     number: int = 0
@@ -145,7 +129,14 @@ class Database:
         self.dialect: Final = dialect
         self._reactor = reactor
         self._machine = machine
-        self._settings = pool
+        self.beside: Callable[[PoolSettings], Database] = partial(Database, dialect, db_url, reactor, machine=machine)
+        """Opens the same database a second time, with other settings."""
+        self.settings: Final = pool
+        self.is_full = False
+        """Whether the disk of the database was full when something was last written. May be set to false."""
+        self.care: Final = Care(
+            dialect, pool, lambda error: isinstance(error, self._driver.Error), reactor.seconds, machine
+        )
         connections = min(pool.connections, dialect.connections)
         self._pool: Any = _ConnectionPool(
             machine,
@@ -184,6 +175,11 @@ class Database:
         """Run ``work`` in a transaction that may write. Raises also OutcomeUnknown."""
         return self._transact(_Kind(self.dialect.begin_write, writes=True), work, *args, **kwargs)
 
+    def undone(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
+        """Run ``work`` in a transaction that may write, and is rolled back at the end."""
+        kind = _Kind(self.dialect.begin_write, writes=True, end="ROLLBACK")
+        return self._transact(kind, work, *args, **kwargs)
+
     def _transact(
         self, kind: _Kind, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> Deferred[_T]:
@@ -196,7 +192,7 @@ class Database:
     ) -> Deferred[_T]:
         """Run ``work`` once, with the driver's own connection; a transaction that it leaves open is committed."""
 
-        def job(connection: _Connection) -> _T:
+        def job(connection: Pooled) -> _T:
             try:
                 result = work(connection.driver, *args, **kwargs)
                 connection.driver.commit()
@@ -241,7 +237,7 @@ class Database:
 
     # -- in the reactor's thread --------------------------------------------------------------------------------------
 
-    def _run(self, job: Callable[[_Connection], _T], *, writes: bool) -> Deferred[_T]:
+    def _run(self, job: Callable[[Pooled], _T], *, writes: bool) -> Deferred[_T]:
         """Run ``job`` with a connection, as soon as one is free; a running job is never cancelled.
 
         A job that need not wait costs little more than its thread does: it has no Deferred but the caller's, no timer
@@ -259,7 +255,7 @@ class Database:
         else:
             reactor = cast("IReactorTime", self._reactor)
             task.asked = self._reactor.seconds()
-            task.patience = reactor.callLater(self._settings.query_timeout, self._give_up, task)
+            task.patience = reactor.callLater(self.settings.query_timeout, self._give_up, task)
             task.number = next(self._numbers)
             queue.waiting[task.number] = task
             self._usage.waiting += 1
@@ -301,7 +297,7 @@ class Database:
     def _give_up(self, task: _Task) -> None:
         self._stop_waiting(task)
         error = StorageFailed(
-            f"no connection to the database has become free for {self._settings.query_timeout:g} seconds: see what "
+            f"no connection to the database has become free for {self.settings.query_timeout:g} seconds: see what "
             "keeps the database busy, or raise storage.connections"
         )
         self._finish(task, Failure(error))
@@ -325,40 +321,51 @@ class Database:
     def _work(self, task: _Task) -> None:
         """Do ``task``, and pass its result to the reactor's thread."""
         try:
-            result = task.job(_Connection(self._pool))
+            result = task.job(Pooled(self._pool, self.care))
         except BaseException as error:  # noqa: BLE001  # the caller gets every error
             result = Failure(self._translated(error))
         self._reactor.callFromThread(self._ended, task, result)
 
     def _prepare(self, connection: Any) -> None:
         try:
-            self.dialect.prepare(connection, self._settings)
+            self.dialect.prepare(connection, self.settings)
         except BaseException:
             connection.close()  # adbapi forgets a connection that it could not prepare
             raise
+        self.care.begin()
 
-    def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: _Connection) -> _T:
+    def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: Pooled) -> _T:
         """Run a transaction; repeat it if that is safe and may help."""
         started = self._reactor.seconds()
-        lost = False
+        moved = False
         for attempt in itertools.count(1):
             try:
-                return self._attempt(kind, work, connection.driver)
-            except OutcomeUnknown:
+                result = self._attempt(kind, work, connection.driver)
+            except OutcomeUnknown as error:
+                self.is_full = self.is_full or self.dialect.is_full(cast("Exception", error.__cause__))
                 connection.drop()
                 raise
             except self._driver.Error as error:
                 trouble = self.dialect.trouble(error)
-                if trouble is Trouble.LOST:
+                ends = trouble in {Trouble.LOST, Trouble.READ_ONLY}
+                self.is_full = self.is_full or self.dialect.is_full(error)
+                if trouble is Trouble.READ_ONLY:
+                    self.care.refused()
+                if ends:
                     connection.drop()
-                late = self._reactor.seconds() - started > self._settings.query_timeout / 2
-                if trouble is Trouble.LOST and not lost and not late:
-                    lost = True  # the database was restarted, or has closed an idle connection
+                late = self._reactor.seconds() - started > self.settings.query_timeout / 2
+                if ends and not moved and not late:
+                    # The database was restarted, has closed an idle connection, or another server has its place now.
+                    moved = True
                     connection.reconnect()
                 elif trouble is Trouble.CONFLICT and attempt < MAX_ATTEMPTS and not late:
                     self._machine.sleep(self._machine.random.uniform(0, _RETRY_SECONDS * 2**attempt))
                 else:
                     raise
+            else:
+                if kind.writes:
+                    self.care.accepted()
+                return result
         raise AssertionError
 
     def _attempt(self, kind: _Kind, work: Callable[[Cursor], _T], connection: Any) -> _T:
@@ -372,7 +379,7 @@ class Database:
                 for statement in kind.begin:
                     cursor.later(statement)
                 result = work(cursor)
-                self._commit(cursor)
+                self._end(cursor, kind.end)
             except BaseException as error:
                 if not isinstance(error, OutcomeUnknown) and not self._is_lost(error):
                     connection.rollback()
@@ -382,14 +389,14 @@ class Database:
             with suppress(self._driver.Error):  # the connection was lost
                 driver.close()
 
-    def _commit(self, cursor: Cursor) -> None:
+    def _end(self, cursor: Cursor, statement: str) -> None:
         if not (cursor.begun and cursor.together):
             cursor.flush()  # if the connection is lost here, nothing has been committed
-        cursor.later("COMMIT")
+        cursor.later(statement)
         try:
             cursor.flush()
         except self._driver.Error as error:
-            if self._is_lost(error):
+            if statement == "COMMIT" and self._is_lost(error) and not cursor.refused_early:
                 raise OutcomeUnknown(
                     "the connection was lost during a commit, which may be done or not: look, or try again. "
                     f"{self.dialect.explain(error)}"

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from notary.storage.sql.catalogue import Catalogue
+from notary.storage.sql.survey import Ask, Fact
 from notary.work.usage import PoolUsage
 
 
@@ -20,13 +21,17 @@ class PoolSettings:
     """How a store uses its database.
 
     ``connections`` is the largest number of connections. ``connect_timeout`` and ``query_timeout`` are in seconds;
-    ``query_timeout`` bounds one statement, and the wait for a free connection. The store keeps the figures of its
+    ``query_timeout`` bounds one statement, and the wait for a free connection. A connection older than
+    ``connection_lifetime`` seconds is replaced before its next use, and one that has not been looked at for
+    ``trust_seconds`` is first asked whether its server still takes writes. The store keeps the figures of its
     connections in ``usage``. With ``read_only``, the database refuses every write.
     """
 
     connections: int = 10
     connect_timeout: float = 5.0
     query_timeout: float = 10.0
+    connection_lifetime: float = 300.0
+    trust_seconds: float = 1.0
     usage: PoolUsage | None = None
     read_only: bool = False
 
@@ -36,6 +41,10 @@ class Trouble(Enum):
 
     LOST = auto()
     """The connection was lost, or none could be made; a later attempt may succeed."""
+    READ_ONLY = auto()
+    """The server takes no writes, and has done nothing; a later attempt on another connection may succeed."""
+    CROWDED = auto()
+    """The server has no connection left; a later attempt may succeed, and many attempts keep its administrator out."""
     REFUSED = auto()
     """No connection could be made, and waiting changes nothing: the database or ``storage.db_url`` must be changed."""
     BUSY = auto()
@@ -76,12 +85,17 @@ class Dialect:
 
     ``arguments`` turns ``storage.db_url`` into arguments of the driver's ``connect``, or raises ConfigError.
     ``prepare`` is run on each new connection; outside a transaction each statement is a transaction by itself.
+    ``read_only`` is a query whose one value is true if the server takes no writes, "" if that cannot be.
+    ``leaves_read_only`` tells whether a connection to such a server may be given up for another one. ``is_full`` tells
+    whether an error means that the disk of the database is full. ``undo_leaves_nothing`` says that a row that is
+    written and rolled back leaves no garbage, so that one can be tried often; ``free_bytes`` returns the room on the
+    disk, by a connection, of a database that is a file, and is None for others.
     ``embedded`` is not None for a database that is ours alone: a store runs it once when the store is opened, and then
     creates its tables if there are none.
 
     ``holds`` tells whether a name fits in a column of 255 characters. ``bind_time`` converts an aware UTC time to the
     form in which it is stored. ``trouble`` classifies an error; ``explain`` says in one sentence what went wrong and
-    what to do, without a path or a password.
+    what to do, without a path or a password. ``survey`` asks the database what kind it is and what its settings are.
     """
 
     name: str
@@ -104,11 +118,17 @@ class Dialect:
     catalogue: Catalogue
     arguments: Callable[[str, PoolSettings], Mapping[str, Any]]
     prepare: Callable[[Any, PoolSettings], None]
+    read_only: str
+    leaves_read_only: Callable[[Any], bool]
+    is_full: Callable[[Exception], bool]
+    undo_leaves_nothing: bool
+    free_bytes: Callable[[Any], int] | None
     embedded: Callable[[Any], None] | None
     holds: Callable[[str], bool]
     bind_time: Callable[[datetime], object]
     trouble: Callable[[Exception], Trouble]
     explain: Callable[[Exception], str]
+    survey: Callable[[Ask], Sequence[Fact]]
 
     @property
     def lookalikes(self) -> bool:

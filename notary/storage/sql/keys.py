@@ -21,7 +21,8 @@ from notary.errors import InvalidGun, InvalidRow, KeyNotFound
 from notary.storage import StoredKey
 from notary.storage.sql.cursor import Cursor, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
-from notary.storage.sql.migrate import SIGNER, probe
+from notary.storage.sql.migrate import SIGNER
+from notary.storage.sql.prober import Prober
 from notary.storage.sql.values import to_bytes, to_time
 from notary.tuf.canonical import quote
 
@@ -169,6 +170,7 @@ class SQLKeyStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._prober = Prober(database, SIGNER)
 
     def add(self, key: StoredKey) -> Deferred[StoredKey]:
         """See the port. Raises StorageFailed if there is a key of this id that is not pending."""
@@ -211,8 +213,12 @@ class SQLKeyStore:
 
     def check(self) -> Deferred[None]:
         """See the port."""
-        return self._database.read(probe, SIGNER)
+        return self._prober.check()
 
     def close(self) -> Deferred[None]:
         """See the port."""
-        return self._database.close()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        await self._prober.close()
+        await self._database.close()

@@ -20,7 +20,7 @@ from notary.storage.sql import feed
 from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.guns import guns as guns_after
-from notary.storage.sql.migrate import SERVER, probe
+from notary.storage.sql.prober import Prober
 from notary.storage.sql.values import to_bytes, to_time, to_version, to_written
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
 
@@ -344,6 +344,7 @@ class SQLMetadataStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._horizon = feed.Horizon()
+        self._prober = Prober(database)
 
     def current(self, gun: Gun, roles: Collection[RoleName]) -> Deferred[Mapping[RoleName, Stored]]:
         """See the port."""
@@ -416,11 +417,19 @@ class SQLMetadataStore:
 
     def check(self) -> Deferred[None]:
         """See the port."""
-        return self._database.read(probe, SERVER)
+        return self._prober.check()
+
+    def check_writes(self) -> Deferred[None]:
+        """See the port."""
+        return self._prober.check_writes()
 
     def close(self) -> Deferred[None]:
         """See the port."""
-        return self._database.close()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        await self._prober.close()
+        await self._database.close()
 
 
 def _clamp(value: int) -> int:

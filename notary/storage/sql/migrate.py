@@ -21,7 +21,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from notary.errors import StorageFailed
-from notary.storage.sql.catalogue import Lock
+from notary.storage.sql.catalogue import Run, Taken
 from notary.storage.sql.cursor import Cursor
 from notary.storage.sql.dialect import Dialect
 
@@ -420,31 +420,32 @@ def migrate(
         return done
 
     def unnumbered() -> int:
-        return run(_unnumbered(cursor, dialect, service), whole=dialect.catalogue.lock is None)
+        return run(_unnumbered(cursor, dialect, service), whole=dialect.catalogue.take_turn is None)
 
-    if dialect.catalogue.lock is None:
+    if dialect.catalogue.take_turn is None:
         with _transaction(cursor, dialect):
             return numbered() + unnumbered()
-    with _locked(cursor, dialect.catalogue.lock, report):
+    with _locked(cursor, dialect.catalogue.take_turn, report):
         with _transaction(cursor, dialect) if dialect.catalogue.transactional else contextlib.nullcontext():
             done = numbered()
         return done + unnumbered()
 
 
 @contextlib.contextmanager
-def _locked(cursor: Cursor, lock: Lock, report: Callable[[str], None]) -> Iterator[None]:
+def _locked(cursor: Cursor, take_turn: Callable[[Run], Taken], report: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock for migrations, after waiting until it is free."""
-    told = False
-    while not cursor.all(lock.take)[0][0]:
-        if not told:
-            report("another migration of this database is under way: waiting for its end")
-            told = True
+    told = None
+    while isinstance(taken := take_turn(cursor.all), str):
+        if told is None or taken not in {"", told}:
+            who = f" ({taken})" if taken else ""
+            report(f"another migration of this database is under way{who}: waiting for its end")
+            told = taken
         time.sleep(_LOCK_RETRY_SECONDS)
     try:
         yield
     finally:
         with contextlib.suppress(Exception):  # if the session was lost, the lock was lost with it
-            cursor.all(lock.give_back)
+            taken()
 
 
 @contextlib.contextmanager

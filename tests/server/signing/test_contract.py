@@ -75,8 +75,8 @@ def remote() -> Place:
     rpc = Rpc(keyring, store.check, SignerMetrics(version="0"), seconds=clock.seconds)
     memory = Memory(clock, GrpcFactory(rpc.methods(), clock))
 
-    def connect(place: Address, on_ready: Callable[[], object]) -> Channel:
-        return Channel(memory, clock, name=str(place), on_ready=on_ready)
+    def connect(place: Address, on_ready: Callable[[], object], quiet: bool) -> Channel:
+        return Channel(memory, clock, name=str(place), on_ready=on_ready, quiet=quiet)
 
     directory = Directory([Address("signer.example", 7899)], lambda _host: succeed([]), clock)
     return Place(Signers(directory, connect, "ecdsa", clock), lambda: memory.settle(SECONDS))

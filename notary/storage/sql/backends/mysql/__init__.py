@@ -14,18 +14,20 @@ from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
 
-from notary.storage.sql.backends.mysql import dsn
-from notary.storage.sql.catalogue import Catalogue, Lock
+from notary.storage.sql.backends.mysql import dsn, turns
+from notary.storage.sql.backends.mysql.dsn import READ_ONLY
+from notary.storage.sql.backends.mysql.survey import survey
+from notary.storage.sql.catalogue import Catalogue
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
-
-_MYSQL_LOCK: Final = "CONCAT('notary migrate ', SHA1(DATABASE()))"
-"""The name of a lock is shared by all databases of a server, and has at most 64 characters."""
 
 _MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
 """Access denied: to a database, a table or a column, for lack of a server privilege, or to a routine."""
 
 CATALOGUE: Final = Catalogue(
-    columns="SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE()",
+    columns=(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE() "  # noqa: S608
+        f"AND table_name <> '{turns.TABLE}' AND table_name NOT LIKE '{turns.DROPPED}%'"
+    ),
     indexes=(
         "SELECT table_name, index_name, column_name FROM information_schema.statistics "
         "WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index"
@@ -36,16 +38,23 @@ CATALOGUE: Final = Catalogue(
         "'@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)))"
     ),
     transactional=False,
-    lock=Lock(f"SELECT GET_LOCK({_MYSQL_LOCK}, 1)", f"SELECT RELEASE_LOCK({_MYSQL_LOCK})"),
+    take_turn=turns.take,
     forbidden=lambda error: bool(error.args) and error.args[0] in _MYSQL_FORBIDDEN,
     rights="SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX and REFERENCES on the database",
 )
 
-_LOST = frozenset({1040, 1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1927, *range(2000, 2100)})
-"""Numbers of errors that end a connection or prevent one: no server, or no room in it.
+_LOST = frozenset({1053, 1077, 1078, 1079, 1152, 1158, 1159, 1160, 1161, 1927, *range(2000, 2100)})
+"""Numbers of errors that end a connection or prevent one.
 
 Numbers from 2000 on are the client library's own (https://mariadb.com/kb/en/mariadb-error-codes/).
 """
+_APART = frozenset({1047, 3100})
+"""Numbers of errors of a node of a cluster that has lost the others. A commit that ends so may have been done."""
+_FULL = frozenset({1021, 1114})
+_FULL_TEXT = re.compile(r"\b(?:error|errno|errcode):? 28\b", re.IGNORECASE)
+"""Matches the text of any other error that a full disk is the cause of: the system's number for it is 28."""
+_READ_ONLY = frozenset(READ_ONLY)
+_CROWDED = frozenset({1040, 1203, 1226})
 _REFUSED = frozenset({1044, 1045, 1049, 1129, 1130, 1251, 1275, 1698, 2007, 2049, 2054, 2058, 2059, 2061})
 """Numbers of errors that refuse a connection until somebody changes something: user, password, host, database, or the
 way to prove the password.
@@ -58,16 +67,19 @@ _EARLY = re.compile(r"before completion of TLS handshake.*: (\d+) - ", re.DOTALL
 """Matches the text of an error that the server sent in the place of TLS; the group is the number of that error."""
 
 _TOO_LARGE = frozenset({1153, 1301, 2020})
-_CONFLICTS = frozenset({1205, 1213, 1020, 3572})
+_CONFLICTS = frozenset({1205, 1213, 1020, 3101, 3572})
 _DUPLICATES = frozenset({1062, 1169, 1586})
 _BUSY = frozenset({1969, 3024})
 
 _ADVICE: Mapping[int, str] = MappingProxyType(
     {
+        1021: "the disk of the database is full: free some space on it",
         1040: "the database has no connection left: raise its max_connections, or lower storage.connections",
         1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
         1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
+        1047: "this node of the database cluster has lost the others: bring a majority of the nodes back",
         1049: "there is no database of this name: create it, or correct storage.db_url",
+        1114: "the disk of the database, or the space that a table may take, is full: make room",
         1129: "the database has blocked this host after many failed connections: unblock it with FLUSH HOSTS",
         1130: "the database user may not connect from this host: create the user for it",
         1142: "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
@@ -79,6 +91,8 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         1213: "transactions kept getting in each other's way: try again",
         1226: "the database user has no connection left: raise its limit, or lower storage.connections",
         1290: "the database is read-only: name its primary in storage.db_url",
+        1792: "the database is read-only: name its primary in storage.db_url",
+        1836: "the database is read-only: name its primary in storage.db_url",
         1698: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1969: "a statement took longer than storage.query_timeout: see what keeps the database busy",
         2002: "nobody answers at the database's address: start it, or correct storage.db_url",
@@ -90,6 +104,8 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         2059: "the database wants a way to prove the password that the client library lacks: change it for this user",
         2061: "the database wants TLS before a password: set tls in storage.db_url",
         3024: "a statement took longer than storage.query_timeout: see what keeps the database busy",
+        3100: "this node of the database cluster has lost the others: bring a majority of the nodes back",
+        3101: "another node of the database cluster has written the same at the same time: try again",
     }
 )
 """What to do, by the number of the error."""
@@ -109,8 +125,12 @@ def _trouble(error: Exception) -> Trouble:
         return Trouble.OTHER
     if code in _REFUSED or (code == _TLS and not _IN_TRANSIT.search(str(error.args[-1]))):
         return Trouble.REFUSED
-    if code in _LOST:
+    if code in _LOST or code in _APART or _is_full(error):
         return Trouble.LOST
+    if code in _READ_ONLY:
+        return Trouble.OTHER if getattr(error, "stays", False) else Trouble.READ_ONLY
+    if code in _CROWDED:
+        return Trouble.CROWDED
     if code in _BUSY:
         return Trouble.BUSY
     if code in _CONFLICTS:
@@ -118,9 +138,15 @@ def _trouble(error: Exception) -> Trouble:
     return Trouble.DUPLICATE if code in _DUPLICATES else Trouble.OTHER
 
 
+def _is_full(error: Exception) -> bool:
+    code = _code(error)
+    return code in _FULL or (code not in _LOST and bool(_FULL_TEXT.search(str(error.args[-1:]))))
+
+
 def _explain(error: Exception) -> str:
     reason = f"{error.args[1]} ({error.args[0]})" if len(error.args) > 1 else str(error)
-    advice = _ADVICE.get(_code(error))
+    advice = _ADVICE[min(_FULL)] if _is_full(error) else None
+    advice = _ADVICE.get(_code(error), advice)
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 
@@ -187,9 +213,15 @@ MYSQL = Dialect(
     catalogue=CATALOGUE,
     arguments=_arguments,
     prepare=_prepare,
+    read_only="SELECT CONCAT(@@global.read_only) NOT IN ('0', 'OFF')",
+    leaves_read_only=lambda connection: bool(connection.reject_read_only),
+    is_full=_is_full,
+    undo_leaves_nothing=True,
+    free_bytes=None,
     embedded=None,
     holds=_holds,
     bind_time=_bind_time,
     trouble=_trouble,
     explain=_explain,
+    survey=survey,
 )

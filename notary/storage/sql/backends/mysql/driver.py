@@ -22,6 +22,9 @@ __all__ = ["Error", "apilevel", "connect", "threadsafety"]
 
 _TOO_LARGE = 1153
 
+_OF_THE_CLIENT: Final = 2000
+"""The lowest number of an error that is not the server's."""
+
 _NO_TIME: Final = datetime.min  # noqa: DTZ901  # the columns hold no zone
 """Stands for a date of zeros, which is not NULL, and which the driver itself would return as None."""
 
@@ -43,6 +46,11 @@ _CONVERSIONS: Final[Mapping[object, Callable[..., Any]]] = MappingProxyType(
 """How values are converted, by the type of a column and by the type of a parameter."""
 
 
+def _number(error: Exception) -> int:
+    number = error.args[0] if error.args else 0
+    return number if isinstance(number, int) else 0
+
+
 class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
     """A cursor that knows the size limit of the server, and can run several statements in one message."""
 
@@ -52,28 +60,57 @@ class _Cursor(Cursor):  # type: ignore[misc]  # mysqlclient has no types
         Values are escaped into the text as for a single statement, so no value can end its statement.
         """
         self._discard()
-        self._query(b";".join([self._mogrify(sql, values or None) for sql, values, _ in statements]))
-        for number, (_, _, rows) in enumerate(statements):
-            if number:
-                self.nextset()
-            if self.description is not None:
-                rows.extend(self.fetchall())
+        number = 0
+        try:
+            self._query(b";".join([self._mogrify(sql, values or None) for sql, values, _ in statements]))
+            for number, (_, _, rows) in enumerate(statements):
+                if number:
+                    self.nextset()
+                if self.description is not None:
+                    rows.extend(self.fetchall())
+        except Error as error:
+            self.refused_early = number < len(statements) - 1 and 0 < _number(error) < _OF_THE_CLIENT
+            raise
+
+    refused_early = False
+    """Whether the server has refused a statement of a message that had others behind it, which it then did not run."""
+
+    def nextset(self) -> int | None:
+        """As that of MySQLdb."""
+        try:
+            more: int | None = super().nextset()
+        except Error as error:
+            self._mark(error)
+            raise
+        return more
 
     def _query(self, q: bytes) -> int:
         if len(q) >= self.connection.max_allowed_packet:
             raise OperationalError(_TOO_LARGE, f"{len(q)} bytes, and at most {self.connection.max_allowed_packet} go")
-        rows: int = super()._query(q)
+        try:
+            rows: int = super()._query(q)
+        except Error as error:
+            self._mark(error)
+            raise
         return rows
+
+    def _mark(self, error: Exception) -> None:
+        """Say of an error whether the ``db_url`` wants the connection to stay with a server that takes no writes."""
+        error.stays = _number(error) in dsn.READ_ONLY and not self.connection.reject_read_only  # type: ignore[attr-defined]
 
 
 class _Connection(Connection):  # type: ignore[misc]  # likewise
     max_allowed_packet = 1 << 20
 
+    reject_read_only = True
+    """Whether a connection to a server that takes no writes is to be given up."""
+
     is_clustered = False
     """Whether the server is a node of a Galera cluster, which aborts transactions from outside."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, *, reject_read_only: bool = True, **arguments: Any) -> None:
         super().__init__(**arguments, cursorclass=_Cursor, conv=dict(_CONVERSIONS))
+        self.reject_read_only = reject_read_only
         cursor = self.cursor()
         # In this way a variable may be missing.
         cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on', 'wsrep_provider')")

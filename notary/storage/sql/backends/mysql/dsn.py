@@ -21,6 +21,9 @@ from notary.storage.sql.db_url import check_text, decoded, system_roots, wrong
 
 _MAX_PORT: Final = 0xFFFF
 
+READ_ONLY: Final = (1290, 1792, 1836)
+"""Numbers of errors after which Go's driver gives a connection up, if the ``db_url`` says ``rejectReadOnly=true``."""
+
 
 def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, Any]:
     """Keyword arguments for mysqlclient's ``MySQLdb.connect``.
@@ -29,6 +32,8 @@ def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, 
     last ``/``, the last ``@`` before it, the first ``:`` before that. So a password may hold anything but is never
     encoded. :data:`_MYSQL` says what becomes of each parameter; any other one is a session variable. ``roots`` names
     the file of trusted authorities, and is called only if there is something to verify.
+
+    The argument ``reject_read_only`` is for our own driver, which passes the others on.
 
     MariaDB's client library falls back to plain text where TLS is asked for without verification and the server has
     none. So call :func:`demand_tls` on each new connection.
@@ -291,6 +296,7 @@ _MYSQL: Final[Mapping[str, _Parameter]] = MappingProxyType(
         "collation": _Parameter("a collation of utf8mb4, utf8mb3 or utf8", _collation),
         "compress": _Parameter(_BOOLEAN, lambda value: {"compress": 1} if _boolean(value) else {}),
         "readTimeout": _timeout("read_timeout"),
+        "rejectReadOnly": _Parameter(_BOOLEAN, lambda value: {"reject_read_only": _boolean(value)}),
         "timeout": _timeout("connect_timeout"),
         "tls": _Parameter("true, false, skip-verify or preferred (other names exist only inside Go programs)", _tls),
         "writeTimeout": _timeout("write_timeout"),
@@ -307,7 +313,6 @@ _MYSQL: Final[Mapping[str, _Parameter]] = MappingProxyType(
         "maxAllowedPacket": _Parameter("a number of bytes", _ignored(_count)),
         "multiStatements": _IGNORED_BOOLEAN,
         "parseTime": _IGNORED_BOOLEAN,
-        "rejectReadOnly": _IGNORED_BOOLEAN,
         # -- refused, so that no operator believes that they have an effect
         "allowFallbackToPlaintext": _Parameter("false (for that, say tls=preferred)", _ignored(_only(False))),
         "allowNativePasswords": _Parameter("true: the driver cannot do without", _ignored(_only(True))),

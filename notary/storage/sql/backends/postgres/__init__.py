@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from math import ceil
 from types import MappingProxyType
 from typing import Any, Final
 
 from notary.storage.sql.backends.postgres import dsn
-from notary.storage.sql.catalogue import Catalogue, Lock
+from notary.storage.sql.backends.postgres.survey import survey
+from notary.storage.sql.catalogue import Catalogue, Run, Taken
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
 
 _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
+
+
+def _take_turn(run: Run) -> Taken:
+    # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
+    ((taken,),) = run(f"SELECT pg_try_advisory_lock({_POSTGRES_LOCK})")
+    return partial(run, f"SELECT pg_advisory_unlock({_POSTGRES_LOCK})") if taken else ""
+
 
 CATALOGUE: Final = Catalogue(
     # The views of information_schema lack the tables on which the user has no right.
@@ -55,16 +64,18 @@ CATALOGUE: Final = Catalogue(
         "FROM (SELECT quote_ident(COALESCE(current_schema(), 'public')) AS s, quote_ident(current_user) AS u) AS names"
     ),
     transactional=True,
-    # Polled: a statement that waits for the lock would hold up CREATE INDEX CONCURRENTLY, which waits for all of them.
-    lock=Lock(f"SELECT pg_try_advisory_lock({_POSTGRES_LOCK})", f"SELECT pg_advisory_unlock({_POSTGRES_LOCK})"),
+    take_turn=_take_turn,
     forbidden=lambda error: getattr(error, "sqlstate", None) == "42501",
     rights="CREATE on the schema, and to be the owner of its tables",
 )
 
-_LOST = ("08", "57P", "53300", "25P03")
-"""Beginnings of the codes of errors that end a connection or prevent one: no server, or no room in it
+_LOST = ("08", "57P", "25P03", "25P04", "53100")
+"""Beginnings of the codes of errors that end a connection or prevent one, or that a full disk has
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
+_READ_ONLY = ("25006",)
+_CROWDED = ("53300",)
+_FULL = ("53100",)
 _CONFLICTS = ("40001", "40P01", "55P03")
 _DUPLICATES = ("23505", "23P01")
 
@@ -87,6 +98,9 @@ _WAITING_CURES = (
 """Parts of the text of an error after which a later connection may succeed: libpq gives no code then. Some are those of
 PgBouncer. The text has the errors of all hosts, if ``storage.db_url`` names several.
 """
+
+_CROWDS = ("too many", "remaining conn", "no more connections allowed")
+"""Those of ``_WAITING_CURES`` that mean that no connection is left."""
 
 _REFUSALS = (
     "FATAL:",
@@ -111,6 +125,7 @@ _ADVICE: Mapping[str, str] = MappingProxyType(
         "3F000": "the database user may use no schema: GRANT USAGE ON SCHEMA public, or correct its search_path",
         "42501": "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
         "42P01": "a table is missing: migrate the database",
+        "53100": "the disk of the database is full: free some space on it",
         "53300": "the database has no connection left: raise its max_connections, or lower storage.connections",
         "55P03": "another transaction has kept a row locked for too long: look for it in pg_stat_activity",
         "57014": "a statement took longer than storage.query_timeout: see what keeps the database busy",
@@ -139,9 +154,15 @@ def _trouble(error: Exception) -> Trouble:
     if not code:
         if type(error).__name__ not in {"OperationalError", "ConnectionTimeout"}:
             return Trouble.OTHER
+        if any(each in str(error) for each in _CROWDS):
+            return Trouble.CROWDED
         return Trouble.REFUSED if _refused(error) else Trouble.LOST
     if code.startswith(_LOST):
         return Trouble.LOST
+    if code in _READ_ONLY:
+        return Trouble.READ_ONLY
+    if code in _CROWDED:
+        return Trouble.CROWDED
     if code in _CONFLICTS:
         return Trouble.CONFLICT
     if code in _BUSY:
@@ -152,6 +173,8 @@ def _trouble(error: Exception) -> Trouble:
 def _explain(error: Exception) -> str:
     reason = " ".join(str(error).split())
     advice = _ADVICE.get(_code(error))
+    if advice is None and _trouble(error) is Trouble.CROWDED:
+        advice = _ADVICE["53300"]
     if advice is None and _trouble(error) is Trouble.LOST:
         advice = "the database does not answer, or has closed the connection: start it, or correct storage.db_url"
     if advice is None and _trouble(error) is Trouble.REFUSED:
@@ -223,9 +246,15 @@ POSTGRES = Dialect(
     catalogue=CATALOGUE,
     arguments=_arguments,
     prepare=_prepare,
+    read_only="SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean",
+    leaves_read_only=lambda _: True,
+    is_full=lambda error: _code(error) in _FULL,
+    undo_leaves_nothing=False,
+    free_bytes=None,
     embedded=None,
     holds=_holds,
     bind_time=_bind_time,
     trouble=_trouble,
     explain=_explain,
+    survey=survey,
 )

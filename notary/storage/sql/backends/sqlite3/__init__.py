@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 from notary.errors import ConfigError
 from notary.storage.sql.catalogue import Catalogue
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.storage.sql.survey import Ask, Fact
 
 CATALOGUE: Final = Catalogue(
     columns=(
@@ -28,7 +30,7 @@ CATALOGUE: Final = Catalogue(
     missing_rights="",
     grants="",
     transactional=True,
-    lock=None,
+    take_turn=None,
     forbidden=lambda error: getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"),
     rights="the right to write to the SQLite file and its directory",
 )
@@ -183,6 +185,11 @@ def _embedded(connection: sqlite3.Connection) -> None:
             return
 
 
+def _free_bytes(connection: sqlite3.Connection) -> int:
+    (path,) = (path for _, name, path in connection.execute("PRAGMA database_list") if name == "main")
+    return shutil.disk_usage(path).free
+
+
 def _trouble(error: Exception) -> Trouble:
     unique = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
     if isinstance(error, _Replaced):
@@ -194,6 +201,17 @@ def _trouble(error: Exception) -> Trouble:
 
 def _explain(error: Exception) -> str:
     return _ADVICE.get(_code(error)) or f"SQLite could not do its work: {error}"
+
+
+def _survey(ask: Ask) -> Sequence[Fact]:
+    ((version,),) = ask("SELECT sqlite_version()")
+    ((mode,),) = ask("PRAGMA journal_mode")
+    return [
+        Fact("server", f"SQLite {version}", "the release in use"),
+        Fact("kind", "a file", "for one daemon on one machine; what it acknowledges is as safe as its disk"),
+        Fact("journal_mode", str(mode), "the service uses wal"),
+        Fact("synchronous", "FULL", "a commit is on the disk before it is acknowledged"),
+    ]
 
 
 SQLITE3 = Dialect(
@@ -217,9 +235,15 @@ SQLITE3 = Dialect(
     catalogue=CATALOGUE,
     arguments=_arguments,
     prepare=_prepare,
+    read_only="",
+    leaves_read_only=lambda _: False,
+    is_full=lambda error: _code(error) == sqlite3.SQLITE_FULL,
+    undo_leaves_nothing=True,
+    free_bytes=_free_bytes,
     embedded=_embedded,
     holds=lambda _: True,
     bind_time=lambda when: when.isoformat(" "),
     trouble=_trouble,
     explain=_explain,
+    survey=_survey,
 )
