@@ -1,4 +1,4 @@
-"""Databases on a disk that gets full: a file system in memory, which only root can mount."""
+"""A PostgreSQL on a disk that gets full: a file system in memory, which only root can mount."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from twisted.internet.task import deferLater
 
 from notary.errors import StorageFailed, StorageUnreachable
 from notary.storage import MetadataStore, Update
-from notary.storage.open import migrate_database, open_metadata_store
-from notary.storage.sql.migrate import SERVER
+from notary.storage.open import open_metadata_store
 from notary.tuf.model import TIMESTAMP, Gun
-from tests.support.databases import SERVER_RIGHTS, MariaDB, PostgreSQL
+from tests.support.databases import SERVER_RIGHTS, PostgreSQL
 from tests.support.migrated import migrate_new_database
 
 GUN = Gun("example.com/app")
@@ -85,22 +84,6 @@ async def publish_until_it_fails(store: MetadataStore) -> None:
             break
     with pytest.raises(StorageUnreachable, match="full"):
         await store.publish(GUN, [Update(TIMESTAMP, version, os.urandom(50_000))])
-
-
-@pytest_twisted.ensureDeferred
-async def test_mariadb() -> None:
-    with MariaDB() as server:
-        database = server.database()
-        folder = server.directory / "data" / database
-        with disk(folder, 8):
-            url = server.db_url(database)
-            await migrate_database("mysql", url, SERVER, reactor)
-            store = await open_metadata_store("mysql", url, reactor)
-            try:
-                await lives_through(store, folder / "filler", failed=True)
-            finally:
-                await store.close()
-                server.kill()
 
 
 @pytest_twisted.ensureDeferred

@@ -190,6 +190,7 @@ async def test_the_standby_of_a_primary_that_died_takes_over(open_stores):
         both = url.replace(f"127.0.0.1:{primary.port}", f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}")
         both += "&target_session_attrs=read-write&connect_timeout=1"
         store = await open_stores(both, FEW, "postgres")
+        standby.catch_up(primary)  # which has just made the user
         for_reading = await open_stores(
             url.replace(str(primary.port), str(standby.port)), dataclasses.replace(FEW, read_only=True), "postgres"
         )
