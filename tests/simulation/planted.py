@@ -104,7 +104,7 @@ def hunt(bug: Bug, seeds: int | None = None) -> tuple[Bug, str, float]:
 
 
 def main(names: Sequence[str]) -> int:
-    """Hunt all bugs, or those of some names; return 1 if one was not found that should be."""
+    """Hunt all bugs, or those of some names; return 1 if more than a tenth of those that can be found were not."""
     bugs = [bug for bug in BUGS if not names or bug.name in names]
     missed = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -115,7 +115,7 @@ def main(names: Sequence[str]) -> int:
             print(f"{state:7} {bug.name} ({seconds:.0f} s): {found[:150]}", flush=True)
     count = sum(not bug.is_hidden for bug in bugs)
     print(f"{count - len(missed)} of {len(bugs)} bugs found; missed: {', '.join(missed) or 'none but the hidden ones'}")
-    return bool(missed)
+    return len(missed) * 10 > count
 
 
 if __name__ == "__main__":
