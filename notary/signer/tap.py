@@ -52,7 +52,8 @@ from notary.storage.sql.migrate import SIGNER
 from notary.tuf.jwe import KEYWRAP as PASSPHRASE
 from notary.work.allowance import Allowance
 from notary.work.backoff import Backoff
-from notary.work.reactor import Reactor, utc_now
+from notary.work.machine import MACHINE, Machine
+from notary.work.reactor import Reactor
 from notary.work.threads import InThread
 from notary.work.usage import PoolUsage
 
@@ -91,8 +92,9 @@ class Signer(Serving):
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
+        machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, threads(config), sockets)
+        super().__init__(reactor, threads(config), sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -133,7 +135,7 @@ class Signer(Serving):
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
-        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool, self.machine)
         opened = await self.open(KeyStore, self._log, open_store)
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
@@ -145,7 +147,7 @@ class Signer(Serving):
             store,
             self._custody,
             self.in_thread,
-            utc_now,
+            self.machine.utc_now,
             allow=allowance.take,
             creations=creations(config),
             on_made=trial.made,
