@@ -11,7 +11,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster lint pytest fuzz audit lock news bench fixtures docs docs-config capacity diagrams man dist proto
+.PHONY: help up test test-docker test-cluster lint pytest simulate simulate-bugs fuzz audit lock news bench fixtures docs docs-config capacity diagrams man dist proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages
 
@@ -36,6 +36,13 @@ lint: dev ## ruff and mypy only
 
 pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
 	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+
+simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 with its trace, WITHOUT=killer-1
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
+		$(if $(WITHOUT),--without $(WITHOUT))
+
+simulate-bugs: dev ## show which planted bugs (tests/simulation/bugs) the simulation finds; BUGS="names" for some
+	$(BIN)/python -m tests.simulation.planted $(BUGS)
 
 fuzz: dev ## feed every parser by a fuzzer: FUZZ_SECONDS=30 each, FUZZ="json http" for some only
 	@etc/venv.sh dev fuzz

@@ -46,6 +46,10 @@ missing_packages() {
         command -v /usr/sbin/haproxy >/dev/null || echo haproxy # the load balancer of docs/high-availability.md
         command -v /usr/sbin/nginx >/dev/null || echo nginx # serves the tree of docs/mirror.md
         command -v promtool >/dev/null || echo prometheus # tries the alerts
+        # A token in software, and the tool for tokens; gcc builds a module that goes wrong.
+        command -v softhsm2-util >/dev/null || echo softhsm2
+        command -v pkcs11-tool >/dev/null || echo opensc
+        command -v gcc >/dev/null || echo gcc
         compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || echo faketime # clocks that step
         # Private instances of these are started by the tests; whether the system's own runs does not matter.
         command -v /usr/sbin/mariadbd >/dev/null || echo mariadb-server

@@ -137,6 +137,14 @@ class SigningFailed(NotaryError):
     """The signing service could not be reached or could not do its work."""
 
 
+class KeyDoesNotOpen(SigningFailed):
+    """A stored private key does not open: what encrypts it is wrong, or its bytes are damaged, which looks the same."""
+
+
+class CustodyUnavailable(SigningFailed):
+    """The machine that private keys need, such as a token, cannot be used now; a later attempt may succeed."""
+
+
 class SigningUnavailable(SigningFailed):
     """The signing service cannot be reached, or makes no more keys for now; a later attempt may succeed.
 

@@ -6,6 +6,7 @@ other until one answers. No key is made.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from notary.admin.session import Session
@@ -35,9 +36,9 @@ class SignerKeys:
         own = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
         options = contexts.client_options(trust.hostname, *own, wording=Wording(**SIGNER_CLIENT_TLS))
         authority = join(trust.hostname, trust.port)
-        self._channels = [
+        self._channels = deque(
             Channel.to(session.reactor, place.host, place.port, options, authority=authority) for place in trust.signers
-        ]
+        )
         for channel in self._channels:
             session.at_end(channel.close)
 
@@ -52,8 +53,7 @@ class SignerKeys:
                 if error.status is Status.NOT_FOUND:
                     return False
                 reasons.append(f"the signer at {channel.name} does not say which keys it holds: {error}")
-                # The next key is asked for elsewhere first.
-                self._channels.append(self._channels.pop(0))
+                self._channels.rotate(-1)  # the next key is asked for elsewhere first
             else:
                 return True
         raise SigningFailed("; ".join(reasons))

@@ -18,6 +18,7 @@ from notary.config.sections import (
     Auth,
     Bugsnag,
     Caching,
+    KeyEncryption,
     Lifetimes,
     Limits,
     Logging,
@@ -36,7 +37,7 @@ from notary.config.sections import (
 from notary.config.server import SERVER_PREFIX, ServerConfig, load_server
 from notary.config.signer import SIGNER_PREFIX, SignerConfig, load_signer
 from notary.config.table import differences
-from notary.config.values import DEBUG_ADDRESS, LOG_LEVELS, Address, Secret
+from notary.config.values import DEBUG_ADDRESS, LOG_LEVELS, Address, KekUri, Secret
 
 __all__ = [
     "DEBUG_ADDRESS",
@@ -48,6 +49,8 @@ __all__ = [
     "Auth",
     "Bugsnag",
     "Caching",
+    "KekUri",
+    "KeyEncryption",
     "Lifetimes",
     "Limits",
     "Logging",

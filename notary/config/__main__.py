@@ -17,10 +17,10 @@ _INTRODUCTION = """\
 
 <!-- Generated from notary/config by `python -m notary.config > docs/configuration.md`; do not edit. -->
 
-Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the sections `limits` and
-`manhole`, the keys `server.drain_timeout`, `server.workers`, `server.read_only`, `server.mirror_status_file` (of the
-server) and `server.client_names` (of the signer) are ours. Dots in the tables below mean nesting: `server.http_addr` is
-the member `http_addr` of the object `server`.
+Each daemon reads one JSON file, named by `-config=FILE`. Keys are those of Notary 0.7.0; the sections `limits`,
+`manhole` and `storage.keys`, the keys `server.drain_timeout`, `server.workers`, `server.read_only`,
+`server.mirror_status_file` (of the server) and `server.client_names` (of the signer) are ours. Dots in the tables below
+mean nesting: `server.http_addr` is the member `http_addr` of the object `server`.
 
 - Letter case in key names does not matter. `null` and `""` count as absent. Numbers may be written as strings.
 - Paths of files are relative to the directory of the configuration file.
@@ -46,10 +46,10 @@ _PASSPHRASES = """\
 
 ## Passphrases of the signer
 
-Private keys are encrypted in the database. Every variable `NOTARY_SIGNER_<ALIAS>` that names no key of the table above
-holds the passphrase of an alias; the alias is in capitals, with `_` in place of `.`. The passphrase of
-`storage.default_alias` encrypts new keys, and must be given if keys are in a database. The other passphrases only
-decrypt old keys.
+Private keys are encrypted in the database, by passphrases or by a [key-encrypting key](keys.md). Every variable
+`NOTARY_SIGNER_<ALIAS>` that names no key of the table above holds the passphrase of an alias; the alias is in capitals,
+with `_` in place of `.`. The passphrase of `storage.default_alias` encrypts new keys, and must be given if keys are in
+a database and `storage.keys.wrap` is not given. The other passphrases only decrypt old keys.
 
 To keep a passphrase out of the environment, put it into a file (a credential of systemd, a secret of Docker), and the
 path of this file into `NOTARY_SIGNER_<ALIAS>_FILE`. SIGHUP reads these files again; a new alias needs a restart

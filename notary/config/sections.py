@@ -4,9 +4,10 @@ Rules of this module:
 
 - A field made with ``key`` is a key: its type, its default, the condition for it, whether it is secret, and its text in
   docs/configuration.md. Adding a field adds a key: the reader (``table``) and the page follow.
-- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits`` and
-  ``manhole``, the keys ``server.client_names``, ``server.drain_timeout``, ``server.mirror_status_file``,
-  ``server.read_only``, ``server.workers`` and ``trust_service.addresses``, and the files of secrets.
+- The keys are those of Notary 0.7.0 (docs/protocol.md, section 6). Ours are the sections ``lifetimes``, ``limits``,
+  ``manhole`` and ``storage.keys``, the keys ``server.client_names``, ``server.drain_timeout``,
+  ``server.mirror_status_file``, ``server.read_only``, ``server.workers`` and ``trust_service.addresses``, and the files
+  of secrets.
 - Pure. What two sections must agree on is checked here too.
 """
 
@@ -33,6 +34,8 @@ from notary.config.values import (
     FILE,
     GUN_PREFIXES,
     HOST,
+    KEK_URI,
+    KEK_URIS,
     LEVEL,
     LIFETIME,
     MAX_AGE,
@@ -45,6 +48,7 @@ from notary.config.values import (
     TEXT,
     WORKERS,
     Address,
+    KekUri,
     Secret,
     one_of,
     signer_address,
@@ -484,18 +488,52 @@ class SignerServer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEncryption:
+    """The section ``storage.keys`` of the signer; the path of a file is absolute."""
+
+    wrap: KekUri | None = key(
+        KEK_URI,
+        "The key-encrypting key under which new private keys are stored, in place of a passphrase; "
+        "[Custody of keys](keys.md) says how to make one, and that a Go signer cannot open such keys.",
+        default=None,
+        when=_SQL,
+    )
+    unwrap: tuple[KekUri, ...] = key(
+        KEK_URIS,
+        "Further key-encrypting keys, which only open stored keys: the earlier ones, after `storage.keys.wrap` has "
+        "changed or was removed.",
+        default=(),
+        when=_SQL,
+    )
+
+    @property
+    def uris(self) -> tuple[KekUri, ...]:
+        """All key-encrypting keys, each once; if there is one of new keys, it is the first."""
+        return tuple(dict.fromkeys(self.unwrap if self.wrap is None else (self.wrap, *self.unwrap)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignerStorage(Storage):
-    """The section ``storage`` of the signer: the keys of the server's, and the alias of a passphrase."""
+    """The section ``storage`` of the signer: the keys of the server's, and what encrypts private keys."""
 
     default_alias: str = key(
         TEXT,
-        "The alias of the passphrase that encrypts new keys; without this key, the variable "
+        "The alias of the passphrase that encrypts new keys, **required** with a database but for one case: "
+        "`storage.keys.wrap` is given, and encrypts new keys. Without this key, the variable "
         "`NOTARY_SIGNER_DEFAULT_ALIAS` counts. The passphrase itself is the value of `NOTARY_SIGNER_<ALIAS>`, or the "
         "content of the file that `NOTARY_SIGNER_<ALIAS>_FILE` names.",
         default="",
-        required=True,
         when=_SQL,
     )
+    keys: KeyEncryption = field(default_factory=KeyEncryption)
+
+    def resolved(self, directory: Path) -> Self:
+        """See the base class; the files of key-encrypting keys become absolute too."""
+        found = super(SignerStorage, self).resolved(directory)  # a class with slots is made anew: no bare super()
+        keys = self.keys
+        wrap = None if keys.wrap is None else keys.wrap.resolved(directory)
+        unwrap = tuple(each.resolved(directory) for each in keys.unwrap)
+        return dataclasses.replace(found, keys=KeyEncryption(wrap=wrap, unwrap=unwrap))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
 
     Every variable ``NOTARY_SIGNER_<ALIAS>`` that names no key holds the passphrase of an alias, and
     ``NOTARY_SIGNER_<ALIAS>_FILE`` names a file that holds it. With a database, the passphrase of the default alias must
-    be given: without it the signer could create no key.
+    be given, unless new keys are wrapped by a key-encrypting key: without it the signer could create no key.
 
     Args:
         text: The configuration file, JSON.
@@ -82,14 +82,21 @@ def load_signer(text: str, environ: Mapping[str, str], directory: str | Path) ->
     warnings = (*reader.warnings, *weak)
     config = reader.read(passphrases=MappingProxyType(passphrases), warnings=warnings)
     check_workers(config.server.workers, config.storage, config.manhole)
-    alias = config.storage.default_alias
-    if config.storage.kind.persistent and config.passphrase(alias) is None:
+    storage = config.storage
+    alias = storage.default_alias
+    by_passphrase = storage.kind.persistent and storage.keys.wrap is None
+    if by_passphrase and not alias:
+        raise ConfigError(
+            f"storage.default_alias: missing; expected the alias of a passphrase, because storage.backend is "
+            f"{shown(storage.backend)}; or the URI of a key-encrypting key in storage.keys.wrap"
+        )
+    if by_passphrase and config.passphrase(alias) is None:
         raise ConfigError(
             f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; "
             f"expected the passphrase of storage.default_alias {shown(alias)}, "
             f"or its file in {SIGNER_PREFIX}{variable_part(alias)}{FILE_SUFFIX.upper()}"
         )
-    return dataclasses.replace(config, storage=config.storage.resolved(Path(directory)))
+    return dataclasses.replace(config, storage=storage.resolved(Path(directory)))
 
 
 def _passphrases(variables: Mapping[str, str], directory: Path) -> dict[str, Secret]:

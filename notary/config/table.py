@@ -348,7 +348,8 @@ class Reader(Generic[_C]):
             )
             value = key.kind.convert(text)
         except (ValueError, TypeError, OverflowError):
-            bad = "the value (not shown)" if key.kind.secret else shown(given.value)
+            hidden = key.kind.secret or key.kind.hides(given.value)
+            bad = "the value (not shown)" if hidden else shown(given.value)
             raise ConfigError(f"{given.name}: {bad} cannot be used; expected {key.kind.expected}") from None
         return self._directory / value if isinstance(value, Path) else value
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from notary.config import pkcs11
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
 
@@ -25,6 +27,9 @@ _MAX_LIFETIME_SECONDS: Final = 3_153_600_000
 
 _MAX_SHARE: Final = 0.9
 """The largest share of a lifetime that may be left at a renewal."""
+
+FILE_SCHEME: Final = "file"
+"""The scheme of a key-encrypting key in a file."""
 
 _MAX_PORT: Final = 0xFFFF
 _MAX_WORKERS: Final = 256
@@ -51,6 +56,20 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class KekUri(NamedTuple):
+    """The address of a key-encrypting key: its scheme, and the place in terms of the scheme. Neither is a secret."""
+
+    scheme: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.place}"
+
+    def resolved(self, directory: Path) -> KekUri:
+        """Return this address with the relative path of a file made absolute."""
+        return self._replace(place=str(directory / self.place)) if self.scheme == FILE_SCHEME else self
+
+
 class Kind(NamedTuple, Generic[_T_co]):
     """A type of values.
 
@@ -60,6 +79,7 @@ class Kind(NamedTuple, Generic[_T_co]):
         secret: The value is never shown.
         file: The value is a path, relative to the directory of the configuration file.
         certificates: That file holds certificates, as PEM: their dates must be watched.
+        hides: Whether a bad value is not shown, since there is a secret in it.
     """
 
     expected: str
@@ -67,6 +87,7 @@ class Kind(NamedTuple, Generic[_T_co]):
     secret: bool = False
     file: bool = False
     certificates: bool = False
+    hides: Callable[[object], bool] = lambda _value: False
 
 
 def _text(value: object) -> str:
@@ -224,6 +245,41 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _kek_uri(value: object) -> KekUri:
+    scheme, _, place = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if scheme not in _KEK_PLACES or not place.isprintable():
+        raise ValueError
+    return KekUri(scheme, _KEK_PLACES[scheme](place))
+
+
+def _kek_file(place: str) -> str:
+    path = place.removeprefix("//") if place.startswith("///") else place
+    if not path or path.startswith("//"):
+        raise ValueError
+    return path
+
+
+def _kek_in_token(place: str) -> str:
+    pkcs11.parse(place)  # raises ValueError
+    return place
+
+
+_KEK_PLACES: Final = {FILE_SCHEME: _kek_file, pkcs11.SCHEME: _kek_in_token}
+"""For each scheme of key-encrypting keys, what checks the place and returns it. Raises ValueError."""
+
+
+def _has_pin(value: object) -> bool:
+    """Return whether a value that should be a URI, or a list of URIs, has a PIN in it."""
+    return "pin-value" in str(value).lower()
+
+
+def _kek_uris(value: object) -> tuple[KekUri, ...]:
+    uris = value.split() if isinstance(value, str) else value
+    if not isinstance(uris, list):
+        raise TypeError
+    return tuple(map(_kek_uri, uris))
+
+
 def _signers(value: object) -> tuple[str, ...]:
     places = value.split() if isinstance(value, str) else value
     if not isinstance(places, list):
@@ -280,3 +336,7 @@ GUN_PREFIXES: Final = Kind(
 )
 SIGNERS: Final = Kind('a list of one or more different "host" or "host:port"', _signers)
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)
+KEK_URI: Final = Kind(f'the URI of a key-encrypting key: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uri, hides=_has_pin)
+KEK_URIS: Final = Kind(
+    f'a list of URIs of key-encrypting keys: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uris, hides=_has_pin
+)

@@ -5,7 +5,6 @@ Rules of this module: a database that does not answer yet is waited for; what wa
 
 from __future__ import annotations
 
-import random
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
@@ -24,6 +23,7 @@ from notary.net.refusals import Refusals, refusal_level
 from notary.net.tls.contexts import ServerOptions
 from notary.work.backoff import Backoff
 from notary.work.lifecycle import Assembly
+from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 
 _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
@@ -41,8 +41,10 @@ class Serving(Assembly):
     listen already: the daemon serves them instead of the address of the configuration.
     """
 
-    def __init__(self, reactor: Reactor, threads: int, sockets: Sequence[socket.socket] = ()) -> None:
-        super().__init__(reactor, threads)
+    def __init__(
+        self, reactor: Reactor, threads: int, sockets: Sequence[socket.socket] = (), machine: Machine = MACHINE
+    ) -> None:
+        super().__init__(reactor, threads, machine)
         self.on_waiting: Callable[[str, float], None] = lambda _status, _seconds: None
         """Called with what a start waits for, and the longest time in seconds until the next call."""
         self._sockets = sockets
@@ -108,7 +110,7 @@ class Serving(Assembly):
         failures = 0
         while True:
             failures += 1
-            seconds = _PATIENCE.delay(failures, random.random())  # noqa: S311 - jitter
+            seconds = _PATIENCE.delay(failures, self.machine.random.random())
             why = str(pending.error)
             log.error("{error}; trying again in {seconds} s", error=why, seconds=round(seconds, 1))
             self.on_waiting(f"Waiting for the database: {why}", seconds + _MARGIN_SECONDS)

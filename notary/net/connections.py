@@ -48,8 +48,9 @@ class Connections:
         self.idle_seconds = 0.0
         """How long a connection that is idle while the set drains has for its next request."""
         self._clock = clock
-        self._open: set[Connection] = set()
-        self._work: set[object] = set()
+        # Not sets, whose order is another in each process: a simulation repeats every step.
+        self._open: dict[Connection, None] = {}
+        self._work: dict[object, None] = {}
         self._sweeper: IDelayedCall | None = None
         self._drained: list[Deferred[None]] = []
 
@@ -63,13 +64,13 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Sweep ``connection`` from now on."""
-        self._open.add(connection)
+        self._open[connection] = None
         if self._sweeper is None:
             self._sweeper = self._clock.callLater(_SWEEP_SECONDS, self._sweep)
 
     def discard(self, connection: Connection) -> None:
         """Forget a connection that is lost. One that was not added, or is forgotten already, is ignored."""
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         self._finish_if_empty()
 
     @property
@@ -79,11 +80,11 @@ class Connections:
 
     def begin_work(self, work: object) -> None:
         """Have ``drain`` wait for ``work``, even if its connection is lost meanwhile."""
-        self._work.add(work)
+        self._work[work] = None
 
     def end_work(self, work: object) -> None:
         """Say that ``work`` has ended. Work that did not begin, or has ended already, is ignored."""
-        self._work.discard(work)
+        self._work.pop(work, None)
         self._finish_if_empty()
 
     async def drain(self, grace_seconds: float, closing_seconds: float = 0.0) -> None:

@@ -9,11 +9,11 @@ and signed, and then all of it in one transaction.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
+from random import Random
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, execute
@@ -108,8 +108,8 @@ class Repository:
 
     ``signing`` is None for a server that is read-only: then every use case that writes raises ReadOnly, and
     ``schedule`` must renew nothing. ``now`` returns the time (aware, UTC); ``clock`` times what happens in the
-    background. ``on_refresh`` is called with the role of each timestamp or snapshot that the server has renewed,
-    ``on_expired_root`` for each renewal under an expired root.
+    background, ``chance`` spreads it. ``on_refresh`` is called with the role of each timestamp or snapshot that the
+    server has renewed, ``on_expired_root`` for each renewal under an expired root.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Repository:
         on_expired_root: Callable[[], None],
         clock: Clock,
         schedule: Schedule,
+        chance: Random | None = None,
     ) -> None:
         self._store = store
         self._signing = signing
@@ -129,7 +130,15 @@ class Repository:
         self._now = now
         self._schedule = schedule
         self.renewals = Renewals(
-            store, self._signed, in_thread, now, clock, schedule, random.getrandbits(64), on_refresh, on_expired_root
+            store,
+            self._signed,
+            in_thread,
+            now,
+            clock,
+            schedule,
+            (chance or Random()).getrandbits(64),  # noqa: S311 - no secret
+            on_refresh,
+            on_expired_root,
         )
         self._listed: Lru[str, Mapping[str, str]] = Lru(KEPT_FILES, len, KEPT_NAMES)
         self._dates: Lru[tuple[str, str], _Dates] = Lru(KEPT_FILES)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from socket import socket
 from typing import Any, Final
 
@@ -51,8 +50,9 @@ from notary.storage.open import migrate_database, open_metadata_store, pool_of
 from notary.storage.sql.migrate import SERVER
 from notary.tuf.draft import Lifetimes
 from notary.work.allowance import Allowance
+from notary.work.machine import MACHINE, Machine
 from notary.work.processes import Offload
-from notary.work.reactor import Reactor, utc_now
+from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
 READERS = 2
@@ -84,8 +84,9 @@ class Server(Serving):
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
+        machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, READERS, sockets)
+        super().__init__(reactor, READERS, sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -131,7 +132,7 @@ class Server(Serving):
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage, read_only=config.server.read_only)
-        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool)
+        open_store = partial(open_metadata_store, storage.backend, storage.db_url, self.reactor, pool, self.machine)
         opened = await self.open(MetadataStore, self._log, open_store)
         observe = metrics.observe_storage
         uncached = timed(MetadataStore, opened, self.reactor, observe, expected=EXPECTED_STORE_ERRORS)
@@ -174,7 +175,7 @@ class Server(Serving):
             metrics,
             self.in_thread,
             validators,
-            utc_now,
+            self.machine.utc_now,
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
@@ -192,6 +193,7 @@ class Server(Serving):
             admit=api.admit,
             takes_body=api.takes_body,
             limits=self._limits(),
+            time_of_day=lambda: self.machine.utc_now().timestamp(),
         )
         metrics.gauge("connections", "Open connections of clients", lambda: {(): site.connections})
         metrics.gauge("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})
@@ -221,18 +223,19 @@ class Server(Serving):
             store,
             self._signing,
             self.in_thread,
-            utc_now,
+            self.machine.utc_now,
             metrics.refreshed,
             metrics.expired_root,
             self.reactor,
             schedule,
+            self.machine.random,
         )
         renewals = repository.renewals
         self.at_end(renewals.close)
         metrics.counter("renewal_failures", "Renewals of metadata that failed", lambda: {(): renewals.counts.failures})
         if schedule.in_background:
             # By the store itself: what a sweep reads is not worth a place in the cache.
-            sweep = Sweep(uncached, renewals, self.in_thread, utc_now, self.reactor, SystemRandom())
+            sweep = Sweep(uncached, renewals, self.in_thread, self.machine.utc_now, self.reactor, self.machine.random)
             metrics.gauge(
                 "metadata_expiry_seconds",
                 "Seconds until the first of all timestamps, and of all snapshots, expires",
@@ -245,7 +248,7 @@ class Server(Serving):
 
     async def _mirrored(self, path: Path) -> Callable[[], Mapping[str, object]]:
         """Watch how far this server is behind the Notary that it mirrors; return what ``/readyz`` says of it."""
-        mirrored = Mirrored(path, self.reactor, self.in_thread, utc_now)
+        mirrored = Mirrored(path, self.reactor, self.in_thread, self.machine.utc_now)
         await self.run(mirrored)
         self._metrics.gauge(
             "mirror_behind_seconds",

@@ -25,6 +25,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notary.errors import (
+    CustodyUnavailable,
+    KeyDoesNotOpen,
     KeyNotFound,
     NotaryError,
     SigningFailed,
@@ -35,6 +37,7 @@ from notary.errors import (
 from notary.net.grpc import Context, Handler, RpcError, Status
 from notary.observe.logs import error_id, failure_fields
 from notary.observe.readiness import Readiness
+from notary.observe.readiness import Status as Readable
 from notary.proto import health_pb2, instance_pb2, paths, signer_pb2
 from notary.signer.keyring import CAPACITY, Keyring, Signed
 from notary.signer.metrics import SignerMetrics
@@ -47,7 +50,11 @@ SERVICES: Final = frozenset({paths.HEALTH_OF_ALL, paths.HEALTH_OF_KEY_MANAGEMENT
 """The service names of health checks: those of the reference, and the signer as a whole."""
 
 _STATUSES: Final[Mapping[type[NotaryError], Status]] = MappingProxyType(
-    {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}
+    {
+        KeyNotFound: Status.NOT_FOUND,
+        UnsupportedAlgorithm: Status.UNKNOWN,
+        CustodyUnavailable: Status.UNAVAILABLE,
+    }
 )
 """Any other domain error is INTERNAL, as in the reference, whose server distinguishes only NOT_FOUND. The exception is
 SigningUnavailable: it is RESOURCE_EXHAUSTED, and is logged once a minute."""
@@ -64,6 +71,7 @@ class Rpc:
 
     ``logs_info`` returns whether lines of level info are logged: a line that is made for each signature and then
     dropped costs a sixth of the signature. ``seconds`` is the clock that limits how often some lines are logged.
+    ``trouble`` says what keeps the custody from working, "" if nothing does.
     """
 
     def __init__(
@@ -76,12 +84,14 @@ class Rpc:
         *,
         trial: Trial | None = None,
         processes: int = 1,
+        trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self._keyring = keyring
         self._metrics = metrics
         self._retired = False
         self._logs_info = logs_info
         self._check = check
+        self._trouble = trouble
         self._trial = trial
         self._description = instance_pb2.InstanceDescription(id=secrets.token_hex(8), processes=processes)
         self._asking = SingleFlight(self._ask)
@@ -131,7 +141,7 @@ class Rpc:
             self._no_key(str(error))
             return RpcError(Status.RESOURCE_EXHAUSTED, str(error))
         if isinstance(error, NotaryError):
-            if self._trial is not None and type(error) is SigningFailed:
+            if self._trial is not None and type(error) in (SigningFailed, KeyDoesNotOpen):
                 self._trial.suspect()
             status = _STATUSES.get(type(error), Status.INTERNAL)
             self._log.error("{method} failed: {error}", method=method, error=str(error), status=status.name)
@@ -192,12 +202,20 @@ class Rpc:
     # -- health -------------------------------------------------------------------------------------------------------
 
     async def readiness(self) -> Readiness:
-        """Return whether this signer can sign: its store answers, and the signer is not stopping."""
+        """Return whether this signer can sign: its store answers, and the signer is not stopping.
+
+        A custody that is away makes it degraded, not unready: keys in memory sign, and other signers may share the
+        same machine.
+        """
         if self._retired:
             return Readiness(ready=False, status="stopping")
         works = await self._asking("")
         failures = dict(self._failures)
-        return Readiness(ready=works, status="ok" if works else "failing", facts={"failures": failures})
+        trouble = self._trouble()
+        if trouble:
+            failures["custody"] = trouble
+        status: Readable = "failing" if not works else "degraded" if trouble else "ok"
+        return Readiness(ready=works, status=status, facts={"failures": failures})
 
     def retire(self) -> None:
         """Report from now on that this signer is not ready, because it stops."""

@@ -6,13 +6,18 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from socket import socket
+from typing import Final
 
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from notary import __version__
 from notary.config import DEBUG_ADDRESS, SIGNER_PREFIX, SignerConfig, differences, load_signer
@@ -24,7 +29,8 @@ from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
-from notary.errors import ConfigError, KeyNotFound, StorageFailed, StorageUnreachable
+from notary.envelope import KEYWRAP, envelopes
+from notary.errors import ConfigError, CustodyUnavailable, KeyNotFound, StorageFailed, StorageUnreachable
 from notary.net.grpc import GrpcFactory, refuse_plaintext
 from notary.net.http.site import Response
 from notary.net.tls import contexts
@@ -34,21 +40,41 @@ from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.custody import custodies
-from notary.signer.keyring import CREATIONS, Keyring
+from notary.signer.keyring import CREATIONS, QUICK_CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
 from notary.signer.trial import Trial
 from notary.signer.watches import HealthWatches
 from notary.storage import KeyStore
-from notary.storage.keywrap import refused_aliases
+from notary.storage.keywrap import refused_aliases, unwrap
 from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
+from notary.tuf.jwe import KEYWRAP as PASSPHRASE
 from notary.work.allowance import Allowance
-from notary.work.reactor import Reactor, utc_now
+from notary.work.backoff import Backoff
+from notary.work.machine import MACHINE, Machine
+from notary.work.reactor import Reactor
+from notary.work.threads import InThread
 from notary.work.usage import PoolUsage
 
-THREADS = CREATIONS + 1
-"""Threads that make and open keys: one is always left for a signature whose key must be opened."""
+_LOOK_SECONDS: Final = 30.0
+"""Seconds between two looks if the custody of keys works."""
+
+_PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
+"""The pauses, in seconds, between two tries of a custody that is away when the signer starts."""
+
+_MARGIN_SECONDS: Final = 60.0
+"""The longest time that one such try may take; the service manager is told so."""
+
+
+def creations(config: SignerConfig) -> int:
+    """Return how many keys are made at a time."""
+    return CREATIONS if config.storage.keys.wrap is None else QUICK_CREATIONS
+
+
+def threads(config: SignerConfig) -> int:
+    """Return how many threads make and open keys: one is always left for a signature whose key must be opened."""
+    return creations(config) + 1
 
 
 class Signer(Serving):
@@ -66,13 +92,15 @@ class Signer(Serving):
         sockets: Sequence[socket] = (),
         logs_info: Callable[[], bool] = lambda: True,
         worker: Worker | None = None,
+        machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, THREADS, sockets)
+        super().__init__(reactor, threads(config), sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
         self._latest = config
         self._custody = custodies.custody_of(lambda: self._latest)
+        self._trouble = ""  # what keeps the custody from working
         self._log = Logger(namespace="notary.signer")
         files = config.server
         self._tls = contexts.server_options(
@@ -100,18 +128,30 @@ class Signer(Serving):
             self._log.warn(
                 "server.client_ca_file is not given: every client that reaches this signer can sign with every key"
             )
+        looks = self.own_threads(1)  # where a look may hang without holding up a signature
+        pool_of_all = self.reactor.getThreadPool()  # the service's own threads may all wait for the custody
+        self.at_end(lambda: deferToThreadPool(self.reactor, pool_of_all, self._custody.close))
         self._log.info("Using {backend} backend", backend=storage.backend)
         usage = PoolUsage()
         metrics.watch_pool(usage)
         pool = pool_of(storage, usage)
-        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool)
+        open_store = partial(open_key_store, storage.backend, storage.db_url, self.reactor, pool, self.machine)
         opened = await self.open(KeyStore, self._log, open_store)
         store = timed(KeyStore, opened, self.reactor, metrics.observe_storage, expected=KeyNotFound)
         self._reloader = self.reload_when_changed(self._parts(self._config))
         allowance = Allowance(config.limits.pending_keys_per_hour, self.reactor.seconds)
-        alias = config.storage.default_alias
-        self._trial = trial = Trial(store.sample, self._custody.open, alias, self.in_thread, self.reactor.seconds)
-        keyring = Keyring(store, self._custody, self.in_thread, utc_now, allow=allowance.take, on_made=trial.made)
+        self._trial = trial = Trial(
+            store.sample, self._custody.open, self._custody.under, self.in_thread, self.reactor.seconds, _what(config)
+        )
+        keyring = Keyring(
+            store,
+            self._custody,
+            self.in_thread,
+            self.machine.utc_now,
+            allow=allowance.take,
+            creations=creations(config),
+            on_made=trial.made,
+        )
         self._rpc = rpc = Rpc(
             keyring,
             store.check,
@@ -120,6 +160,7 @@ class Signer(Serving):
             self.reactor.seconds,
             trial=trial,
             processes=1 if self._worker is None else self._worker.count,
+            trouble=lambda: self._trouble,
         )
         methods = rpc.methods()
         watches = HealthWatches(rpc.works, SERVICES, self.reactor)
@@ -135,27 +176,95 @@ class Signer(Serving):
         metrics.gauge("connections", "Open connections of clients", lambda: {(): grpc.connections})
         self.at_end(lambda: grpc.stop(server.drain_timeout))
         self._store = store
-        with suppress(StorageUnreachable):  # it is waited for below
-            await self._try_passphrases(config)
+        tried = False
+        with suppress(StorageUnreachable, CustodyUnavailable):  # they are waited for below
+            await self._try_keys()
+            tried = True
         await self.listen("server.grpc_addr", server.grpc_addr, grpc, self._tls, refusals)
         self.at_end(rpc.retire)
-        if await self.wait_for_store():
-            await self._try_passphrases(config)
+        await self.wait_for_store()
+        if not tried:
+            await self._wait_for_custody()
+        if config.storage.keys.uris:
+            self._look_from_time_to_time(looks)
 
-    async def _try_passphrases(self, config: SignerConfig) -> None:
-        """Open a few stored keys. Raises ConfigError if the passphrase of new keys opens none of those under it."""
+    async def _wait_for_custody(self) -> None:
+        """Try stored keys, again and again while the custody is away. Raises ConfigError as :meth:`_try_keys`."""
+        failures = 0
+        while True:
+            try:
+                await self._try_keys()
+            except CustodyUnavailable as error:
+                failures += 1
+                seconds = _PATIENCE.delay(failures, random.random())  # noqa: S311 - jitter
+                self._log.error("{error}; trying again in {seconds} s", error=str(error), seconds=round(seconds, 1))
+                self.on_waiting(f"Waiting for the custody of keys: {error}", seconds + _MARGIN_SECONDS)
+                await deferLater(self.reactor, seconds)
+            else:
+                break
+        if failures:
+            self._log.error("the custody of keys works, after {failures} tries that failed", failures=failures)
+
+    def _look_from_time_to_time(self, in_own_thread: InThread) -> None:
+        """Notice in time that the custody has gone away, and that it works again."""
+        looking = LoopingCall(self._look_at_custody, in_own_thread)
+        looking.clock = self.reactor
+        looking.start(_LOOK_SECONDS, now=False).addErrback(self._cannot_look)
+        self.at_end(looking.stop)
+
+    async def _look_at_custody(self, in_own_thread: InThread) -> None:
+        try:
+            await in_own_thread(self._custody.check)
+        except CustodyUnavailable as error:
+            if not self._trouble:
+                self._log.error("{error}; keys that are open in memory go on signing", error=str(error))
+            self._trouble = str(error)
+        else:
+            if self._trouble:
+                self._log.error("the custody of keys works again")
+            self._trouble = ""
+
+    def _cannot_look(self, failure: Failure) -> None:
+        self._log.failure("the custody of keys is not looked at any more", failure)
+
+    async def _try_keys(self) -> None:
+        """Open a few stored keys.
+
+        Raises ConfigError if what encrypts new keys opens none of those under it, and CustodyUnavailable.
+        """
+        config = self._config
+        await self.in_thread(self._custody.check)
         if self._store is None or not config.storage.kind.persistent:
             return
         keys = await self._store.sample()
-        refused = await self.in_thread(partial(refused_aliases, keys, custodies.custody_of(lambda: config).open))
+        refused = await self.in_thread(partial(refused_aliases, keys, self._custody.open, envelopes.under))
+        if config.storage.keys.wrap is not None:
+            sealed = {envelopes.under(key) for key in keys if key.keywrap_alg == KEYWRAP}
+            if sealed and sealed <= refused.keys():
+                raise ConfigError(
+                    f"storage.keys.wrap: {refused[min(sealed)]}; expected a configuration that opens stored keys, "
+                    "since no one could open new keys next to them otherwise"
+                )
+        self._judge_passphrases(config, refused)
+
+    def _judge_passphrases(self, config: SignerConfig, refused: Mapping[str, str]) -> None:
+        """Log what does not open. Raises ConfigError if the passphrase of new keys opens none of those under it."""
         default = config.storage.default_alias
-        if default in refused:
+        if default in refused and config.storage.keys.wrap is None:
             raise ConfigError(
                 f"{SIGNER_PREFIX}{variable_part(default)}: {refused[default]}; expected the passphrase that the stored "
                 "keys are wrapped with, since no one could open new keys next to them otherwise"
             )
         for reason in refused.values():
             self._log.error("{reason}; such keys cannot sign", reason=reason)
+
+    async def _try_passphrases(self, config: SignerConfig) -> None:
+        """Try the passphrases of a newer configuration on stored keys; key-encrypting keys need a restart."""
+        if self._store is None or not config.storage.kind.persistent:
+            return
+        keys = [key for key in await self._store.sample() if key.keywrap_alg == PASSPHRASE]
+        opened = partial(unwrap, passphrases=config.passphrase)
+        self._judge_passphrases(config, await self.in_thread(partial(refused_aliases, keys, opened)))
 
     async def reload(self, config: SignerConfig) -> Sequence[str]:
         """See `notary.daemon.service.Managed`."""
@@ -185,6 +294,12 @@ class Signer(Serving):
 
     async def _ready(self) -> Response:
         return (STARTING if self._rpc is None else await self._rpc.readiness()).response()
+
+
+def _what(config: SignerConfig) -> str:
+    """Name what new keys are under, for log lines."""
+    wrap = config.storage.keys.wrap
+    return f"the passphrase of alias {config.storage.default_alias}" if wrap is None else "the key-encrypting key"
 
 
 class Options(options.Options):

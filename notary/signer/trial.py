@@ -17,7 +17,8 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from notary.errors import SigningFailed, StorageFailed
+from notary.envelope.envelopes import under
+from notary.errors import CustodyUnavailable, SigningFailed, StorageFailed
 from notary.storage import StoredKey
 from notary.storage.keywrap import refused_aliases
 from notary.work.lru import Lru
@@ -38,9 +39,10 @@ class Trial:
     Args:
         sample: Returns a few stored keys.
         open_key: Opens a key with the passphrases that are in force. Blocks.
-        alias: The alias of the passphrase of new keys.
+        alias: What new keys are under: the alias of a passphrase, or the name of a key-encrypting key.
         in_thread: Runs what takes milliseconds.
         seconds: The clock.
+        what: The passphrase, or what else new keys are under, for log lines.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Trial:
         alias: str,
         in_thread: InThread,
         seconds: Callable[[], float],
+        what: str = "",
     ) -> None:
         self._sample = sample
         self._open_key = open_key
         self._alias = alias
+        self._what = what or f"the passphrase of alias {alias}"
         self._in_thread = in_thread
         self._seconds = seconds
         self._opened: frozenset[tuple[str, object]] = frozenset()  # keys by their id and their wrapped half
@@ -82,15 +86,18 @@ class Trial:
     async def reason(self) -> str:
         """Return why the passphrase of new keys opens no stored key; "" if it does, or if there is none to try.
 
-        While the store does not answer, the last reason counts.
+        While the store does not answer, or what opens keys is away, the last reason counts.
         """
         if self._seconds() >= self._due:
-            with suppress(StorageFailed):  # which the check of the store finds too
+            with suppress(StorageFailed, CustodyUnavailable):  # which other checks find too
                 await self._trying("")
         return self._reason
 
     async def before_a_key(self) -> None:
-        """Raise SigningFailed if a new key could not be opened by others; StorageFailed if that cannot be found out."""
+        """Raise SigningFailed if a new key could not be opened by others.
+
+        Raises StorageFailed and CustodyUnavailable if that cannot be found out.
+        """
         if not self._proven or self._reason or self._seconds() >= self._due:
             await self._trying("")
         if self._reason:
@@ -98,22 +105,26 @@ class Trial:
 
     async def _try(self, _what: str) -> None:
         rows = await self._sample()
-        of_others = {row.passphrase_alias for row in rows if row.key_id not in self._own}
-        evidence = [row for row in rows if row.key_id not in self._own or row.passphrase_alias not in of_others]
-        opened, refused = await self._in_thread(partial(self._try_all, evidence))
+        of_others = {under(row) for row in rows if row.key_id not in self._own}
+        evidence = [row for row in rows if row.key_id not in self._own or under(row) not in of_others]
+        try:
+            opened, refused = await self._in_thread(partial(self._try_all, evidence))
+        except CustodyUnavailable:
+            self._due = self._seconds() + INTERVAL_SECONDS
+            raise
         self._opened = opened
         self._due = self._seconds() + INTERVAL_SECONDS
-        self._proven = any(row.passphrase_alias == self._alias for row in rows) and self._alias not in refused
+        self._proven = any(under(row) == self._alias for row in rows) and self._alias not in refused
         reason = refused.get(self._alias, "")
         if reason and not self._reason:
             self._log.error(
-                "{reason}; no keys are made, and health checks fail, until the passphrase of alias {alias} is the one "
-                "that the stored keys are wrapped with",
+                "{reason}; no keys are made, and health checks fail, until {what} is the one that the stored keys are "
+                "wrapped with",
                 reason=reason,
-                alias=self._alias,
+                what=self._what,
             )
         elif self._reason and not reason:
-            self._log.error("the passphrase of alias {alias} opens the stored keys again", alias=self._alias)
+            self._log.error("{what} opens the stored keys again", what=self._what)
         self._reason = reason
 
     def _try_all(self, rows: Sequence[StoredKey]) -> tuple[frozenset[tuple[str, object]], Mapping[str, str]]:
@@ -125,5 +136,5 @@ class Trial:
                 self._open_key(row)
             opened.add(mark)
 
-        refused = refused_aliases(rows, open_key)
+        refused = refused_aliases(rows, open_key, under)
         return frozenset(opened), refused

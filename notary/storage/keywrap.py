@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from notary.errors import SigningFailed, UnsupportedAlgorithm
+from notary.errors import CustodyUnavailable, SigningFailed, UnsupportedAlgorithm
 from notary.storage import StoredKey
 from notary.tuf import jwe, private
 from notary.tuf.canonical import quote
@@ -29,31 +29,44 @@ def public_half(row: StoredKey) -> PublicKey:
 
 
 def unwrap(row: StoredKey, passphrases: Passphrases) -> private.PrivateKey:
-    """Open a stored key. Raises SigningFailed (no passphrase, a wrong one, damage) and UnsupportedAlgorithm."""
+    """Open a stored key. Raises SigningFailed and UnsupportedAlgorithm.
+
+    Among the first is KeyDoesNotOpen: a wrong passphrase, or damage.
+    """
     public = public_half(row)
     passphrase = _passphrase(passphrases, row.key_id, row.passphrase_alias)
     try:
         plaintext = jwe.unwrap(row.private, passphrase)
     except SigningFailed as error:
         alias = quote(row.passphrase_alias)
-        raise SigningFailed(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
+        raise type(error)(f"key {row.key_id}, wrapped with passphrase alias {alias}: {error}") from None
     return private.decode(public.key_type, public.public, plaintext)
 
 
-def refused_aliases(rows: Iterable[StoredKey], open_key: Callable[[StoredKey], object]) -> Mapping[str, str]:
+def alias_of(row: StoredKey) -> str:
+    """The alias of the passphrase of a row."""
+    return row.passphrase_alias
+
+
+def refused_aliases(
+    rows: Iterable[StoredKey], open_key: Callable[[StoredKey], object], under: Callable[[StoredKey], str] = alias_of
+) -> Mapping[str, str]:
     """Return the aliases under which no key of ``rows`` opens, each with the reason.
 
-    ``open_key`` opens a key. Raises SigningFailed.
+    ``open_key`` opens a key. Raises SigningFailed. ``under`` says what a row is under. Raises CustodyUnavailable if
+    ``open_key`` does, which says nothing of the keys.
     """
     opened: set[str] = set()
     reasons: dict[str, str] = {}
     for row in rows:
         try:
             open_key(row)
+        except CustodyUnavailable:
+            raise
         except (SigningFailed, UnsupportedAlgorithm) as error:
-            reasons.setdefault(row.passphrase_alias, str(error))
+            reasons.setdefault(under(row), str(error))
         else:
-            opened.add(row.passphrase_alias)
+            opened.add(under(row))
     return {alias: reason for alias, reason in reasons.items() if alias not in opened}
 
 
@@ -73,9 +86,13 @@ def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: 
     )
 
 
-def rewrap(row: StoredKey, alias: str, passphrases: Passphrases) -> StoredKey:
-    """Wrap the same key under the passphrase of ``alias``. Raises as :func:`unwrap` and :func:`wrap` do."""
-    again = wrap(unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
+def rewrap(row: StoredKey, alias: str, passphrases: Passphrases, key: private.PrivateKey | None = None) -> StoredKey:
+    """Wrap the same key under the passphrase of ``alias``.
+
+    ``key`` is the key of the row, if something else than a passphrase has opened it. Raises as :func:`unwrap` and
+    :func:`wrap` do.
+    """
+    again = wrap(key or unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
     return replace(again, last_used=row.last_used)
 
 

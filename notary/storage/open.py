@@ -26,6 +26,7 @@ from notary.storage.sql.keys import SQLKeyStore
 from notary.storage.sql.metadata import SQLMetadataStore
 from notary.storage.sql.migrate import SERVER, SIGNER, Service, Step, migrate, plan, set_up
 from notary.storage.sql.survey import Fact, risks
+from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
@@ -55,13 +56,18 @@ def pool_of(storage: Storage, usage: PoolUsage | None = None, *, read_only: bool
 
 
 async def open_database(
-    dialect: Dialect, db_url: str, service: Service, reactor: Reactor, pool: PoolSettings = _POOL
+    dialect: Dialect,
+    db_url: str,
+    service: Service,
+    reactor: Reactor,
+    pool: PoolSettings = _POOL,
+    machine: Machine = MACHINE,
 ) -> Database:
     """Connect to the database and check that it has the tables of ``service``.
 
     Raises ConfigError if the driver is missing or ``db_url`` cannot be used, StorageFailed if the database cannot.
     """
-    database = Database(dialect, db_url, reactor, pool)
+    database = Database(dialect, db_url, reactor, pool, machine)
     try:
         warnings = await _on_tables(database, partial(set_up, read_only=pool.read_only), service)
     except BaseException:
@@ -124,7 +130,7 @@ async def migration_plan(
 
 
 def open_metadata_store(
-    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL, machine: Machine = MACHINE
 ) -> Deferred[MetadataStore]:
     """Open the server's store.
 
@@ -138,37 +144,43 @@ def open_metadata_store(
         dialect = dialect_of(backend)
         if dialect is None:
             return MemoryMetadataStore()
-        return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool))
+        return SQLMetadataStore(await open_database(dialect, db_url, SERVER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_store(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL) -> Deferred[KeyStore]:
+def open_key_store(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings = _POOL, machine: Machine = MACHINE
+) -> Deferred[KeyStore]:
     """Open the signer's store; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyStore:
         dialect = dialect_of(backend)
         if dialect is None:
             return MemoryKeyStore()
-        return SQLKeyStore(await open_database(dialect, db_url, SIGNER, reactor, pool))
+        return SQLKeyStore(await open_database(dialect, db_url, SIGNER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[Inventory]:
+def open_inventory(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+) -> Deferred[Inventory]:
     """Open the server's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> Inventory:
-        return SQLInventory(await open_database(_database_of(backend), db_url, SERVER, reactor, pool))
+        return SQLInventory(await open_database(_database_of(backend), db_url, SERVER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 
 
-def open_key_inventory(backend: str, db_url: str, reactor: Reactor, pool: PoolSettings) -> Deferred[KeyInventory]:
+def open_key_inventory(
+    backend: str, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+) -> Deferred[KeyInventory]:
     """Open the signer's store for an operator; arguments and errors as for :func:`open_metadata_store`."""
 
     async def connect() -> KeyInventory:
-        return SQLKeyInventory(await open_database(_database_of(backend), db_url, SIGNER, reactor, pool))
+        return SQLKeyInventory(await open_database(_database_of(backend), db_url, SIGNER, reactor, pool, machine))
 
     return Deferred.fromCoroutine(connect())
 

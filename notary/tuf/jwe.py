@@ -20,7 +20,7 @@ from jwcrypto.common import base64url_encode, json_encode  # type: ignore[import
 from jwcrypto.jwe import JWE  # type: ignore[import-untyped]
 from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 
-from notary.errors import MalformedJSON, SigningFailed
+from notary.errors import KeyDoesNotOpen, MalformedJSON, SigningFailed
 from notary.tuf import canonical
 from notary.tuf.canonical import quote
 
@@ -52,15 +52,15 @@ def wrap(plaintext: bytes, passphrase: str) -> bytes:
 def unwrap(wrapped: bytes, passphrase: str) -> bytes:
     """Decrypt a JWE of :func:`wrap` or of the reference signer.
 
-    Raises SigningFailed if ``wrapped`` is no JWE of this format, or if the decryption fails, because the passphrase is
-    wrong or ``wrapped`` is damaged; the two cases cannot be distinguished.
+    Raises SigningFailed if ``wrapped`` is no JWE of this format, and KeyDoesNotOpen if the decryption fails: the
+    passphrase is wrong or ``wrapped`` is damaged, and the two cases cannot be distinguished.
     """
     _check(wrapped)
     jwe = JWE(algs=[KEYWRAP, ENCRYPTION])
     try:
         jwe.deserialize(wrapped.decode("ascii"), _key(passphrase))
     except Exception:  # noqa: BLE001 - the text of any error might show plaintext
-        raise SigningFailed("it does not open: the passphrase is wrong, or the stored bytes are damaged") from None
+        raise KeyDoesNotOpen("it does not open: the passphrase is wrong, or the stored bytes are damaged") from None
     plaintext: bytes = jwe.payload
     return plaintext
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 from notary.work.threads import InThread, Threads
 
@@ -25,16 +26,17 @@ class Assembly(Service, ABC):
     ready = False
     """True from the end of the start to the beginning of the stop. Load balancers send new requests only then."""
 
-    def __init__(self, reactor: Reactor, threads: int) -> None:
+    def __init__(self, reactor: Reactor, threads: int, machine: Machine = MACHINE) -> None:
         self.reactor = reactor
-        self._threads = Threads(reactor, threads)
+        self.machine = machine
+        self._threads = Threads(reactor, threads, machine)
         self.in_thread: InThread = self._threads
         """Runs a plain function in a thread of this service."""
         self._ends: list[Callable[[], object]] = []
 
     def own_threads(self, most: int) -> InThread:
         """Return another ``in_thread``, with at most ``most`` threads of its own, which end with the service."""
-        threads = Threads(self.reactor, most)
+        threads = Threads(self.reactor, most, self.machine)
         threads.start()
         self.at_end(threads.stop)
         return threads

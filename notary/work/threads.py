@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from notary.errors import NotaryError
+from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 
 T = TypeVar("T")
@@ -31,9 +31,9 @@ class InThread(Protocol):
 class Threads:
     """Runs functions in at most ``most`` threads at the same time; further functions wait for their turn."""
 
-    def __init__(self, reactor: Reactor, most: int) -> None:
+    def __init__(self, reactor: Reactor, most: int, machine: Machine = MACHINE) -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(0, most)
+        self._pool = machine.thread_pool(0, most)
 
     def start(self) -> None:
         """Start the pool, and the work that was given to it before."""

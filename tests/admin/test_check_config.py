@@ -14,7 +14,10 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from notary.admin.command import Status
+from notary.envelope.envelopes import Envelopes
+from notary.envelope.file import FileKek
 from notary.storage.open import open_key_store, open_metadata_store
+from notary.tuf import private
 from tests.admin.conftest import admin, write_config
 from tests.support.certs import DAY, Authority
 from tests.support.keyplace import OLD, OTHER, environment, make_key
@@ -279,3 +282,34 @@ async def test_a_file_that_is_no_certificate_is_not_read_as_one(place, tmp_path,
     await place.publish(Publisher("example.com/app"))
     outcome = await admin(*command, "--config", config, "--json")
     assert outcome.status == Status.OK, outcome
+
+
+@pytest_twisted.ensureDeferred
+async def test_key_encrypting_keys_are_tried(signer, tmp_path):
+    one, other = FileKek(bytes(range(32))), FileKek(bytes(range(1, 33)))
+    for name, content in (("one", range(32)), ("other", range(1, 33)), ("short", range(5))):
+        (tmp_path / name).write_bytes(bytes(content))
+    store = await open_key_store("sqlite3", str(tmp_path / "signer.db"), reactor)
+    for kek in (one, other):
+        await store.add(Envelopes([kek]).seal(private.generate("ed25519"), f"example.com/{kek.name}", "timestamp"))
+    await store.close()
+
+    async def checked(**keys):
+        config = signer(lambda value: value["storage"].update(keys=keys))
+        return await admin("check-config", "--config", config, "--json", environ=PASSPHRASE)
+
+    outcome = await checked(wrap="file:one", unwrap=["file:other"])
+    assert (outcome.status, problems(outcome)) == (Status.OK, [])
+    found = checks(outcome)
+    assert found[f"key-encrypting key {one.name}"]["detail"] == "it can be used"
+    assert found[f"keys under {other.name}"]["detail"] == "one opens"
+    outcome = await checked(wrap="file:one")
+    assert outcome.status == Status.FOUND
+    assert [f"there is no key-encrypting key '{other.name}'" in each for each in problems(outcome)] == [True]
+    outcome = await checked(wrap="file:short")
+    assert [each.partition("; ")[0] for each in problems(outcome)] == [
+        f"storage.keys.wrap: file:{tmp_path}/short holds 5 bytes"
+    ]
+    outcome = await checked()
+    assert all("name it in storage.keys.wrap" in each for each in problems(outcome))
+    assert len(problems(outcome)) == 2

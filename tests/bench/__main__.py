@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.bench.custodies import Custodies
 from tests.bench.figures import GO, BenchError, Samples, missed, order_of
 from tests.bench.growth import FULL, QUICK, TEXT, TITLE, Growth, tables
 from tests.bench.pairs import Pairs
@@ -27,7 +28,7 @@ from tests.bench.suites import Pace, Servers, Signers, Suite
 from tests.support.peers import GO_SERVER
 from tests.support.signer import GO_SIGNER
 
-SUITES: Sequence[type[Suite]] = (Pairs, Signers, Servers)
+SUITES: Sequence[type[Suite]] = (Pairs, Signers, Custodies, Servers)
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 CAPACITY = PAGE.parents[1] / "etc" / "capacity.py"
 PICTURE, GROWTH = (PAGE.parent / "diagrams" / f"{name}.svg" for name in ("benchmarks", "growth"))

@@ -92,7 +92,7 @@ class HAProxy:
     """HAProxy; ``text`` stands for what is between its defaults and the signers on the page."""
 
     def __init__(self, scene: Scene, text: str | None = None) -> None:
-        whole = block("global\n")
+        whole = block("global\n    maxconn")
         servers = whole[whole.index("frontend https") : whole.index("frontend grpc")]
         whole = whole[: whole.index("frontend grpc")].replace(servers, text or servers)
         config = scene.folder / "haproxy.cfg"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from notary import config
-from notary.config import Address
+from notary.config import Address, KekUri
 from notary.errors import ConfigError
 from tests.support.configurations import HIDDEN, SIGNER_STORAGE, assert_one_line, read_signer, signer
 
@@ -86,3 +86,76 @@ def test_a_passphrase_that_looks_like_a_key_is_warned_about() -> None:
     assert [warning.split(":")[0] for warning in loaded.warnings] == ["NOTARY_SIGNER_LOGGING_LEVLE"]
     assert HIDDEN not in loaded.warnings[0]
     assert loaded.passphrase("logging_levle") == HIDDEN
+
+
+# -- key-encrypting keys ----------------------------------------------------------------------------------------------
+
+
+def test_a_kek_needs_no_passphrase_and_may_have_one() -> None:
+    storage = {**SIGNER_STORAGE, "keys": {"wrap": "file:kek", "unwrap": ["file:/old", "file:kek"]}}
+    loaded = read_signer(signer(storage=storage))
+    assert loaded.storage.keys.wrap == KekUri("file", "/etc/notary/kek")
+    assert list(map(str, loaded.storage.keys.uris)) == ["file:/etc/notary/kek", "file:/old"]
+    assert loaded.storage.default_alias == ""
+    loaded = read_signer(signer(storage={**storage, "default_alias": "a"}), NOTARY_SIGNER_A=HIDDEN)
+    assert loaded.passphrase("a") == HIDDEN
+    assert read_signer(signer()).storage.keys.uris == ()
+
+
+def test_a_kek_by_the_environment() -> None:
+    loaded = read_signer(
+        signer(storage=SIGNER_STORAGE),
+        NOTARY_SIGNER_STORAGE_KEYS_WRAP="file:///run/credentials/kek",
+        NOTARY_SIGNER_STORAGE_KEYS_UNWRAP="file:one file:/two",
+    )
+    assert [str(uri) for uri in loaded.storage.keys.uris] == [
+        "file:/run/credentials/kek",
+        "file:/etc/notary/one",
+        "file:/two",
+    ]
+    assert dict(loaded.passphrases) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "kek",
+        "/kek",
+        "file:",
+        "file://host/kek",
+        "file://",
+        "File:kek",
+        "vault:x",
+        "file:a\0b",
+        "file:a\nb",
+        1,
+        ["file:a"],
+    ],
+)
+def test_bad_uris_of_keks(value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_signer(signer(storage={**SIGNER_STORAGE, "keys": {"wrap": value}}))
+    assert_one_line(str(caught.value), "storage.keys.wrap", ['"file:PATH"'])
+
+
+@pytest.mark.parametrize("value", [["kek"], {"a": 1}, 5, "file:a,file:b x"])
+def test_bad_lists_of_keks(value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_signer(signer(storage={**SIGNER_STORAGE, "keys": {"wrap": "file:a", "unwrap": value}}))
+    assert_one_line(str(caught.value), "storage.keys.unwrap", [])
+
+
+def test_older_keks_without_a_new_one() -> None:
+    """So stored keys go back under a passphrase, and new keys are under it."""
+    keys = {"unwrap": ["file:a", "file:b", "file:a"]}
+    loaded = read_signer(signer(storage={**SIGNER_STORAGE, "default_alias": "a", "keys": keys}), NOTARY_SIGNER_A="p")
+    assert loaded.storage.keys.wrap is None
+    assert [str(uri) for uri in loaded.storage.keys.uris] == ["file:/etc/notary/a", "file:/etc/notary/b"]
+    with pytest.raises(ConfigError, match=r"storage\.default_alias"):
+        read_signer(signer(storage={**SIGNER_STORAGE, "keys": keys}))
+
+
+def test_neither_a_passphrase_nor_a_kek() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_signer(signer(storage=SIGNER_STORAGE))
+    assert_one_line(str(caught.value), "storage.default_alias", ['storage.backend is "mysql"', "storage.keys.wrap"])

@@ -25,10 +25,12 @@ import pytest
 
 from tests.support.author import Author, server_key_from
 from tests.support.databases import MariaDB
+from tests.support.doc_haproxy import block
 from tests.support.migrated import migrated_database
 from tests.support.peers import OUR_SERVER, Daemon, daemon, free_port, mint_certificates, remote_signer
 from tests.support.sides import MULTIPART, form_of
 from tests.support.signer import OUR_SIGNER, Pair, signer_daemon
+from tests.support.waiting import until
 
 PAGE = Path(__file__).parents[2] / "docs/high-availability.md"
 HAPROXY = "/usr/sbin/haproxy"
@@ -99,6 +101,7 @@ class Cluster:
 
     def await_running(self, *names: str) -> None:
         """Wait until HAProxy finds these well, by a check: before the first one it takes every server for well."""
+        until(self.admin.exists, "HAProxy has its own socket, which it makes after the ports")
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             lines = [
@@ -139,7 +142,7 @@ def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
         storage = {"backend": "mysql", "db_url": for_servers}
         daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
     admin = tmp_path / "admin.sock"
-    (text,) = re.findall(r"^```text\n(global\n.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = block("global\n    maxconn", "text")
     text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
     text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
         "bind :7899", f"bind 127.0.0.1:{ports['grpc']}"

@@ -25,6 +25,7 @@ from tests.support.goclient import Machine, live
 from tests.support.peers import GO_SERVER, OUR_SERVER, Certificates, Daemon, daemon, remote_signer
 from tests.support.sides import Side, clone, make_collection
 from tests.support.signer import GO_SIGNER, OUR_SIGNER, Pair, signer_daemon
+from tests.support.softhsm import Tokens
 
 MEMORY = {"backend": "memory"}
 SQLITE = {"backend": "sqlite3", "db_url": "notary.db"}
@@ -38,14 +39,18 @@ METHODS = {"ecdsa": "ecdsa", "ed25519": "eddsa", "rsa": "rsapss"}
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which programs, on which storage, with which kind of keys. ``life``: the whole life of the client is lived."""
+    """Which programs, on which storage, with which kind of keys. ``life``: the whole life of the client is lived.
+
+    ``custody`` is the scheme of the key-encrypting key of the signer, "" for a passphrase.
+    """
 
     server: tuple[str, ...]
     server_storage: Mapping[str, str]
     signer: tuple[str, ...]
-    signer_storage: Mapping[str, str]
+    signer_storage: Mapping[str, Any]
     algorithm: str
     life: bool = True
+    custody: str = ""
 
 
 PAIRINGS = {
@@ -58,8 +63,10 @@ PAIRINGS = {
     "ours-ours-ed25519": Pairing(OUR_SERVER, MEMORY, OUR_SIGNER, MEMORY, "ed25519"),
     "go-ours-rsa": Pairing(GO_SERVER, MEMORY, OUR_SIGNER, MEMORY, "rsa", life=False),
     "ours-ours-rsa": Pairing(OUR_SERVER, SQLITE, OUR_SIGNER, KEYS, "rsa"),
+    "ours-ours-ecdsa-file": Pairing(OUR_SERVER, SQLITE, OUR_SIGNER, KEYS, "ecdsa", custody="file"),
+    "ours-ours-ecdsa-pkcs11": Pairing(OUR_SERVER, SQLITE, OUR_SIGNER, KEYS, "ecdsa", custody="pkcs11"),
 }
-"""By name: the server, the signer, the algorithm. The reference's signer cannot make RSA keys."""
+"""By name: the server, the signer, the algorithm, the custody of keys. The reference's signer cannot make RSA keys."""
 
 LIVES = [name for name, pairing in PAIRINGS.items() if pairing.life]
 
@@ -87,9 +94,13 @@ def pairs(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) 
 
     def start(name: str, stack: ExitStack) -> Running:
         pairing, directory = PAIRINGS[name], folder / name
-        signer = signer_daemon(
-            f"{name}-signer", pairing.signer, pair, directory, pairing.signer_storage, environment=ENVIRONMENT
-        )
+        storage, environment = pairing.signer_storage, ENVIRONMENT
+        if pairing.custody:
+            tokens = Tokens.make(directory / "hsm")
+            (directory / "kek").write_bytes(bytes(range(32)))
+            keks = {"file": "file:kek", "pkcs11": tokens.uri()}
+            storage, environment = {**storage, "keys": {"wrap": keks[pairing.custody]}}, tokens.environment
+        signer = signer_daemon(f"{name}-signer", pairing.signer, pair, directory, storage, environment=environment)
         server = daemon(
             f"{name}-server",
             pairing.server,
@@ -216,4 +227,7 @@ async def test_the_keys_lie_with_the_signer_alone(reactor: Any, pairs: Mapping[s
         found = database.execute(
             "SELECT key_id, public, algorithm, passphrase_alias FROM private_keys WHERE gun = ?", (collection.gun,)
         ).fetchall()
-    assert sorted(found) == sorted((key.key_id, key.public, running.pairing.algorithm, "alias_one") for key in held)
+    under = running.pairing.custody or "alias_one"  # a key-encrypting key has the name of its scheme, and more
+    assert sorted((*row, alias.partition("-")[0]) for *row, alias in found) == sorted(
+        (key.key_id, key.public, running.pairing.algorithm, under) for key in held
+    )

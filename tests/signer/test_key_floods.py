@@ -13,12 +13,13 @@ from notary.errors import SigningUnavailable
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.proto import signer_pb2
 from notary.signer.custody.jwe import JweCustody
-from notary.signer.keyring import CREATIONS, MAX_WAITING, Keyring
+from notary.signer.keyring import CREATIONS, MAX_WAITING, QUICK_CREATIONS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
-from notary.signer.tap import THREADS
+from notary.signer.tap import creations, threads
 from notary.storage.open import open_key_store
 from tests.signer.conftest import ALIAS, NOW, PASSPHRASES
+from tests.support.configurations import SIGNER_STORAGE, read_signer, signer
 
 MESSAGE = b"message"
 
@@ -75,7 +76,11 @@ async def flooded():
 
 
 def test_a_thread_is_left_for_signatures() -> None:
-    assert THREADS > CREATIONS
+    quick = {**SIGNER_STORAGE, "keys": {"wrap": "file:kek"}}
+    for storage, most in ({"backend": "memory"}, CREATIONS), (quick, QUICK_CREATIONS):
+        config = read_signer(signer(storage=storage))
+        assert creations(config) == most < threads(config)
+        assert creations(config) < config.storage.connections
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from notary.errors import KeyNotFound, StorageFailed, UnsupportedAlgorithm
+from notary.errors import CustodyUnavailable, KeyNotFound, StorageFailed, UnsupportedAlgorithm
 from notary.net.grpc import Context, Peer, RpcError, Status
 from notary.observe.logs import LineObserver
 from notary.proto import health_pb2, signer_pb2
@@ -258,4 +258,8 @@ async def test_a_check_with_a_fault_is_an_error(bench, log):
 def test_clients_tell_these_errors_from_others():
     from notary.signer.rpc import _STATUSES
 
-    assert dict(_STATUSES) == {KeyNotFound: Status.NOT_FOUND, UnsupportedAlgorithm: Status.UNKNOWN}
+    assert dict(_STATUSES) == {
+        KeyNotFound: Status.NOT_FOUND,
+        UnsupportedAlgorithm: Status.UNKNOWN,
+        CustodyUnavailable: Status.UNAVAILABLE,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -21,10 +21,12 @@ from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import load_signer
 from notary.daemon.program import Bootstrap
+from notary.envelope import KEYWRAP
 from notary.errors import ConfigError, StorageFailed
 from notary.signer.tap import Signer
 from notary.storage.open import migrate_database
 from notary.storage.sql import migrate
+from notary.tuf import jwe
 from tests.support.certs import Authority
 from tests.support.peers import free_port
 from tests.support.signer import KEY_MANAGEMENT, SIGNER, Client, Pair, signer_config
@@ -258,3 +260,79 @@ def test_the_configuration_of_make_up_can_be_loaded():
     assert config.passphrase(config.storage.default_alias) == passphrase
     assert Path(config.storage.db_url).parent.resolve() == FIXTURES.parent / "var"
     Signer(config, reactor)
+
+
+# -- key-encrypting keys ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keks(tmp_path):
+    """The files of two key-encrypting keys, as URIs."""
+    found = []
+    for number in range(2):
+        path = tmp_path / f"kek{number}"
+        path.write_bytes(bytes(range(number, number + 32)))
+        found.append(f"file:{path}")
+    return found
+
+
+def stored_under(tmp_path):
+    """The beginning of the alias of each stored key, in the order of their creation."""
+    with closing(sqlite3.connect(tmp_path / "keys.db")) as database:
+        rows = database.execute("SELECT passphrase_alias, keywrap_alg FROM private_keys ORDER BY id").fetchall()
+    return [(alias.partition("-")[0], keywrap) for alias, keywrap in rows]
+
+
+@pytest_twisted.ensureDeferred
+async def test_new_keys_are_under_the_kek_and_older_ones_sign(pair, storage, keks, tmp_path):
+    one, other = keks
+    keys = []
+    for each in (
+        storage,
+        storage | {"keys": {"wrap": one}},
+        storage | {"keys": {"wrap": other, "unwrap": [one]}},
+        storage | {"keys": {"wrap": one, "unwrap": [other]}},
+    ):
+        async with serving(configured(pair, each)) as call:
+            keys.append(await call(pair, life))
+            for key_id in keys:
+                assert (await call(pair, lambda client, key_id=key_id: client.sign(key_id, b"another"))).content
+    assert stored_under(tmp_path) == [("alias_one", jwe.KEYWRAP), *[("file", KEYWRAP)] * 3]
+    async with serving(configured(pair, storage | {"keys": {"unwrap": keks}})) as call:  # back under the passphrase
+        await call(pair, life)
+        for key_id in keys:
+            assert (await call(pair, lambda client, key_id=key_id: client.sign(key_id, b"another"))).content
+    assert stored_under(tmp_path)[-1] == ("alias_one", jwe.KEYWRAP)
+    # Without the passphrase, the keys under it cannot sign, and the others do.
+    text = json.dumps(
+        signer_config(pair, 0, {**storage, "default_alias": "", "keys": {"wrap": one, "unwrap": [other]}})
+    )
+    with capturedLogs() as events:
+        async with serving(load_signer(text, {}, pair.folder)) as call:
+            for key_id in keys[1:]:
+                assert (await call(pair, lambda client, key_id=key_id: client.sign(key_id, b"another"))).content
+            with pytest.raises(grpc.RpcError, match="there is no passphrase of alias"):
+                await call(pair, lambda client: client.sign(keys[0], b"another"))
+    assert any("alias_one" in (formatEvent(event) or "") for event in events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_kek_that_opens_none_of_the_stored_keys(pair, storage, keks):
+    one, other = keks
+    async with serving(configured(pair, storage | {"keys": {"wrap": one}})) as call:
+        await call(pair, life)
+    with pytest.raises(ConfigError) as caught:
+        await fail_to_start(configured(pair, storage | {"keys": {"wrap": other}}))
+    assert str(caught.value).startswith("storage.keys.wrap: key ")
+    assert "name it in storage.keys.unwrap" in str(caught.value)
+    async with serving(configured(pair, storage | {"keys": {"wrap": other, "unwrap": [one]}})) as call:
+        await call(pair, life)
+    with capturedLogs() as events:  # some open: it serves, and the log names what does not
+        async with serving(configured(pair, storage | {"keys": {"wrap": other}})) as call:
+            await call(pair, life)
+    assert any("such keys cannot sign" in (formatEvent(event) or "") for event in events)
+
+
+def test_the_kek_is_read_when_it_is_built(pair, storage, tmp_path):
+    with pytest.raises(ConfigError, match=r"storage\.keys\.wrap: file:.* cannot be read"):
+        Signer(configured(pair, storage | {"keys": {"wrap": f"file:{tmp_path}/missing"}}), reactor)

@@ -80,10 +80,10 @@ class KeyPlace(Place):
         async with self.inventory() as inventory:
             return {row.key_id: row.key for row in await inventory.page(0, 100_000)}
 
-    def config(self, folder: Path, **sections) -> Path:
-        """A signer's configuration for this database, whose default is the old alias."""
+    def config(self, folder: Path, keys: Mapping[str, object] | None = None, **sections) -> Path:
+        """A signer's configuration for this database, whose default is the old alias; ``keys`` is ``storage.keys``."""
         path = folder / "signer.json"
-        storage = {"backend": self.backend, "db_url": self.db_url, "default_alias": OLD}
+        storage = {"backend": self.backend, "db_url": self.db_url, "default_alias": OLD, "keys": keys or {}}
         server = {"grpc_addr": ":0", "tls_cert_file": "signer.crt", "tls_key_file": "signer.key"}
         path.write_text(json.dumps({"server": server, "storage": storage, **sections}))
         return path

@@ -60,7 +60,7 @@ class Pair:
         return pair
 
 
-def signer_config(pair: Pair, port: int, storage: Mapping[str, str], **more: Any) -> dict[str, Any]:
+def signer_config(pair: Pair, port: int, storage: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A configuration that both signers read; ``more`` adds to the section ``server`` or sets ``level``."""
     level = more.pop("level", "error")
     server = {
@@ -77,7 +77,7 @@ def signer_daemon(
     command: Sequence[str],
     pair: Pair,
     directory: Path,
-    storage: Mapping[str, str],
+    storage: Mapping[str, Any],
     *,
     environment: Mapping[str, str] | None = None,
     flags: str = "",

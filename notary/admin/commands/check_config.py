@@ -13,14 +13,17 @@ from notary.admin import certificate_dates
 from notary.admin.certificate_dates import CertificateDates
 from notary.admin.command import Status, command
 from notary.admin.output import relative_time, text_of
+from notary.admin.private_keys import PrivateKeys
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS, certificate_files, settings
+from notary.envelope import KEYWRAP as DATAKEY
+from notary.envelope.envelopes import under
 from notary.errors import NotaryError
 from notary.net.tls import contexts
 from notary.net.tls.wording import Wording
 from notary.storage import StoredKey
-from notary.storage.keywrap import refused_aliases, unwrap
+from notary.storage.keywrap import refused_aliases
 from notary.storage.open import open_key_store, open_metadata_store
 from notary.tuf.jwe import KEYWRAP
 
@@ -119,14 +122,26 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> li
             return [good]
         store = await session.open(config, open_key_store)
         await store.check()
-        return [good, *_passphrases(config, await store.sample())]
+        return [good, *_keys(session, config, await store.sample())]
     except NotaryError as error:
         return [("database", str(error), "")]
 
 
-def _passphrases(config: SignerConfig, keys: Iterable[StoredKey]) -> Iterator[_Check]:
-    """Try the passphrases on a few stored keys, the newest and the oldest."""
-    wrapped = [key for key in keys if key.keywrap_alg == KEYWRAP]
-    refused = refused_aliases(wrapped, lambda key: unwrap(key, config.passphrase))
-    for alias in sorted({key.passphrase_alias for key in wrapped}):
-        yield f"passphrase {alias}", refused.get(alias), "opens a stored key"
+def _keys(session: Session, config: SignerConfig, stored: Iterable[StoredKey]) -> Iterator[_Check]:
+    """Open the key-encrypting keys; try them and the passphrases on a few stored keys, the newest and the oldest."""
+    try:
+        keys = PrivateKeys(config)
+        session.at_end(keys.close)
+        if keys.envelopes is not None:
+            keys.envelopes.check()
+    except NotaryError as error:
+        yield "key-encrypting keys", str(error), ""
+        return
+    known = () if keys.envelopes is None else keys.envelopes.names
+    for name in known:
+        yield f"key-encrypting key {name}", None, "it can be used"
+    rows = [row for row in stored if row.keywrap_alg in (DATAKEY, KEYWRAP)]
+    refused = refused_aliases(rows, keys.open, under)
+    for keywrap, what in ((DATAKEY, "keys under"), (KEYWRAP, "passphrase")):
+        for name in sorted({under(row) for row in rows if row.keywrap_alg == keywrap}):
+            yield f"{what} {name}", refused.get(name), "opens a stored key" if keywrap == KEYWRAP else "one opens"

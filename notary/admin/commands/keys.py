@@ -1,4 +1,4 @@
-"""``keys`` lists the signer's private keys, encrypts them anew under another passphrase, and removes unused ones.
+"""``keys`` lists the signer's private keys, opens all of them, encrypts them anew, and removes unused ones.
 
 Rules of this module: a signer uses the same database at the same time, and its changes to a key are preserved. Keys are
 read page by page in the order of the database, so that memory does not grow with their number. No secret is shown.
@@ -18,20 +18,24 @@ from twisted.internet.threads import deferToThreadPool
 
 from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
 from notary.admin.output import counted
+from notary.admin.private_keys import PrivateKeys, Target, UnderKek, UnderPassphrase
 from notary.admin.session import Session
-from notary.config import SIGNER_PREFIX, SignerConfig
-from notary.config.table import variable_part
-from notary.errors import ConfigError, SigningFailed, StorageFailed, UnsupportedAlgorithm
+from notary.envelope.envelopes import under
+from notary.errors import (
+    ConfigError,
+    CustodyUnavailable,
+    KeyDoesNotOpen,
+    SigningFailed,
+    StorageFailed,
+    UnsupportedAlgorithm,
+)
 from notary.storage import StoredKey
-from notary.storage.keywrap import rewrap
 from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
+from notary.tuf.canonical import quote
 
 BATCH_KEYS: Final = 200
 """The number of keys in one read, and the most keys in one transaction."""
-
-_MAX_ALIAS_CHARACTERS: Final = 50
-"""The longest alias that fits into the tables of the reference."""
 
 _SHORT_ID_DIGITS: Final = 12
 """The digits of a key id that tables show: enough to distinguish keys."""
@@ -47,7 +51,7 @@ _PREFIX: Final = click.option("--prefix", default="", help="Only keys of collect
 
 @click.group("keys")
 def keys() -> None:
-    """List the signer's keys, encrypt them under another passphrase, remove unused ones.
+    """List the signer's keys, try them, encrypt them under something else, remove unused ones.
 
     FILE is the signer's configuration. As for the signer, NOTARY_SIGNER_* is read from the environment.
     """
@@ -70,7 +74,7 @@ async def _pages(session: Session, inventory: KeyInventory, what: str) -> AsyncI
 @command("list")
 @_PREFIX
 @click.option("--role", default="", help="Only keys of this role, such as timestamp.")
-@click.option("--alias", default="", help="Only keys encrypted under the passphrase of this alias.")
+@click.option("--alias", default="", help="Only keys under this passphrase or key-encrypting key.")
 @click.option("--pending", "only_pending", is_flag=True, help="Only keys that have never signed anything.")
 async def list_(session: Session, prefix: str, role: str, alias: str, only_pending: bool) -> int:
     """List the keys, oldest first: collection and role, the alias of the passphrase, creation and use.
@@ -86,7 +90,7 @@ async def list_(session: Session, prefix: str, role: str, alias: str, only_pendi
         return key is None or (
             key.gun.startswith(prefix)
             and role in {"", key.role}
-            and alias in {"", key.passphrase_alias}
+            and alias in {"", key.passphrase_alias, under(key)}
             and not (only_pending and key.last_used)
         )
 
@@ -125,29 +129,34 @@ def _listed(row: KeyRow) -> tuple[Sequence[object], dict[str, object]]:
 
 
 @command("reencrypt")
-@click.option("--to", "alias", required=True, help="The alias of the new passphrase for all keys.")
-async def reencrypt(session: Session, alias: str) -> int:
-    """Encrypt every key under the passphrase of another alias, while the signer serves.
+@click.option("--to", "alias", default="", help="Under the passphrase of this alias, as a Go signer reads them.")
+@click.option("--to-kek", is_flag=True, help="Under the key-encrypting key that storage.keys.wrap names.")
+async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
+    """Encrypt every key under another passphrase or key-encrypting key, while the signer serves.
 
-    First give NOTARY_SIGNER_<ALIAS> to every signer, set storage.default_alias to this alias, and restart the signers:
-    a signer can only use keys whose passphrase it was started with, and encrypts new keys under its default alias. Then
-    run this command with the old passphrases and the new one in the environment. After exit status 0, only backups need
-    the old passphrases.
+    First give the new one to every signer beside the old ones, and restart the signers: a signer can only use keys that
+    its configuration opens, and encrypts new keys under storage.keys.wrap or, without that key, under the passphrase of
+    storage.default_alias. Then run this command with the same configuration and environment. After exit status 0, only
+    backups need the old ones.
 
     The command may be interrupted at any time; started again, it continues with the remaining keys. A key that cannot
     be decrypted is reported and left unchanged; the exit status is then 1.
     """
+    if bool(alias) == to_kek:
+        raise ConfigError("--to, --to-kek: expected one of the two, and not both")
     config = session.signer()
-    _require(config, alias)
+    keys = PrivateKeys(config)
+    session.at_end(keys.close)
+    target: Target = UnderKek(keys, config) if to_kek else UnderPassphrase(keys, config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = fruitless = 0
     # The reactor's own threads end with the reactor, also after an interrupt.
     in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
-    rewrapped = partial(_rewrapped, config, alias, in_thread)
+    moved = partial(_moved, target, in_thread)
     # Several passes are needed if signers create or replace keys meanwhile.
     while fruitless < _MAX_FRUITLESS_PASSES:
-        wanted, replaced = await _pass(session, inventory, alias, rewrapped, failed)
+        wanted, replaced = await _pass(session, inventory, target, moved, failed)
         if not wanted:
             break
         done += replaced
@@ -158,31 +167,22 @@ async def reencrypt(session: Session, alias: str) -> int:
             "again"
         )
     session.out.line(
-        f"{counted(done, 'key')} encrypted under {alias}, {len(failed)} left unchanged",
-        {"alias": alias, "reencrypted": done, "failed": len(failed)},
+        f"{counted(done, 'key')} encrypted under {target.name}, {len(failed)} left unchanged",
+        {"alias": target.name, "reencrypted": done, "failed": len(failed)},
     )
     return Status.FOUND if failed else Status.OK
 
 
-def _require(config: SignerConfig, alias: str) -> None:
-    if len(alias) > _MAX_ALIAS_CHARACTERS:
-        raise ConfigError(
-            f"--to: expected an alias of at most {_MAX_ALIAS_CHARACTERS} characters, the limit of the database"
-        )
-    if config.passphrase(alias) is None:
-        raise ConfigError(f"{SIGNER_PREFIX}{variable_part(alias)}: missing or empty; expected the new passphrase")
+_Outcome: TypeAlias = StoredKey | str | CustodyUnavailable
+"""A key under its new passphrase or key-encrypting key; or why it stays under the old one; or why no key can move."""
 
 
-_Outcome: TypeAlias = StoredKey | str
-"""A key under its new passphrase, or the reason why it stays under the old one."""
-
-
-def _rewrapped(
-    config: SignerConfig, alias: str, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow
-) -> Deferred[_Outcome]:
+def _moved(target: Target, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow) -> Deferred[_Outcome]:
     def work(key: StoredKey) -> _Outcome:
         try:
-            return rewrap(key, alias, config.passphrase)
+            return target.move(key)
+        except CustodyUnavailable as error:
+            return error
         except (SigningFailed, UnsupportedAlgorithm) as error:
             return str(error)
 
@@ -192,8 +192,8 @@ def _rewrapped(
 async def _pass(
     session: Session,
     inventory: KeyInventory,
-    alias: str,
-    rewrapped: Callable[[KeyRow], Deferred[_Outcome]],
+    target: Target,
+    moved: Callable[[KeyRow], Deferred[_Outcome]],
     failed: set[int],
 ) -> tuple[int, int]:
     """Go through all keys once. Returns how many keys needed a replacement, and how many were replaced.
@@ -202,10 +202,12 @@ async def _pass(
     """
     wanted = replaced = 0
     async for page in _pages(session, inventory, "Keys"):
-        rows = [row for row in page if row.number not in failed and not (row.key and row.key.passphrase_alias == alias)]
+        rows = [row for row in page if row.number not in failed and not (row.key and target.has(row.key))]
         pairs = []
-        for row, outcome in [(row, rewrapped(row)) for row in rows]:
+        for row, outcome in [(row, moved(row)) for row in rows]:
             new = await outcome
+            if isinstance(new, CustodyUnavailable):
+                raise new
             if isinstance(new, str):
                 failed.add(row.number)
                 session.out.say(new)
@@ -214,6 +216,101 @@ async def _pass(
         wanted += len(pairs)
         replaced += await inventory.replace(pairs)
     return wanted, replaced
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+class _Tried:
+    """Keys that were tried: ``good`` has what some key is under and opens, ``wrong`` the aliases that open not all."""
+
+    def __init__(self, keys: PrivateKeys) -> None:
+        self._keys = keys
+        self.good: set[str] = set()
+        self.wrong: set[str] = set()
+
+    def problem(self, row: KeyRow) -> str | CustodyUnavailable | None:
+        """Return why a key does not open, None if it does; or why no key can be tried."""
+        if row.key is None:
+            return row.problem
+        try:
+            self._keys.open(row.key)
+        except CustodyUnavailable as error:
+            return error
+        except (SigningFailed, UnsupportedAlgorithm) as error:
+            if isinstance(error, KeyDoesNotOpen):
+                self.wrong.add(under(row.key))
+            return str(error)
+        self.good.add(under(row.key))
+        return None
+
+
+@command("verify")
+@_PREFIX
+async def verify(session: Session, prefix: str) -> int:
+    """Open every key, and name those that do not open: why, and what can be done.
+
+    Keys are opened as the signer opens them, by the passphrases and the key-encrypting keys of the configuration and
+    the environment. Nothing is changed and nothing is signed. The exit status is 1 if a key does not open.
+    """
+    config = session.signer()
+    keys = PrivateKeys(config)
+    session.at_end(keys.close)
+    inventory = await session.open(config, open_key_inventory)
+    pool = session.reactor.getThreadPool()
+    count = broken = 0
+    tried = _Tried(keys)
+    with session.out.table("Key", "GUN", "Role", "Under", "Problem") as add:
+        async for page in _pages(session, inventory, "Keys"):
+            rows = [row for row in page if row.key is None or row.key.gun.startswith(prefix)]
+            count += len(rows)
+            for row, outcome in [(row, deferToThreadPool(session.reactor, pool, tried.problem, row)) for row in rows]:
+                problem = await outcome
+                if isinstance(problem, CustodyUnavailable):
+                    raise problem
+                if problem is not None:
+                    broken += 1
+                    add(*_does_not_open(row, problem))
+    for alias in sorted(tried.wrong):
+        session.out.say(_advice(alias, some_open=alias in tried.good))
+    if broken:
+        session.out.say(
+            "A key that stays broken: restore its row from a backup, or have the publisher rotate the key "
+            "(notary key rotate GUN timestamp -r)."
+        )
+    session.out.line(
+        f"{counted(count, 'key')} checked, {broken} do not open", {"checked": count, "do_not_open": broken}
+    )
+    return Status.FOUND if broken else Status.OK
+
+
+def _does_not_open(row: KeyRow, problem: str) -> tuple[Sequence[object], dict[str, object]]:
+    """Return the cells and the record of a key that does not open."""
+    key, short = row.key, row.key_id[:_SHORT_ID_DIGITS]
+    if key is None:
+        return [short, "-", "-", "-", problem], {"key_id": row.key_id, "problem": problem}
+    record: dict[str, object] = {
+        "key_id": row.key_id,
+        "gun": key.gun,
+        "role": key.role,
+        "under": under(key),
+        "problem": problem,
+    }
+    return [short, key.gun, key.role, under(key), problem], record
+
+
+def _advice(alias: str, *, some_open: bool) -> str:
+    """Say what can be done about keys that do not open under the passphrase of ``alias``, though it was given."""
+    harbor = "Harbor 2.2.0 to 2.2.2 and 2.3.0 wrote keys that nothing else opens, in a form of their own of PBES2"
+    if not some_open:
+        return (
+            f"Under passphrase {quote(alias)} no key opens: the passphrase is probably wrong. Find the one that the "
+            f"keys were made with. Another possibility: {harbor}."
+        )
+    return (
+        f"Under passphrase {quote(alias)} other keys open, so these are damaged, or were wrapped with an earlier "
+        f"passphrase of this alias. Another possibility: {harbor}."
+    )
 
 
 # -- prune ------------------------------------------------------------------------------------------------------------
@@ -266,5 +363,5 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
     return Status.OK
 
 
-for each in (list_, reencrypt, prune):
+for each in (list_, reencrypt, verify, prune):
     keys.add_command(each)

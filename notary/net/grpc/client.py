@@ -332,7 +332,7 @@ class Channel:
         self._ready: _ClientConnection | None = None  # the connection for new calls
         self._connecting = False
         self._attempt: Deferred[Any] | None = None
-        self._connections: set[_ClientConnection] = set()
+        self._connections: dict[_ClientConnection, None] = {}
         self._failures = 0
         self._warned = False  # that the server negotiates no protocol
         self._retry: IDelayedCall | None = None
@@ -350,6 +350,7 @@ class Channel:
         limits: GrpcLimits | None = None,
         backoff: Backoff | None = None,
         authority: str = "",
+        chance: Callable[[], float] = random.random,
         on_ready: Callable[[], object] = lambda: None,
         quiet: bool = False,
     ) -> Channel:
@@ -366,6 +367,7 @@ class Channel:
             limits=limits,
             backoff=backoff,
             authority=authority,
+            chance=chance,
             on_ready=on_ready,
             quiet=quiet,
         )
@@ -512,7 +514,7 @@ class Channel:
 
     def made(self, connection: _ClientConnection) -> None:
         """Register a new connection, which may still fail."""
-        self._connections.add(connection)
+        self._connections[connection] = None
 
     def _ensure(self) -> None:
         """Schedule an attempt to connect if none is under way."""
@@ -570,7 +572,7 @@ class Channel:
 
     def lost(self, connection: _ClientConnection) -> None:
         """Forget a connection that is lost."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not connection.peer_spoke_http2:
             self._attempt_failed(connection.end_reason)
             return

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, gatherResults
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.python.failure import Failure
 
 from notary.config import TrustService
@@ -528,10 +528,30 @@ def build(trust: TrustService, reactor: Reactor) -> Signing:
         files = trust.tls_ca_file, trust.tls_client_cert, trust.tls_client_key
         return (Source(keys, files, partial(contexts.client_context, *files, wording=wording), options.use),)
 
+    signers = signers_of(trust, reactor, options)
+    return Signing(signers, "Using remote signing service", sources, signers.states, signers.show)
+
+
+def signers_of(
+    trust: TrustService,
+    reactor: Reactor,
+    tls: IOpenSSLClientConnectionCreator | None,
+    chance: Callable[[], float] = random.random,
+) -> Signers:
+    """Return the signers of a configuration, with connections of ``tls``; ``chance`` as for :class:`Signers`."""
+
     def connect(place: Address, on_ready: Callable[[], object], quiet: bool) -> Channel:
         authority = join(trust.hostname, trust.port)
-        return Channel.to(reactor, place.host, place.port, options, authority=authority, on_ready=on_ready, quiet=quiet)
+        return Channel.to(
+            reactor,
+            place.host,
+            place.port,
+            tls,
+            authority=authority,
+            chance=chance,
+            on_ready=on_ready,
+            quiet=quiet,
+        )
 
     directory = Directory(trust.signers, resolver(reactor), reactor)
-    signers = Signers(directory, connect, trust.key_algorithm, reactor)
-    return Signing(signers, "Using remote signing service", sources, signers.states, signers.show)
+    return Signers(directory, connect, trust.key_algorithm, reactor, chance)

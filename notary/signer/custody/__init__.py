@@ -44,17 +44,35 @@ class OpenKey(Protocol):
 
 
 class KeyCustody(Protocol):
-    """Makes private keys, and opens the keys that it has made. Both methods block: call them in a thread."""
+    """Makes private keys, and opens the keys that it has made. The methods block: call them in a thread."""
+
+    @property
+    def makes(self) -> bool:
+        """Whether the configuration lets this custody make new keys, not only open those that it has made."""
+        ...
+
+    @property
+    def under(self) -> str:
+        """What new keys are under, as their rows say: the alias of a passphrase, or the name of what encrypts them."""
+        ...
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
-        """Make a key; return it, and the row to store. Raises UnsupportedAlgorithm, SigningFailed.
+        """Make a key; return it, and the row to store.
 
-        The row is pending: its ``last_used`` is None.
+        Raises UnsupportedAlgorithm, SigningFailed, CustodyUnavailable. The row is pending: its ``last_used`` is None.
         """
         ...
 
     def open(self, row: StoredKey) -> OpenKey:
-        """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
+        """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm, CustodyUnavailable."""
+        ...
+
+    def check(self) -> None:
+        """Find out whether the machine that the keys need can be used. Raises CustodyUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and connections; the custody cannot be used afterwards."""
         ...
 
 
@@ -66,15 +84,23 @@ The argument returns the configuration that is in force, which a reload replaces
 
 
 class ByKeywrap:
-    """Several custodies as one: the first makes new keys, and a stored key is opened by the one that has made it.
+    """Several custodies as one: a stored key is opened by the custody that has made it.
 
     Args:
-        custodies: The custodies by the value of ``keywrap_alg`` in the rows that they make; at least one.
+        custodies: The custodies by the value of ``keywrap_alg`` in the rows that they make. The first one that may make
+            keys makes the new ones; at least one may.
     """
+
+    makes = True
 
     def __init__(self, custodies: Mapping[str, KeyCustody]) -> None:
         self._custodies = custodies
-        self._first = next(iter(custodies.values()))
+        self._first = next(custody for custody in custodies.values() if custody.makes)
+
+    @property
+    def under(self) -> str:
+        """See the port."""
+        return self._first.under
 
     def make(self, gun: str, role: str, algorithm: str) -> tuple[OpenKey, StoredKey]:
         """See the port."""
@@ -89,3 +115,13 @@ class ByKeywrap:
                 f"it opens {', '.join(self._custodies)}"
             )
         return custody.open(row)
+
+    def check(self) -> None:
+        """See the port."""
+        for custody in self._custodies.values():
+            custody.check()
+
+    def close(self) -> None:
+        """See the port."""
+        for custody in self._custodies.values():
+            custody.close()

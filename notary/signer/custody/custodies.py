@@ -1,8 +1,9 @@
 """The one table of custodies.
 
 Rules of this module: a new custody is a module in this package and a row here, above the rows of those that it goes
-before. A configuration sets a custody up or not: the first custody that is set up makes the new keys, and each one that
-is set up opens the keys that it has made. Nothing else asks for a custody by name.
+before. A configuration sets a custody up or not, and may let it only open keys: the first custody that is set up to
+make keys makes the new ones, and each one that is set up opens the keys that it has made. Nothing else asks for a
+custody by name.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from types import MappingProxyType
 from typing import Final
 
 from notary.config import SignerConfig
-from notary.signer.custody import Builder, ByKeywrap, KeyCustody, jwe
+from notary.envelope import KEYWRAP as DATAKEY
+from notary.signer.custody import Builder, ByKeywrap, KeyCustody, envelope, jwe
 from notary.tuf.jwe import KEYWRAP
 
-CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({KEYWRAP: jwe.build})
+CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({DATAKEY: envelope.build, KEYWRAP: jwe.build})
 """The custodies by the value of ``keywrap_alg`` in the rows that they make."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from twisted.enterprise import adbapi
 
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.work.machine import MACHINE, Machine
 
 _T = TypeVar("_T")
 
@@ -85,20 +86,31 @@ class _Moments(threading.local):
 class Care:
     """What the threads of a pool know of their connections."""
 
-    def __init__(self, dialect: Dialect, settings: PoolSettings, is_ours: Callable[[BaseException], bool]) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        settings: PoolSettings,
+        is_ours: Callable[[BaseException], bool],
+        seconds: Callable[[], float] = time.monotonic,
+        machine: Machine = MACHINE,
+    ) -> None:
         self._dialect = dialect
         self._settings = settings
         self._is_ours = is_ours
+        self._seconds = seconds
+        self._chance = machine.random
         self._moments = _Moments()
         self._doubted_at = 0.0
         self._refused = False
-        self.crowd = Crowd(lambda error: is_ours(error) and dialect.trouble(error) is Trouble.CROWDED)
+        self.crowd = Crowd(
+            lambda error: is_ours(error) and dialect.trouble(error) is Trouble.CROWDED, seconds, machine.sleep
+        )
 
     def begin(self) -> None:
         """Note that this thread has made a connection."""
-        now = time.monotonic()
+        now = self._seconds()
         # Not all at the same time: they were made at the same time.
-        self._moments.ends_at = now + self._settings.connection_lifetime * random.uniform(0.8, 1)  # noqa: S311
+        self._moments.ends_at = now + self._settings.connection_lifetime * self._chance.uniform(0.8, 1)
         self._moments.answered_at = now
 
     def refused(self) -> None:
@@ -109,16 +121,16 @@ class Care:
         """Note that a server takes writes: if one took none before, have each connection asked before its next use."""
         if self._refused:
             self._refused = False
-            self._doubted_at = time.monotonic()
+            self._doubted_at = self._seconds()
 
     def is_old(self) -> bool:
         """Whether this thread's connection has reached its age."""
-        return time.monotonic() >= self._moments.ends_at and self._dialect.embedded is None
+        return self._seconds() >= self._moments.ends_at and self._dialect.embedded is None
 
     def is_to_be_asked(self, driver: Any) -> bool:
         """Whether the server of this thread's connection is to be asked whether it takes writes."""
         answered_at = self._moments.answered_at
-        if time.monotonic() < answered_at + self._settings.trust_seconds and answered_at > self._doubted_at:
+        if self._seconds() < answered_at + self._settings.trust_seconds and answered_at > self._doubted_at:
             return False
         return bool(self._dialect.read_only and not self._settings.read_only and self._dialect.leaves_read_only(driver))
 
@@ -127,14 +139,14 @@ class Care:
 
         False also if the connection was lost: the database was restarted, or has closed an idle connection.
         """
-        now = time.monotonic()
+        now = self._seconds()
         try:
             cursor = driver.cursor()
             cursor.execute(self._dialect.read_only)
             (read_only,) = cursor.fetchone()
             cursor.close()
         except Exception as error:
-            late = time.monotonic() - now > self._settings.query_timeout / 2
+            late = self._seconds() - now > self._settings.query_timeout / 2
             if late or not self._is_ours(error) or self._dialect.trouble(error) is not Trouble.LOST:
                 raise
             return False
@@ -142,7 +154,7 @@ class Care:
             self.refused()
         else:
             self.accepted()
-        self._moments.answered_at = time.monotonic()
+        self._moments.answered_at = self._seconds()
         return not read_only
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +30,8 @@ from notary.errors import ConfigError, StorageFailed, StorageUnreachable
 from notary.storage.sql.connections import Care, Pooled
 from notary.storage.sql.cursor import MAX_ATTEMPTS, Cursor, Duplicate, OutcomeUnknown
 from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
-from notary.work.reactor import Reactor, utc_now
+from notary.work.machine import MACHINE, Machine
+from notary.work.reactor import Reactor
 from notary.work.usage import PoolUsage
 
 _P = ParamSpec("_P")
@@ -66,6 +65,21 @@ class _Kind:
     begin: Sequence[str]
     writes: bool = False
     end: str = "COMMIT"
+
+
+class _ConnectionPool(adbapi.ConnectionPool):
+    """A pool whose threads are those of a machine."""
+
+    def __init__(self, machine: Machine, driver: str, **arguments: Any) -> None:
+        self._machine = machine
+        super().__init__(driver, **arguments)
+
+    def start(self) -> None:
+        """Start the threads. It is called before ``__init__`` has ended if the reactor runs."""
+        if not self.running:
+            self.threadpool = self._machine.thread_pool(self.min, self.max)
+            self.threadID = self._machine.thread_id
+        super().start()
 
 
 @dataclass(slots=True)
@@ -102,7 +116,9 @@ class Database:
     runs a transaction raises StorageFailed, StorageUnreachable if there is no connection, and what ``work`` raises.
     """
 
-    def __init__(self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings) -> None:
+    def __init__(
+        self, dialect: Dialect, db_url: str, reactor: Reactor, pool: PoolSettings, machine: Machine = MACHINE
+    ) -> None:
         try:
             self._driver: Any = importlib.import_module(dialect.driver)
         except ImportError as error:
@@ -112,14 +128,18 @@ class Database:
             ) from error
         self.dialect: Final = dialect
         self._reactor = reactor
-        self.beside: Callable[[PoolSettings], Database] = partial(Database, dialect, db_url, reactor)
+        self._machine = machine
+        self.beside: Callable[[PoolSettings], Database] = partial(Database, dialect, db_url, reactor, machine=machine)
         """Opens the same database a second time, with other settings."""
         self.settings: Final = pool
         self.is_full = False
         """Whether the disk of the database was full when something was last written. May be set to false."""
-        self.care: Final = Care(dialect, pool, lambda error: isinstance(error, self._driver.Error))
+        self.care: Final = Care(
+            dialect, pool, lambda error: isinstance(error, self._driver.Error), reactor.seconds, machine
+        )
         connections = min(pool.connections, dialect.connections)
-        self._pool: Any = adbapi.ConnectionPool(
+        self._pool: Any = _ConnectionPool(
+            machine,
             dialect.driver,
             **dialect.arguments(db_url, pool),
             cp_reactor=reactor,
@@ -139,7 +159,7 @@ class Database:
 
     def now(self) -> datetime:
         """The time, aware, UTC."""
-        return utc_now()
+        return self._machine.utc_now()
 
     def read(self, work: Callable[Concatenate[Cursor, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> Deferred[_T]:
         """Run ``work``, which reads with one statement, or with several that may see different moments."""
@@ -316,7 +336,7 @@ class Database:
 
     def _attempts(self, kind: _Kind, work: Callable[[Cursor], _T], connection: Pooled) -> _T:
         """Run a transaction; repeat it if that is safe and may help."""
-        started = time.monotonic()
+        started = self._reactor.seconds()
         moved = False
         for attempt in itertools.count(1):
             try:
@@ -333,13 +353,13 @@ class Database:
                     self.care.refused()
                 if ends:
                     connection.drop()
-                late = time.monotonic() - started > self.settings.query_timeout / 2
+                late = self._reactor.seconds() - started > self.settings.query_timeout / 2
                 if ends and not moved and not late:
                     # The database was restarted, has closed an idle connection, or another server has its place now.
                     moved = True
                     connection.reconnect()
                 elif trouble is Trouble.CONFLICT and attempt < MAX_ATTEMPTS and not late:
-                    time.sleep(random.uniform(0, _RETRY_SECONDS * 2**attempt))  # noqa: S311  # no secret
+                    self._machine.sleep(self._machine.random.uniform(0, _RETRY_SECONDS * 2**attempt))
                 else:
                     raise
             else:

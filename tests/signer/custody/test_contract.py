@@ -1,13 +1,14 @@
 """What every custody of private keys keeps to, and that a custody is one row: a toy one works in a whole signer.
 
-A new custody gets a row in ``MAKERS``.
+A new custody gets a row in ``MAKERS``; so does each place of key-encrypting keys.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,15 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from notary.config import SignerConfig, load_signer
+from notary import envelope
+from notary.config import SignerConfig, load_signer, pkcs11
+from notary.envelope.envelopes import Envelopes, under
+from notary.envelope.file import FileKek
+from notary.envelope.pkcs11 import Pkcs11Kek
+from notary.envelope.schemes import SCHEMES
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.signer.custody import ByKeywrap, KeyCustody, custodies
+from notary.signer.custody.envelope import EnvelopeCustody
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.tap import Signer
 from notary.storage import StoredKey
@@ -30,6 +37,7 @@ from notary.tuf.model import Signature
 from notary.tuf.public import PublicKey, verify
 from tests.support.peers import free_port
 from tests.support.signer import Client, Pair, signer_config
+from tests.support.softhsm import Tokens
 
 GUN = "example.com/app"
 ALIAS = "alias_one"
@@ -37,23 +45,65 @@ ENVIRONMENT = {"NOTARY_SIGNER_ALIAS_ONE": "the first passphrase, which is long"}
 MESSAGE = b"a message"
 ALGORITHMS = ["ed25519", "ecdsa", "rsa"]
 UNKNOWN = "HSM-OF-ANOTHER-HOUSE"
+TOKEN = "TEST_URI_OF_A_KEY_IN_A_TOKEN"
 
 
 def _jwe() -> KeyCustody:
     return JweCustody({ALIAS: "the first passphrase, which is long"}.get, ALIAS)
 
 
-MAKERS: Mapping[str, Callable[[], KeyCustody]] = {jwe.KEYWRAP: _jwe}
+def _in_a_file() -> KeyCustody:
+    return EnvelopeCustody(Envelopes([FileKek(bytes(range(32)))]))
+
+
+def _in_a_token() -> KeyCustody:
+    return EnvelopeCustody(Envelopes([Pkcs11Kek(pkcs11.parse(os.environ[TOKEN]))]))
+
+
+MAKERS: Mapping[str, tuple[str, Callable[[], KeyCustody]]] = {
+    "jwe": (jwe.KEYWRAP, _jwe),
+    "file": (envelope.KEYWRAP, _in_a_file),
+    "pkcs11": (envelope.KEYWRAP, _in_a_token),
+}
+"""For each custody, the value of ``keywrap_alg`` in its rows, and what builds it as another process would."""
 
 
 @pytest.fixture(params=sorted(MAKERS))
-def keywrap(request) -> str:
+def maker(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def custody(keywrap: str) -> KeyCustody:
-    return MAKERS[keywrap]()
+def keywrap(maker: str) -> str:
+    return MAKERS[maker][0]
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Tokens:
+    return Tokens.make(tmp_path_factory.mktemp("hsm") / "tokens")
+
+
+@pytest.fixture
+def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]]:
+    """Builds the custody as one more process would; all are closed."""
+    if maker == "pkcs11":
+        tokens = request.getfixturevalue("tokens")
+        for name, value in {**tokens.environment, TOKEN: tokens.uri().removeprefix("pkcs11:")}.items():
+            monkeypatch.setenv(name, value)
+    built: list[KeyCustody] = []
+
+    def another() -> KeyCustody:
+        built.append(MAKERS[maker][1]())
+        return built[-1]
+
+    yield another
+    for each in built:
+        each.close()
+
+
+@pytest.fixture
+def custody(build: Callable[[], KeyCustody]) -> KeyCustody:
+    return build()
 
 
 def good(key: Any, signature: bytes, message: bytes = MESSAGE) -> bool:
@@ -61,7 +111,8 @@ def good(key: Any, signature: bytes, message: bytes = MESSAGE) -> bool:
 
 
 def test_every_custody_is_tested_here():
-    assert set(MAKERS) == set(custodies.CUSTODIES)
+    assert {keywrap for keywrap, _ in MAKERS.values()} == set(custodies.CUSTODIES)
+    assert set(SCHEMES) <= set(MAKERS)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -74,9 +125,9 @@ def test_a_new_key_and_its_row_are_the_same_key(custody, keywrap, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_another_process_opens_the_row(custody, keywrap, algorithm):
+def test_another_process_opens_the_row(custody, build, algorithm):
     made, row = custody.make(GUN, "snapshot", algorithm)
-    opened = MAKERS[keywrap]().open(row)
+    opened = build().open(row)
     assert (opened.public, opened.method) == (made.public, made.method)
     assert good(opened, opened.sign(MESSAGE))
     assert not good(opened, opened.sign(MESSAGE), b"another message")
@@ -86,10 +137,10 @@ def test_each_key_is_new(custody):
     assert len({custody.make(GUN, "timestamp", "ed25519")[1].key_id for _ in range(5)}) == 5
 
 
-def test_whether_a_key_is_quick_stays(custody, keywrap):
+def test_whether_a_key_is_quick_stays(custody, build):
     made, row = custody.make(GUN, "timestamp", "ed25519")
     assert isinstance(made.quick, bool)
-    assert MAKERS[keywrap]().open(row).quick is made.quick
+    assert build().open(row).quick is made.quick
 
 
 def test_other_algorithms_are_refused(custody):
@@ -109,6 +160,12 @@ def test_a_row_of_another_key_is_a_failure(custody):
     for row in (replace(one, public=other.public), replace(one, private=other.private), replace(one, key_id="0" * 64)):
         with pytest.raises(SigningFailed):
             custody.open(row)
+
+
+def test_a_custody_in_order_is_not_away(custody):
+    assert custody.makes
+    custody.check()
+    assert under(custody.make(GUN, "timestamp", "ed25519")[1]) == custody.under
 
 
 def test_a_key_shows_nothing_private(custody):
@@ -151,6 +208,9 @@ class SlowKey:
 class Toy:
     """Keeps keys in ``box``, as a machine of its own would; a row holds only the place in it."""
 
+    makes = True
+    under = ""
+
     def __init__(self, box: dict[bytes, private.PrivateKey]) -> None:
         self.box = box
         self.threads: list[threading.Thread] = []
@@ -166,6 +226,12 @@ class Toy:
     def open(self, row: StoredKey) -> SlowKey:
         return SlowKey(self.box[row.private], self.threads)
 
+    def check(self) -> None:
+        """Nothing can be away."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 def test_the_first_makes_keys_and_each_opens_its_own():
     toy, ours = Toy({}), _jwe()
@@ -175,6 +241,14 @@ def test_the_first_makes_keys_and_each_opens_its_own():
     assert both.open(row).public == made.public
     wrapped, row = ours.make(GUN, "timestamp", "ed25519")
     assert both.open(row).public == wrapped.public
+
+
+def test_a_custody_that_only_opens_makes_no_keys():
+    opener = EnvelopeCustody(Envelopes([FileKek(bytes(range(32)))]), makes=False)
+    both = ByKeywrap({envelope.KEYWRAP: opener, jwe.KEYWRAP: _jwe()})
+    assert both.make(GUN, "timestamp", "ed25519")[1].keywrap_alg == jwe.KEYWRAP
+    made, row = _in_a_file().make(GUN, "timestamp", "ed25519")
+    assert both.open(row).public == made.public
 
 
 def test_a_row_that_nobody_opens_is_a_failure_that_names_its_algorithm():

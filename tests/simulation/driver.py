@@ -1,0 +1,270 @@
+"""A DB-API module over SQLite that fails on purpose, and a dialect that understands its errors.
+
+Rules of this module: each virtual thread has a connection of its own, and each statement gives the others a turn. A
+transaction that waits for the writer of the file waits on the virtual clock. Which transaction fails, and how, is the
+decision of ``Store.faults``; whether a commit took effect before it failed is known to the simulation only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from notary.storage.sql.backends.sqlite3 import SQLITE3
+from notary.storage.sql.dialect import Dialect, Trouble
+from notary.storage.sql.migrate import SERVER, SIGNER, set_up
+from tests.simulation.scheduler import Host, World
+
+apilevel = "2.0"
+threadsafety = 1
+paramstyle = "qmark"
+
+Error = sqlite3.Error
+
+BUSY_SECONDS = 10.0
+"""How long a transaction waits for the writer."""
+
+
+class Lost(sqlite3.OperationalError):
+    """The connection to the database was lost."""
+
+
+class Conflict(sqlite3.OperationalError):
+    """The database has rolled the transaction back because of another one."""
+
+
+class ReadOnly(sqlite3.OperationalError):
+    """The database takes no writes now."""
+
+
+@dataclass
+class Faults:
+    """How the database behaves now: chances for each transaction, and how slow a statement is."""
+
+    lost_before: float = 0.0
+    lost_at_commit: float = 0.0
+    """Nothing was committed, and the client does not know it."""
+    lost_after_commit: float = 0.0
+    """All was committed, and the client does not know it."""
+    conflict: float = 0.0
+    read_only: bool = False
+    statement_seconds: float = 0.0005
+    commit_seconds: float = 0.001
+
+
+@dataclass
+class Store:
+    """One database of the cluster. ``on_commit`` is called after each commit of a transaction that has written."""
+
+    name: str
+    path: Path
+    world: World
+    random: Random
+    pace: float = 0.0005
+    """How many seconds a statement takes if nothing is wrong."""
+    faults: Faults = field(default_factory=Faults)
+    on_commit: Callable[[Host], None] = lambda _host: None
+    connections: list[Connection] = field(default_factory=list)
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.faults = Faults(statement_seconds=self.pace, commit_seconds=2 * self.pace)
+
+    def host_died(self, host: Host) -> None:
+        """Roll back what a process that was killed has begun."""
+        for connection in [each for each in self.connections if each.host is host]:
+            connection.drop()
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            connection.drop()
+
+
+stores: dict[str, Store] = {}
+"""The databases by ``db_url``; that of a process is followed by the name of its host."""
+hosts: dict[str, Host] = {}
+
+
+def connect(database: str, **_: Any) -> Connection:
+    """Connect, as DB-API modules do. The name of the database is that of a store and of a host."""
+    name, _, host = database.partition("@")
+    store = stores[name]
+    return Connection(store, hosts[host])
+
+
+class Connection:
+    """A connection."""
+
+    def __init__(self, store: Store, host: Host) -> None:
+        self.store = store
+        self.host = host
+        if store.faults.lost_before >= 1:
+            raise Lost("the database does not answer")
+        self.real: sqlite3.Connection | None = sqlite3.connect(
+            store.path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        self.real.execute("PRAGMA synchronous = OFF")
+        self.real.execute("PRAGMA foreign_keys = ON")
+        self.writes = False
+        store.connections.append(self)
+
+    def cursor(self) -> Cursor:
+        if self.real is None:
+            raise Lost("the connection is closed")
+        return Cursor(self)
+
+    def commit(self) -> None:
+        self.cursor().execute("COMMIT") if self.real is not None and self.real.in_transaction else None
+
+    def rollback(self) -> None:
+        if self.real is not None and self.real.in_transaction:
+            self.real.rollback()
+
+    def close(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the connection; a transaction that is open is rolled back."""
+        real, self.real = self.real, None
+        if real is not None:
+            real.close()
+            self.store.connections.remove(self)
+
+
+class Cursor:
+    """A cursor: each statement gives the others a turn, and may fail."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        assert connection.real is not None
+        self._real = connection.real.cursor()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def close(self) -> None:
+        if self._connection.real is not None:
+            self._real.close()
+
+    def execute(self, text: str, values: Any = ()) -> Any:
+        connection = self._connection
+        store = connection.store
+        world, faults, random = store.world, store.faults, store.random
+        world.pause(random.expovariate(1 / faults.statement_seconds))
+        self._check()
+        if text.startswith("BEGIN"):
+            if random.random() < faults.lost_before:
+                self._lose()
+            connection.writes = text == "BEGIN IMMEDIATE"
+            if connection.writes and faults.read_only:
+                raise ReadOnly("attempt to write a readonly database")
+            return self._begin(text)
+        if text == "COMMIT":
+            return self._commit()
+        if not connection.writes and random.random() < faults.lost_before:
+            self._lose()
+        return self._real.execute(text, values)
+
+    def _begin(self, text: str) -> Any:
+        world = self._connection.store.world
+        until = world.now + BUSY_SECONDS
+        while True:
+            try:
+                return self._real.execute(text)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or world.now > until or world.thread is None:
+                    raise
+            world.pause(0.002)
+            self._check()
+
+    def _commit(self) -> Any:
+        connection = self._connection
+        store = connection.store
+        world, faults, random = store.world, store.faults, store.random
+        chance = random.random()
+        if connection.writes:
+            if chance < faults.conflict:
+                self._real.execute("ROLLBACK")
+                raise Conflict("could not serialize access")
+            if chance < faults.conflict + faults.lost_at_commit:
+                self._lose()
+        world.pause(random.expovariate(1 / faults.commit_seconds))
+        self._check()
+        writes, connection.writes = connection.writes, False
+        result = self._real.execute("COMMIT")
+        if writes:
+            store.on_commit(connection.host)
+            if chance > 1 - faults.lost_after_commit:
+                self._lose()
+        world.pause(random.expovariate(1 / faults.commit_seconds))
+        self._check()
+        return result
+
+    def _check(self) -> None:
+        if self._connection.real is None:
+            raise Lost("the connection is closed")
+
+    def _lose(self) -> None:
+        self._connection.drop()
+        raise Lost("server closed the connection unexpectedly")
+
+
+def _trouble(error: Exception) -> Trouble:
+    if isinstance(error, Lost):
+        return Trouble.LOST
+    if isinstance(error, Conflict):
+        return Trouble.CONFLICT
+    return SQLITE3.trouble(error)
+
+
+def dialect() -> Dialect:
+    """The row of the simulated database."""
+    return replace(
+        SQLITE3,
+        driver=__name__,
+        writers=3,
+        arguments=lambda db_url, _pool: {"database": db_url},
+        prepare=lambda _connection, _settings: None,
+        embedded=None,
+        trouble=_trouble,
+        explain=str,
+    )
+
+
+_templates: dict[str, bytes] = {}
+
+
+def template(service: Any) -> bytes:
+    """Return the bytes of a database with the tables of a service."""
+    if service.folder not in _templates:
+        with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+            path = Path(folder) / "template.db"
+            connection = sqlite3.connect(path, isolation_level=None)
+            set_up(connection, SQLITE3, service)
+            connection.commit()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+            _templates[service.folder] = path.read_bytes()
+    return _templates[service.folder]
+
+
+def memory_folder() -> str | None:
+    """Return a folder in memory, if there is one."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def open_stores(world: World, folder: Path) -> tuple[Store, Store]:
+    """Make the two databases of a cluster in a folder: the server's and the signer's."""
+    made = []
+    for service in (SERVER, SIGNER):
+        path = folder / f"{service.folder}.db"
+        path.write_bytes(template(service))
+        store = Store(service.folder, path, world, world.random(f"database/{service.folder}"))
+        stores[service.folder] = store
+        made.append(store)
+    return made[0], made[1]

@@ -1,0 +1,306 @@
+"""One simulation: from a seed to a verdict.
+
+Rules of this module: the seed decides the plan (who acts, how often, how fast), and the plan can be made smaller
+without another change (``without``), so that a failing seed can be shrunk. After the actors have ended, everything is
+healed; then the cluster must work, and hold nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred, FirstError
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from notary.server import repository
+from notary.storage.sql.dialect import PoolSettings
+from tests.simulation import actors, driver
+from tests.simulation.actors import ACTORS, GUNS, Stage
+from tests.simulation.clients import Client
+from tests.simulation.cluster import SERVERS, SIGNERS, Cluster, install
+from tests.simulation.history import History
+from tests.simulation.network import Faults as NetworkFaults
+from tests.simulation.reactor import Reactor
+from tests.simulation.scheduler import Host, Violation, World
+
+ACTING_SECONDS = 400.0
+"""How long the actors may take on the virtual clock."""
+
+RECOVERY_SECONDS = 40.0
+"""How long a cluster may take to recover from all faults: the longest pause between two tries is 30 seconds."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who acts: the acts of each actor by its name. ``knobs`` are constants that the run uses."""
+
+    acts: Mapping[str, int]
+    pace: float
+    knobs: Mapping[str, Any]
+    guns: int
+
+
+def plan_of(seed: int) -> Plan:
+    """Return the plan of a seed."""
+    random = Random(f"plan {seed}")
+    acts: dict[str, int] = {}
+
+    def add(kind: str, count: int, least: int, most: int) -> None:
+        for number in range(count):
+            acts[f"{kind}-{number + 1}"] = random.randint(least, most)
+
+    add("publisher", random.randint(2, 3), 2, 5)
+    add("reader", random.randint(1, 2), 4, 8)
+    add("newcomer", 1, 1, 3)
+    add("follower", 1, 3, 6)
+    add("rotator", random.randint(0, 1), 2, 4)
+    add("key-maker", random.randint(0, 2), 2, 4)
+    add("intruder", int(random.random() < 0.5), 2, 4)
+    add("watcher", random.randint(0, 1), 2, 4)
+    add("deleter", int(random.random() < 0.5), 1, 4)
+    add("operator", int(random.random() < 0.6), 2, 5)
+    if random.random() < 0.8:
+        for kind in ("killer", "network-fault", "database-fault", "staller"):
+            add(kind, int(random.random() < 0.5), 1, 4)
+    add("clock-stepper", int(random.random() < 0.5), 1, 4)
+    knobs = {
+        "signers": dict.fromkeys(SERVERS, SIGNERS)
+        if random.random() < 0.7
+        else dict(zip(SERVERS, ((signer,) for signer in SIGNERS), strict=True)),
+        "renew_at": random.choice((0.33, 0.33, 0.0)),
+        "connections": random.choice((4, 2)),
+        "cache_bytes": random.choice((1 << 24, 1 << 24, 40_000, 0)),
+        "statement_seconds": random.choice((0.0005, 0.003, 0.02)),
+        "large": random.random() < 0.3,
+        "LITTLE_MICROSECONDS": random.choice((3_000, 0)),
+        "SMALL_BYTES": random.choice((8_192, 100)),
+        "LARGE_BYTES": random.choice((2_000_000, 2_000_000, 2_000_000, 3_000)),
+    }
+    return Plan(acts, random.choice((0.003, 0.03, 0.3)), knobs, random.choice((1, 1, 2, 3)))
+
+
+@dataclass
+class Verdict:
+    """What came of a seed."""
+
+    seed: int
+    error: str
+    operations: int
+    steps: int
+    seconds: float
+    hash: str
+    published: int
+    commits: int
+    trace: list[str] = field(default_factory=list)
+
+
+class Log:
+    """Takes the log of the program: a failure with a traceback is an error that nobody planned for."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        failure = event.get("log_failure")
+        if failure is not None and self.run is not None:
+            text = f"{event.get('log_format')}\n{failure.getTraceback()}"
+            self.run.fail(Violation(f"the log has an unexpected error: {text}"))
+
+
+LOG = Log()
+
+
+def prepare() -> None:
+    """Make this process one of simulations."""
+    install()
+    globalLogBeginner.beginLoggingTo([LOG], redirectStandardIO=False, discardBuffer=True)  # type: ignore[list-item]
+
+
+class Run:
+    """One run of a plan."""
+
+    def __init__(self, seed: int, without: Collection[str] = (), *, keep_trace: bool = False) -> None:
+        self.plan = plan_of(seed)
+        self.knobs = self.plan.knobs
+        self.guns = self.plan.guns
+        self.world = World(seed, keep_trace=keep_trace)
+        self.without = without
+        self.violation: Violation | None = None
+        self.published = 0
+        self.settings = PoolSettings(connections=2, query_timeout=4.0)
+        self._disturbed: list[tuple[float, float, str]] = [(0.0, 5.0, "start")]
+        self._clients: list[Client] = []
+        self._unfinished: dict[str, None] = {}
+
+    # -- for actors ---------------------------------------------------------------------------------------------------
+
+    def disturb(self, seconds: float, why: str = "") -> None:
+        """Say that errors have a cause for some time."""
+        self._disturbed.append((self.world.now, self.world.now + seconds, why))
+
+    def was_disturbed(self, began: float, ended: float, but: str = "-") -> bool:
+        """Return whether errors had a cause, another one than ``but``."""
+        return any(start <= ended and began <= end and why != but for start, end, why in self._disturbed)
+
+    def fail(self, violation: Violation) -> None:
+        """Note the first broken invariant."""
+        if self.violation is None:
+            self.violation = violation
+            self.world.tell(f"violation: {violation}")
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Verdict:
+        """Run, and return the verdict."""
+        kept = {name: getattr(repository, name) for name in ("LITTLE_MICROSECONDS", "SMALL_BYTES", "LARGE_BYTES")}
+        with tempfile.TemporaryDirectory(dir=driver.memory_folder()) as folder:
+            try:
+                for name in kept:
+                    setattr(repository, name, self.knobs[name])
+                LOG.run = self
+                self._run(Path(folder))
+            except Violation as violation:
+                self.fail(violation)
+            except Exception:  # noqa: BLE001 - a reactor would log it
+                self.fail(Violation(f"an exception reached the reactor: {traceback.format_exc()}"))
+            finally:
+                LOG.run = None
+                for name, value in kept.items():
+                    setattr(repository, name, value)
+                self._close()
+        world = self.world
+        return Verdict(
+            world.seed,
+            "" if self.violation is None else str(self.violation),
+            sum(client.asked for client in self._clients),
+            world.steps,
+            world.now,
+            world.hash(),
+            self.published,
+            self.history.commits,
+            world.trace or [],
+        )
+
+    def _run(self, folder: Path) -> None:
+        world = self.world
+        self.cluster = cluster = Cluster(world, folder, self.knobs)
+        self.history = History(cluster, self.fail)
+        outside = Reactor(world, cluster.network, Host("clients"))
+        admin = Reactor(world, cluster.network, Host("admin"))
+        driver.hosts.update({"clients": outside.host, "admin": admin.host})
+        for name in ("clients", "admin"):
+            cluster.network.address(name)
+        for process in cluster.processes.values():
+            process.start()
+        self._until(lambda: all(process.state == "up" for process in cluster.processes.values()), 10, "the start")
+        for name, acts in self.plan.acts.items():
+            kind = name.rpartition("-")[0]
+            if kind in self.without or name in self.without:
+                continue
+            reactor = admin if kind == "operator" else outside
+            self._start(name, ACTORS[kind](self.stage(name, reactor, acts)))
+        self._until(lambda: not self._unfinished, ACTING_SECONDS, "actors")
+        self._heal()
+        self._until(lambda: all(process.state == "up" for process in cluster.processes.values()), 30, "the recovery")
+        self._wait(RECOVERY_SECONDS)
+        self._start("the end", self._settle(self.stage("the end", outside, 1)))
+        self._until(lambda: not self._unfinished, 60, "the end")
+        for client in self._clients:
+            client.close()
+        self._wait(1.0)
+        for process in cluster.processes.values():
+            process.stop()
+        self._until(lambda: all(each.state == "down" for each in cluster.processes.values()), 30, "the stop")
+        if cluster.leftovers:
+            raise Violation(f"left behind: {cluster.leftovers}")
+
+    def stage(self, name: str, reactor: Reactor, acts: int) -> Stage:
+        client = Client(self.cluster, reactor, name)
+        self._clients.append(client)
+        random = self.world.random(f"actor/{name}")
+        return Stage(name, self.cluster, self.history, reactor, random, client, acts, self.plan.pace, self)
+
+    def _start(self, name: str, coroutine: Any) -> None:
+        self._unfinished[name] = None
+
+        def ended(result: object) -> None:
+            del self._unfinished[name]
+            if isinstance(result, Failure):
+                error = result.value.subFailure.value if isinstance(result.value, FirstError) else result.value
+                self.fail(error if isinstance(error, Violation) else Violation(f"{name}: {result.getTraceback()}"))
+
+        Deferred.fromCoroutine(coroutine).addBoth(ended)
+
+    def _until(self, ended: Any, seconds: float, what: str) -> None:
+        if not self.world.run(lambda: self.violation is not None or ended(), seconds):
+            states = {name: each.state for name, each in self.cluster.processes.items()}
+            raise Violation(f"{what} did not end: {list(self._unfinished)} {states}")
+        if self.violation is not None:
+            raise self.violation
+
+    def _wait(self, seconds: float) -> None:
+        self.world.run(lambda: self.violation is not None, seconds)
+        if self.violation is not None:
+            raise self.violation
+
+    def _heal(self) -> None:
+        """End all faults."""
+        cluster = self.cluster
+        self.disturb(RECOVERY_SECONDS)
+        for store in cluster.stores:
+            store.heal()
+        cluster.network.faults = NetworkFaults()
+        cluster.network.heal()
+        for process in cluster.processes.values():
+            process.start_if_down()
+
+    async def _settle(self, stage: Stage) -> None:
+        """Without faults, every collection can be read and published by every server, and nothing is held."""
+        stage.client.random = Random(0)
+        stage.client.calm = True
+        for number, gun in enumerate(GUNS[: self.guns]):
+            for server in SERVERS if not number else SERVERS[number % 2 :][:1]:
+                stage.server_of = partial(str, server)
+                if self.history.gun(gun).now.files:
+                    if not await actors.walk(stage, gun):
+                        raise Violation(f"{gun} cannot be read although nothing is wrong")
+                    expires = self.history.gun(gun).now.expires
+                    if expires is None or expires <= self.world.utc_now():
+                        raise Violation(f"{gun} is served expired: {expires}")
+                published = self.published
+                await actors.publish_once(stage, gun, f"end-{server}")
+                if self.published == published:
+                    raise Violation(f"{gun} cannot be published although nothing is wrong")
+        for server in SERVERS:
+            stage.server_of = partial(str, server)
+            answer = await stage.ask("GET", "/v2/_trust/changefeed?records=1000")
+            self.history.check_page(None, 0, 1000, answer.body, answer.began, answer.ended)
+            # Not asked for over the network: its size is another in each process.
+            _, metrics = self.cluster.processes[server].service._metrics.render()
+            for name in ("body_bytes", "uploads_waiting", "db_connections_used", "unexpected_errors_total"):
+                found = re.search(rf"^notary_server_{name}(?:{{.*}})? (\S+)$", metrics.decode(), re.MULTILINE)
+                if found is not None and float(found[1]):
+                    raise Violation(f"{server} holds something although all is quiet: {found[0]}")
+            answer = await stage.ask("GET", "/_notary_server/health")
+            if answer.status != 200:
+                raise Violation(f"{server} is not healthy although nothing is wrong: {answer.body!r}")
+
+    def _close(self) -> None:
+        self.world.bury()
+        for store in self.cluster.stores:
+            store.close()
+        self.history.close()
+
+
+def simulate(seed: int, without: Collection[str] = (), *, keep_trace: bool = False) -> Verdict:
+    """Run one seed, without some actors."""
+    return Run(seed, without, keep_trace=keep_trace).run()
