@@ -34,8 +34,8 @@ lint: dev ## ruff and mypy only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pytest: packages dev ## the tests only, in random order, with branch coverage of notary/
-	$(BIN)/pytest --cov --cov-branch --cov-fail-under=90
+pytest: packages dev ## the tests only, in random order, a process a core, with branch coverage of notary/
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-branch --cov-fail-under=90
 
 simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 with its trace, WITHOUT=killer-1
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
