@@ -6,6 +6,8 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13) python3)
 BIN := .venv/bin
 export PYTHON
+# Tests wait for servers half of the time: one process more than there are cores, and four at most.
+PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 # One lock for all platforms that an image may be built for.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
@@ -34,8 +36,8 @@ lint: dev ## ruff and mypy only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pytest: packages dev ## the tests only, in random order, a process a core, with branch coverage of notary/
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-branch --cov-fail-under=90
+pytest: packages dev ## the tests only, in random order, in parallel, with branch coverage of notary/
+	$(BIN)/pytest -n $(PROCESSES) --dist loadfile --cov --cov-branch --cov-fail-under=90
 
 simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 with its trace, WITHOUT=killer-1
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \

@@ -24,7 +24,7 @@ from tests.support.configurations import read_server, read_signer
 from tests.test_layout import ROOT
 
 LEFT_OUT = ignore_patterns(
-    ".git", ".venv", "build", "dist", "var", "__pycache__", ".*_cache", ".hypothesis", ".coverage*"
+    ".git", ".venv", "build", "dist", "var", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "dropin.cache"
 )
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EPOCH = "1700000000"

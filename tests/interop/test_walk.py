@@ -205,7 +205,7 @@ def operations(walk: Walk) -> str:
 
 @pytest.fixture
 def guarded() -> Iterator[Guarded]:
-    with Guarded() as server:
+    with Guarded(fast=False) as server:  # the daemons warn of one that does not wait for the disk
         yield server
 
 
