@@ -268,7 +268,8 @@ async def test_workers_are_replaced_under_load_without_a_failed_request(reactor:
             assert shown(world.server.port, world.tls.ca) == before
             assert world.hang_up()["level"] == "info"
             until(lambda old=old: all(gone(pid) for pid in old), "the old ones have ended")
-            assert len(world.pids()) == WORKERS
+            # The parent looks at the files by itself too: on a busy machine it may be replacing them once more.
+            until(lambda: len(world.pids()) == WORKERS, "there are as many as before")
             assert shown(world.server.port, world.tls.ca) == world.serial
             load.go_on()
         reads = sum(reader.reads for reader in load.readers)
