@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+from notary.work.files import replace_file
 
 MAX_BYTES: Final = 4096
 """A longer file is not a status."""
@@ -29,7 +30,7 @@ class MirrorStatus:
 
     def write(self, path: Path) -> None:
         """Replace the file. Raises OSError."""
-        replace_file(path, json.dumps({"complete_at": self.complete_at, "due": self.due}) + "\n")
+        replace_file(path, (json.dumps({"complete_at": self.complete_at, "due": self.due}) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -49,15 +50,3 @@ def _parsed(data: bytes) -> tuple[float, int] | None:
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return (complete_at, due) if math.isfinite(complete_at) and due >= 0 else None
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file in one step. Raises OSError."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise

@@ -18,6 +18,7 @@ from notary.admin.command import Status, command
 from notary.admin.output import OutputFailed, counted
 from notary.admin.session import Session
 from notary.errors import ConfigError
+from notary.work.files import replace_file
 
 FOLDER: Final = Path(__file__).parents[2] / "files"
 _MODE: Final = 0o644
@@ -68,14 +69,11 @@ def _names(folder: Path) -> Sequence[str]:
 def _install(source: Path, target: Path) -> str:
     """Copy a file in one step; return what was done. Raises OutputFailed."""
     data = source.read_bytes()
-    partial = target.with_name(f".{target.name}.partial")
     try:
         if target.is_file() and target.read_bytes() == data:
             return "up to date"
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.chmod(_MODE)
-        partial.replace(target)
+        replace_file(target, data, _MODE)
     except OSError as error:
         raise OutputFailed(f"{target}: cannot be written: {error.strerror}") from None
     return "written"

@@ -22,7 +22,8 @@ from notary.admin.session import Session
 from notary.errors import ConfigError, PeerDenied, PeerFailed, StorageFailed
 from notary.peer.fetch import Fetch, Outcome, Result
 from notary.peer.mirror import Event, Happened, Mirror
-from notary.work.mirror_status import MirrorStatus, replace_file
+from notary.work.files import replace_file
+from notary.work.mirror_status import MirrorStatus
 
 FIGURES: Final = """\
 # HELP notary_mirror_last_success_timestamp_seconds When the last round began that took over everything.
@@ -167,7 +168,7 @@ class _Run:
         figures, due = self._figures, self._job.due
         if self._metrics_file is not None:
             with _told("--metrics-file", self._metrics_file):
-                replace_file(self._metrics_file, figures.text(self._session.now().timestamp(), due))
+                replace_file(self._metrics_file, figures.text(self._session.now().timestamp(), due).encode())
         if self._status_file is not None and figures.rounds[True]:
             with _told("--status-file", self._status_file):
                 MirrorStatus(figures.last, due).write(self._status_file)
