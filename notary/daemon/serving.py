@@ -6,7 +6,7 @@ Rules of this module: a database that does not answer yet is waited for; what wa
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from notary.daemon.pending import Closable, Pending
 from notary.daemon.reload import Part, Reloader
-from notary.errors import StorageUnreachable
+from notary.errors import NotaryError, StorageUnreachable
 from notary.net.address import name_of
 from notary.net.listen import adopt, listen, naming
 from notary.net.refusals import Refusals, refusal_level
@@ -27,11 +27,12 @@ from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 
 _PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
-"""The pauses, in seconds, between two tries to open a store."""
+"""The pauses, in seconds, between two tries of what a start waits for."""
 _MARGIN_SECONDS: Final = 60.0
-"""The longest time that one attempt to open a store may take; the service manager is told so."""
+"""The longest time that one such try may take; the service manager is told so."""
 
 C = TypeVar("C", bound=Closable)
+T = TypeVar("T")
 
 
 class Serving(Assembly):
@@ -107,19 +108,45 @@ class Serving(Assembly):
         return True
 
     async def _open_patiently(self, log: Logger, open_store: Callable[[], Deferred[C]], pending: Pending) -> None:
-        failures = 0
-        while True:
-            failures += 1
-            seconds = _PATIENCE.delay(failures, self.machine.random.random())
-            why = str(pending.error)
-            log.error("{error}; trying again in {seconds} s", error=why, seconds=round(seconds, 1))
-            self.on_waiting(f"Waiting for the database: {why}", seconds + _MARGIN_SECONDS)
-            await deferLater(self.reactor, seconds)
+        async def attempt() -> None:
             try:
                 store = await open_store()
             except StorageUnreachable as error:
                 pending.error = error
+                raise
+            pending.become(store)
+
+        await self.retry(
+            log, attempt, pending.error, StorageUnreachable, waits_for="the database", success="the database answers"
+        )
+
+    async def retry(
+        self,
+        log: Logger,
+        attempt: Callable[[], Awaitable[T]],
+        error: NotaryError,
+        passing: type[NotaryError],
+        *,
+        waits_for: str,
+        success: str,
+    ) -> T:
+        """Make an attempt that has failed with ``error`` again and again, as long as it raises ``passing``.
+
+        The pauses grow. Each failure is logged, and the service manager is told what the start ``waits_for``. In the
+        end the log says ``success``.
+        """
+        failures = 0
+        while True:
+            failures += 1
+            seconds = _PATIENCE.delay(failures, self.machine.random.random())
+            why = str(error)
+            log.error("{error}; trying again in {seconds} s", error=why, seconds=round(seconds, 1))
+            self.on_waiting(f"Waiting for {waits_for}: {why}", seconds + _MARGIN_SECONDS)
+            await deferLater(self.reactor, seconds)
+            try:
+                result = await attempt()
+            except passing as again:
+                error = again
             else:
-                pending.become(store)
-                log.error("the database answers, after {failures} tries that failed", failures=failures)
-                return
+                log.error("{success}, after {failures} tries that failed", success=success, failures=failures)
+                return result

@@ -6,7 +6,6 @@ opposite order. The process protects what it will hold before it reads any of it
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ from functools import partial
 from socket import socket
 from typing import Final
 
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -51,7 +50,6 @@ from notary.storage.open import migrate_database, open_key_store, pool_of
 from notary.storage.sql.migrate import SIGNER
 from notary.tuf.jwe import KEYWRAP as PASSPHRASE
 from notary.work.allowance import Allowance
-from notary.work.backoff import Backoff
 from notary.work.machine import MACHINE, Machine
 from notary.work.reactor import Reactor
 from notary.work.threads import InThread
@@ -59,12 +57,6 @@ from notary.work.usage import PoolUsage
 
 _LOOK_SECONDS: Final = 30.0
 """Seconds between two looks if the custody of keys works."""
-
-_PATIENCE: Final = Backoff(first=1.0, most=30.0, factor=2.0, jitter=0.2)
-"""The pauses, in seconds, between two tries of a custody that is away when the signer starts."""
-
-_MARGIN_SECONDS: Final = 60.0
-"""The longest time that one such try may take; the service manager is told so."""
 
 
 def creations(config: SignerConfig) -> int:
@@ -190,20 +182,13 @@ class Signer(Serving):
 
     async def _wait_for_custody(self) -> None:
         """Try stored keys, again and again while the custody is away. Raises ConfigError as :meth:`_try_keys`."""
-        failures = 0
-        while True:
-            try:
-                await self._try_keys()
-            except CustodyUnavailable as error:
-                failures += 1
-                seconds = _PATIENCE.delay(failures, random.random())  # noqa: S311 - jitter
-                self._log.error("{error}; trying again in {seconds} s", error=str(error), seconds=round(seconds, 1))
-                self.on_waiting(f"Waiting for the custody of keys: {error}", seconds + _MARGIN_SECONDS)
-                await deferLater(self.reactor, seconds)
-            else:
-                break
-        if failures:
-            self._log.error("the custody of keys works, after {failures} tries that failed", failures=failures)
+        try:
+            await self._try_keys()
+        except CustodyUnavailable as error:
+            what = "the custody of keys"
+            await self.retry(
+                self._log, self._try_keys, error, CustodyUnavailable, waits_for=what, success=f"{what} works"
+            )
 
     def _look_from_time_to_time(self, in_own_thread: InThread) -> None:
         """Notice in time that the custody has gone away, and that it works again."""

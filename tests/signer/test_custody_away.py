@@ -20,6 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import KekUri, load_signer
+from notary.daemon import serving as starting
 from notary.envelope import KEYWRAP, envelopes
 from notary.envelope import pkcs11 as token_keys
 from notary.envelope.envelopes import Envelopes
@@ -45,10 +46,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture
 def tokens(tmp_path, monkeypatch) -> Tokens:
-    made = Tokens.make(tmp_path / "hsm")
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
 
 
 def configured(pair, tmp_path, uri):
@@ -179,7 +177,7 @@ async def has_status(service, status) -> bool:
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeypatch):
-    monkeypatch.setattr(tap, "_PATIENCE", Backoff(first=0.05, most=0.1))
+    monkeypatch.setattr(starting, "_PATIENCE", Backoff(first=0.05, most=0.1))
     monkeypatch.setattr(token_keys, "_PAUSES", Backoff(first=0.01, most=0.02))
     config = configured(pair, tmp_path, tokens.uri())
     async with serving(config) as (_, started, call):
