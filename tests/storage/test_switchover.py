@@ -20,6 +20,7 @@ from notary.storage.sql.backends import DIALECTS
 from notary.storage.sql.connections import Crowd
 from notary.storage.sql.dialect import PoolSettings
 from notary.tuf.model import ROOT, TIMESTAMP, Gun
+from notary.work.machine import Machine
 from tests.support.databases import SERVER_RIGHTS, PostgreSQL
 from tests.support.migrated import migrate_new_database, migrated_database
 from tests.support.replicas import Address, MariaDBPrimary, MariaDBReplica, PostgreSQLStandby, hold_connections
@@ -360,7 +361,7 @@ def test_a_pause_is_waited_for_and_one_speaks_for_all():
         calls.append(now[0])
         raise Full("none left")
 
-    crowd = Crowd(lambda error: isinstance(error, Full), lambda: now[0], sleep)
+    crowd = Crowd(lambda error: isinstance(error, Full), lambda: now[0], Machine(sleep=sleep))
     with pytest.raises(Full):
         crowd.connect(refuse)
     assert len(calls) == 2
@@ -377,7 +378,7 @@ def test_a_pause_is_waited_for_and_one_speaks_for_all():
         now[0] += seconds
         crowd._until = now[0] + 1
 
-    crowd = Crowd(lambda error: isinstance(error, Full), lambda: now[0], others_were_refused)
+    crowd = Crowd(lambda error: isinstance(error, Full), lambda: now[0], Machine(sleep=others_were_refused))
     with pytest.raises(Full):
         crowd.connect(refuse)
     assert len(calls) == 4

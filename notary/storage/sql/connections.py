@@ -10,7 +10,6 @@ no connection left is asked for one again only after a pause, or its administrat
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -37,11 +36,11 @@ class Crowd:
         self,
         is_crowded: Callable[[Exception], bool],
         seconds: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        machine: Machine = MACHINE,
     ) -> None:
         self._is_crowded = is_crowded
         self._seconds = seconds
-        self._sleep = sleep
+        self._machine = machine
         self._until = 0.0
         self._refusal: Exception | None = None
 
@@ -72,7 +71,7 @@ class Crowd:
         pause = self._until - self._seconds()
         if self._refusal is None or pause <= 0:
             return False
-        self._sleep(pause + random.uniform(0, _SPREAD_SECONDS))  # noqa: S311  # no secret
+        self._machine.sleep(pause + self._machine.random.uniform(0, _SPREAD_SECONDS))
         return True
 
 
@@ -102,9 +101,7 @@ class Care:
         self._moments = _Moments()
         self._doubted_at = 0.0
         self._refused = False
-        self.crowd = Crowd(
-            lambda error: is_ours(error) and dialect.trouble(error) is Trouble.CROWDED, seconds, machine.sleep
-        )
+        self.crowd = Crowd(lambda error: is_ours(error) and dialect.trouble(error) is Trouble.CROWDED, seconds, machine)
 
     def begin(self) -> None:
         """Note that this thread has made a connection."""

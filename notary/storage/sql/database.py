@@ -129,6 +129,8 @@ class Database:
         self.dialect: Final = dialect
         self._reactor = reactor
         self._machine = machine
+        self.chance: Final = machine.random
+        """Where no secret depends on it."""
         self.beside: Callable[[PoolSettings], Database] = partial(Database, dialect, db_url, reactor, machine=machine)
         """Opens the same database a second time, with other settings."""
         self.settings: Final = pool

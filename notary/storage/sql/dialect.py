@@ -36,6 +36,11 @@ class PoolSettings:
     read_only: bool = False
 
 
+TAKES_NO_WRITES = "the database is read-only: name its primary in storage.db_url"
+DISK_IS_FULL = "the disk of the database is full: free some space on it"
+"""What to do, in the words of every database and of the health check."""
+
+
 class Trouble(Enum):
     """What an error of a driver means for its transaction."""
 

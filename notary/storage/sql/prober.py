@@ -7,8 +7,8 @@ back: nobody ever sees it, and it does not use up the numbers of a sequence.
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
+from random import Random
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from notary.errors import StorageUnreachable
 from notary.storage.sql.cursor import Cursor, insert
 from notary.storage.sql.database import Database
+from notary.storage.sql.dialect import DISK_IS_FULL, TAKES_NO_WRITES
 from notary.storage.sql.migrate import SERVER, Service, probe
 
 _QUERY_SECONDS: Final = 2.0
@@ -63,7 +64,8 @@ class Prober:
                 database.care.refused()
             return failure
 
-        return self._asked().undone(_try_to_write, with_row).addCallbacks(succeeded, failed)
+        row_of = database.chance if with_row else None
+        return self._asked().undone(_try_to_write, row_of).addCallbacks(succeeded, failed)
 
     async def close(self) -> None:
         """End the connections."""
@@ -88,16 +90,17 @@ class Prober:
         return self._own
 
 
-def _try_to_write(cursor: Cursor, with_row: bool) -> None:
+def _try_to_write(cursor: Cursor, row_of: Random | None) -> None:
+    """Write a row of random bytes, if ``row_of`` is given; else only ask."""
     dialect = cursor.dialect
     if dialect.read_only and cursor.all(dialect.read_only)[0][0]:
-        raise _ReadOnly("the database is read-only: name its primary in storage.db_url")
+        raise _ReadOnly(TAKES_NO_WRITES)
     free = cursor.free_bytes()
     if free is not None and free < _FREE_BYTES:
-        raise StorageUnreachable("the disk of the database is full: free some space on it")
-    if with_row:
+        raise StorageUnreachable(DISK_IS_FULL)
+    if row_of is not None:
         # With a number of its own, below those of the sequence, and a name that no collection can have.
-        number = -random.randint(1, _INT32_MAX)  # noqa: S311  # no secret
+        number = -row_of.randint(1, _INT32_MAX)
         insert(
             cursor,
             "tuf_files",
@@ -106,6 +109,6 @@ def _try_to_write(cursor: Cursor, with_row: bool) -> None:
                 "gun": f"probe {number}",
                 "role": "probe",
                 "version": 1,
-                "data": random.randbytes(_ROW_BYTES),  # noqa: S311  # as hard to compress as signatures
+                "data": row_of.randbytes(_ROW_BYTES),  # as hard to compress as signatures
             },
         )

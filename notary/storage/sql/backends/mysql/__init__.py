@@ -18,7 +18,7 @@ from notary.storage.sql.backends.mysql import dsn, turns
 from notary.storage.sql.backends.mysql.dsn import READ_ONLY
 from notary.storage.sql.backends.mysql.survey import survey
 from notary.storage.sql.catalogue import Catalogue
-from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.storage.sql.dialect import DISK_IS_FULL, TAKES_NO_WRITES, Dialect, PoolSettings, Trouble
 
 _MYSQL_FORBIDDEN: Final = frozenset({1044, 1142, 1143, 1227, 1370})
 """Access denied: to a database, a table or a column, for lack of a server privilege, or to a routine."""
@@ -50,7 +50,8 @@ Numbers from 2000 on are the client library's own (https://mariadb.com/kb/en/mar
 """
 _APART = frozenset({1047, 3100})
 """Numbers of errors of a node of a cluster that has lost the others. A commit that ends so may have been done."""
-_FULL = frozenset({1021, 1114})
+_DISK_FULL = 1021
+_FULL = frozenset({_DISK_FULL, 1114})
 _FULL_TEXT = re.compile(r"\b(?:error|errno|errcode):? 28\b", re.IGNORECASE)
 """Matches the text of any other error that a full disk is the cause of: the system's number for it is 28."""
 _READ_ONLY = frozenset(READ_ONLY)
@@ -73,7 +74,7 @@ _BUSY = frozenset({1969, 3024})
 
 _ADVICE: Mapping[int, str] = MappingProxyType(
     {
-        1021: "the disk of the database is full: free some space on it",
+        _DISK_FULL: DISK_IS_FULL,
         1040: "the database has no connection left: raise its max_connections, or lower storage.connections",
         1044: "the database user may not use this database: grant it the rights, or correct storage.db_url",
         1045: "the database refuses the user or the password: correct storage.db_url, or create the user",
@@ -90,9 +91,7 @@ _ADVICE: Mapping[int, str] = MappingProxyType(
         1205: "another transaction has kept a row locked for too long: look for it with SHOW PROCESSLIST",
         1213: "transactions kept getting in each other's way: try again",
         1226: "the database user has no connection left: raise its limit, or lower storage.connections",
-        1290: "the database is read-only: name its primary in storage.db_url",
-        1792: "the database is read-only: name its primary in storage.db_url",
-        1836: "the database is read-only: name its primary in storage.db_url",
+        **dict.fromkeys(READ_ONLY, TAKES_NO_WRITES),
         1698: "the database refuses the user or the password: correct storage.db_url, or create the user",
         1969: "a statement took longer than storage.query_timeout: see what keeps the database busy",
         2002: "nobody answers at the database's address: start it, or correct storage.db_url",
@@ -145,8 +144,7 @@ def _is_full(error: Exception) -> bool:
 
 def _explain(error: Exception) -> str:
     reason = f"{error.args[1]} ({error.args[0]})" if len(error.args) > 1 else str(error)
-    advice = _ADVICE[min(_FULL)] if _is_full(error) else None
-    advice = _ADVICE.get(_code(error), advice)
+    advice = _ADVICE.get(_code(error), DISK_IS_FULL if _is_full(error) else None)
     return f"{advice}. It says: {reason}" if advice else f"the database could not do its work: {reason}"
 
 

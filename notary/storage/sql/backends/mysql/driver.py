@@ -113,11 +113,11 @@ class _Connection(Connection):  # type: ignore[misc]  # likewise
         self.reject_read_only = reject_read_only
         cursor = self.cursor()
         # In this way a variable may be missing.
-        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'wsrep_on', 'wsrep_provider')")
+        cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN {('max_allowed_packet', *dsn.GALERA_VARIABLES)}")
         found = dict(cursor.fetchall())
         cursor.close()
         self.max_allowed_packet = int(found["max_allowed_packet"])
-        self.is_clustered = found.get("wsrep_on") == "ON" and found.get("wsrep_provider") not in {None, "", "none"}
+        self.is_clustered = dsn.is_galera(found)
 
 
 def connect(**arguments: Any) -> Connection:

@@ -24,6 +24,14 @@ _MAX_PORT: Final = 0xFFFF
 READ_ONLY: Final = (1290, 1792, 1836)
 """Numbers of errors after which Go's driver gives a connection up, if the ``db_url`` says ``rejectReadOnly=true``."""
 
+GALERA_VARIABLES: Final = ("wsrep_on", "wsrep_provider")
+"""The variables by which :func:`is_galera` knows a node of a cluster."""
+
+
+def is_galera(variables: Mapping[str, str]) -> bool:
+    """Return whether a server with these variables is a node of a Galera cluster."""
+    return variables.get("wsrep_on") == "ON" and variables.get("wsrep_provider") not in {None, "", "none"}
+
 
 def mysql(db_url: str, roots: Callable[[], str] = system_roots) -> Mapping[str, Any]:
     """Keyword arguments for mysqlclient's ``MySQLdb.connect``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from notary.storage.sql.backends.mysql.dsn import GALERA_VARIABLES, is_galera
 from notary.storage.sql.survey import Ask, Fact, setting
 
 _VARIABLES: Final = (
@@ -29,9 +30,8 @@ _VARIABLES: Final = (
     "tx_isolation",
     "version",
     "version_comment",
-    "wsrep_on",
-    "wsrep_provider",
     "wsrep_sync_wait",
+    *GALERA_VARIABLES,
 )
 _STATUS: Final = (
     "rpl_semi_sync_master_clients",
@@ -75,7 +75,7 @@ def facts(found: Mapping[str, str]) -> Sequence[Fact]:
 
 
 def _kind(found: Mapping[str, str]) -> Iterator[Fact]:
-    if found.get("wsrep_on") == "ON" and found.get("wsrep_provider", "none") not in _OFF:
+    if is_galera(found):
         yield from _galera(found)
     elif found.get("group_replication_group_name", "") not in _OFF:
         yield Fact("kind", "Group Replication", "the service was not tried with Group Replication", risk=True)

@@ -14,6 +14,7 @@ import secrets
 from functools import partial
 from typing import Any, Final
 
+from notary.storage.sql.backends.mysql import dsn
 from notary.storage.sql.catalogue import Run, Taken
 
 TABLE: Final = "notary_migrating"
@@ -45,8 +46,7 @@ def take(run: Run) -> Taken:
 
 
 def _is_clustered(run: Run) -> bool:
-    found = dict(map(tuple, run("SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_provider')")))
-    return found.get("wsrep_on") == "ON" and found.get("wsrep_provider") not in {None, "", "none"}
+    return dsn.is_galera(dict(map(tuple, run(f"SHOW VARIABLES WHERE Variable_name IN {dsn.GALERA_VARIABLES}"))))
 
 
 def _take_row(run: Run) -> Taken:

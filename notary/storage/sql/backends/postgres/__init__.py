@@ -15,7 +15,7 @@ from typing import Any, Final
 from notary.storage.sql.backends.postgres import dsn
 from notary.storage.sql.backends.postgres.survey import survey
 from notary.storage.sql.catalogue import Catalogue, Run, Taken
-from notary.storage.sql.dialect import Dialect, PoolSettings, Trouble
+from notary.storage.sql.dialect import DISK_IS_FULL, TAKES_NO_WRITES, Dialect, PoolSettings, Trouble
 
 _POSTGRES_LOCK: Final = int.from_bytes(b"notary")
 """A lock is a number, and each database has its own."""
@@ -119,13 +119,13 @@ _BUSY = ("57014",)
 
 _ADVICE: Mapping[str, str] = MappingProxyType(
     {
-        "25006": "the database is read-only: name its primary in storage.db_url",
+        "25006": TAKES_NO_WRITES,
         "40001": "transactions kept getting in each other's way: try again",
         "40P01": "transactions kept getting in each other's way: try again",
         "3F000": "the database user may use no schema: GRANT USAGE ON SCHEMA public, or correct its search_path",
         "42501": "the database user lacks a right: grant it (see docs/databases.md, Users and rights)",
         "42P01": "a table is missing: migrate the database",
-        "53100": "the disk of the database is full: free some space on it",
+        "53100": DISK_IS_FULL,
         "53300": "the database has no connection left: raise its max_connections, or lower storage.connections",
         "55P03": "another transaction has kept a row locked for too long: look for it in pg_stat_activity",
         "57014": "a statement took longer than storage.query_timeout: see what keeps the database busy",
