@@ -84,7 +84,7 @@ class UnderPassphrase:
 
     def move(self, row: StoredKey) -> StoredKey:
         """See :class:`Target`."""
-        return keywrap.rewrap(row, self.name, self._config.passphrase, self._keys.open(row))
+        return keywrap.rewrap(row, self._keys.open(row), self.name, self._config.passphrase)
 
 
 class UnderKek:

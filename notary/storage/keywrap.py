@@ -86,13 +86,9 @@ def wrap(key: private.PrivateKey, gun: str, role: str, alias: str, passphrases: 
     )
 
 
-def rewrap(row: StoredKey, alias: str, passphrases: Passphrases, key: private.PrivateKey | None = None) -> StoredKey:
-    """Wrap the same key under the passphrase of ``alias``.
-
-    ``key`` is the key of the row, if something else than a passphrase has opened it. Raises as :func:`unwrap` and
-    :func:`wrap` do.
-    """
-    again = wrap(key or unwrap(row, passphrases), row.gun, row.role, alias, passphrases)
+def rewrap(row: StoredKey, key: private.PrivateKey, alias: str, passphrases: Passphrases) -> StoredKey:
+    """Return the row with its ``key`` wrapped under the passphrase of ``alias``. Raises as :func:`wrap` does."""
+    again = wrap(key, row.gun, row.role, alias, passphrases)
     return replace(again, last_used=row.last_used)
 
 

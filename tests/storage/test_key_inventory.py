@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from notary.storage.keywrap import rewrap
+from notary.storage.keywrap import rewrap, unwrap
 from notary.storage.sql import key_inventory
 from tests.storage.conftest import BACKENDS
 from tests.support.keyplace import NEW, OLD, PASSPHRASES, USED, make_key
@@ -21,7 +21,7 @@ GUN = "example.com/app"
 
 
 def moved(row):
-    return row, rewrap(row.key, NEW, PASSPHRASES.get)
+    return row, rewrap(row.key, unwrap(row.key, PASSPHRASES.get), NEW, PASSPHRASES.get)
 
 
 @pytest_twisted.ensureDeferred
