@@ -42,8 +42,8 @@ class Health(Service):
     """Runs ``checks`` (by name) while the service runs; ``on_result(name, ok)`` is called with each outcome.
 
     With ``read_only``, the server takes no writes although every check passes. ``signers`` returns the state of each
-    signer by its address; the server takes writes while one of them serves. ``details`` has further
-    members of the answer of ``/readyz``.
+    signer by its address; the server takes writes while one of them serves. ``details`` has further members of the
+    answer of ``/readyz``.
     """
 
     def __init__(

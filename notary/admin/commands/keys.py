@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
 from twisted.internet.defer import Deferred, succeed
@@ -151,9 +151,7 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = fruitless = 0
-    # The reactor's own threads end with the reactor, also after an interrupt.
-    in_thread = partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
-    moved = partial(_moved, target, in_thread)
+    moved = partial(_moved, target, _in_thread(session))
     # Several passes are needed if signers create or replace keys meanwhile.
     while fruitless < _MAX_FRUITLESS_PASSES:
         wanted, replaced = await _pass(session, inventory, target, moved, failed)
@@ -175,6 +173,11 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
 
 _Outcome: TypeAlias = StoredKey | str | CustodyUnavailable
 """A key under its new passphrase or key-encrypting key; or why it stays under the old one; or why no key can move."""
+
+
+def _in_thread(session: Session) -> Callable[..., Deferred[Any]]:
+    """Return what runs a function in a thread of the reactor's own, which end with it, also after an interrupt."""
+    return partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
 
 
 def _moved(target: Target, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow) -> Deferred[_Outcome]:
@@ -257,14 +260,14 @@ async def verify(session: Session, prefix: str) -> int:
     keys = PrivateKeys(config)
     session.at_end(keys.close)
     inventory = await session.open(config, open_key_inventory)
-    pool = session.reactor.getThreadPool()
+    in_thread = _in_thread(session)
     count = broken = 0
     tried = _Tried(keys)
     with session.out.table("Key", "GUN", "Role", "Under", "Problem") as add:
         async for page in _pages(session, inventory, "Keys"):
             rows = [row for row in page if row.key is None or row.key.gun.startswith(prefix)]
             count += len(rows)
-            for row, outcome in [(row, deferToThreadPool(session.reactor, pool, tried.problem, row)) for row in rows]:
+            for row, outcome in [(row, in_thread(tried.problem, row)) for row in rows]:
                 problem = await outcome
                 if isinstance(problem, CustodyUnavailable):
                     raise problem

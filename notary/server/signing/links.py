@@ -29,8 +29,8 @@ class Link:
     """A connection to the signer at ``place``.
 
     ``connect`` makes the channel; it is given the place, what to call when the channel can take calls, and ``quiet``:
-    whether another link to this place logs what happens. ``algorithm`` is that of
-    new keys. ``told`` names the signers of which the log says already that they have no health service.
+    whether another link to this place logs what happens. ``algorithm`` is that of new keys. ``told`` names the signers
+    of which the log says already that they have no health service.
     """
 
     def __init__(
