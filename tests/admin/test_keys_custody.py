@@ -22,8 +22,8 @@ from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.storage import keywrap
 from notary.tuf import jwe, private
-from notary.tuf.public import PublicKey, Signature, verify
 from tests.admin.conftest import admin
+from tests.support.keyload import keep_creating, keep_signing, sign
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
@@ -31,7 +31,6 @@ from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 GUN = "example.com/app"
 ONE, TWO = FileKek(bytes(range(32))), FileKek(bytes(range(1, 33)))
-MESSAGE = b"a timestamp"
 
 
 @pytest.fixture
@@ -206,11 +205,6 @@ def serving(pair, place, directory, keys, *aliases):
         yield client
 
 
-def sign(client, key) -> bool:
-    content = client.sign(key.key_id, MESSAGE).content
-    return verify(PublicKey(key.algorithm, key.public), Signature(key.key_id, "eddsa", content), MESSAGE)
-
-
 def killed_and_started_again(config: Path, *arguments: str) -> tuple[int, str]:
     """Run the command, kill -9 it a few times while it moves keys, then let it end; how often it was killed."""
     kills = 0
@@ -237,22 +231,9 @@ def killed_and_started_again(config: Path, *arguments: str) -> tuple[int, str]:
 def under_load(client, used, pending, config, arguments):
     """Move all keys while others sign, sign for the first time, and create; the keys that were made."""
     ended = Event()
-
-    def keep_signing():
-        while True:
-            for key in used:
-                assert sign(client, key)
-            if ended.is_set():
-                return
-
-    def keep_creating():
-        made = []
-        while not ended.is_set():
-            made.append(client.create(f"example.com/new/{len(made)}", "timestamp", "ed25519").keyInfo.keyID.ID)
-        return made
-
     with ThreadPoolExecutor(3) as threads:
-        signing, making = threads.submit(keep_signing), threads.submit(keep_creating)
+        signing = threads.submit(keep_signing, client, used, ended)
+        making = threads.submit(keep_creating, client, ended)
         firsts = threads.submit(lambda: [sign(client, key) for key in pending])
         try:
             _, out = killed_and_started_again(config, *arguments)

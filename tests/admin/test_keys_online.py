@@ -15,15 +15,14 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 
 from notary.admin.command import Status
-from notary.tuf.public import PublicKey, Signature, verify
 from tests.admin.conftest import admin
 from tests.storage.conftest import BACKENDS
+from tests.support.keyload import keep_creating, keep_signing, sign
 from tests.support.keyplace import NEW, OLD, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
-MESSAGE = b"a timestamp"
 
 
 @pytest.fixture(scope="module")
@@ -46,31 +45,12 @@ def serving(pair, place, directory, *aliases):
     return signer_daemon("signer", OUR_SIGNER, pair, directory, storage, environment=environment(*aliases))
 
 
-def sign(client, key) -> bool:
-    content = client.sign(key.key_id, MESSAGE).content
-    return verify(PublicKey(key.algorithm, key.public), Signature(key.key_id, "eddsa", content), MESSAGE)
-
-
 def under_load(client, config, used, pending, doomed):
     """Reencrypt while others sign, sign for the first time, delete and create; what the command said, who was made."""
     ended = Event()
-
-    def keep_signing():
-        while True:
-            for key in used:
-                assert sign(client, key)
-            if ended.is_set():
-                return
-
-    def keep_creating():
-        made = []
-        while not ended.is_set():
-            made.append(client.create(f"example.com/new/{len(made)}", "timestamp", "ed25519").keyInfo.keyID.ID)
-        return made
-
     with ThreadPoolExecutor(5) as threads, reencrypt(config) as process:
-        work = [threads.submit(keep_signing) for _ in range(2)]
-        making = threads.submit(keep_creating)
+        work = [threads.submit(keep_signing, client, used, ended) for _ in range(2)]
+        making = threads.submit(keep_creating, client, ended)
         firsts = threads.submit(lambda: [sign(client, key) for key in pending])
         deletions = threads.submit(lambda: [client.delete(key.key_id) for key in doomed])
         try:

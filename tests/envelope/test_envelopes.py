@@ -111,18 +111,24 @@ def test_the_kek_is_asked_once_for_each_data_key():
     assert another.calls == ["unwrap"] * 3
 
 
-def test_threads_that_need_one_data_key_ask_for_it_once():
-    row = sealed(Envelopes([FileKek(ONE)]))
-    kek = Counting(FileKek(ONE))
+def hold_up(kek: Counting) -> tuple[threading.Event, threading.Event]:
+    """Have ``unwrap`` tell that it has begun, and wait until it may go on."""
     begun, go = threading.Event(), threading.Event()
     unwrap = kek.unwrap
 
-    def slow(wrapped: bytes, context: bytes) -> bytes:
+    def held(wrapped: bytes, context: bytes) -> bytes:
         begun.set()
         assert go.wait(30)
         return unwrap(wrapped, context)
 
-    kek.unwrap = slow
+    kek.unwrap = held
+    return begun, go
+
+
+def test_threads_that_need_one_data_key_ask_for_it_once():
+    row = sealed(Envelopes([FileKek(ONE)]))
+    kek = Counting(FileKek(ONE))
+    begun, go = hold_up(kek)
     box = Envelopes([kek])
     with ThreadPoolExecutor(4) as threads:
         work = [threads.submit(opens, box, row) for _ in range(4)]
@@ -139,15 +145,7 @@ def test_a_data_key_that_is_known_waits_for_no_kek():
     known, unknown = sealed(maker), sealed(maker)
     box = Envelopes([kek])
     assert opens(box, known)
-    begun, go = threading.Event(), threading.Event()
-    unwrap = kek.unwrap
-
-    def hanging(wrapped: bytes, context: bytes) -> bytes:
-        begun.set()
-        assert go.wait(30)
-        return unwrap(wrapped, context)
-
-    kek.unwrap = hanging
+    begun, go = hold_up(kek)
     with ThreadPoolExecutor(1) as threads:
         work = threads.submit(opens, box, unknown)
         assert begun.wait(30)

@@ -23,10 +23,7 @@ PAUSE = 100.0  # longer than any
 
 @pytest.fixture
 def tokens(tmp_path, monkeypatch) -> Tokens:
-    made = Tokens.make(tmp_path / "hsm")
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    return made
+    return Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
 
 
 class Time:

@@ -12,7 +12,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notary.config.values import Address
@@ -21,7 +20,7 @@ from notary.proto import instance_pb2
 from notary.server.signing.directory import Directory
 from notary.server.signing.spread import Signers
 from tests.support.author import Key, make_key
-from tests.support.scripted import DESCRIBE, SIGN, Scripted
+from tests.support.scripted import DESCRIBE, SIGN, Scripted, result_of
 
 PORT = 7899
 
@@ -113,13 +112,7 @@ class Fleet:
 
     def result(self, deferred: Deferred[Any], seconds: float = 0.0) -> Any:
         """What a call comes to within ``seconds``, by the clock."""
-        results: list[Any] = []
-        deferred.addBoth(results.append)
-        self.let_pass(seconds)
-        assert results, f"no answer after {seconds} s"
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-        return results[0]
+        return result_of(deferred, self.let_pass, seconds)
 
     def close(self) -> None:
         """Close the service: nothing may be left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -23,6 +24,17 @@ METHODS = (CREATE, INFO, SIGN, CHECK, DESCRIBE)
 SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
 NOT_SERVING = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING).SerializeToString()
 STEP_SECONDS = 0.1
+
+
+def result_of(deferred: Deferred[Any], let_pass: Callable[[float], object], seconds: float) -> Any:
+    """What a call comes to within ``seconds``, which ``let_pass`` lets pass."""
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    let_pass(seconds)
+    assert results, f"no answer after {seconds} s"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
 
 
 @implementer(IStreamClientEndpoint)
@@ -72,13 +84,7 @@ class Scripted:
 
     def result(self, deferred: Deferred[Any], seconds: float = 1.0) -> Any:
         """What a call comes to within ``seconds``, by the clock."""
-        results: list[Any] = []
-        deferred.addBoth(results.append)
-        self.let_pass(seconds)
-        assert results, f"no answer after {seconds} s"
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-        return results[0]
+        return result_of(deferred, self.let_pass, seconds)
 
     # -- the signer ---------------------------------------------------------------------------------------------------
 

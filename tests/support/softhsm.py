@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+import pytest
+
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 PIN, SO_PIN = "4711-a-pin", "12345678"
 
@@ -112,6 +114,12 @@ class Tokens:
     @property
     def environment(self) -> dict[str, str]:
         return {"SOFTHSM2_CONF": f"{self.folder}/softhsm2.conf"}
+
+    def seen_by(self, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Lead modules of this process, and of those that it starts, to the folder."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        return self
 
     def add_token(self, label: str) -> None:
         self._run("softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN)

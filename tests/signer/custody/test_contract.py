@@ -88,8 +88,8 @@ def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]
     """Builds the custody as one more process would; all are closed."""
     if maker == "pkcs11":
         tokens = request.getfixturevalue("tokens")
-        for name, value in {**tokens.environment, TOKEN: tokens.uri().removeprefix("pkcs11:")}.items():
-            monkeypatch.setenv(name, value)
+        tokens.seen_by(monkeypatch)
+        monkeypatch.setenv(TOKEN, tokens.uri().removeprefix("pkcs11:"))
     built: list[KeyCustody] = []
 
     def another() -> KeyCustody:
