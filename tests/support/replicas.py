@@ -7,8 +7,8 @@ takes no writes until it is promoted.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Self
 
 import MySQLdb
@@ -25,9 +25,8 @@ BINARY_LOG = (
     "--binlog-format=ROW",
     "--log-slave-updates",
     "--rpl-semi-sync-master-enabled=ON",
-    "--rpl-semi-sync-slave-enabled=ON",
 )
-"""Options of a MariaDB that can be a primary and a follower, with semi-synchronous replication."""
+"""Options of a MariaDB that starts as a primary with semi-synchronous replication, and may become a follower."""
 
 
 class MariaDBPrimary(MariaDB):
@@ -41,6 +40,7 @@ class MariaDBPrimary(MariaDB):
     def follow(self, primary: MariaDB) -> None:
         """Take no more writes but those of ``primary``."""
         self.execute("", "SET GLOBAL read_only = 1")
+        self._acknowledge(primary=False)
         self.execute(
             "",
             "CHANGE MASTER TO master_host = '127.0.0.1', master_port = %s, master_user = %s, master_password = %s, "
@@ -54,14 +54,25 @@ class MariaDBPrimary(MariaDB):
         """Wait until everything is here that the primary has committed."""
         ((position,),) = primary.execute("", "SELECT @@gtid_binlog_pos")
         ((missed,),) = self.execute("", "SELECT MASTER_GTID_WAIT(%s, %s)", position, SYNC_SECONDS)
-        assert missed == 0, f"{position} does not come"
+        assert missed == 0, f"{position} does not come: {self._status()}\n{primary.execute('', 'SHOW PROCESSLIST')}"
+
+    @contextmanager
+    def lagging(self) -> Iterator[None]:
+        """Apply nothing within the block; what the primary commits still comes here and is acknowledged.
+
+        ``STOP SLAVE`` would also end the connection to the primary. If its thread on the primary has only just started,
+        MariaDB 10.11 can leave that thread half ended, and the primary then sends nothing to this server ever again.
+        """
+        self.execute("", "STOP SLAVE SQL_THREAD")
+        try:
+            yield
+        finally:
+            self.execute("", "START SLAVE SQL_THREAD")
 
     def take_over(self) -> None:
         """Apply all that came from a primary that has died, then take writes."""
         self.execute("", "STOP SLAVE IO_THREAD")
-        with closing(self._connect_as_root("")) as connection, closing(connection.cursor(DictCursor)) as cursor:
-            cursor.execute("SHOW SLAVE STATUS")
-            received = cursor.fetchone()["Gtid_IO_Pos"]
+        received = self._status()["Gtid_IO_Pos"]
         ((missed,),) = self.execute("", "SELECT MASTER_GTID_WAIT(%s, %s)", received, SYNC_SECONDS)
         assert missed == 0, f"{received} is not applied"
         self.promote()
@@ -70,7 +81,22 @@ class MariaDBPrimary(MariaDB):
         """Take writes."""
         self.execute("", "STOP SLAVE")
         self.execute("", "RESET SLAVE ALL")
+        self._acknowledge(primary=True)
         self.execute("", "SET GLOBAL read_only = 0")
+
+    def _acknowledge(self, *, primary: bool) -> None:
+        """Wait for the acknowledgements of a follower, or send them.
+
+        A follower that waits for them as well applies its first transaction after ten seconds: nothing follows it.
+        """
+        self.execute("", "SET GLOBAL rpl_semi_sync_master_enabled = %s", int(primary))
+        self.execute("", "SET GLOBAL rpl_semi_sync_slave_enabled = %s", int(not primary))
+
+    def _status(self) -> dict[str, Any]:
+        with closing(self._connect_as_root("")) as connection, closing(connection.cursor(DictCursor)) as cursor:
+            cursor.execute("SHOW SLAVE STATUS")
+            status: dict[str, Any] = cursor.fetchone()
+            return status
 
 
 class MariaDBReplica(MariaDBPrimary):
