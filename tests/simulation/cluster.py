@@ -7,6 +7,7 @@ because its custody wraps keys at no cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import nacl.signing
 
-from notary.config import load_server
+from notary.config import ServerConfig, load_server
 from notary.daemon.serving import Serving
 from notary.net.grpc import GrpcFactory
 from notary.net.listen import listen
@@ -235,7 +236,7 @@ class Cluster:
         self.leftovers: list[str] = []
         self.on_signed: Callable[[str], None] = lambda _key_id: None
         """Called with the id of each key that has signed, before the signature leaves the signer."""
-        self._config = load_server(_CONFIG, {}, "/")
+        self._config = _config()
         if "renew_at" in knobs:
             self._config = replace(self._config, lifetimes=replace(self._config.lifetimes, renew_at=knobs["renew_at"]))
         self._settings = PoolSettings(connections=4, query_timeout=4.0)
@@ -272,6 +273,12 @@ class Cluster:
         for store in self.stores:
             held = sum(connection.host is process.host for connection in store.connections)
             self.leftovers += [f"{process.name}: {held} connections to the database"] * bool(held)
+
+
+@functools.cache
+def _config() -> ServerConfig:
+    """Read the configuration of the servers."""
+    return load_server(_CONFIG, {}, "/")
 
 
 def plain_signers(trust: Any, reactor: Any) -> Signing:

@@ -80,6 +80,11 @@ class Store:
         for connection in [each for each in self.connections if each.host is host]:
             connection.drop()
 
+    def open(self) -> sqlite3.Connection:
+        """Open the file. Only this process uses the file, so that its locks need no calls of the kernel."""
+        place = f"file:{self.path}?vfs=unix-excl"
+        return sqlite3.connect(place, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
+
     def close(self) -> None:
         for connection in list(self.connections):
             connection.drop()
@@ -105,9 +110,7 @@ class Connection:
         self.host = host
         if store.faults.lost_before >= 1:
             raise Lost("the database does not answer")
-        self.real: sqlite3.Connection | None = sqlite3.connect(
-            store.path, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        self.real: sqlite3.Connection | None = store.open()
         self.real.execute("PRAGMA synchronous = OFF")
         self.real.execute("PRAGMA foreign_keys = ON")
         self.writes = False

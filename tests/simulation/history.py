@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,8 +79,8 @@ class History:
         """The keys of the signer by id: collection, role, and when it was first used."""
         self._ids: dict[int, tuple[str, str, int, str]] = {}
         self._feed_id = 0
-        self._server = sqlite3.connect(cluster.server_store.path, isolation_level=None)
-        self._signer = sqlite3.connect(cluster.signer_store.path, isolation_level=None)
+        self._server = cluster.server_store.open()
+        self._signer = cluster.signer_store.open()
         cluster.on_signed = self._signed
         cluster.server_store.on_commit = partial(self._committed, self._server_committed)
         cluster.signer_store.on_commit = partial(self._committed, self._signer_committed)
