@@ -18,6 +18,7 @@ from typing import Any
 from notary.storage.sql.backends.sqlite3 import SQLITE3
 from notary.storage.sql.dialect import Dialect, Trouble
 from notary.storage.sql.migrate import SERVER, SIGNER, set_up
+from notary.work.usage import PoolUsage
 from tests.simulation.scheduler import Host, World
 
 apilevel = "2.0"
@@ -95,11 +96,14 @@ stores: dict[str, Store] = {}
 hosts: dict[str, Host] = {}
 
 
-def connect(database: str, **_: Any) -> Connection:
+def connect(database: str, usage: PoolUsage | None = None, **_: Any) -> Connection:
     """Connect, as DB-API modules do. The name of the database is that of a store and of a host."""
     name, _, host = database.partition("@")
-    store = stores[name]
-    return Connection(store, hosts[host])
+    made = Connection(stores[name], hosts[host])
+    if usage is not None:
+        made.host.usage = usage
+        made.host.connections.append(made)
+    return made
 
 
 class Connection:
@@ -124,6 +128,11 @@ class Connection:
     def commit(self) -> None:
         self.cursor().execute("COMMIT") if self.real is not None and self.real.in_transaction else None
 
+    @property
+    def in_transaction(self) -> bool:
+        """True between the begin of a transaction and its end."""
+        return self.real is not None and self.real.in_transaction
+
     def rollback(self) -> None:
         if self.real is not None and self.real.in_transaction:
             self.real.rollback()
@@ -137,6 +146,8 @@ class Connection:
         if real is not None:
             real.close()
             self.store.connections.remove(self)
+            if self in self.host.connections:
+                self.host.connections.remove(self)
 
 
 class Cursor:
@@ -231,7 +242,7 @@ def dialect() -> Dialect:
         SQLITE3,
         driver=__name__,
         writers=3,
-        arguments=lambda db_url, _pool: {"database": db_url},
+        arguments=lambda db_url, pool: {"database": db_url, "usage": pool.usage},
         prepare=lambda _connection, _settings: None,
         embedded=None,
         trouble=_trouble,

@@ -82,6 +82,7 @@ class History:
         self._server = cluster.server_store.open()
         self._signer = cluster.signer_store.open()
         cluster.on_signed = self._signed
+        cluster.key_row = self._key_row
         cluster.server_store.on_commit = partial(self._committed, self._server_committed)
         cluster.signer_store.on_commit = partial(self._committed, self._signer_committed)
 
@@ -140,6 +141,18 @@ class History:
         self._check_records(records, added, removed)
         for name in dict.fromkeys([row[1] for row in (*removed, *added)]):
             self._look_at(name, {row[2] for row in added if row[1] == name})
+
+    def check_all(self) -> None:
+        """The databases hold what their commits have made, and no other byte."""
+        files = self._server.execute("SELECT id, gun, role, version, sha256, data FROM tuf_files").fetchall()
+        if {row[0]: row[1:5] for row in files} != self._ids:
+            raise Violation("the stored files are not those that were committed")
+        for _, name, role, version, sha256, data in files:
+            if bytes(data) != self.gun(name).data[sha256]:
+                raise Violation(f"{name}: the bytes of version {version} of {role} have changed")
+        records = self._server.execute("SELECT id, gun, version, sha256, category FROM changefeed ORDER BY id")
+        if [(row[0], row[1], row[2], row[3] or "", row[4]) for row in records] != [row[:5] for row in self.feed]:
+            raise Violation("the changefeed is not the one that was committed")
 
     def _check_records(self, records: list[Any], added: list[Any], removed: list[Any]) -> None:
         """The feed has one record for each new timestamp and for each deletion, with no number left out."""
@@ -252,6 +265,9 @@ class History:
                     raise Violation(f"two keys are pending for {gun} {role}")
                 pending[gun, role] = key_id
         self.keys = keys
+
+    def _key_row(self, key_id: str) -> tuple[str, str, str | None] | None:
+        return self.keys.get(key_id)
 
     def _signed(self, key_id: str) -> None:
         try:

@@ -114,12 +114,18 @@ class Log:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.late = ""
+        """An error of which no run is known: one that nobody handled, found by a collection of garbage."""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         failure = event.get("log_failure")
-        if failure is not None and self.run is not None:
-            text = f"{event.get('log_format')}\n{failure.getTraceback()}"
-            self.run.fail(Violation(f"the log has an unexpected error: {text}"))
+        if failure is None:
+            return
+        text = f"the log has an unexpected error: {event.get('log_format')}\n{failure.getTraceback()}"
+        if self.run is not None:
+            self.run.fail(Violation(text))
+        else:
+            self.late = text
 
 
 LOG = Log()
@@ -143,19 +149,28 @@ class Run:
         self.violation: Violation | None = None
         self.published = 0
         self.settings = PoolSettings(connections=2, query_timeout=4.0)
-        self._disturbed: list[tuple[float, float, str]] = [(0.0, 5.0, "start")]
+        self._disturbed: list[tuple[float, float, Collection[str], str]] = []
         self._clients: list[Client] = []
         self._unfinished: dict[str, None] = {}
 
     # -- for actors ---------------------------------------------------------------------------------------------------
 
-    def disturb(self, seconds: float, why: str = "") -> None:
-        """Say that errors have a cause for some time."""
-        self._disturbed.append((self.world.now, self.world.now + seconds, why))
+    def disturb(self, seconds: float, places: Collection[str], why: str = "") -> None:
+        """Say that errors at some places have a cause for some time."""
+        self._disturbed.append((self.world.now, self.world.now + seconds, places, why))
 
-    def was_disturbed(self, began: float, ended: float, but: str = "-") -> bool:
-        """Return whether errors had a cause, another one than ``but``."""
-        return any(start <= ended and began <= end and why != but for start, end, why in self._disturbed)
+    def end_disturbance(self, why: str, seconds: float) -> None:
+        """Say that a disturbance ends, and that errors have a cause for some more time."""
+        last = max(place for place, each in enumerate(self._disturbed) if each[3] == why)
+        start, _, places, _ = self._disturbed[last]
+        self._disturbed[last] = (start, self.world.now + seconds, places, why)
+
+    def was_disturbed(self, began: float, ended: float, places: Collection[str], but: str = "-") -> bool:
+        """Return whether errors at one of these places had a cause, another one than ``but``."""
+        return any(
+            start <= ended and began <= end and why != but and not set(places).isdisjoint(where)
+            for start, end, where, why in self._disturbed
+        )
 
     def fail(self, violation: Violation) -> None:
         """Note the first broken invariant."""
@@ -229,6 +244,7 @@ class Run:
         self._until(lambda: all(each.state == "down" for each in cluster.processes.values()), 30, "the stop")
         if cluster.leftovers:
             raise Violation(f"left behind: {cluster.leftovers}")
+        self.history.check_all()
 
     def stage(self, name: str, reactor: Reactor, acts: int) -> Stage:
         client = Client(self.cluster, reactor, name)
@@ -262,7 +278,6 @@ class Run:
     def _heal(self) -> None:
         """End all faults."""
         cluster = self.cluster
-        self.disturb(RECOVERY_SECONDS)
         for store in cluster.stores:
             store.heal()
         cluster.network.faults = NetworkFaults()

@@ -19,6 +19,8 @@ from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
+from notary.work.usage import PoolUsage
+
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 """The time of day at the start of each simulation."""
 
@@ -40,7 +42,9 @@ class Host:
         self.after_step: Callable[[], None] = _nothing
         """Looks at the process after each of its steps."""
         self.connections: list[Any] = []
-        """Its open connections to databases."""
+        """The open connections of its pool."""
+        self.usage: PoolUsage | None = None
+        """How it uses its pool."""
 
 
 def _nothing() -> None:
