@@ -90,15 +90,35 @@ class Stage:
     def check(self, answer: Answer) -> None:
         """Nothing fails without a cause, and no answer is one that no client understands."""
         what = f"{self.name}: {answer.server}: {answer.request}: {answer.status} {answer.body!r}"
-        if answer.status >= 500 and not self.run.was_disturbed(answer.began, answer.ended, behind(answer)):
+        if answer.status >= 500 and not self.is_excused(answer, answer.began):
             raise Violation(f"{what} without a cause")
         if answer.status == 400 and not answer.request.startswith("POST") and not answer.is_odd:
             raise Violation(f"{what} for a request that is in order")
         lost = answer.status in {0, 408} and not answer.is_odd and not answer.is_raced
-        if (lost or answer.gave_up) and not self.run.was_disturbed(answer.began, answer.ended, before(answer)):
-            raise Violation(f"{what} although nothing was wrong")
+        if (lost or answer.gave_up) and not self.is_excused(answer, answer.began):
+            before = {between("clients", answer.server), "latency"}
+            if not self.run.was_disturbed(answer.began, answer.ended, before):
+                raise Violation(f"{what} although nothing was wrong")
         if answer.status not in {0, 200, 304, 400, 404, 408, 429, 500, 503}:
             raise Violation(what)
+
+    def is_excused(self, answer: Answer, began: float) -> bool:
+        """Return whether a fault since ``began`` may have failed a request.
+
+        That is a fault of the server or its database; and if the request needs a signer, one of the signers' database,
+        or of every signer that the server has.
+        """
+
+        def faulty(*places: str) -> bool:
+            return self.run.was_disturbed(began, answer.ended, places)
+
+        if faulty(answer.server, "server"):
+            return True
+        method, path = answer.request.split(" ")
+        if method != "POST" and not path.endswith((".key", "timestamp.json", "snapshot.json")):
+            return False
+        signers = self.run.knobs["signers"][answer.server]
+        return faulty("signer", "latency") or all(faulty(each, between(answer.server, each)) for each in signers)
 
     def path(self, gun: str, rest: str) -> str:
         return f"/v2/{gun}/_trust/tuf/{rest}"
@@ -114,10 +134,7 @@ class Stage:
     def check_fresh(self, gun: str, role: str, answer: Answer) -> None:
         """What has expired is served only if it could not be renewed."""
         world, signed = self.cluster.world, metadata.parsed(answer.body)
-        excused = (
-            self.run.was_disturbed(answer.began - RETRY_SECONDS, answer.ended, behind(answer))
-            or world.leaped_at > answer.began - 1
-        )
+        excused = self.is_excused(answer, answer.began - RETRY_SECONDS) or world.leaped_at > answer.began - 1
         theirs = role == "snapshot" and gun in PUBLISHERS_SNAPSHOT
         if metadata.expiry(signed) <= world.utc_now() and not excused and not theirs:
             raise Violation(f"{gun}: {role} {signed['version']} is served expired, and could have been renewed")
@@ -139,20 +156,6 @@ class Stage:
         if method == "POST" and key.key_id == named[0]:
             raise Violation(f"{gun}: the new key for {role} is the one that the root names")
         return key
-
-
-def behind(answer: Answer) -> set[str]:
-    """Return the places whose faults may fail a request: the server, its database, and the signers if it needs one."""
-    places = {answer.server, "server"}
-    method, path = answer.request.split(" ")
-    if method == "POST" or path.endswith((".key", "timestamp.json", "snapshot.json")):
-        places |= {*SIGNERS, "signer", "latency", *(between(answer.server, signer) for signer in SIGNERS)}
-    return places
-
-
-def before(answer: Answer) -> set[str]:
-    """Return the places whose faults may take an answer away: those behind it, and the network before the server."""
-    return behind(answer) | {between("clients", answer.server), "latency"}
 
 
 # -- publishers -------------------------------------------------------------------------------------------------------
@@ -434,7 +437,7 @@ async def walk(stage: Stage, gun: str) -> bool:
         answer = await stage.ask("GET", stage.path(gun, f"{role}.{sha256}.json"))
         if answer.status != 200:
             states = stage.history.gun(gun).between(began, answer.ended)
-            gone = stage.history.collected_between(began, answer.ended) or not all(state.files for state in states)
+            gone = stage.history.collected_between(gun, began, answer.ended) or not all(state.files for state in states)
             if answer.status == 404 and not gone:
                 raise Violation(f"{gun}: {role} {sha256} is listed and not there")
             return False
@@ -540,7 +543,7 @@ async def restart(stage: Stage) -> None:
     process = stage.cluster.processes[stage.random.choice((*SERVERS, *SIGNERS))]
     if process.state == "up":
         began = stage.cluster.world.now
-        stage.run.disturb(20, {process.name}, "restart")
+        stage.run.disturb(16, {process.name}, "restart")
         process.stop()
         await stage.sleep(8)
         now = stage.cluster.world.now
@@ -559,7 +562,7 @@ async def killer(stage: Stage) -> None:
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 3)))
         process = stage.cluster.processes[stage.random.choice((*SERVERS, *SIGNERS))]
         if process.state == "up":
-            stage.run.disturb(20, {process.name})
+            stage.run.disturb(8, {process.name})
             process.kill()
             await stage.sleep(stage.random.expovariate(2))
             process.start_if_down()
@@ -573,7 +576,7 @@ async def network_fault(stage: Stage) -> None:
         kind = stage.random.random()
         if kind < 0.5 and network.links:
             link = stage.random.choice(list(network.links))
-            stage.run.disturb(20, {between(*(end.host.name for end in link.ends))})
+            stage.run.disturb(8, {between(*(end.host.name for end in link.ends))})
             network.reset(link)
         elif kind < 0.7:
             pair = stage.random.choice(SERVERS), stage.random.choice((*SIGNERS, "clients"))
@@ -581,14 +584,14 @@ async def network_fault(stage: Stage) -> None:
             stage.run.disturb(1e9, {between(*pair)}, "parted")
             await stage.sleep(stage.random.expovariate(0.3))
             network.heal()
-            stage.run.end_disturbance("parted", 20)
+            stage.run.end_disturbance("parted", 8)
         else:
             network.faults.latency = stage.random.choice((0.01, 0.1))
             network.faults.split = stage.random.random()
             stage.run.disturb(1e9, {"latency"}, "latency")
             await stage.sleep(stage.random.expovariate(0.5))
             network.faults = NetworkFaults()
-            stage.run.end_disturbance("latency", 20)
+            stage.run.end_disturbance("latency", 8)
 
 
 async def database_fault(stage: Stage) -> None:
@@ -613,7 +616,7 @@ async def database_fault(stage: Stage) -> None:
         stage.run.disturb(1e9, {store.name}, "database")
         await stage.sleep(stage.random.expovariate(0.5))
         store.heal()
-        stage.run.end_disturbance("database", 15)
+        stage.run.end_disturbance("database", 8)
 
 
 async def staller(stage: Stage) -> None:
@@ -623,7 +626,7 @@ async def staller(stage: Stage) -> None:
         process = stage.cluster.processes[stage.random.choice((*SERVERS, *SIGNERS))]
         seconds = stage.random.choice((0.1, 1.0, 6.0))
         # Others wait for the lock of its database, if it holds one.
-        stage.run.disturb(seconds + 15, {process.name, "server" if process.name in SERVERS else "signer"})
+        stage.run.disturb(seconds + 8, {process.name, "server" if process.name in SERVERS else "signer"})
         process.host.stalled_until = stage.cluster.world.now + seconds
 
 
