@@ -18,6 +18,7 @@ from notary.storage import StoredKey, keywrap
 from notary.tuf import jwe
 from notary.tuf.canonical import quote
 from notary.tuf.private import PrivateKey
+from notary.work.reactor import Reactor
 
 _MAX_ALIAS_CHARACTERS: Final = 50
 """The longest alias that fits into the tables of the reference."""
@@ -26,8 +27,8 @@ _MAX_ALIAS_CHARACTERS: Final = 50
 class PrivateKeys:
     """Opens stored keys by the passphrases and the key-encrypting keys of a configuration. Raises ConfigError."""
 
-    def __init__(self, config: SignerConfig) -> None:
-        self.envelopes = open_envelopes(config.storage.keys)
+    def __init__(self, config: SignerConfig, reactor: Reactor) -> None:
+        self.envelopes = open_envelopes(config.storage.keys, reactor)
         """The key-encrypting keys, or None if the configuration names none."""
         self._config = config
 
@@ -55,6 +56,10 @@ class Target(Protocol):
 
     name: str
 
+    def prepare(self) -> None:
+        """Find out what :meth:`has` needs. Blocks. Raises CustodyUnavailable."""
+        ...
+
     def has(self, row: StoredKey) -> bool:
         """Whether a key is under it already."""
         ...
@@ -78,6 +83,9 @@ class UnderPassphrase:
         self._keys = keys
         self._config = config
 
+    def prepare(self) -> None:
+        """See :class:`Target`: nothing is needed."""
+
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""
         return row.keywrap_alg == jwe.KEYWRAP and row.passphrase_alias == self.name
@@ -96,6 +104,10 @@ class UnderKek:
         self.name = keys.envelopes.names[0]
         self._keys = keys
         self._envelopes = keys.envelopes
+
+    def prepare(self) -> None:
+        """See :class:`Target`: a key that has versions says which is the newest."""
+        self._envelopes.refresh()
 
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""

@@ -91,7 +91,7 @@ class Signer(Serving):
         self._worker = worker
         self._config = config
         self._latest = config
-        self._custody = custodies.custody_of(lambda: self._latest)
+        self._custody = custodies.custody_of(lambda: self._latest, reactor)
         self._trouble = ""  # what keeps the custody from working
         self._log = Logger(namespace="notary.signer")
         files = config.server

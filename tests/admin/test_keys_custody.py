@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from notary import envelope
 from notary.admin.command import Status
 from notary.admin.commands import keys as commands
+from notary.config import vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.storage import keywrap
@@ -27,6 +28,7 @@ from tests.support.keyload import keep_creating, keep_signing, sign
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
+from tests.support.vault import Vault
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 GUN = "example.com/app"
@@ -84,6 +86,36 @@ async def test_there_on_and_back(key_place, tmp_path, keks, monkeypatch):
         outcome = await run(key_place, tmp_path, "verify", keys=keys)
         assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 8, "do_not_open": 0}])
     assert {row.keywrap_alg for row in after.values()} == {jwe.KEYWRAP}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_version_of_a_key_in_transit(key_place, tmp_path):
+    """Moving once is enough, and a server that is away ends the command before it changes anything."""
+    with Vault(tmp_path / "vault") as server:
+        keys = {"wrap": server.uri()}
+        name = vault.parse(keys["wrap"].partition(":")[2]).name
+        made = await key_place.fill(*(make_key(f"example.com/{n}") for n in range(3)))
+        for count in (3, 0, 3, 0):
+            outcome = await run(key_place, tmp_path, "reencrypt", "--to-kek", keys=keys)
+            assert (outcome.status, outcome.records[-1]) == (
+                Status.OK,
+                {"alias": name, "reencrypted": count, "failed": 0},
+            ), outcome.err
+            if not count:
+                server.rotate()
+        server.keys["transit/notary"].min_decryption_version = 2
+        outcome = await run(key_place, tmp_path, "verify", keys=keys)
+        assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 3, "do_not_open": 0}])
+        server.keys["transit/notary"].min_decryption_version = 3
+        outcome = await run(key_place, tmp_path, "verify", keys=keys)
+        assert (outcome.status, outcome.records[-1]) == (Status.FOUND, {"checked": 3, "do_not_open": 3})
+        before = await key_place.keys()
+        assert set(before) == {row.key_id for row in made}
+        server.sealed = True
+        outcome = await run(key_place, tmp_path, "reencrypt", "--to-kek", keys=keys)
+        assert outcome.status != Status.OK
+        assert "the server is sealed" in outcome.err
+        assert await key_place.keys() == before
 
 
 @pytest_twisted.ensureDeferred

@@ -145,13 +145,15 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     if bool(alias) == to_kek:
         raise ConfigError("--to, --to-kek: expected one of the two, and not both")
     config = session.signer()
-    keys = PrivateKeys(config)
+    keys = PrivateKeys(config, session.reactor)
     session.at_end(keys.close)
     target: Target = UnderKek(keys, config) if to_kek else UnderPassphrase(keys, config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = fruitless = 0
-    moved = partial(_moved, target, _in_thread(session))
+    in_thread = _in_thread(session)
+    await in_thread(target.prepare)
+    moved = partial(_moved, target, in_thread)
     # Several passes are needed if signers create or replace keys meanwhile.
     while fruitless < _MAX_FRUITLESS_PASSES:
         wanted, replaced = await _pass(session, inventory, target, moved, failed)
@@ -257,7 +259,7 @@ async def verify(session: Session, prefix: str) -> int:
     the environment. Nothing is changed and nothing is signed. The exit status is 1 if a key does not open.
     """
     config = session.signer()
-    keys = PrivateKeys(config)
+    keys = PrivateKeys(config, session.reactor)
     session.at_end(keys.close)
     inventory = await session.open(config, open_key_inventory)
     in_thread = _in_thread(session)
