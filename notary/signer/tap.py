@@ -199,7 +199,7 @@ class Signer(Serving):
 
     async def _look_at_custody(self, in_own_thread: InThread) -> None:
         try:
-            await in_own_thread(self._custody.check)
+            await self._check_custody(in_own_thread)
         except CustodyUnavailable as error:
             if not self._trouble:
                 self._log.error("{error}; keys that are open in memory go on signing", error=str(error))
@@ -208,6 +208,15 @@ class Signer(Serving):
             if self._trouble:
                 self._log.error("the custody of keys works again")
             self._trouble = ""
+
+    async def _check_custody(self, in_thread: InThread) -> None:
+        """Find out whether the custody works, and have the metrics tell. Raises CustodyUnavailable."""
+        try:
+            await in_thread(self._custody.check)
+        except CustodyUnavailable:
+            self._metrics.set_health("custody", ok=False)
+            raise
+        self._metrics.set_health("custody", ok=True)
 
     def _cannot_look(self, failure: Failure) -> None:
         self._log.failure("the custody of keys is not looked at any more", failure)
@@ -218,7 +227,7 @@ class Signer(Serving):
         Raises ConfigError if what encrypts new keys opens none of those under it, and CustodyUnavailable.
         """
         config = self._config
-        await self.in_thread(self._custody.check)
+        await self._check_custody(self.in_thread)
         if self._store is None or not config.storage.kind.persistent:
             return
         keys = await self._store.sample()

@@ -161,10 +161,12 @@ async def test_a_token_that_is_away_later(pair, tmp_path, tokens, monkeypatch):
             await until(lambda: has_status(service, "degraded"))
             answer = json.loads((await service._ready()).body)
             assert "the token failed" in answer["failures"]["custody"]
+            assert b'notary_signer_health_check{check="custody"} 0.0' in service._metrics.render()[1]
             assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
             assert "the token failed" in await refused(call, pair, lambda client: client.sign(other, b"a message"))
             tokens.go_wrong("")
             await until(lambda: has_status(service, "ok"))
+            assert b'notary_signer_health_check{check="custody"} 1.0' in service._metrics.render()[1]
             assert (await call(pair, lambda client: client.sign(other, b"a message"))).content
     lines = [formatEvent(event) or "" for event in events]
     assert sum("keys that are open in memory go on signing" in line for line in lines) == 1
@@ -197,6 +199,7 @@ async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeyp
             await until(waiting)
             assert not started.called
             assert not service.ready
+            assert b'notary_signer_health_check{check="custody"} 0.0' in service._metrics.render()[1]
             assert "there is no such token" in await refused(call, pair, lambda client: client.sign(key_id, b"m"))
             tokens.put_back()
             await started
