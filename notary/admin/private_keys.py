@@ -37,6 +37,13 @@ class PrivateKeys:
         if self.envelopes is not None:
             self.envelopes.close()
 
+    def seal(self, key: PrivateKey, gun: str, role: str) -> StoredKey:
+        """Return a new key in the form in which a signer of this configuration would store it. Raises SigningFailed."""
+        storage = self._config.storage
+        if self.envelopes is None or storage.keys.wrap is None:
+            return keywrap.wrap(key, gun, role, storage.default_alias, self._config.passphrase)
+        return self.envelopes.seal(key, gun, role)
+
     def open(self, row: StoredKey) -> PrivateKey:
         """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
         if row.keywrap_alg == jwe.KEYWRAP:
@@ -107,7 +114,7 @@ class UnderKek:
 
     def prepare(self) -> None:
         """See :class:`Target`: a key that has versions says which is the newest."""
-        self._envelopes.refresh()
+        self._envelopes.first.check()
 
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""

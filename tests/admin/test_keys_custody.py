@@ -25,9 +25,10 @@ from notary.storage import keywrap
 from notary.tuf import jwe, private
 from tests.admin.conftest import admin
 from tests.support.keyload import keep_creating, keep_signing, sign
-from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, environment, make_key
+from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, KeyPlace, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
+from tests.support.softhsm import Tokens
 from tests.support.vault import Vault
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
@@ -306,3 +307,36 @@ async def test_killed_while_the_signer_serves_nothing_is_lost(key_place, pair, t
             return [sign(client, key) for key in (*used, *pending)]
 
     assert all(await deferToThread(with_the_passphrase_only))
+
+
+# -- bench ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["passphrase", "file", "pkcs11", "vault"])
+@pytest_twisted.ensureDeferred
+async def test_bench_measures_what_is_configured_and_stores_nothing(place, tmp_path, keks, monkeypatch):
+    place_of = KeyPlace("sqlite3", str(tmp_path / "keys.db"))  # which is not there, and stays away
+    with Vault(tmp_path / "vault") as server:
+        if place == "pkcs11":
+            uri = Tokens.make(tmp_path / "hsm").seen_by(monkeypatch).uri()
+        else:
+            uri = {"file": keks[0], "vault": server.uri()}.get(place)
+        outcome = await run(place_of, tmp_path, "bench", "--seconds", "0.1", keys={} if uri is None else {"wrap": uri})
+    assert outcome.status == Status.OK, outcome.err
+    works = [(record["work"], record["threads"]) for record in outcome.records]
+    asked = [] if uri is None else [("encrypt a data key", 1), ("decrypt a data key", 1)]
+    assert works == [*asked, ("make a key", 1), ("make a key", 8), ("open a key", 1), ("sign", 1)]
+    for record in outcome.records:
+        assert record["per_second"] > 0
+        assert 0 <= record["median_ms"] <= record["worst_ms"]
+    assert not (tmp_path / "keys.db").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bench_of_what_is_away(tmp_path):
+    with Vault(tmp_path / "vault") as server:
+        server.sealed = True
+        place = KeyPlace("sqlite3", str(tmp_path / "keys.db"))
+        outcome = await run(place, tmp_path, "bench", keys={"wrap": server.uri()})
+    assert outcome.status not in (Status.OK, Status.FAULT)
+    assert "the server is sealed" in outcome.err
