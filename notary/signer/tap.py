@@ -85,7 +85,7 @@ class Signer(Serving):
         self._worker = worker
         self._config = config
         self._latest = config
-        self._custody = custodies.custody_of(lambda: self._latest)
+        self._custody = custodies.custody_of(lambda: self._latest, reactor)
         self._trouble = ""  # what keeps the custody from working
         self._log = Logger(namespace="notary.signer")
         files = config.server
@@ -192,7 +192,7 @@ class Signer(Serving):
 
     async def _look_at_custody(self, in_own_thread: InThread) -> None:
         try:
-            await in_own_thread(self._custody.check)
+            await self._check_custody(in_own_thread)
         except CustodyUnavailable as error:
             if not self._trouble:
                 self._log.error("{error}; keys that are open in memory go on signing", error=str(error))
@@ -201,6 +201,15 @@ class Signer(Serving):
             if self._trouble:
                 self._log.error("the custody of keys works again")
             self._trouble = ""
+
+    async def _check_custody(self, in_thread: InThread) -> None:
+        """Find out whether the custody works, and have the metrics tell. Raises CustodyUnavailable."""
+        try:
+            await in_thread(self._custody.check)
+        except CustodyUnavailable:
+            self._metrics.set_health("custody", ok=False)
+            raise
+        self._metrics.set_health("custody", ok=True)
 
     def _cannot_look(self, failure: Failure) -> None:
         self._log.failure("the custody of keys is not looked at any more", failure)
@@ -211,7 +220,7 @@ class Signer(Serving):
         Raises ConfigError if what encrypts new keys opens none of those under it, and CustodyUnavailable.
         """
         config = self._config
-        await self.in_thread(self._custody.check)
+        await self._check_custody(self.in_thread)
         if self._store is None or not config.storage.kind.persistent:
             return
         keys = await self._store.sample()
