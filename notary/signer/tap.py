@@ -39,7 +39,7 @@ from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.custody import custodies
-from notary.signer.keyring import CREATIONS, QUICK_CREATIONS, Keyring
+from notary.signer.keyring import MAKERS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
 from notary.signer.trial import Trial
@@ -59,14 +59,8 @@ _LOOK_SECONDS: Final = 30.0
 """Seconds between two looks if the custody of keys works."""
 
 
-def creations(config: SignerConfig) -> int:
-    """Return how many keys are made at a time."""
-    return CREATIONS if config.storage.keys.wrap is None else QUICK_CREATIONS
-
-
-def threads(config: SignerConfig) -> int:
-    """Return how many threads make and open keys: one is always left for a signature whose key must be opened."""
-    return creations(config) + 1
+THREADS: Final = MAKERS + 1
+"""How many threads make and open keys: one is always left for a signature whose key must be opened."""
 
 
 class Signer(Serving):
@@ -86,7 +80,7 @@ class Signer(Serving):
         worker: Worker | None = None,
         machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, threads(config), sockets, machine)
+        super().__init__(reactor, THREADS, sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -141,7 +135,6 @@ class Signer(Serving):
             self.in_thread,
             self.machine.utc_now,
             allow=allowance.take,
-            creations=creations(config),
             on_made=trial.made,
         )
         self._rpc = rpc = Rpc(
