@@ -13,9 +13,9 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster test-oldest lint pytest simulate simulate-bugs fuzz audit lock news bench fixtures docs docs-config capacity diagrams man dist proto
+.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs fuzz audit lock news bench fixtures docs docs-config capacity diagrams man dist deb proto
 .PHONY: clean runtime dev packages
-.PHONY: bench-packages diagram-packages docker-packages cluster-packages
+.PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -67,10 +67,11 @@ audit: dev ## look up known holes of what we depend on; status 2 if the advisori
 	@etc/venv.sh dev audit
 	$(BIN)/python etc/audit.py
 
-lock: dev ## write docker/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
+lock: dev ## write docker/*.lock and debian/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
 	@etc/venv.sh dev lock
 	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
 	$(LOCK) --output-file docker/build.lock docker/build.in
+	$(LOCK) --extra all --constraint docker/requirements.lock --output-file debian/requirements.lock pyproject.toml
 
 news: dev ## show what changelog.d/ will add to CHANGELOG.md
 	$(BIN)/towncrier build --draft --version unreleased
@@ -86,6 +87,12 @@ docs: dev ## the documentation as a site: build/site/index.html; a broken link i
 
 dist: dev ## the source archive and the wheel, the same in every byte for one commit: dist/
 	$(BIN)/python etc/dist.py
+
+deb: deb-packages dist ## the Debian package, of this release or of SUITE=trixie (wants root): dist/
+	etc/deb.sh $(SUITE)
+
+test-deb: packages deb-packages dev ## the Debian package: installed, upgraded under load, removed, purged; takes minutes
+	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/deb
 
 man: dev ## the manual pages of the three programs: build/man/
 	$(BIN)/python etc/manual.py build/man
@@ -134,3 +141,6 @@ docker-packages:
 
 cluster-packages:
 	@etc/require-packages.sh cluster
+
+deb-packages:
+	@etc/require-packages.sh deb
