@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from etc import manifests
-from tests.docker.engine import Engine
+from tests.docker.engine import Compose, Engine
 from tests.docker.pods import PATIENCE_SECONDS, Files, Object, Pod
 from tests.support.certs import Authority, key_pem, pem
 from tests.support.goclient import Machine, live
@@ -63,7 +63,7 @@ def cluster(engine: Engine, images: dict[str, str], project: str, tmp_path: Path
     }
     for image in wanted:
         engine.docker("tag", images[image.partition(":")[0]], image)
-    engine.docker("build", "-q", "-f", "docker/peers.Dockerfile", "--target", "mariadb", "-t", "notary_mariadb", ".")
+    Compose(engine, project)("build", "database")  # notary_mariadb
     engine.docker("network", "create", project)
     database = f"{project}-database"
     engine.docker("run", "-d", "--name", database, f"--network={project}", "--network-alias=database", "notary_mariadb")
