@@ -125,10 +125,8 @@ class UnderKek:
 
     def __init__(self, keys: PrivateKeys, config: SignerConfig) -> None:
         if keys.envelopes is None or not config.storage.keys.wraps:
-            raise ConfigError(
-                "storage.keys.wrap: missing, or a token that keeps keys inside; expected the URI of the new "
-                "key-encrypting key"
-            )
+            found = "a token that keeps keys inside" if config.storage.keys.makes_inside else "missing"
+            raise ConfigError(f"storage.keys.wrap: {found}; expected the URI of the new key-encrypting key")
         self.name = keys.envelopes.names[0]
         self._keys = keys
         self._envelopes = keys.envelopes
