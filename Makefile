@@ -13,7 +13,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs fuzz audit lock news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
+.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit lock news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
 
@@ -58,6 +58,11 @@ simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 
 
 simulate-bugs: dev ## show which planted bugs (tests/simulation/bugs) the simulation finds; BUGS="names" for some
 	$(BIN)/python -m tests.simulation.planted $(BUGS)
+
+mutate: dev ## change notary/tuf in small ways and list the changes that tests/tuf does not notice; hours. MUTANTS="names" for some
+	@etc/venv.sh dev mutate
+	$(BIN)/mutmut run --max-children $$(nproc) $(MUTANTS)
+	$(BIN)/mutmut results
 
 fuzz: dev ## feed every parser by a fuzzer: FUZZ_SECONDS=30 each, FUZZ="json http" for some only
 	@etc/venv.sh dev fuzz
@@ -120,7 +125,7 @@ proto: ## write the Python modules in notary/proto/ from the .proto files there
 	build/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/*.proto
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
-	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis _trial_temp twisted/plugins/dropin.cache
+	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis mutants _trial_temp twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what those need ----------------------------------------------------------------------------------------------------

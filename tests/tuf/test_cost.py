@@ -56,6 +56,51 @@ def test_what_is_stored_counts_as_far_as_it_is_read():
     assert estimated(upload, {"root": disguised}) >= estimated(upload, {"root": files["root"]})
 
 
+def test_the_estimate_is_the_sum_of_all_that_is_read_and_verified():
+    files = author().first()
+    uploads = {role: files[role] for role in ("root", "targets")}
+    one = {role: public.cost(Signature("", "ecdsa", b" " * 64), len(files[role])) for role in files}
+    assert one["root"] == one["targets"] == 130
+    handled = {role: len(data) // 10 for role, data in files.items()}
+    read = {role: 2 * sum(data.count(mark) for mark in (b",", b"{", b"[")) for role, data in files.items()}
+    # The keys of the previous root have signed an uploaded root, and its own.
+    wanted = sum(handled[role] + read[role] for role in uploads) + 2 * one["root"] + one["targets"]
+    assert estimated(uploads) == wanted
+    targets = handled["targets"] + read["targets"] + one["targets"]
+    stored = handled["root"] + read["root"] + handled["snapshot"] + read["snapshot"]
+    assert estimated({"targets": files["targets"]}, files, root_verified=True) == targets + stored
+    assert estimated({"targets": files["targets"]}, files) == targets + stored + 1000
+
+
+@pytest.mark.parametrize(
+    ("method", "signature_bytes", "payload_bytes", "microseconds"),
+    [
+        ("ecdsa", 56, 0, 190),
+        ("ecdsa", 64, 1 << 20, 130),
+        ("ecdsa", 96, 0, 780),
+        ("ecdsa", 132, 0, 980),
+        ("ecdsa", 63, 0, 30),
+        ("rsapss", 256, 0, 67),
+        ("rsapss", 1024, 0, 630),
+        ("rsapss", 1025, 0, 30),
+        ("eddsa", 64, 299, 100),
+        ("eddsa", 64, 3000, 110),
+        ("eddsa", 63, 3000, 30),
+        ("unknown", 64, 3000, 0),
+    ],
+)
+def test_the_cost_of_a_signature(method, signature_bytes, payload_bytes, microseconds):
+    assert public.cost(Signature("", method, b" " * signature_bytes), payload_bytes) == microseconds
+
+
+def test_counting_ends_above_the_most():
+    files = author().first()
+    whole = estimated(files)
+    uploads = publish.read(files.items())
+    assert cost.estimate({}, uploads, most=whole) == whole
+    assert 0 < cost.estimate({}, uploads, most=0) < cost.estimate({}, uploads, most=whole - 1) <= whole
+
+
 def validated(files) -> validation.Plan:
     return publish.validate_files(Gun(GUN), {}, list(files.items()), NOW)
 

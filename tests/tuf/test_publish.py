@@ -632,3 +632,28 @@ def test_a_version_is_refused_exactly_if_it_leaps(
         assert caught.value.fault == (UploadFault.VALIDATION if leaps else UploadFault.TARGETS)
     else:
         collection.validate({"targets": data})
+
+
+def test_a_stored_root_without_a_usable_certificate_is_replaced_before_all_else():
+    collection = Collection()
+    author = collection.author()
+    collection.publish(author.first())
+    author.roles["root"] = Role([make_root_key("elsewhere.com/*")])
+    collection.current[ROOT] = Held(1, author.root())
+    with pytest.raises(InvalidUpdate, match="rotate the root key first, with the present one") as caught:
+        collection.validate({"targets": author.publish("targets")["targets"]})
+    assert caught.value.fault == UploadFault.ROOT
+    author.rotate("root", make_root_key(GUN, number=1))
+    collection.publish(author.publish("root"))
+    assert collection.signed("root")["version"] == 2
+
+
+def test_the_certificates_of_all_delegations_that_are_not_uploaded_are_looked_at():
+    collection = Collection()
+    author = collection.author()
+    for role in ("targets/a", "targets/b"):
+        author.delegate(role)
+    collection.publish(author.first())
+    author.delegations["targets/b"].keys = [make_root_key("anything", "rsa", sha1=True)]
+    with pytest.raises(InvalidUpdate, match=r"targets/b: key [0-9a-f]{64}: the certificate is signed with SHA-1"):
+        collection.publish(author.publish("targets", "targets/a"))

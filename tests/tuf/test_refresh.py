@@ -9,6 +9,7 @@ import pytest
 
 from notary.errors import InvalidMetadata, InvalidUpdate, NotFound, UploadFault
 from notary.tuf import refresh
+from notary.tuf.draft import Lifetimes
 from notary.tuf.model import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, RoleName
 from tests.support.author import Author, Role, file_meta, make_key, moment, sign
 from tests.support.collection import NOW, Collection, Held
@@ -168,12 +169,19 @@ def test_root_is_not_asked_for_while_nothing_is_due() -> None:
     assert refresh.stale(collection.current, NOW) is None
 
 
-@pytest.mark.parametrize("data", [b"junk", b"{}", sign({"_type": "Mirrors"}, [])], ids=["junk", "empty", "other"])
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        pytest.param(b"junk", "the stored {} is not metadata: ", id="junk"),
+        pytest.param(b"{}", "{}: expected type ", id="empty"),
+        pytest.param(sign({"_type": "Mirrors"}, []), "{}: expected type ", id="other"),
+    ],
+)
 @pytest.mark.parametrize("role", [TIMESTAMP, SNAPSHOT, ROOT])
-def test_a_file_that_is_not_valid(role: RoleName, data: bytes) -> None:
+def test_a_file_that_is_not_valid(role: RoleName, data: bytes, fault: str) -> None:
     collection, _ = _published()
     collection.current[role] = Held(1, data)
-    with pytest.raises(InvalidMetadata):
+    with pytest.raises(InvalidMetadata, match="^" + fault.format(role)):
         refresh.stale(collection.current, NOW + FORTNIGHT + MOMENT)
 
 
@@ -183,3 +191,88 @@ def test_the_server_vouches_for_no_snapshot_that_root_does_not() -> None:
     collection.current[SNAPSHOT] = Held(2, author.snapshot(author.stored))
     with pytest.raises(InvalidMetadata, match="not signed by the keys that root names"):
         refresh.stale(collection.current, NOW)
+
+
+@pytest.mark.parametrize(
+    ("timestamp_days", "snapshot_days", "now", "timestamp_due", "snapshot_due"),
+    [
+        pytest.param(4, 8, NOW + FORTNIGHT - timedelta(days=4), None, None, id="at-the-slack-of-the-timestamp"),
+        pytest.param(4, 8, NOW + FORTNIGHT - timedelta(days=4) + MOMENT, True, False, id="within-it"),
+        pytest.param(4, 1090, NOW + FORTNIGHT - timedelta(days=4) + MOMENT, True, True, id="within-both"),
+        pytest.param(0, 1090, NOW + FORTNIGHT, None, None, id="the-snapshot-waits-for-the-timestamp"),
+    ],
+)
+def test_what_is_due_within_its_slack(timestamp_days, snapshot_days, now, timestamp_due, snapshot_due) -> None:
+    collection, _ = _published()
+    slack = refresh.Slack(timedelta(days=timestamp_days), timedelta(days=snapshot_days))
+    due = refresh.stale(collection.current, now, slack)
+    if timestamp_due is None:
+        assert due is None
+    else:
+        assert due is not None
+        assert (due.timestamp_due, due.snapshot is not None) == (timestamp_due, snapshot_due)
+        assert not due.snapshot_expired
+
+
+def test_a_snapshot_alone_is_due_within_the_slack_of_a_timestamp() -> None:
+    collection, author = _published("client")
+    author.lifetimes["snapshot"] = timedelta(days=10)
+    collection.publish(author.publish("snapshot"))
+    slack = refresh.Slack(timedelta(days=2), timedelta(days=5))
+    assert slack.snapshot_alone == timedelta(days=2)
+    assert refresh.stale(collection.current, NOW + timedelta(days=8), slack) is None
+    due = refresh.stale(collection.current, NOW + timedelta(days=8) + MOMENT, slack)
+    assert due is not None
+    assert (due.timestamp_due, due.snapshot is not None, due.snapshot_expired) == (False, True, False)
+
+
+@pytest.mark.parametrize(("later", "expired"), [(timedelta(0), False), (MOMENT, True)])
+def test_the_moment_of_expiry(later: timedelta, expired: bool) -> None:
+    collection = Collection()
+    author = collection.author("client")
+    author.lifetimes.update(root=timedelta(days=20), snapshot=timedelta(days=20))
+    collection.publish(author.first())
+    due = refresh.stale(collection.current, NOW + timedelta(days=20) + later)
+    assert due is not None
+    assert (due.snapshot_expired, due.root_expired, due.snapshot is not None) == (expired, expired, expired)
+
+
+def test_new_files_live_as_long_as_is_said() -> None:
+    collection, _ = _published()
+    now = NOW + SNAPSHOT_LIFE + MOMENT
+    lifetimes = Lifetimes(timestamp=timedelta(hours=5), snapshot=timedelta(hours=7))
+    due = refresh.stale(collection.current, now, refresh.NO_SLACK, lifetimes)
+    assert due is not None
+    assert due.snapshot is not None
+    assert json.loads(due.snapshot.payload)["expires"] == moment(now + timedelta(hours=7))
+    assert json.loads(due.timestamp().payload)["expires"] == moment(now + timedelta(hours=5))
+
+
+def test_when_the_two_files_expire() -> None:
+    collection, _ = _published()
+    timestamp, snapshot = collection.current[TIMESTAMP], collection.current[SNAPSHOT]
+    found = refresh.expiries(timestamp, snapshot)
+    assert found == (NOW + FORTNIGHT, NOW + SNAPSHOT_LIFE)
+    assert found.first == NOW + FORTNIGHT
+    day = timedelta(days=1)
+    assert found.due(refresh.NO_SLACK) == NOW + FORTNIGHT
+    assert found.due(refresh.Slack(day, 2 * day)) == NOW + FORTNIGHT - day
+    later = refresh.Expiries(NOW + SNAPSHOT_LIFE, NOW + FORTNIGHT)
+    assert later.due(refresh.Slack(day, 2 * day)) == NOW + FORTNIGHT - day
+    assert later.due(refresh.Slack(2 * day, day)) == NOW + FORTNIGHT - day
+
+
+def test_files_that_do_not_match_have_expired_long_ago() -> None:
+    collection, _ = _published()
+    timestamp, snapshot = collection.current[TIMESTAMP], collection.current[SNAPSHOT]
+    found = refresh.expiries(timestamp, Held(1, snapshot.data + b" "))
+    assert found.first == found.timestamp == found.snapshot < NOW - timedelta(days=365_000)
+    assert found.due(refresh.Slack(FORTNIGHT, FORTNIGHT)) == found.first
+
+
+@pytest.mark.parametrize("role", [TIMESTAMP, SNAPSHOT])
+def test_the_expiries_of_what_is_not_valid(role: RoleName) -> None:
+    collection, _ = _published()
+    collection.current[role] = Held(1, b"junk")
+    with pytest.raises(InvalidMetadata, match=f"^the stored {role} is not metadata: "):
+        refresh.expiries(collection.current[TIMESTAMP], collection.current[SNAPSHOT])

@@ -36,6 +36,7 @@ def file(expires: str = f'"expires":"{TIME}"', rest: str = "") -> bytes:
         pytest.param(file('"a":1'), EXPIRED, id="none"),
         pytest.param(file('"expires":"soon"'), EXPIRED, id="no-time"),
         pytest.param(file('"expires":"2030-02-30T12:00:00Z"'), EXPIRED, id="no-day"),
+        pytest.param(f'"expires":"{TIME}"'.encode(), THEN, id="at-the-begin"),
         pytest.param(b"", EXPIRED, id="empty"),
     ],
 )  # fmt: skip
@@ -49,5 +50,7 @@ def test_it_is_found_wherever_the_windows_end(shift: int) -> None:
     data = file(f'"a":"{"x" * (start - 31)}","expires":"{TIME}"')
     assert json.loads(data)["signed"]["expires"] == TIME
     assert valid_until(data) == THEN
-    escaped = data.replace(b"expires", b"\\u0065xpires")
+    escaped = data.replace(b"expires", b"\\u0065xpires").replace(
+        b'"targets":{', b'"targets":{"expires":"2031-01-31T12:00:00Z"'
+    )
     assert valid_until(escaped) == EXPIRED
