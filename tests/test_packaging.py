@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-RUNTIME = ("mysql", "postgres", "bugsnag", "manhole", "pkcs11")
+RUNTIME = ("mysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms")
 """The extras that a daemon runs with."""
 IMAGE = ("mysql", "postgres")
 """Those that the images are built with."""
@@ -84,7 +84,8 @@ def test_the_program_imports_nothing_that_only_an_extra_brings() -> None:
     """Unless it is asked for: a module of drivers, or of what is configured."""
     optional = declared(*RUNTIME) - declared()
     outside = {name: where for name, where in imported().items() if name in optional}
-    assert all(re.search(r"backends|manhole|bugsnag|envelope/token", where) for where in outside.values()), outside
+    allowed = re.compile(r"backends|manhole|bugsnag|envelope/(token|awskms)")
+    assert all(allowed.search(where) for where in outside.values()), outside
 
 
 @pytest.mark.parametrize(
