@@ -13,7 +13,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster lint pytest simulate simulate-bugs fuzz audit lock images base news bench fixtures docs docs-config capacity diagrams man dist proto
+.PHONY: help up test test-docker test-cluster lint pytest simulate simulate-bugs fuzz audit lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages
 
@@ -89,6 +89,12 @@ capacity: dev ## write the tables of docs/capacity.md from docs/benchmarks.md
 
 diagrams: diagram-packages ## draw docs/diagrams/*.svg anew from the .dot files beside them
 	@etc/diagrams.sh
+
+manifests: packages dev ## write deploy/kubernetes/ from the Helm chart in deploy/helm/notary
+	$(BIN)/python etc/manifests.py
+
+pictures: packages dev ## draw docs/pictures/ anew: a session and the dashboard, from a run of three minutes
+	$(BIN)/python etc/pictures.py
 
 docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md

@@ -5,6 +5,7 @@ not name yet is found under "More", a decision under the last heading, so that n
 """
 
 import re
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ exclude_patterns = ["diagrams"]
 myst_heading_anchors = 4
 highlight_language = "text"  # of a block that names no language; a test demands one of each
 html_theme = "furo"
-html_title = "notary-service"
+release = version_of(project)
+html_title = f"{project} {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["copy.js"]
@@ -38,7 +40,7 @@ def navigation(index: str) -> str:
         if heading:
             caption = heading
             sections[caption] = []
-        elif page in left:
+        elif caption and page in left:
             left.remove(page)
             sections[caption].append(page)
     sections[caption] += sorted(page for page in left if page.startswith("adr/"))

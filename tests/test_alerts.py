@@ -179,6 +179,14 @@ CASES = [
         check="passphrase",
     ),
     case(
+        "NotaryCustodyAway",
+        gauge("notary_signer_health_check", 0, f'{AT},check="custody"'),
+        gauge("notary_signer_health_check", 1, f'{AT},check="custody"')
+        | gauge("notary_signer_health_check", 0, f'{AT},check="another"'),
+        "a:1 cannot use what its keys are under: keys in its memory sign, others wait",
+        check="custody",
+    ),
+    case(
         "NotaryKeysRefused",
         once("notary_server_key_requests_total", f'{AT},result="refused"'),
         gauge("notary_server_key_requests_total", 9, f'{AT},result="refused"')

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from etc import pictures
 from etc.manual import STATUSES, pages
 from notary.admin.command import Status
 from notary.config import ServerConfig, SignerConfig, table
@@ -26,6 +28,7 @@ from notary.observe.watchdog import HELD_SECONDS
 from notary.server import health
 from notary.server.auth.token import LEEWAY
 from notary.server.signing.remote import SIGNER_SECONDS
+from tests.support.watched import DASHBOARD
 from tests.test_layout import LAYERS, ROOT
 
 DOCS = ROOT / "docs"
@@ -382,6 +385,34 @@ def test_the_pure_part_of_the_diagram_is_what_never_imports_twisted() -> None:
     text = (DOCS / "diagrams/layers.dot").read_text()
     inside = re.findall(r"\w+", re.findall(r"^ +(\w+(?:; \w+)*)$", text[: text.index("->")], re.MULTILINE)[-1])
     assert {f"notary.{each}" for each in inside} == WITHOUT_TWISTED - {"notary"}
+
+
+# -- pictures of a run ------------------------------------------------------------------------------------------------
+
+
+def words_in(picture: str) -> str:
+    """The text of a picture, in one line."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", picture)).split())
+
+
+def test_the_pictures_are_of_the_session_and_of_panels_that_there_are() -> None:
+    session, dashboard = ((DOCS / f"pictures/{name}.svg").read_text() for name in ("session", "dashboard"))
+    for line in filter(None, (ROOT / "etc/session.sh").read_text().splitlines()):
+        assert " ".join(line.split()) in words_in(session), "run `make pictures`"
+    assert "README.md is what was signed" in words_in(session).rpartition("&& echo")[2]
+    titles = {panel["title"] for panel in DASHBOARD["panels"]}
+    assert set(pictures.PANELS) <= titles
+    assert all(title in words_in(dashboard) for title in pictures.PANELS), "run `make pictures`"
+
+
+@pytest.mark.parametrize("name", ["session", "dashboard"])
+def test_a_picture_is_small_loads_nothing_and_is_shown(name: str) -> None:
+    picture = DOCS / f"pictures/{name}.svg"
+    text = picture.read_text()
+    assert len(text) < 100_000
+    assert re.findall(r"https?://[\w.]+|url\(|href", text.replace("https://localhost", "")) == ["http://www.w3.org"]
+    assert f"](docs/pictures/{name}.svg)" in TEXTS["README.md"]
+    assert [page for page, text in TEXTS.items() if f"](pictures/{name}.svg)" in text]
 
 
 # -- manual pages -----------------------------------------------------------------------------------------------------

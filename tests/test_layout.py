@@ -28,12 +28,14 @@ LAYERS: dict[str, set[str]] = {
     "notary.work": {"notary.errors"},
     "notary.net": {"notary.errors", "notary.certs", "notary.work"},
     "notary.storage": {"notary.errors", "notary.certs", "notary.config", "notary.tuf", "notary.work"},
-    "notary.envelope": {f"notary.{layer}" for layer in ("errors", "certs", "config", "tuf", "storage", "work", "net")},
     "notary.peer": {f"notary.{layer}" for layer in ("errors", "certs", "tuf", "work", "net")},
+    "notary.envelope": {
+        f"notary.{layer}" for layer in ("errors", "certs", "config", "tuf", "storage", "work", "net", "peer")
+    },
     "notary.observe": {f"notary.{layer}" for layer in ("errors", "certs", "proto", "work", "net")},
     "notary.daemon": {f"notary.{layer}" for layer in ("errors", "certs", "proto", "work", "net", "observe")},
     "notary.server": {f"notary.{layer}" for layer in BELOW},
-    "notary.signer": {f"notary.{layer}" for layer in (*BELOW, "envelope")},
+    "notary.signer": {f"notary.{layer}" for layer in (*BELOW, "peer", "envelope")},
     "notary.admin": {f"notary.{layer}" for layer in (*BELOW, "envelope", "peer") if layer != "observe"},
     "notary.server.tap": {"notary.server", "notary.daemon"},
     "notary.signer.start": {"notary.signer", "notary.daemon"},
@@ -121,7 +123,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def text_files() -> list[Path]:
     """Everything that people write here; not what tools leave behind."""
-    folders = ("notary", "twisted", "tests", "fixtures", "etc", "docs", "docker", ".ci")
+    folders = ("notary", "twisted", "tests", "fixtures", "etc", "deploy", "docs", "docker", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
     beside = [ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("*.md")]
     return sorted(path for path in [*inside, *beside] if path.is_file() and path.suffix not in {".pyc", ".cache"})

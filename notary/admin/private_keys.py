@@ -18,6 +18,7 @@ from notary.storage import StoredKey, keywrap
 from notary.tuf import jwe
 from notary.tuf.canonical import quote
 from notary.tuf.private import PrivateKey
+from notary.work.reactor import Reactor
 
 _MAX_ALIAS_CHARACTERS: Final = 50
 """The longest alias that fits into the tables of the reference."""
@@ -26,8 +27,8 @@ _MAX_ALIAS_CHARACTERS: Final = 50
 class PrivateKeys:
     """Opens stored keys by the passphrases and the key-encrypting keys of a configuration. Raises ConfigError."""
 
-    def __init__(self, config: SignerConfig) -> None:
-        self.envelopes = open_envelopes(config.storage.keys)
+    def __init__(self, config: SignerConfig, reactor: Reactor) -> None:
+        self.envelopes = open_envelopes(config.storage.keys, reactor)
         """The key-encrypting keys, or None if the configuration names none."""
         self._config = config
 
@@ -35,6 +36,13 @@ class PrivateKeys:
         """Release what has the key-encrypting keys."""
         if self.envelopes is not None:
             self.envelopes.close()
+
+    def seal(self, key: PrivateKey, gun: str, role: str) -> StoredKey:
+        """Return a new key in the form in which a signer of this configuration would store it. Raises SigningFailed."""
+        storage = self._config.storage
+        if self.envelopes is None or storage.keys.wrap is None:
+            return keywrap.wrap(key, gun, role, storage.default_alias, self._config.passphrase)
+        return self.envelopes.seal(key, gun, role)
 
     def open(self, row: StoredKey) -> PrivateKey:
         """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
@@ -54,6 +62,10 @@ class Target(Protocol):
     """What stored keys are moved under. ``name`` is for people, and for the output of a command."""
 
     name: str
+
+    def prepare(self) -> None:
+        """Find out what :meth:`has` needs. Blocks. Raises CustodyUnavailable."""
+        ...
 
     def has(self, row: StoredKey) -> bool:
         """Whether a key is under it already."""
@@ -78,6 +90,9 @@ class UnderPassphrase:
         self._keys = keys
         self._config = config
 
+    def prepare(self) -> None:
+        """See :class:`Target`: nothing is needed."""
+
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""
         return row.keywrap_alg == jwe.KEYWRAP and row.passphrase_alias == self.name
@@ -96,6 +111,10 @@ class UnderKek:
         self.name = keys.envelopes.names[0]
         self._keys = keys
         self._envelopes = keys.envelopes
+
+    def prepare(self) -> None:
+        """See :class:`Target`: a key that has versions says which is the newest."""
+        self._envelopes.first.check()
 
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, field
 from pathlib import Path
-from typing import Final, Generic, NamedTuple, TypeVar, get_type_hints, overload
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast, get_type_hints, overload
 
 from notary.config import secrets
 from notary.config.secrets import FILE_SUFFIX
@@ -101,9 +102,15 @@ def section(factory: Callable[[], _T]) -> _T:
     return made
 
 
+@functools.cache
+def _types(config: type) -> Mapping[str, Any]:
+    """Return the types of the fields of a configuration."""
+    return get_type_hints(config)
+
+
 def _ignorable(config: type, prefix: str = "") -> Iterator[str]:
     """Yield the paths of the sections that were made with :func:`section`."""
-    types = get_type_hints(config)
+    types = _types(config)
     for item in dataclasses.fields(config):
         if item.metadata.get("ignorable"):
             yield prefix + item.name
@@ -113,7 +120,7 @@ def _ignorable(config: type, prefix: str = "") -> Iterator[str]:
 
 def keys(config: type, prefix: str = "") -> Iterator[tuple[str, Key, object]]:
     """Yield the keys of a configuration as (path, key, default); without a default that is ``dataclasses.MISSING``."""
-    types = get_type_hints(config)
+    types = _types(config)
     for item in dataclasses.fields(config):
         if "key" in item.metadata:
             yield prefix + item.name, item.metadata["key"], item.default
@@ -355,7 +362,7 @@ class Reader(Generic[_C]):
 
     def _build(self, config: type[_T], prefix: str, **others: object) -> _T:
         make: Callable[..., _T] = config
-        types = get_type_hints(config)
+        types = _types(cast("type", config))
         values = dict(others)
         for item in dataclasses.fields(config):  # type: ignore[arg-type]  # it is a dataclass
             if "key" in item.metadata:

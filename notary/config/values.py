@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from notary.config import pkcs11
+from notary.config import pkcs11, vault
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
@@ -264,13 +264,20 @@ def _kek_in_token(place: str) -> str:
     return place
 
 
-_KEK_PLACES: Final = {FILE_SCHEME: _kek_file, pkcs11.SCHEME: _kek_in_token}
+def _kek_in_transit(place: str) -> str:
+    vault.parse(place)  # raises ValueError
+    return place
+
+
+_KEK_PLACES: Final = {FILE_SCHEME: _kek_file, pkcs11.SCHEME: _kek_in_token, vault.SCHEME: _kek_in_transit}
 """For each scheme of key-encrypting keys, what checks the place and returns it. Raises ValueError."""
 
+_KEK_FORMS: Final = " or ".join(f'"{form}"' for form in ("file:PATH", pkcs11.EXPECTED, vault.EXPECTED))
 
-def _has_pin(value: object) -> bool:
-    """Return whether a value that should be a URI, or a list of URIs, has a PIN in it."""
-    return "pin-value" in str(value).lower()
+
+def _has_secret(value: object) -> bool:
+    """Return whether a value that should be a URI, or a list of URIs, has a secret in it, or seems to."""
+    return re.search(r"pin-value|secret-id=|[?&](?:jwt|token)=|://[^/]*@", str(value).lower()) is not None
 
 
 def _kek_uris(value: object) -> tuple[KekUri, ...]:
@@ -336,7 +343,5 @@ GUN_PREFIXES: Final = Kind(
 )
 SIGNERS: Final = Kind('a list of one or more different "host" or "host:port"', _signers)
 NAMES: Final = Kind("a list of one or more names, without spaces or wildcards in them", _names)
-KEK_URI: Final = Kind(f'the URI of a key-encrypting key: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uri, hides=_has_pin)
-KEK_URIS: Final = Kind(
-    f'a list of URIs of key-encrypting keys: "file:PATH" or "{pkcs11.EXPECTED}"', _kek_uris, hides=_has_pin
-)
+KEK_URI: Final = Kind(f"the URI of a key-encrypting key: {_KEK_FORMS}", _kek_uri, hides=_has_secret)
+KEK_URIS: Final = Kind(f"a list of URIs of key-encrypting keys: {_KEK_FORMS}", _kek_uris, hides=_has_secret)

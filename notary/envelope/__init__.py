@@ -47,6 +47,13 @@ class KeyEncryptingKey(Protocol):
         """
         ...
 
+    def is_newest(self, wrapped: bytes, /) -> bool:
+        """Whether a data key that this key has wrapped is under its newest version, as far as is known here.
+
+        It never blocks. After :meth:`check`, it is known.
+        """
+        ...
+
     def check(self) -> None:
         """Find out whether the key can be used. Raises CustodyUnavailable."""
         ...

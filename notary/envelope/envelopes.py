@@ -108,6 +108,11 @@ class Envelopes:
         """The names of the key-encrypting keys, that of new keys first."""
         return tuple(self._keks)
 
+    @property
+    def first(self) -> KeyEncryptingKey:
+        """The key-encrypting key of new keys."""
+        return self._first
+
     def seal(self, key: private.PrivateKey, gun: str, role: str) -> StoredKey:
         """Return a new key in its stored form, pending. Raises SigningFailed."""
         data_key = self._data_key_of_new_keys()
@@ -140,8 +145,13 @@ class Envelopes:
         return private.decode(public.key_type, public.public, plaintext)
 
     def is_current(self, row: StoredKey) -> bool:
-        """Whether a row is under the key-encrypting key of new keys."""
-        return row.keywrap_alg == KEYWRAP and under(row) == self._first.name
+        """Whether a row is under the key-encrypting key of new keys, and under its newest version."""
+        if row.keywrap_alg != KEYWRAP or under(row) != self._first.name:
+            return False
+        try:
+            return self._first.is_newest(_Envelope.read(row.private).wrapped)
+        except SigningFailed:  # damaged: nothing can be moved
+            return True
 
     def move(self, row: StoredKey) -> StoredKey:
         """Return a row of this module under the key-encrypting key of new keys: the same key, the same data key.

@@ -46,6 +46,10 @@ class FileKek:
         except (InvalidTag, ValueError):
             raise SigningFailed("its data key does not open: the stored bytes are damaged") from None
 
+    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
+        """See the port: another content of the file is another key."""
+        return True
+
     def check(self) -> None:
         """See the port: the key is in memory."""
 
@@ -53,7 +57,7 @@ class FileKek:
         """See the port: there is nothing to release."""
 
 
-def open_file(uri: KekUri, key: str) -> FileKek:
+def open_file(uri: KekUri, key: str, _reactor: object) -> FileKek:
     """Read the file that ``uri`` names; ``key`` is the key of the configuration, for messages. Raises ConfigError."""
     try:
         with Path(uri.place).open("rb") as file:

@@ -10,29 +10,41 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from notary.config import KekUri, KeyEncryption, pkcs11
+from notary.config import KekUri, KeyEncryption, pkcs11, vault
 from notary.config.values import FILE_SCHEME
 from notary.envelope import KeyEncryptingKey
 from notary.envelope.envelopes import Envelopes
-from notary.envelope.file import open_file
+from notary.envelope.file import FileKek, open_file
 from notary.envelope.pkcs11 import open_token
+from notary.envelope.vault import open_transit
+from notary.errors import ConfigError
+from notary.work.reactor import Reactor
 
-Opener: TypeAlias = Callable[[KekUri, str], KeyEncryptingKey]
+Opener: TypeAlias = Callable[[KekUri, str, Reactor], KeyEncryptingKey]
 """Makes the key-encrypting key of a URI; the second argument is the key of the configuration, for messages.
 
-Raises ConfigError.
+The reactor is for keys that are behind the network: it must run, in another thread, while such a key works. Raises
+ConfigError.
 """
 
-SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType({FILE_SCHEME: open_file, pkcs11.SCHEME: open_token})
+SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType(
+    {FILE_SCHEME: open_file, pkcs11.SCHEME: open_token, vault.SCHEME: open_transit}
+)
 """The schemes by the beginning of their URIs."""
 
 
-def open_envelopes(config: KeyEncryption) -> Envelopes | None:
+def open_envelopes(config: KeyEncryption, reactor: Reactor) -> Envelopes | None:
     """Return what opens the envelopes of this configuration; None if it names no KEK. Raises ConfigError."""
-    if not config.uris:
-        return None
-    keks = [
-        SCHEMES[uri.scheme](uri, "storage.keys.wrap" if uri == config.wrap else "storage.keys.unwrap")
-        for uri in config.uris
-    ]
-    return Envelopes(keks)
+    keks: dict[str, KeyEncryptingKey] = {}
+    for uri in config.uris:
+        key = "storage.keys.wrap" if uri == config.wrap else "storage.keys.unwrap"
+        kek = SCHEMES[uri.scheme](uri, key, reactor)
+        if kek.name in keks and isinstance(kek, FileKek):
+            continue  # its name is of its content: it is the same key in another place
+        if kek.name in keks:
+            raise ConfigError(
+                f"{key}: {uri} is named {kek.name}, as another key-encrypting key of this configuration is; expected "
+                "each key once, and names of their own for different keys"
+            )
+        keks[kek.name] = kek
+    return Envelopes(list(keks.values())) if keks else None

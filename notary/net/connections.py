@@ -85,7 +85,8 @@ class Connections:
     def end_work(self, work: object) -> None:
         """Say that ``work`` has ended. Work that did not begin, or has ended already, is ignored."""
         self._work.pop(work, None)
-        self._finish_if_empty()
+        if self.draining:
+            self._finish_if_empty()
 
     async def drain(self, grace_seconds: float, closing_seconds: float = 0.0) -> None:
         """Have all connections leave; return when none is open and no work is left.

@@ -14,9 +14,10 @@ from typing import Any, Final, NoReturn, cast
 from urllib.parse import urljoin, urlsplit
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
+    IConsumer,
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
@@ -89,16 +90,26 @@ class Http:
     """Makes requests, over at most ``connections`` kept connections.
 
     ``home`` is the URL of the server of the client's certificate: no other server is shown it. If that URL is one of
-    HTTPS, no other scheme is spoken. A server has ``timeout`` seconds to begin its answer. Raises ConfigError.
+    HTTPS, no other scheme is spoken. A server has ``timeout`` seconds to begin its answer. ``wording`` names the files
+    of ``trust`` in messages. Raises ConfigError.
     """
 
-    def __init__(self, reactor: Reactor, home: str, trust: Trust, *, connections: int, timeout: float) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        home: str,
+        trust: Trust,
+        *,
+        connections: int,
+        timeout: float,
+        wording: Wording = _WORDING,
+    ) -> None:
         self._reactor = reactor
         self._timeout = timeout
         self._pool = HTTPConnectionPool(cast("Any", reactor))
         self._pool.maxPersistentPerHost = connections
         self._pool.cachedConnectionTimeout = _IDLE_SECONDS
-        endpoints = _Endpoints(reactor, home, trust, timeout)
+        endpoints = _Endpoints(reactor, home, trust, timeout, wording)
         self._client = HTTPClient(_Plain(Agent.usingEndpointFactory(cast("Any", reactor), endpoints, self._pool)))
 
     async def request(
@@ -108,9 +119,12 @@ class Http:
         limit: int,
         *,
         headers: Mapping[str, str] | None = None,
-        form: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | bytes | None = None,
+        follow: bool = True,
     ) -> Answer:
-        """Make one request; the body of its answer may have ``limit`` bytes. Redirects of GET are followed.
+        """Make one request; the body of its answer may have ``limit`` bytes. Redirects of GET are followed, if at all.
+
+        ``form`` is the body of the request: the fields of a form, or bytes.
 
         Raises PeerUnavailable if the server cannot be reached or is too slow; PeerFailed if the body is too long or a
         redirect leads nowhere.
@@ -118,7 +132,7 @@ class Http:
         sent = dict(headers or {})
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._once(method, url, limit, sent, form)
-            if answer.status not in _REDIRECTS or method != "GET":
+            if answer.status not in _REDIRECTS or method != "GET" or not follow:
                 return answer
             location = answer.header("location")
             following = urljoin(url, location)
@@ -134,7 +148,7 @@ class Http:
         await self._pool.closeCachedConnections()
 
     async def _once(
-        self, method: str, url: str, limit: int, headers: Mapping[str, str], form: Mapping[str, str] | None
+        self, method: str, url: str, limit: int, headers: Mapping[str, str], form: Mapping[str, str] | bytes | None
     ) -> Answer:
         name = "{}://{}:{}".format(*origin(url))
         try:
@@ -142,7 +156,7 @@ class Http:
                 method,
                 url,
                 headers=Headers({"User-Agent": [_USER_AGENT], **{name: [value] for name, value in headers.items()}}),
-                data=None if form is None else dict(form),
+                data=_Bytes(form) if isinstance(form, bytes) else None if form is None else dict(form),
                 allow_redirects=False,
                 unbuffered=True,
                 reactor=cast("Any", self._reactor),
@@ -249,6 +263,29 @@ class _Body(Protocol):
         self._look = None
 
 
+@implementer(IBodyProducer)
+class _Bytes:
+    """The body of a request, written at once: treq's own would need the reactor that is installed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """See IBodyProducer."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """See IBodyProducer: all is written."""
+
+    def resumeProducing(self) -> None:
+        """See IBodyProducer: all is written."""
+
+    def stopProducing(self) -> None:
+        """See IBodyProducer: all is written."""
+
+
 @implementer(IAgent)
 class _Plain:
     """Asks for bodies as they are, refuses others, and drops cookies: both would let a server fill the memory."""
@@ -334,8 +371,9 @@ class _Guarding(WrappingFactory):
 class _Endpoints:
     """Makes the endpoints of requests, with TLS contexts of our own for HTTPS."""
 
-    def __init__(self, reactor: Reactor, home: str, trust: Trust, timeout: float) -> None:
+    def __init__(self, reactor: Reactor, home: str, trust: Trust, timeout: float, wording: Wording) -> None:
         self._reactor = reactor
+        self._wording = wording
         self._home = origin(home)
         self._trust = trust
         self._timeout = timeout
@@ -364,7 +402,7 @@ class _Endpoints:
             self._trust.cert_file if at_home else None,
             self._trust.key_file if at_home else None,
             HTTP,
-            wording=_WORDING,
+            wording=self._wording,
         )
         if len(self._options) < MAX_REDIRECTS:  # else a hostile server could have us keep any number
             self._options[host, port] = made

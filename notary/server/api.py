@@ -71,9 +71,9 @@ class Api:
     """Answers calls.
 
     ``current`` is the cache policy of files that may be replaced, ``consistent`` that of files that never change.
-    ``gun_prefixes`` are the prefixes of the collections that this server holds; without any, it holds all. ``now``
-    returns the time (aware, UTC). ``keys`` limits how many new keys each peer asks for. ``seconds`` is the clock that
-    limits how often some lines are logged. With ``read_only``, requests that would write are refused.
+    ``gun_prefixes`` are the prefixes of the collections that this server holds; without any, it holds all.
+    ``time_of_day`` returns seconds since the epoch. ``keys`` limits how many new keys each peer asks for. ``seconds``
+    is the clock that limits how often some lines are logged. With ``read_only``, requests that would write are refused.
     ``logs_info`` says whether lines of level info are written at present: making one takes as long as a cached answer.
     """
 
@@ -85,7 +85,7 @@ class Api:
         metrics: ServerMetrics,
         in_thread: InThread,
         validators: Validators,
-        now: Callable[[], datetime],
+        time_of_day: Callable[[], float],
         gun_prefixes: tuple[str, ...],
         current: CachePolicy,
         consistent: CachePolicy,
@@ -102,9 +102,9 @@ class Api:
         self._metrics = metrics
         self._in_thread = in_thread
         self._validators = validators
-        self._now = now
+        self._time_of_day = time_of_day
         self._gun_prefixes = gun_prefixes
-        self._answers = Answers(now, in_thread)
+        self._answers = Answers(time_of_day, in_thread)
         self._current = current
         self._consistent = consistent
         self._keys = keys
@@ -203,9 +203,8 @@ class Api:
                 raise route.bad_name(match.bad_name)
         if route.actions is not None:
             headers = call.headers
-            user = self._access.authorize(
-                headers.get("authorization"), headers.get("host", ""), match.access, self._now()
-            )
+            now = datetime.fromtimestamp(self._time_of_day(), UTC)
+            user = self._access.authorize(headers.get("authorization"), headers.get("host", ""), match.access, now)
             if user:
                 call.notes["user"] = user
 

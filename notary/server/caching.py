@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import format_datetime
+from math import inf
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -61,18 +62,18 @@ class _Large:
 
 
 class Answers:
-    """Makes the answers with files; ``now`` returns the time (aware, UTC)."""
+    """Makes the answers with files; ``time_of_day`` returns it in seconds since the epoch."""
 
-    def __init__(self, now: Callable[[], datetime], in_thread: InThread) -> None:
-        self._now = now
+    def __init__(self, time_of_day: Callable[[], float], in_thread: InThread) -> None:
+        self._time_of_day = time_of_day
         self._in_thread = in_thread
         self._large: Lru[str, datetime] = Lru(KEPT)
         self._looking = SingleFlight(self._look_through)
 
     def answer(self, stored: Stored, policy: CachePolicy) -> Response | Deferred[Response]:
         """Return the answer that is ``stored``."""
-        made: tuple[Response, datetime] | None = stored.notes.get(policy)
-        if made is not None and self._now() < made[1]:
+        made: tuple[Response, float] | None = stored.notes.get(policy)
+        if made is not None and self._time_of_day() < made[1]:
             return made[0]
         until: datetime | None = stored.notes.get(valid_until)
         if until is None:
@@ -92,14 +93,15 @@ class Answers:
         return until
 
     def _answer(self, until: datetime, stored: Stored, policy: CachePolicy) -> Response:
-        left = int((until - self._now()).total_seconds()) - MARGIN_SECONDS
+        ends = until.timestamp()
+        left = int(ends - self._time_of_day()) - MARGIN_SECONDS
         modified = format_datetime(stored.modified, usegmt=True)
         headers = (("Content-Type", JSON), ("Last-Modified", modified), *policy.headers(left))
         if len(stored.data) > SHARED_BYTES:  # a remembered response would hold the file that holds the response
             return Response(200, stored.data, headers, stored.sha256, keeps=stored)
         response = Response(200, stored.data, headers, stored.sha256)
         if policy.max_age == 0:
-            stored.notes[policy] = response, datetime.max.replace(tzinfo=until.tzinfo)
+            stored.notes[policy] = response, inf
         elif left >= policy.max_age:
-            stored.notes[policy] = response, until - timedelta(seconds=policy.max_age + MARGIN_SECONDS)
+            stored.notes[policy] = response, ends - policy.max_age - MARGIN_SECONDS
         return response

@@ -175,7 +175,7 @@ class Server(Serving):
             metrics,
             self.in_thread,
             validators,
-            self.machine.utc_now,
+            self.machine.time_of_day,
             config.repositories.gun_prefixes,
             current=CachePolicy(max_age.current_metadata, must_revalidate=True),
             consistent=CachePolicy(max_age.consistent_metadata, must_revalidate=False),
@@ -193,7 +193,7 @@ class Server(Serving):
             admit=api.admit,
             takes_body=api.takes_body,
             limits=self._limits(),
-            time_of_day=lambda: self.machine.utc_now().timestamp(),
+            time_of_day=self.machine.time_of_day,
         )
         metrics.gauge("connections", "Open connections of clients", lambda: {(): site.connections})
         metrics.gauge("body_bytes", "Bytes of requests' bodies that are held", lambda: {(): site.bodies.held})

@@ -5,8 +5,9 @@ Rules of this module:
 - Keys are named by their canonical id (docs/protocol.md, section 2). The store holds keys that must be opened before
   they sign. Work of milliseconds (making and opening keys) runs in a thread, and at most once at a time for one key:
   callers that ask meanwhile share the outcome, also if the first caller gives up.
-- A few keys are made at a time, in the order of the requests, so that threads and connections are left for
-  signatures. At most ``MAX_WAITING`` requests wait, and a key that no caller waits for any more is not made.
+- A few keys are made at a time, in the order of the requests, and fewer still are in the threads, so that threads and
+  connections are left for signatures. At most ``MAX_WAITING`` requests wait, and a key that no caller waits for any
+  more is not made.
 - Open keys stay in a cache that is bounded in number. A new key enters the cache when it is stored, so its first
   signature needs no opening. A deleted key leaves the cache, and a load that the deletion overtook does not bring it
   back.
@@ -27,7 +28,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeAlias
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 
 from notary.errors import InvalidGun, InvalidRole, KeyNotFound, SigningUnavailable
 from notary.signer.custody import KeyCustody, OpenKey
@@ -42,12 +43,12 @@ from notary.work.threads import InThread
 CAPACITY: Final = 4096
 """How many open keys are cached: 15 megabytes of ecdsa keys, 38 of rsa."""
 
-CREATIONS: Final = 2
-"""How many keys are made, and stored, at a time: fewer than the threads that make and open keys."""
+CREATIONS: Final = 6
+"""How many keys are made, and stored, at a time: several share one wait for the disk of the database. More than half of
+the default number of connections to the database, but not all."""
 
-QUICK_CREATIONS: Final = 6
-"""The same where making a key takes no PBKDF2, so that storing it is most of the work: several share one wait for the
-disk. More than half of the default number of connections to the database, but not all."""
+MAKERS: Final = 2
+"""How many of these are in the threads at a time: fewer than the threads that make and open keys."""
 
 MAX_WAITING: Final = 250
 """How many requests for keys may wait: a second's work for ecdsa keys, and a fraction of the calls that a connection
@@ -89,7 +90,6 @@ class Keyring:
         now: Returns the time (aware).
         capacity: How many open keys are cached, and how many requests for keys are remembered.
         allow: Counts a key that is about to be made and returns 0; or returns the seconds until one may be made.
-        creations: How many keys are made, and stored, at a time.
         on_made: Called with the id of each new key that has been stored.
     """
 
@@ -101,7 +101,6 @@ class Keyring:
         now: Callable[[], datetime],
         capacity: int = CAPACITY,
         allow: Callable[[], float] = lambda: 0.0,
-        creations: int = CREATIONS,
         on_made: Callable[[str], object] = lambda _key_id: None,
     ) -> None:
         self._on_made = on_made
@@ -110,8 +109,8 @@ class Keyring:
         self._in_thread = in_thread
         self._now = now
         self._allow = allow
-        self._most_creations = creations
         self._begun = 0  # creations
+        self._makers = DeferredSemaphore(MAKERS)
         self._waiting: OrderedDict[_Wanted, Deferred[None]] = OrderedDict()
         self.creations = Counter(dict.fromkeys(("made", "found", "limited", "busy", "abandoned"), 0))
         """Number of requests for keys, by their outcome."""
@@ -193,7 +192,7 @@ class Keyring:
 
     async def _turn(self, wanted: _Wanted) -> None:
         """Wait until a key may be made. Raises SigningUnavailable; CancelledError if no caller waits for the key."""
-        if self._begun < self._most_creations:
+        if self._begun < CREATIONS:
             self._begun += 1
             return
         if len(self._waiting) >= MAX_WAITING:
@@ -206,7 +205,7 @@ class Keyring:
         await turn
 
     def _begin_next(self) -> None:
-        while self._waiting and self._begun < self._most_creations:
+        while self._waiting and self._begun < CREATIONS:
             wanted = next(iter(self._waiting))
             if self._creating.wanted(wanted):
                 self._begun += 1
@@ -234,7 +233,7 @@ class Keyring:
             raise SigningUnavailable(
                 "as many keys as limits.pending_keys_per_hour allows were made in this hour; try again later", seconds
             )
-        key, row = await self._in_thread(lambda: self._custody.make(*wanted))
+        key, row = await self._makers.run(self._in_thread, lambda: self._custody.make(*wanted))
         deletions = self._deletions
         kept = await self._store.add(row)
         if kept.key_id != row.key_id:

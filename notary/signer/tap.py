@@ -39,7 +39,7 @@ from notary.observe.timed import timed
 from notary.signer import memory
 from notary.signer.clients import Clients
 from notary.signer.custody import custodies
-from notary.signer.keyring import CREATIONS, QUICK_CREATIONS, Keyring
+from notary.signer.keyring import MAKERS, Keyring
 from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import SERVICES, Rpc
 from notary.signer.trial import Trial
@@ -59,14 +59,8 @@ _LOOK_SECONDS: Final = 30.0
 """Seconds between two looks if the custody of keys works."""
 
 
-def creations(config: SignerConfig) -> int:
-    """Return how many keys are made at a time."""
-    return CREATIONS if config.storage.keys.wrap is None else QUICK_CREATIONS
-
-
-def threads(config: SignerConfig) -> int:
-    """Return how many threads make and open keys: one is always left for a signature whose key must be opened."""
-    return creations(config) + 1
+THREADS: Final = MAKERS + 1
+"""How many threads make and open keys: one is always left for a signature whose key must be opened."""
 
 
 class Signer(Serving):
@@ -86,12 +80,12 @@ class Signer(Serving):
         worker: Worker | None = None,
         machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, threads(config), sockets, machine)
+        super().__init__(reactor, THREADS, sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
         self._latest = config
-        self._custody = custodies.custody_of(lambda: self._latest)
+        self._custody = custodies.custody_of(lambda: self._latest, reactor)
         self._trouble = ""  # what keeps the custody from working
         self._log = Logger(namespace="notary.signer")
         files = config.server
@@ -141,7 +135,6 @@ class Signer(Serving):
             self.in_thread,
             self.machine.utc_now,
             allow=allowance.take,
-            creations=creations(config),
             on_made=trial.made,
         )
         self._rpc = rpc = Rpc(
@@ -199,7 +192,7 @@ class Signer(Serving):
 
     async def _look_at_custody(self, in_own_thread: InThread) -> None:
         try:
-            await in_own_thread(self._custody.check)
+            await self._check_custody(in_own_thread)
         except CustodyUnavailable as error:
             if not self._trouble:
                 self._log.error("{error}; keys that are open in memory go on signing", error=str(error))
@@ -208,6 +201,15 @@ class Signer(Serving):
             if self._trouble:
                 self._log.error("the custody of keys works again")
             self._trouble = ""
+
+    async def _check_custody(self, in_thread: InThread) -> None:
+        """Find out whether the custody works, and have the metrics tell. Raises CustodyUnavailable."""
+        try:
+            await in_thread(self._custody.check)
+        except CustodyUnavailable:
+            self._metrics.set_health("custody", ok=False)
+            raise
+        self._metrics.set_health("custody", ok=True)
 
     def _cannot_look(self, failure: Failure) -> None:
         self._log.failure("the custody of keys is not looked at any more", failure)
@@ -218,7 +220,7 @@ class Signer(Serving):
         Raises ConfigError if what encrypts new keys opens none of those under it, and CustodyUnavailable.
         """
         config = self._config
-        await self.in_thread(self._custody.check)
+        await self._check_custody(self.in_thread)
         if self._store is None or not config.storage.kind.persistent:
             return
         keys = await self._store.sample()

@@ -18,15 +18,18 @@ from twisted.internet.threads import deferToThread
 from notary import envelope
 from notary.admin.command import Status
 from notary.admin.commands import keys as commands
+from notary.config import vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.storage import keywrap
 from notary.tuf import jwe, private
 from tests.admin.conftest import admin
 from tests.support.keyload import keep_creating, keep_signing, sign
-from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, environment, make_key
+from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, KeyPlace, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
+from tests.support.softhsm import Tokens
+from tests.support.vault import Vault
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 GUN = "example.com/app"
@@ -84,6 +87,36 @@ async def test_there_on_and_back(key_place, tmp_path, keks, monkeypatch):
         outcome = await run(key_place, tmp_path, "verify", keys=keys)
         assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 8, "do_not_open": 0}])
     assert {row.keywrap_alg for row in after.values()} == {jwe.KEYWRAP}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_new_version_of_a_key_in_transit(key_place, tmp_path):
+    """Moving once is enough, and a server that is away ends the command before it changes anything."""
+    with Vault(tmp_path / "vault") as server:
+        keys = {"wrap": server.uri()}
+        name = vault.parse(keys["wrap"].partition(":")[2]).name
+        made = await key_place.fill(*(make_key(f"example.com/{n}") for n in range(3)))
+        for count in (3, 0, 3, 0):
+            outcome = await run(key_place, tmp_path, "reencrypt", "--to-kek", keys=keys)
+            assert (outcome.status, outcome.records[-1]) == (
+                Status.OK,
+                {"alias": name, "reencrypted": count, "failed": 0},
+            ), outcome.err
+            if not count:
+                server.rotate()
+        server.keys["transit/notary"].min_decryption_version = 2
+        outcome = await run(key_place, tmp_path, "verify", keys=keys)
+        assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 3, "do_not_open": 0}])
+        server.keys["transit/notary"].min_decryption_version = 3
+        outcome = await run(key_place, tmp_path, "verify", keys=keys)
+        assert (outcome.status, outcome.records[-1]) == (Status.FOUND, {"checked": 3, "do_not_open": 3})
+        before = await key_place.keys()
+        assert set(before) == {row.key_id for row in made}
+        server.sealed = True
+        outcome = await run(key_place, tmp_path, "reencrypt", "--to-kek", keys=keys)
+        assert outcome.status != Status.OK
+        assert "the server is sealed" in outcome.err
+        assert await key_place.keys() == before
 
 
 @pytest_twisted.ensureDeferred
@@ -274,3 +307,36 @@ async def test_killed_while_the_signer_serves_nothing_is_lost(key_place, pair, t
             return [sign(client, key) for key in (*used, *pending)]
 
     assert all(await deferToThread(with_the_passphrase_only))
+
+
+# -- bench ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["passphrase", "file", "pkcs11", "vault"])
+@pytest_twisted.ensureDeferred
+async def test_bench_measures_what_is_configured_and_stores_nothing(place, tmp_path, keks, monkeypatch):
+    place_of = KeyPlace("sqlite3", str(tmp_path / "keys.db"))  # which is not there, and stays away
+    with Vault(tmp_path / "vault") as server:
+        if place == "pkcs11":
+            uri = Tokens.make(tmp_path / "hsm").seen_by(monkeypatch).uri()
+        else:
+            uri = {"file": keks[0], "vault": server.uri()}.get(place)
+        outcome = await run(place_of, tmp_path, "bench", "--seconds", "0.1", keys={} if uri is None else {"wrap": uri})
+    assert outcome.status == Status.OK, outcome.err
+    works = [(record["work"], record["threads"]) for record in outcome.records]
+    asked = [] if uri is None else [("encrypt a data key", 1), ("decrypt a data key", 1)]
+    assert works == [*asked, ("make a key", 1), ("make a key", 8), ("open a key", 1), ("sign", 1)]
+    for record in outcome.records:
+        assert record["per_second"] > 0
+        assert 0 <= record["median_ms"] <= record["worst_ms"]
+    assert not (tmp_path / "keys.db").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bench_of_what_is_away(tmp_path):
+    with Vault(tmp_path / "vault") as server:
+        server.sealed = True
+        place = KeyPlace("sqlite3", str(tmp_path / "keys.db"))
+        outcome = await run(place, tmp_path, "bench", keys={"wrap": server.uri()})
+    assert outcome.status not in (Status.OK, Status.FAULT)
+    assert "the server is sealed" in outcome.err

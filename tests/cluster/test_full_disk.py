@@ -86,8 +86,9 @@ async def publish_until_it_fails(store: MetadataStore) -> None:
         await store.publish(GUN, [Update(TIMESTAMP, version, os.urandom(50_000))])
 
 
+@pytest.mark.parametrize("failed", [False, True], ids=["asked", "after-a-failure"])
 @pytest_twisted.ensureDeferred
-async def test_postgresql() -> None:
+async def test_postgresql(failed: bool) -> None:
     with PostgreSQL() as server:
         folder = Path(tempfile.mkdtemp(prefix="notary-tests-"))
         try:
@@ -99,7 +100,7 @@ async def test_postgresql() -> None:
                 url = server.db_url(database, server.user(database, SERVER_RIGHTS))
                 store = await open_metadata_store("postgres", url, reactor)
                 try:
-                    await lives_through(store, folder / "filler", failed=True)
+                    await lives_through(store, folder / "filler", failed=failed)
                 finally:
                     await store.close()
                     server.kill()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 from datetime import UTC, datetime
 
+import MySQLdb
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
@@ -18,6 +20,7 @@ from notary.errors import OldVersion
 from notary.storage import StoredKey, Update
 from notary.storage.open import open_metadata_store
 from notary.storage.sql.dialect import PoolSettings
+from notary.storage.sql.feed import SETTLED_SECONDS, Horizon
 from notary.tuf.model import BASE_ROLES, TIMESTAMP, Gun
 
 CONTENDED = int(os.environ.get("NOTARY_CONTENDED", "1600"))
@@ -135,6 +138,36 @@ async def test_a_reader_of_any_node_misses_nothing(metadata, metadata_stores):
         pass
     assert len(written) == 8 * 30
     assert seen == written
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_number_of_another_node_is_waited_for(metadata, metadata_stores):
+    """A node shows nothing of what others have under way, so a missing number of theirs counts as lost after a time."""
+    one, _ = metadata_stores
+    gun, slow = Gun("example.com/quick"), "example.com/slow"
+    now = 1000.0
+    one._horizon = Horizon(lambda: now)
+    await one.publish(gun, whole(1))
+    (first,) = await one.changes(gun, 0, 100)
+    metadata.execute(1, "SELECT COUNT(*) FROM tuf_files")  # the second node has it, and numbers from there
+    node = metadata.cluster.nodes[1]
+    with closing(MySQLdb.connect(unix_socket=str(node.socket), user="root", database=metadata.name)) as other:
+        other.cursor().execute(
+            "INSERT INTO changefeed (created_at, gun, version, category) VALUES (NOW(), %s, 1, 'update')", (slow,)
+        )
+        await one.publish(gun, whole(2))
+        assert await one.changes(None, first.id, 100) == []
+        other.commit()
+    metadata.execute(0, "SELECT COUNT(*) FROM changefeed")  # the first node has it
+    last = (await one.changes(None, first.id, 100))[-1]
+    assert [change.gun for change in await one.changes(None, first.id, 100)] == [slow, gun]
+    now += 2  # what is known is noted once a second
+    await one.publish(gun, whole(3))  # the second node may still give the number before this one
+    assert await one.changes(None, last.id, 100) == []
+    now += SETTLED_SECONDS - 1
+    assert await one.changes(None, last.id, 100) == []
+    now += 1
+    assert [change.version for change in await one.changes(None, last.id, 100)] == [3]
 
 
 @pytest_twisted.ensureDeferred

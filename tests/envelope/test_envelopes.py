@@ -38,6 +38,9 @@ class Counting:
         self.calls.append("unwrap")
         return self._kek.unwrap(wrapped, context)
 
+    def is_newest(self, wrapped: bytes) -> bool:
+        return self._kek.is_newest(wrapped)
+
 
 def sealed(box: Envelopes, algorithm: str = "ed25519") -> StoredKey:
     return box.seal(private.generate(algorithm), GUN, "timestamp")

@@ -90,7 +90,7 @@ def test_another_key_of_the_token_opens_nothing(tokens):
 
 
 def test_nothing_is_asked_of_the_token_before_it_is_needed(tokens):
-    kek = open_token(KekUri("pkcs11", tokens.uri().removeprefix("pkcs11:")), "storage.keys.wrap")
+    kek = open_token(KekUri("pkcs11", tokens.uri().removeprefix("pkcs11:")), "storage.keys.wrap", None)
     assert kek._helper is None
     assert len(kek.name) <= MAX_NAME_CHARACTERS
     kek.close()

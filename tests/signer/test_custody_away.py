@@ -1,4 +1,4 @@
-"""A signer whose key-encrypting key is in a token: its life, and what happens while the token is away or hangs."""
+"""A signer whose key-encrypting key is in a token or a server: its life, and what happens while that is away."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from notary.config import KekUri, load_signer
 from notary.daemon import serving as starting
 from notary.envelope import KEYWRAP, envelopes
 from notary.envelope import pkcs11 as token_keys
+from notary.envelope import vault as transit_keys
 from notary.envelope.envelopes import Envelopes
 from notary.errors import SigningFailed
 from notary.signer import tap
@@ -34,6 +35,7 @@ from notary.work.backoff import Backoff
 from tests.support.peers import free_port
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_config, signer_daemon
 from tests.support.softhsm import PIN, Tokens
+from tests.support.vault import Vault
 
 GUN = "example.com/app"
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -87,7 +89,7 @@ def made_and_signed(client):
 
 async def row_under_another_data_key(tmp_path, tokens):
     """Store a key as another signer would; its id."""
-    kek = token_keys.open_token(KekUri("pkcs11", tokens.uri().removeprefix("pkcs11:")), "storage.keys.wrap")
+    kek = token_keys.open_token(KekUri("pkcs11", tokens.uri().removeprefix("pkcs11:")), "storage.keys.wrap", reactor)
     row = await deferToThread(Envelopes([kek]).seal, private.generate("ed25519"), "example.com/other", "timestamp")
     await deferToThread(kek.close)
     store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
@@ -159,10 +161,12 @@ async def test_a_token_that_is_away_later(pair, tmp_path, tokens, monkeypatch):
             await until(lambda: has_status(service, "degraded"))
             answer = json.loads((await service._ready()).body)
             assert "the token failed" in answer["failures"]["custody"]
+            assert b'notary_signer_health_check{check="custody"} 0.0' in service._metrics.render()[1]
             assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
             assert "the token failed" in await refused(call, pair, lambda client: client.sign(other, b"a message"))
             tokens.go_wrong("")
             await until(lambda: has_status(service, "ok"))
+            assert b'notary_signer_health_check{check="custody"} 1.0' in service._metrics.render()[1]
             assert (await call(pair, lambda client: client.sign(other, b"a message"))).content
     lines = [formatEvent(event) or "" for event in events]
     assert sum("keys that are open in memory go on signing" in line for line in lines) == 1
@@ -195,12 +199,54 @@ async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeyp
             await until(waiting)
             assert not started.called
             assert not service.ready
+            assert b'notary_signer_health_check{check="custody"} 0.0' in service._metrics.render()[1]
             assert "there is no such token" in await refused(call, pair, lambda client: client.sign(key_id, b"m"))
             tokens.put_back()
             await started
             assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
     assert all("Waiting for the custody of keys: the key-encrypting key in token" in status for status, _ in waits)
     assert any("the custody of keys works, after" in (formatEvent(event) or "") for event in events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_vault_that_is_sealed_at_the_start_and_later(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "_PATIENCE", Backoff(first=0.05, most=0.1))
+    monkeypatch.setattr(transit_keys, "_PAUSES", Backoff(first=0.01, most=0.02))
+    monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
+    with Vault(tmp_path / "vault") as server, capturedLogs() as events:
+        config = configured(pair, tmp_path, server.with_secret_id())
+        server.sealed = True
+        waits = []
+        async with serving(config) as (service, started, call):
+            service.on_waiting = lambda status, seconds: waits.append(status)
+
+            async def waiting() -> bool:
+                return len(waits) > 2
+
+            await until(waiting)
+            assert not started.called
+            server.sealed = False
+            await started
+            key_id = await call(pair, made_and_signed)
+        async with serving(config) as (service, started, call):  # another process, that has opened no data key
+            await started
+            server.sealed = True
+            await until(lambda: has_status(service, "degraded"))
+            assert "Vault is sealed" in await refused(
+                call, pair, lambda client: client.create(GUN, "timestamp", "ecdsa")
+            )
+            server.sealed = False
+            await until(lambda: has_status(service, "ok"))
+            await call(pair, made_and_signed)
+            server.sealed = True
+            await until(lambda: has_status(service, "degraded"))
+            assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
+            server.sealed = False
+    assert any(
+        "Waiting for the custody of keys: the key-encrypting key transit/notary at" in status for status in waits
+    )
+    lines = [formatEvent(event) or "" for event in events]
+    assert not any("a-secret-id" in line or "hvs." in line for line in lines)
 
 
 @pytest_twisted.ensureDeferred
@@ -235,7 +281,7 @@ async def test_a_dump_and_the_environment_open_no_key(pair, tmp_path, tokens):
     await store.close()
     assert row.keywrap_alg == KEYWRAP
     tokens.remove()
-    with closing(custodies.custody_of(lambda: config)) as custody, pytest.raises(SigningFailed):
+    with closing(custodies.custody_of(lambda: config, reactor)) as custody, pytest.raises(SigningFailed):
         await deferToThread(custody.open, row)
     dump = (tmp_path / "keys.db").read_bytes()
     environment = b"\0".join(value.encode() for value in (*os.environ.values(), tokens.uri(), PIN))

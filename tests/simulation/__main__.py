@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 from tests.simulation import run
-from tests.simulation.batch import CHUNK, run_seeds, shrink
+from tests.simulation.batch import CHUNK, run_alone, run_seeds, shrink
 
 
 def command(seed: int, without: Sequence[str]) -> str:
@@ -20,17 +21,17 @@ def command(seed: int, without: Sequence[str]) -> str:
     return f"make simulate SEED={seed}{rest}"
 
 
-def _verdicts(seeds: Sequence[int], without: Sequence[str], jobs: int) -> Iterator[run.Verdict]:
+def _verdicts(seeds: Sequence[int], without: Sequence[str], jobs: int, *, stop: bool) -> Iterator[run.Verdict]:
     """Run seeds, in this process or in several; their verdicts are in order."""
     run.prepare()
-    if jobs == 1:
-        for seed in seeds:
-            yield from run_seeds([seed], without)
-        return
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+    if jobs == 1:
+        for chunk in chunks:
+            yield from run_seeds(chunk, without, stop=stop)
+        return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=run.prepare) as pool:
         try:
-            for verdicts in pool.map(run_seeds, chunks, [without] * len(chunks)):
+            for verdicts in pool.map(partial(run_seeds, without=without, stop=stop), chunks):
                 yield from verdicts
         finally:
             pool.shutdown(cancel_futures=True)
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_seconds = time.monotonic()
     if options.seed is not None:
         run.prepare()
-        verdict = run.simulate(options.seed, without, keep_trace=not options.hash)
+        verdict = run_alone(options.seed, without, keep_trace=not options.hash)
         print(*verdict.trace, sep="\n")
         print(f"seed {verdict.seed}: {verdict.error or 'ok'}")
         print(
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = options.first if options.first is not None else time.time_ns() // 1000 % 10**9
     seeds = range(first, first + options.seeds)
     failed = operations = done = 0
-    for verdict in _verdicts(seeds, without, options.jobs):
+    for verdict in _verdicts(seeds, without, options.jobs, stop=options.stop):
         done += 1
         operations += verdict.operations
         if options.hash:

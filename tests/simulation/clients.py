@@ -20,6 +20,9 @@ from tests.simulation.cluster import HTTP_PORT, Cluster
 PATIENCE_SECONDS = 25.0
 """How long a client waits for an answer."""
 
+IDLE_SECONDS = 10.0
+"""How long after a request a server keeps its connection, at least."""
+
 
 @dataclass
 class Answer:
@@ -34,6 +37,11 @@ class Answer:
     """True if the client did not wait any longer."""
     is_odd: bool = False
     """True if the client sent its request in pieces, or left before the answer."""
+    is_raced: bool = False
+    """True if the server may have closed the connection, which was idle, before the request came."""
+    server: str = ""
+    request: str = ""
+    """The method and the path."""
 
     @property
     def sha256(self) -> str:
@@ -48,7 +56,8 @@ class Connection(Protocol):
         self.client = client
         self.server = server
         self.waiting: Deferred[Answer] | None = None
-        self.began = 0.0
+        self.began = client.cluster.world.now
+        self.is_raced = False
         self.method = ""
         self.timer: Any = None
         self.is_odd = False
@@ -61,6 +70,7 @@ class Connection(Protocol):
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Deferred[Answer]:
         world = self.client.cluster.world
         self.waiting = Deferred()
+        self.is_raced = world.now > self.began + IDLE_SECONDS
         self.began, self.method, self.is_odd = world.now, method, False
         fields = {"Host": "notary", **headers}
         if body or method == "POST":
@@ -90,6 +100,7 @@ class Connection(Protocol):
             if self.client.random.random() < 0.5:
                 self.transport.abortConnection()
             else:
+                self._forget()
                 self.transport.loseWriteConnection()
 
     def _give_up(self) -> None:
@@ -127,7 +138,7 @@ class Connection(Protocol):
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             now = self.client.cluster.world.now
-            waiting.callback(Answer(status, body, headers or {}, self.began, now, gave_up, self.is_odd))
+            waiting.callback(Answer(status, body, headers or {}, self.began, now, gave_up, self.is_odd, self.is_raced))
 
     def _forget(self) -> None:
         if self.client.connections.get(self.server) is self:
@@ -192,7 +203,8 @@ class Client:
             answer = Answer(0, b"cannot connect", {}, began, world.now)
         else:
             answer = await found.ask(method, path, headers or {}, body)
-        world.tell(f"{self.name} {server} {method} {path} {answer.status} {len(answer.body)}")
+        answer.server, answer.request = server, f"{method} {path}"
+        world.tell(f"{self.name} {server} {answer.request} {answer.status} {len(answer.body)}")
         return answer
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ because its custody wraps keys at no cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import nacl.signing
 
-from notary.config import load_server
+from notary.config import ServerConfig, load_server
 from notary.daemon.serving import Serving
 from notary.net.grpc import GrpcFactory
 from notary.net.listen import listen
@@ -34,10 +35,12 @@ from notary.storage import open as opening
 from notary.storage.sql.dialect import PoolSettings
 from notary.tuf import private
 from notary.work.allowance import Allowance
+from notary.work.usage import PoolUsage
 from tests.simulation import driver
 from tests.simulation.network import Network
 from tests.simulation.reactor import Reactor
 from tests.simulation.scheduler import Host, World
+from tests.simulation.watch import ServerWatch, SignerWatch
 
 HTTP_PORT = 4443
 GRPC_PORT = 7899
@@ -98,7 +101,11 @@ class Signer(Serving):
     async def assemble(self) -> None:
         machine = self.machine
         store = await opening.open_key_store(
-            "sqlite3", f"signer@{self.reactor.host.name}", self.reactor, self._settings, machine
+            "sqlite3",
+            f"signer@{self.reactor.host.name}",
+            self.reactor,
+            replace(self._settings, usage=PoolUsage()),
+            machine,
         )
         self.at_end(store.close)
         metrics = SignerMetrics(version="0")
@@ -171,6 +178,7 @@ class Process:
     def _up(self, _: object, host: Host) -> None:
         if host is self.host and self.state == "starting":
             self.state = "up"
+            host.after_step = self.cluster.watch(self)
 
     def _failed(self, failure: Any, host: Host) -> None:
         self.error = failure.getErrorMessage()
@@ -235,7 +243,9 @@ class Cluster:
         self.leftovers: list[str] = []
         self.on_signed: Callable[[str], None] = lambda _key_id: None
         """Called with the id of each key that has signed, before the signature leaves the signer."""
-        self._config = load_server(_CONFIG, {}, "/")
+        self.key_row: Callable[[str], tuple[str, str, str | None] | None] = lambda _key_id: None
+        """Returns the collection, the role and the first use of a key that is stored."""
+        self._config = _config()
         if "renew_at" in knobs:
             self._config = replace(self._config, lifetimes=replace(self._config.lifetimes, renew_at=knobs["renew_at"]))
         self._settings = PoolSettings(connections=4, query_timeout=4.0)
@@ -259,6 +269,12 @@ class Cluster:
         )
         return Server(config, reactor, logs_info=lambda: False, machine=machine)
 
+    def watch(self, process: Process) -> Callable[[], None]:
+        """Return what looks at a process after each of its steps."""
+        if process.name in SIGNERS:
+            return SignerWatch(process.host, process.service.keyring, self.key_row)
+        return ServerWatch(process.host, process.service._metrics)
+
     def check_leftovers(self, process: Process) -> None:
         """Note what a service that has stopped still holds."""
         timers = [timer for timer in process.reactor.getDelayedCalls() if timer.active()]
@@ -272,6 +288,17 @@ class Cluster:
         for store in self.stores:
             held = sum(connection.host is process.host for connection in store.connections)
             self.leftovers += [f"{process.name}: {held} connections to the database"] * bool(held)
+
+
+@functools.cache
+def _config() -> ServerConfig:
+    """Read the configuration of the servers."""
+    return load_server(_CONFIG, {}, "/")
+
+
+def between(one: str, other: str) -> str:
+    """Return the name of the network between two hosts, as a place of faults."""
+    return "~".join(sorted((one, other)))
 
 
 def plain_signers(trust: Any, reactor: Any) -> Signing:

@@ -18,6 +18,7 @@ from typing import Any
 from notary.storage.sql.backends.sqlite3 import SQLITE3
 from notary.storage.sql.dialect import Dialect, Trouble
 from notary.storage.sql.migrate import SERVER, SIGNER, set_up
+from notary.work.usage import PoolUsage
 from tests.simulation.scheduler import Host, World
 
 apilevel = "2.0"
@@ -80,6 +81,11 @@ class Store:
         for connection in [each for each in self.connections if each.host is host]:
             connection.drop()
 
+    def open(self) -> sqlite3.Connection:
+        """Open the file. Only this process uses the file, so that its locks need no calls of the kernel."""
+        place = f"file:{self.path}?vfs=unix-excl"
+        return sqlite3.connect(place, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
+
     def close(self) -> None:
         for connection in list(self.connections):
             connection.drop()
@@ -90,11 +96,14 @@ stores: dict[str, Store] = {}
 hosts: dict[str, Host] = {}
 
 
-def connect(database: str, **_: Any) -> Connection:
+def connect(database: str, usage: PoolUsage | None = None, **_: Any) -> Connection:
     """Connect, as DB-API modules do. The name of the database is that of a store and of a host."""
     name, _, host = database.partition("@")
-    store = stores[name]
-    return Connection(store, hosts[host])
+    made = Connection(stores[name], hosts[host])
+    if usage is not None:
+        made.host.usage = usage
+        made.host.connections.append(made)
+    return made
 
 
 class Connection:
@@ -105,9 +114,7 @@ class Connection:
         self.host = host
         if store.faults.lost_before >= 1:
             raise Lost("the database does not answer")
-        self.real: sqlite3.Connection | None = sqlite3.connect(
-            store.path, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        self.real: sqlite3.Connection | None = store.open()
         self.real.execute("PRAGMA synchronous = OFF")
         self.real.execute("PRAGMA foreign_keys = ON")
         self.writes = False
@@ -120,6 +127,11 @@ class Connection:
 
     def commit(self) -> None:
         self.cursor().execute("COMMIT") if self.real is not None and self.real.in_transaction else None
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between the begin of a transaction and its end."""
+        return self.real is not None and self.real.in_transaction
 
     def rollback(self) -> None:
         if self.real is not None and self.real.in_transaction:
@@ -134,6 +146,8 @@ class Connection:
         if real is not None:
             real.close()
             self.store.connections.remove(self)
+            if self in self.host.connections:
+                self.host.connections.remove(self)
 
 
 class Cursor:
@@ -228,7 +242,7 @@ def dialect() -> Dialect:
         SQLITE3,
         driver=__name__,
         writers=3,
-        arguments=lambda db_url, _pool: {"database": db_url},
+        arguments=lambda db_url, pool: {"database": db_url, "usage": pool.usage},
         prepare=lambda _connection, _settings: None,
         embedded=None,
         trouble=_trouble,

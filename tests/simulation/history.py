@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -74,15 +73,17 @@ class History:
         self.feed: list[tuple[int, str, int, str, str, float]] = []
         self.collecting = False
         """True while a commit of the operator is looked at, who removes old versions."""
-        self.collected_at: list[float] = []
+        self.collected_at: list[tuple[str, float]] = []
+        """Of which collection old versions were removed, and when."""
         self.commits = 0
         self.keys: dict[str, tuple[str, str, str | None]] = {}
         """The keys of the signer by id: collection, role, and when it was first used."""
         self._ids: dict[int, tuple[str, str, int, str]] = {}
         self._feed_id = 0
-        self._server = sqlite3.connect(cluster.server_store.path, isolation_level=None)
-        self._signer = sqlite3.connect(cluster.signer_store.path, isolation_level=None)
+        self._server = cluster.server_store.open()
+        self._signer = cluster.signer_store.open()
         cluster.on_signed = self._signed
+        cluster.key_row = self._key_row
         cluster.server_store.on_commit = partial(self._committed, self._server_committed)
         cluster.signer_store.on_commit = partial(self._committed, self._signer_committed)
 
@@ -101,8 +102,6 @@ class History:
         self.commits += 1
         self.world.tell(f"commit of {host.name}")
         self.collecting = host.name == "admin"
-        if self.collecting:
-            self.collected_at.append(self.world.now)
         try:
             look()
         except Violation as violation:
@@ -142,13 +141,27 @@ class History:
         for name in dict.fromkeys([row[1] for row in (*removed, *added)]):
             self._look_at(name, {row[2] for row in added if row[1] == name})
 
+    def check_all(self) -> None:
+        """The databases hold what their commits have made, and no other byte."""
+        files = self._server.execute("SELECT id, gun, role, version, sha256, data FROM tuf_files").fetchall()
+        if {row[0]: row[1:5] for row in files} != self._ids:
+            raise Violation("the stored files are not those that were committed")
+        for _, name, role, version, sha256, data in files:
+            if bytes(data) != self.gun(name).data[sha256]:
+                raise Violation(f"{name}: the bytes of version {version} of {role} have changed")
+        records = self._server.execute("SELECT id, gun, version, sha256, category FROM changefeed ORDER BY id")
+        if [(row[0], row[1], row[2], row[3] or "", row[4]) for row in records] != [row[:5] for row in self.feed]:
+            raise Violation("the changefeed is not the one that was committed")
+
     def _check_records(self, records: list[Any], added: list[Any], removed: list[Any]) -> None:
         """The feed has one record for each new timestamp and for each deletion, with no number left out."""
         expected = [
             (name, version, sha256, "update") for _, name, role, version, sha256, _ in added if role == "timestamp"
         ]
         gone = list(dict.fromkeys(row[1] for row in removed))
-        if not self.collecting:
+        if self.collecting:
+            self.collected_at += [(name, self.world.now) for name in gone]
+        else:
             expected += [(name, 0, "", "deletion") for name in gone]
             left = [name for name in gone if self.gun(name).rows and not any(row[1] == name for row in added)]
             if left:
@@ -187,6 +200,11 @@ class History:
         for role, (version, _) in files.items():
             if newest[role] != version:
                 raise Violation(f"{name}: {role} {newest[role]} is stored, and {version} is listed")
+        roots = [version for role, version in gun.rows if role == "root"]
+        if sorted(roots) != list(range(1, len(roots) + 1)):
+            raise Violation(f"{name}: the chain of roots has only {sorted(roots)}")
+        if self.collecting:
+            self._check_listed(name)
         expires = min(metadata.expiry(each) for each in (timestamp, snapshot))
         gun.states.append(State(self.world.now, files, expires))
         if changed:
@@ -200,6 +218,17 @@ class History:
         if not found or sha256 is None:
             raise Violation(f"{name}: the {lister['_type']} lists a {role} that is not stored: {sha256}")
         return found[-1], sha256
+
+    def _check_listed(self, name: str) -> None:
+        """After a removal of old versions, all that a stored timestamp or snapshot lists is stored."""
+        gun = self.gun(name)
+        stored = {(role, sha256) for (role, _), sha256 in gun.rows.items()}
+        for (role, version), sha256 in gun.rows.items():
+            if role in SERVER_SIGNED:
+                listed = metadata.parsed(gun.data[sha256])
+                for each in listed["meta"]:
+                    if (each, metadata.listed(listed, each)) not in stored:
+                        raise Violation(f"{name}: {role} {version} is kept, and the {each} that it lists is removed")
 
     def _check_signatures(self, name: str, before: State, files: dict[str, tuple[int, str]], changed: set[str]) -> None:
         gun = self.gun(name)
@@ -254,6 +283,9 @@ class History:
                 pending[gun, role] = key_id
         self.keys = keys
 
+    def _key_row(self, key_id: str) -> tuple[str, str, str | None] | None:
+        return self.keys.get(key_id)
+
     def _signed(self, key_id: str) -> None:
         try:
             self.check_recorded(key_id)
@@ -270,14 +302,14 @@ class History:
 
     # -- what readers may see -----------------------------------------------------------------------------------------
 
-    def collected_between(self, began: float, ended: float) -> bool:
-        return any(began <= at <= ended for at in self.collected_at)
+    def collected_between(self, name: str, began: float, ended: float) -> bool:
+        return any(name == each and began <= at <= ended for each, at in self.collected_at)
 
     def check_read(self, name: str, role: str, status: int, sha256: str, began: float, ended: float) -> None:
         """A reader of a current file sees a state that was current at some moment of the request."""
         states = self.gun(name).between(began, ended)
         if status == 404:
-            if all(role in state.files for state in states) and not self.collected_between(began, ended):
+            if all(role in state.files for state in states) and not self.collected_between(name, began, ended):
                 raise Violation(f"{name}: {role} was not found between {began:.3f} and {ended:.3f}")
         elif status == 200:
             allowed = {state.files[role][1] for state in states if role in state.files}

@@ -135,7 +135,7 @@ class Reactor:
         """The machine of this process."""
         world = self.world
         return Machine(
-            utc_now=world.utc_now,
+            time_of_day=lambda: world.utc_now().timestamp(),
             random=world.random(f"machine/{self.host.name}"),
             thread_pool=self.make_pool,
             thread_id=world.thread_id,

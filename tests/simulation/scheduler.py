@@ -19,8 +19,13 @@ from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
+from notary.work.usage import PoolUsage
+
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 """The time of day at the start of each simulation."""
+
+
+_NO_KW: dict[str, Any] = {}
 
 
 class Violation(AssertionError):
@@ -34,6 +39,16 @@ class Host:
         self.name = name
         self.dead = False
         self.stalled_until = 0.0
+        self.after_step: Callable[[], None] = _nothing
+        """Looks at the process after each of its steps."""
+        self.connections: list[Any] = []
+        """The open connections of its pool."""
+        self.usage: PoolUsage | None = None
+        """How it uses its pool."""
+
+
+def _nothing() -> None:
+    """A process at which nobody looks."""
 
 
 @implementer(IDelayedCall)
@@ -109,7 +124,6 @@ class World:
         self.hub = getcurrent()
         self.trace: list[str] | None = [] if keep_trace else None
         self.graveyard: list[object] = []
-        self.after_step: Callable[[], None] = lambda: None
         self._queue: list[tuple[float, int, Event]] = []
         self._number = 0
         self._streams: dict[str, Random] = {}
@@ -132,7 +146,7 @@ class World:
 
     def put(self, host: Host, due: float, func: Callable[..., Any], args: Any = (), kw: Any = None) -> Event:
         self._number += 1
-        event = Event(self, host, due, self._number, func, args, kw or {})
+        event = Event(self, host, due, self._number, func, args, kw or _NO_KW)
         if not host.dead:
             heapq.heappush(self._queue, (due, self._number, event))
         return event
@@ -150,21 +164,24 @@ class World:
                 self.now = max(self.now, limit)
                 return ended()
             due, number, event = heapq.heappop(queue)
-            if event.cancelled or event.host.dead or (event.called and event.number == number):
+            host = event.host
+            if event.cancelled or host.dead or (event.called and event.number == number):
                 continue
             if event.number != number and event.func is not _run_moved:
                 continue  # it was moved
-            if event.host.stalled_until > due:
+            if host.stalled_until > due:
                 event.number = self._number = self._number + 1
-                event.due = event.host.stalled_until
+                event.due = host.stalled_until
                 heapq.heappush(queue, (event.due, event.number, event))
                 continue
             self.now = max(self.now, due)
             self.steps += 1
             event.called = True
-            self.timers.pop(event, None)
+            if event.is_timer:
+                self.timers.pop(event, None)
             event.func(*event.args, **event.kw)
-            self.after_step()
+            if not host.dead:
+                host.after_step()
         return True
 
     def tell(self, text: str) -> None:

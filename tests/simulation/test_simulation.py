@@ -18,7 +18,7 @@ from tests.simulation.regressions import SEEDS
 
 ROOT = Path(__file__).parents[2]
 FIXED_SEEDS = 100
-FRESH_SEEDS = 10
+FRESH_SEEDS = 50
 
 
 def simulate(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -141,6 +141,27 @@ async def test_an_id_that_was_given_up_holds_nobody_up_for_good(feed, stores):
     assert await page(store, -1, 1) == [QUICK]
 
 
+@pytest.mark.parametrize("feed", ["mariadb"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_missing_ids_of_many_pages_are_waited_for_once(feed, stores):
+    """On a cluster, each node numbers with gaps; a reader that is behind by many pages waits no longer than others."""
+    store = await stores()
+    now = 1000.0
+    store._horizon = Horizon(lambda: now)
+    ids = list(range(2, 22, 2))
+    insert = (
+        "INSERT INTO changefeed (id, created_at, gun, version, category) VALUES (%s, UTC_TIMESTAMP(), %s, 1, 'update')"
+    )
+    for id_ in ids:
+        feed.server.execute(feed.name, insert, id_, str(QUICK))
+    assert await store.changes(None, 0, 2) == []
+    now += SETTLED_SECONDS
+    seen = [0]
+    while found := await store.changes(None, seen[-1], 2):
+        seen += [change.id for change in found]
+    assert seen == [0, *ids]
+
+
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_a_feed_whose_beginning_was_removed(feed, stores):
     store = await stores()

@@ -233,6 +233,24 @@ async def test_what_the_probe_writes_is_never_there(request, kind, open_stores):
     assert [change.id for change in await store.changes(None, 0, 10)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("limit", ["", "64kB"], ids=["free", "limited"])
+@pytest_twisted.ensureDeferred
+async def test_a_probe_of_postgresql_looks_for_room(postgresql, open_stores, limit):
+    """By a temporary file, if the user may write one; tests/cluster/test_full_disk.py has a disk that gets full."""
+    database, url = await migrate_new_database(postgresql, "server")
+    if limit:
+        postgresql.execute("", f"ALTER DATABASE {database} SET temp_file_limit = '{limit}'")
+    store = await open_stores(url, FEW, "postgres")
+    await store.check_writes()
+    await store.close()  # then the server counts what was written
+    written = f"SELECT temp_bytes FROM pg_stat_database WHERE datname = '{database}'"
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not limit and postgresql.execute("", written)[0][0] < 1 << 20:
+        assert time.monotonic() < deadline
+        await deferLater(reactor, 0.05)
+    assert len(postgresql.execute(database, "SELECT 1 FROM tuf_files")) == 0
+
+
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
 @pytest_twisted.ensureDeferred
 async def test_a_database_that_hangs_is_known_by_a_probe(request, kind, open_stores):

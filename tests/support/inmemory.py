@@ -115,7 +115,7 @@ class Server:
             self.metrics,
             maybe_now,
             self.validators,
-            lambda: self.now,
+            self._time_of_day,
             tuple(prefixes),
             current=CachePolicy(max_age[0], must_revalidate=True),
             consistent=CachePolicy(max_age[1], must_revalidate=False),
@@ -138,6 +138,9 @@ class Server:
     def _finished(self, call, status, sent, seconds) -> None:
         self.events.append((call, status, sent))
         self.api.finished(call, status, sent, seconds)
+
+    def _time_of_day(self) -> float:
+        return self.now.timestamp()
 
     def advance(self, **time: float) -> None:
         self.now += timedelta(**time)

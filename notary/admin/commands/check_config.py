@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from twisted.internet.threads import deferToThreadPool
+
 from notary.admin import certificate_dates
 from notary.admin.certificate_dates import CertificateDates
 from notary.admin.command import Status, command
@@ -122,16 +124,25 @@ async def _database(session: Session, config: ServerConfig | SignerConfig) -> li
             return [good]
         store = await session.open(config, open_key_store)
         await store.check()
-        return [good, *_keys(session, config, await store.sample())]
+        return [good, *await _keys(session, config, await store.sample())]
     except NotaryError as error:
         return [("database", str(error), "")]
 
 
-def _keys(session: Session, config: SignerConfig, stored: Iterable[StoredKey]) -> Iterator[_Check]:
+async def _keys(session: Session, config: SignerConfig, stored: Iterable[StoredKey]) -> list[_Check]:
     """Open the key-encrypting keys; try them and the passphrases on a few stored keys, the newest and the oldest."""
     try:
-        keys = PrivateKeys(config)
-        session.at_end(keys.close)
+        keys = PrivateKeys(config, session.reactor)
+    except NotaryError as error:
+        return [("key-encrypting keys", str(error), "")]
+    session.at_end(keys.close)
+    pool = session.reactor.getThreadPool()
+    tried: list[_Check] = await deferToThreadPool(session.reactor, pool, lambda: list(_tried(keys, stored)))
+    return tried
+
+
+def _tried(keys: PrivateKeys, stored: Iterable[StoredKey]) -> Iterator[_Check]:
+    try:
         if keys.envelopes is not None:
             keys.envelopes.check()
     except NotaryError as error:

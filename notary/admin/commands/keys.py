@@ -1,4 +1,4 @@
-"""``keys`` lists the signer's private keys, opens all of them, encrypts them anew, and removes unused ones.
+"""``keys`` lists the signer's private keys, opens or encrypts all of them, removes unused ones, and measures.
 
 Rules of this module: a signer uses the same database at the same time, and its changes to a key are preserved. Keys are
 read page by page in the order of the database, so that memory does not grow with their number. No secret is shown.
@@ -6,7 +6,8 @@ read page by page in the order of the database, so that memory does not grow wit
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -19,6 +20,7 @@ from twisted.internet.threads import deferToThreadPool
 from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
 from notary.admin.output import counted
 from notary.admin.private_keys import PrivateKeys, Target, UnderKek, UnderPassphrase
+from notary.admin.rates import Rate, rate_of
 from notary.admin.session import Session
 from notary.envelope.envelopes import under
 from notary.errors import (
@@ -32,10 +34,13 @@ from notary.errors import (
 from notary.storage import StoredKey
 from notary.storage.open import open_key_inventory
 from notary.storage.operators import KeyInventory, KeyRow
+from notary.tuf import private
 from notary.tuf.canonical import quote
 
 BATCH_KEYS: Final = 200
 """The number of keys in one read, and the most keys in one transaction."""
+
+_DATA_KEY_BYTES: Final = 32
 
 _SHORT_ID_DIGITS: Final = 12
 """The digits of a key id that tables show: enough to distinguish keys."""
@@ -51,7 +56,7 @@ _PREFIX: Final = click.option("--prefix", default="", help="Only keys of collect
 
 @click.group("keys")
 def keys() -> None:
-    """List the signer's keys, try them, encrypt them under something else, remove unused ones.
+    """List the signer's keys, try them, encrypt them under something else, remove unused ones; measure.
 
     FILE is the signer's configuration. As for the signer, NOTARY_SIGNER_* is read from the environment.
     """
@@ -145,13 +150,15 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     if bool(alias) == to_kek:
         raise ConfigError("--to, --to-kek: expected one of the two, and not both")
     config = session.signer()
-    keys = PrivateKeys(config)
+    keys = PrivateKeys(config, session.reactor)
     session.at_end(keys.close)
     target: Target = UnderKek(keys, config) if to_kek else UnderPassphrase(keys, config, alias)
     inventory = await session.open(config, open_key_inventory)
     failed: set[int] = set()
     wanted = done = fruitless = 0
-    moved = partial(_moved, target, _in_thread(session))
+    in_thread = _in_thread(session)
+    await in_thread(target.prepare)
+    moved = partial(_moved, target, in_thread)
     # Several passes are needed if signers create or replace keys meanwhile.
     while fruitless < _MAX_FRUITLESS_PASSES:
         wanted, replaced = await _pass(session, inventory, target, moved, failed)
@@ -257,7 +264,7 @@ async def verify(session: Session, prefix: str) -> int:
     the environment. Nothing is changed and nothing is signed. The exit status is 1 if a key does not open.
     """
     config = session.signer()
-    keys = PrivateKeys(config)
+    keys = PrivateKeys(config, session.reactor)
     session.at_end(keys.close)
     inventory = await session.open(config, open_key_inventory)
     in_thread = _in_thread(session)
@@ -366,5 +373,60 @@ async def prune(session: Session, age: timedelta, prefix: str, dry_run: bool, ye
     return Status.OK
 
 
-for each in (list_, reencrypt, verify, prune):
+# -- bench ------------------------------------------------------------------------------------------------------------
+
+_BENCH_ALGORITHM: Final = "ecdsa"
+"""The algorithm that servers ask for unless they are told otherwise."""
+
+_AT_ONCE: Final = 8
+"""In how many threads work is measured that a signer does for several clients."""
+
+
+def _works(keys: PrivateKeys) -> Iterator[tuple[str, int, Callable[[], object]]]:
+    """Yield what a signer does with keys: its name, in how many threads it is measured, and the work itself."""
+    if keys.envelopes is not None:
+        kek, data_key = keys.envelopes.first, secrets.token_bytes(_DATA_KEY_BYTES)
+        wrapped = kek.wrap(data_key, b"bench")
+        yield "encrypt a data key", 1, lambda: kek.wrap(data_key, b"bench")
+        yield "decrypt a data key", 1, lambda: kek.unwrap(wrapped, b"bench")
+
+    def make() -> StoredKey:
+        return keys.seal(private.generate(_BENCH_ALGORITHM), "bench", "timestamp")
+
+    row = make()
+    yield "make a key", 1, make
+    yield "make a key", _AT_ONCE, make
+    yield "open a key", 1, lambda: keys.open(row)
+    key = keys.open(row)
+    yield "sign", 1, lambda: key.sign(b"a message")
+
+
+@command("bench")
+@click.option("--seconds", type=click.FloatRange(0.1, 60), default=3.0, help="The time for each measurement.")
+async def bench(session: Session, seconds: float) -> int:
+    """Measure how fast ecdsa keys are made, opened, and sign, under what the configuration encrypts new keys under.
+
+    With a token or a server, this measures that token or server. Nothing is stored, and the database is not asked: a
+    signer also stores each key that it makes. Measure beside no other load.
+    """
+    config = session.signer()
+    keys = PrivateKeys(config, session.reactor)
+    session.at_end(keys.close)
+    in_thread = _in_thread(session)
+    works = await in_thread(lambda: list(_works(keys)))
+    with session.out.table("Work", "Threads", "Per second", "Median (ms)", "Worst (ms)") as add:
+        for name, threads, work in works:
+            rate: Rate = await in_thread(rate_of, work, threads, seconds, session.reactor.seconds)
+            record: dict[str, object] = {
+                "work": name,
+                "threads": threads,
+                "per_second": round(rate.per_second, 1),
+                "median_ms": round(1000 * rate.median_seconds, 3),
+                "worst_ms": round(1000 * rate.worst_seconds, 3),
+            }
+            add(list(record.values()), record)
+    return Status.OK
+
+
+for each in (list_, reencrypt, verify, prune, bench):
     keys.add_command(each)

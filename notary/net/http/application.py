@@ -55,7 +55,7 @@ class Application:
             result = self.handler(call)
             if isinstance(result, Response):
                 return result
-            deferred = ensureDeferred(result)
+            deferred = result if isinstance(result, Deferred) else ensureDeferred(result)
             if deferred.called and isinstance(deferred.result, Response):
                 return deferred.result
         except Exception as error:  # noqa: BLE001 - the application's table decides

@@ -45,8 +45,6 @@ class BodyBudget:
 
     def give_back(self, peer: str, size: int) -> None:
         """Stop counting ``size`` bytes that ``take`` has counted."""
-        if not size:
-            return
         self.held -= size
         left = self._by_peer[peer] - size
         if left:

@@ -138,7 +138,7 @@ class Exchange:
         service, client, call = self._service, self._client, cast("Call", self.call)
         self.response = response = conditional(call, response)
         if client is None:
-            self._report()
+            self._report(call, response)
             return
         body = b"" if call.method == "HEAD" else response.body
         if len(body) > PIECE_BYTES and service.answers.take(body):
@@ -158,7 +158,7 @@ class Exchange:
             self.is_writing = True
             self.resume()
         else:
-            self._finish(client)
+            self._finish(client, call, response)
 
     def resume(self) -> None:
         """Write more of a large body, as much as the client reads; then the client has a while to read more.
@@ -173,7 +173,7 @@ class Exchange:
             piece = self._rest[self._sent_bytes : self._sent_bytes + PIECE_BYTES]
             if not piece:
                 self.is_writing = False
-                self._finish(client)
+                self._finish(client, cast("Call", self.call), cast("Response", self.response))
                 return
             if self._sent_bytes >= end:
                 self._turn = self._service.clock.callLater(0, self._take_turn, client)
@@ -189,9 +189,9 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - the last line of defence
             client.break_off(error)
 
-    def _finish(self, client: Client) -> None:
+    def _finish(self, client: Client, call: Call, response: Response) -> None:
         self._client = None
-        self._report()
+        self._report(call, response)
         client.exchange_done()
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -199,13 +199,14 @@ class Exchange:
     def lost(self) -> None:
         """The client is gone. What the handler does goes on."""
         self._client = None
-        if self.call is not None:
-            self.call.gone = True
+        call, response = self.call, self.response
+        if call is not None:
+            call.gone = True
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
-        if self.response is not None:
-            self._report()  # half of an answer is one too
+        if call is not None and response is not None:
+            self._report(call, response)  # half of an answer is one too
         elif not self._is_handled:
             self.release()
 
@@ -214,8 +215,7 @@ class Exchange:
         """Whether neither the handler nor the client has heard of the request."""
         return not self._is_handled and self.response is None
 
-    def _report(self) -> None:
-        call, response = cast("Call", self.call), cast("Response", self.response)
+    def _report(self, call: Call, response: Response) -> None:
         seconds = self._service.seconds() - self._started
         self._service.application.finished(call, response.status, self._sent_bytes, seconds)
         self.release()
@@ -232,5 +232,6 @@ class Exchange:
         rest, self._rest = self._rest, b""
         if len(rest) > PIECE_BYTES:
             self._service.answers.give_back(rest)
-        self._service.bodies.give_back(self._peer, self._held_bytes)
-        self._held_bytes = 0
+        if self._held_bytes:
+            self._service.bodies.give_back(self._peer, self._held_bytes)
+            self._held_bytes = 0

@@ -37,7 +37,7 @@ _LIB_NAMES: Final = (
     "SSL_set_info_callback",
     "SSL_write",
 )
-_FFI_NAMES: Final = ("buffer", "callback", "new")
+_FFI_NAMES: Final = ("callback", "new", "unpack")
 _CONNECTION_NAMES: Final = ("_raise_ssl_error", "_ssl")
 
 
@@ -68,6 +68,12 @@ ZERO_RETURN: Final[int] = _lib.SSL_ERROR_ZERO_RETURN
 _STEP: Final[int] = _lib.SSL_CB_ACCEPT_LOOP
 _DONE: Final[int] = _lib.SSL_CB_ACCEPT_EXIT
 _buffer: Final = _ffi.new("char[]", RECORD_BYTES)  # every record is read into it, on the reactor's thread
+
+# Called for each record: a name of this module is found faster than one of the library.
+_clear_errors: Final = _lib.ERR_clear_error
+_read: Final = _lib.SSL_read
+_write: Final = _lib.SSL_write
+_unpack: Final = _ffi.unpack
 
 
 class MessageListener(Protocol):
@@ -108,7 +114,7 @@ class Session:
         """Return what OpenSSL has to send in the handshake."""
         answer = bytearray()
         while (count := _lib.BIO_read(self._answers, _buffer, RECORD_BYTES)) > 0:
-            answer += _ffi.buffer(_buffer, count)
+            answer += _unpack(_buffer, count)
         return bytes(answer)
 
     def do_handshake(self) -> bool:
@@ -124,18 +130,18 @@ class Session:
 
     def read(self) -> bytes:
         """Return the data of one record. Returns nothing if that did not succeed."""
-        _lib.ERR_clear_error()
-        count = _lib.SSL_read(self._ssl, _buffer, RECORD_BYTES)
+        _clear_errors()
+        count = _read(self._ssl, _buffer, RECORD_BYTES)
         if count > 0:
-            data: bytes = _ffi.buffer(_buffer, count)[:]
+            data: bytes = _unpack(_buffer, count)
             return data
         self._result = count
         return b""
 
     def write(self, data: bytes) -> int:
         """Send at most a record of ``data``; return how many bytes, which is 0 or less if that did not succeed."""
-        _lib.ERR_clear_error()
-        count: int = _lib.SSL_write(self._ssl, data, len(data))
+        _clear_errors()
+        count: int = _write(self._ssl, data, len(data))
         if count <= 0:
             self._result = count
         return count

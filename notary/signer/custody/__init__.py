@@ -15,6 +15,7 @@ from notary.errors import SigningFailed
 from notary.storage import StoredKey
 from notary.tuf.canonical import quote
 from notary.tuf.public import PublicKey
+from notary.work.reactor import Reactor
 
 
 class OpenKey(Protocol):
@@ -76,10 +77,11 @@ class KeyCustody(Protocol):
         ...
 
 
-Builder: TypeAlias = Callable[[Callable[[], SignerConfig]], KeyCustody | None]
+Builder: TypeAlias = Callable[[Callable[[], SignerConfig], Reactor], KeyCustody | None]
 """Builds a custody; None if the configuration does not set it up. Raises ConfigError.
 
-The argument returns the configuration that is in force, which a reload replaces.
+The first argument returns the configuration that is in force, which a reload replaces. The reactor is for machines
+behind the network.
 """
 
 

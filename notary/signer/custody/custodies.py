@@ -16,15 +16,16 @@ from notary.config import SignerConfig
 from notary.envelope import KEYWRAP as DATAKEY
 from notary.signer.custody import Builder, ByKeywrap, KeyCustody, envelope, jwe
 from notary.tuf.jwe import KEYWRAP
+from notary.work.reactor import Reactor
 
 CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({DATAKEY: envelope.build, KEYWRAP: jwe.build})
 """The custodies by the value of ``keywrap_alg`` in the rows that they make."""
 
 
-def custody_of(current: Callable[[], SignerConfig]) -> KeyCustody:
+def custody_of(current: Callable[[], SignerConfig], reactor: Reactor) -> KeyCustody:
     """Build each custody that the configuration sets up, as one. Raises ConfigError.
 
     ``current`` returns the configuration that is in force.
     """
-    built = ((keywrap, build(current)) for keywrap, build in CUSTODIES.items())
+    built = ((keywrap, build(current, reactor)) for keywrap, build in CUSTODIES.items())
     return ByKeywrap({keywrap: custody for keywrap, custody in built if custody is not None})

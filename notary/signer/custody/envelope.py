@@ -14,6 +14,7 @@ from notary.envelope.schemes import open_envelopes
 from notary.signer.custody.in_memory import KeyInMemory
 from notary.storage import StoredKey
 from notary.tuf import private
+from notary.work.reactor import Reactor
 
 
 class EnvelopeCustody:
@@ -46,8 +47,8 @@ class EnvelopeCustody:
         self._envelopes.close()
 
 
-def build(current: Callable[[], SignerConfig]) -> EnvelopeCustody | None:
+def build(current: Callable[[], SignerConfig], reactor: Reactor) -> EnvelopeCustody | None:
     """Build the custody if the configuration names a key-encrypting key. Raises ConfigError."""
     keys = current().storage.keys
-    envelopes = open_envelopes(keys)
+    envelopes = open_envelopes(keys, reactor)
     return None if envelopes is None else EnvelopeCustody(envelopes, makes=keys.wrap is not None)

@@ -46,7 +46,7 @@ class JweCustody:
         """See the port: there is nothing to release."""
 
 
-def build(current: Callable[[], SignerConfig]) -> JweCustody:
+def build(current: Callable[[], SignerConfig], _reactor: object) -> JweCustody:
     """Build the custody, which every configuration sets up."""
     storage = current().storage
     if storage.kind.persistent:

@@ -93,8 +93,9 @@ class Dialect:
     ``read_only`` is a query whose one value is true if the server takes no writes, "" if that cannot be.
     ``leaves_read_only`` tells whether a connection to such a server may be given up for another one. ``is_full`` tells
     whether an error means that the disk of the database is full. ``undo_leaves_nothing`` says that a row that is
-    written and rolled back leaves no garbage, so that one can be tried often; ``free_bytes`` returns the room on the
-    disk, by a connection, of a database that is a file, and is None for others.
+    written and rolled back leaves no garbage, so that one can be tried often; ``try_room`` are statements of a
+    transaction that fail if the disk of the database has no room for a megabyte, and leave nothing; ``free_bytes``
+    returns the room on the disk, by a connection, of a database that is a file, and is None for others.
     ``embedded`` is not None for a database that is ours alone: a store runs it once when the store is opened, and then
     creates its tables if there are none.
 
@@ -127,6 +128,7 @@ class Dialect:
     leaves_read_only: Callable[[Any], bool]
     is_full: Callable[[Exception], bool]
     undo_leaves_nothing: bool
+    try_room: Sequence[str]
     free_bytes: Callable[[Any], int] | None
     embedded: Callable[[Any], None] | None
     holds: Callable[[str], bool]

@@ -97,9 +97,8 @@ def _settled(cursor: Cursor, start: int, page: Sequence[Row], horizon: Horizon, 
     whole = _first_gap(start, page) == len(page)
     if cursor.dialect.open_writers:
         return page if whole else _without_open_writers(cursor, start, page)
-    if cursor.dialect.see_uncommitted:
-        settled = horizon.settled(page[-1][0]) if page else 0
-        return page if whole else _without_uncommitted(cursor, start, page, settled, now)
+    if cursor.dialect.see_uncommitted and not whole:
+        return _without_uncommitted(cursor, start, page, horizon, now)
     return page
 
 
@@ -127,12 +126,16 @@ def _without_open_writers(cursor: Cursor, start: int, page: Sequence[Row]) -> Se
     return page[: _first_gap(start, page)] if writers else page
 
 
-def _without_uncommitted(cursor: Cursor, start: int, page: Sequence[Row], settled: int, now: datetime) -> Sequence[Row]:
+def _without_uncommitted(
+    cursor: Cursor, start: int, page: Sequence[Row], horizon: Horizon, now: datetime
+) -> Sequence[Row]:
     """See which ids open transactions have inserted, then read the page again: what was open at first may be there."""
     cursor.later(cursor.dialect.see_uncommitted)
     inserted = cursor.later(f"SELECT id FROM {TABLE} WHERE id > ? AND id <= ?", start, page[-1][0])  # noqa: S608
     page = _again(cursor, start, page)
+    newest = cursor.later(f"SELECT MAX(id) FROM {TABLE}")  # noqa: S608  # of all, else each page would wait anew
     cursor.flush()
+    settled = horizon.settled(newest[0][0] or 0)
     first_open = min({id_ for (id_,) in inserted}.difference(row[0] for row in page), default=None)
     last = start
     for place, row in enumerate(page):

@@ -91,13 +91,15 @@ class Prober:
 
 
 def _try_to_write(cursor: Cursor, row_of: Random | None) -> None:
-    """Write a row of random bytes, if ``row_of`` is given; else only ask."""
+    """Ask, and find out whether there is room; if ``row_of`` is given, write a row of random bytes too."""
     dialect = cursor.dialect
     if dialect.read_only and cursor.all(dialect.read_only)[0][0]:
         raise _ReadOnly(TAKES_NO_WRITES)
     free = cursor.free_bytes()
     if free is not None and free < _FREE_BYTES:
         raise StorageUnreachable(DISK_IS_FULL)
+    for statement in dialect.try_room:
+        cursor.all(statement)
     if row_of is not None:
         # With a number of its own, below those of the sequence, and a name that no collection can have.
         number = -row_of.randint(1, _INT32_MAX)

@@ -20,11 +20,12 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from notary import envelope
-from notary.config import SignerConfig, load_signer, pkcs11
+from notary.config import SignerConfig, load_signer, pkcs11, vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.envelope.pkcs11 import Pkcs11Kek
 from notary.envelope.schemes import SCHEMES
+from notary.envelope.vault import VaultKek
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.signer.custody import ByKeywrap, KeyCustody, custodies
 from notary.signer.custody.envelope import EnvelopeCustody
@@ -35,9 +36,11 @@ from notary.storage.open import open_key_store
 from notary.tuf import jwe, private
 from notary.tuf.model import Signature
 from notary.tuf.public import PublicKey, verify
+from tests.support.elsewhere import second_reactor
 from tests.support.peers import free_port
 from tests.support.signer import Client, Pair, signer_config
 from tests.support.softhsm import Tokens
+from tests.support.vault import Vault
 
 GUN = "example.com/app"
 ALIAS = "alias_one"
@@ -45,25 +48,31 @@ ENVIRONMENT = {"NOTARY_SIGNER_ALIAS_ONE": "the first passphrase, which is long"}
 MESSAGE = b"a message"
 ALGORITHMS = ["ed25519", "ecdsa", "rsa"]
 UNKNOWN = "HSM-OF-ANOTHER-HOUSE"
-TOKEN = "TEST_URI_OF_A_KEY_IN_A_TOKEN"
+PLACE = "TEST_URI_OF_A_KEY"
+"""The variable with the URI of a key that is no secret of the test itself."""
 
 
-def _jwe() -> KeyCustody:
+def _jwe(_reactor: object = None) -> KeyCustody:
     return JweCustody({ALIAS: "the first passphrase, which is long"}.get, ALIAS)
 
 
-def _in_a_file() -> KeyCustody:
+def _in_a_file(_reactor: object = None) -> KeyCustody:
     return EnvelopeCustody(Envelopes([FileKek(bytes(range(32)))]))
 
 
-def _in_a_token() -> KeyCustody:
-    return EnvelopeCustody(Envelopes([Pkcs11Kek(pkcs11.parse(os.environ[TOKEN]))]))
+def _in_a_token(_reactor: object) -> KeyCustody:
+    return EnvelopeCustody(Envelopes([Pkcs11Kek(pkcs11.parse(os.environ[PLACE]))]))
 
 
-MAKERS: Mapping[str, tuple[str, Callable[[], KeyCustody]]] = {
+def _in_transit(reactor: Any) -> KeyCustody:
+    return EnvelopeCustody(Envelopes([VaultKek(vault.parse(os.environ[PLACE]), reactor)]))
+
+
+MAKERS: Mapping[str, tuple[str, Callable[[Any], KeyCustody]]] = {
     "jwe": (jwe.KEYWRAP, _jwe),
     "file": (envelope.KEYWRAP, _in_a_file),
     "pkcs11": (envelope.KEYWRAP, _in_a_token),
+    "vault": (envelope.KEYWRAP, _in_transit),
 }
 """For each custody, the value of ``keywrap_alg`` in its rows, and what builds it as another process would."""
 
@@ -84,16 +93,31 @@ def tokens(tmp_path_factory) -> Tokens:
 
 
 @pytest.fixture
+def transit(tmp_path) -> Iterator[Vault]:
+    with Vault(tmp_path / "vault") as running:
+        yield running
+
+
+@pytest.fixture
+def second() -> Iterator[Any]:
+    with second_reactor() as running:
+        yield running
+
+
+@pytest.fixture
 def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]]:
     """Builds the custody as one more process would; all are closed."""
-    if maker == "pkcs11":
-        tokens = request.getfixturevalue("tokens")
-        tokens.seen_by(monkeypatch)
-        monkeypatch.setenv(TOKEN, tokens.uri().removeprefix("pkcs11:"))
+    places = {"pkcs11": "tokens", "vault": "transit"}
+    network = request.getfixturevalue("second") if maker == "vault" else None
+    if maker in places:
+        place = request.getfixturevalue(places[maker])
+        if maker == "pkcs11":
+            place.seen_by(monkeypatch)
+        monkeypatch.setenv(PLACE, place.uri().partition(":")[2])
     built: list[KeyCustody] = []
 
     def another() -> KeyCustody:
-        built.append(MAKERS[maker][1]())
+        built.append(MAKERS[maker][1](network))
         return built[-1]
 
     yield another
@@ -323,7 +347,7 @@ async def test_a_toy_custody_is_one_row(pair: Pair, tmp_path: Path, monkeypatch)
     box: dict[bytes, private.PrivateKey] = {}
     toys: list[Toy] = []
 
-    def build(current: Callable[[], SignerConfig]) -> Toy:
+    def build(current: Callable[[], SignerConfig], _reactor: object) -> Toy:
         assert current().storage.backend == "sqlite3"
         toys.append(Toy(box))
         return toys[-1]

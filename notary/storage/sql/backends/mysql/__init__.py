@@ -215,6 +215,7 @@ MYSQL = Dialect(
     leaves_read_only=lambda connection: bool(connection.reject_read_only),
     is_full=_is_full,
     undo_leaves_nothing=True,
+    try_room=(),
     free_bytes=None,
     embedded=None,
     holds=_holds,

@@ -69,6 +69,17 @@ CATALOGUE: Final = Catalogue(
     rights="CREATE on the schema, and to be the owner of its tables",
 )
 
+TRY_ROOM: Final = (
+    "SELECT set_config('work_mem', '64kB', true), set_config('temp_tablespaces', '', true)",
+    (
+        # Nothing is sorted where temporary files are limited: an error would say nothing of the disk.
+        "SELECT sum(length(content)) FROM (SELECT number, repeat('x', 65536) AS content "
+        "FROM generate_series(1, CASE current_setting('temp_file_limit') WHEN '-1' THEN 16 ELSE 0 END) AS number "
+        "ORDER BY number DESC) AS sorted"
+    ),
+)
+"""A sort that has no room in memory, and so writes a temporary file of a megabyte to the tablespace of the database."""
+
 _LOST = ("08", "57P", "25P03", "25P04", "53100")
 """Beginnings of the codes of errors that end a connection or prevent one, or that a full disk has
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
@@ -250,6 +261,7 @@ POSTGRES = Dialect(
     leaves_read_only=lambda _: True,
     is_full=lambda error: _code(error) in _FULL,
     undo_leaves_nothing=False,
+    try_room=TRY_ROOM,
     free_bytes=None,
     embedded=None,
     holds=_holds,

@@ -239,6 +239,7 @@ SQLITE3 = Dialect(
     leaves_read_only=lambda _: False,
     is_full=lambda error: _code(error) == sqlite3.SQLITE_FULL,
     undo_leaves_nothing=True,
+    try_room=(),
     free_bytes=_free_bytes,
     embedded=_embedded,
     holds=lambda _: True,
