@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from etc.images import IMAGES, MATERIALS
 from notary import __version__
@@ -26,7 +27,8 @@ def purls(bill: dict[str, Any], kind: str) -> set[str]:
     found = [each["purl"] for each in bill["components"] if each.get("purl", "").startswith(f"pkg:{kind}/")]
     # Debian's sources are named beside the packages that are made of them.
     found = [each for each in found if "arch=source" not in each]
-    return {re.sub(r"[?#].*", "", each).rpartition("/")[2].replace("%2B", "+").replace("%3A", ":") for each in found}
+    pairs = (unquote(re.sub(r"[?#].*", "", each)).rpartition("/")[2].partition("@") for each in found)
+    return {f"{normal(name) if kind == 'pypi' else name}@{version}" for name, _, version in pairs}
 
 
 def normal(name: str) -> str:
