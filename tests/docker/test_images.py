@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -31,10 +32,10 @@ def test_an_image_is_small_and_not_root(engine: Engine, images: dict[str, str], 
     assert health == (None if program == "notary-admin" else ["CMD", "notary-admin", "health"])
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels.pop("description")
+    assert re.fullmatch("([0-9a-f]{40})?", labels.pop("revision"))
     assert labels == {
         "title": program,
         "version": __version__,
-        "revision": "",
         "licenses": "Apache-2.0",
         "vendor": "The notary-service developers",
         "base.name": engine.base,
