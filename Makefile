@@ -13,9 +13,9 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster lint pytest simulate simulate-bugs fuzz audit lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist proto
+.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs fuzz audit lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
 .PHONY: clean runtime dev packages
-.PHONY: bench-packages diagram-packages docker-packages cluster-packages
+.PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -30,6 +30,19 @@ test-docker: docker-packages dev ## images, compose and content trust on a real 
 
 test-cluster: packages cluster-packages dev ## clusters of databases with kills and races; takes minutes
 	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/cluster
+
+# The oldest release of each library, and the newest of what only tests need. What goes through sockets and databases is
+# there, what takes minutes is not.
+test-oldest: packages dev ## the quick tests with the oldest releases that pyproject.toml allows; takes minutes
+	@etc/venv.sh dev lock
+	@mkdir -p build
+	$(BIN)/python etc/audit.py --floors >build/oldest.txt
+	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" build/oldest
+	$(BIN)/uv pip install --quiet --python build/oldest --constraint build/oldest.txt --editable '.[all,dev]'
+	build/oldest/bin/pytest -n $(PROCESSES) --dist loadfile $(addprefix tests/,$(OLDEST))
+
+OLDEST ?= tuf config storage work net observe envelope daemon peer server signer admin test_certs.py test_packaging.py \
+	interop/test_client_life.py interop/test_pairings.py interop/test_life.py
 
 lint: dev ## ruff and mypy only
 	$(BIN)/ruff check
@@ -54,11 +67,12 @@ audit: dev ## look up known holes of what we depend on; status 2 if the advisori
 	@etc/venv.sh dev audit
 	$(BIN)/python etc/audit.py
 
-lock: dev ## write docker/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
+lock: dev ## write docker/*.lock and debian/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
 	@etc/venv.sh dev lock
 	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
 	$(LOCK) --output-file docker/build.lock docker/build.in
 	$(LOCK) --output-file docker/sbom.lock docker/sbom.in
+	$(LOCK) --extra all --constraint docker/requirements.lock --output-file debian/requirements.lock pyproject.toml
 
 images: ## the three images by Docker, with bills of materials and provenance: build/images/; ENGINE=podman
 	$(PYTHON) etc/images.py
@@ -81,6 +95,12 @@ docs: dev ## the documentation as a site: build/site/index.html; a broken link i
 dist: dev ## the source archive and the wheel, the same in every byte for one commit: dist/
 	$(BIN)/python etc/dist.py
 
+deb: deb-packages dist ## the Debian package, of this release or of SUITE=trixie (wants root): dist/
+	etc/deb.sh $(SUITE)
+
+test-deb: packages deb-packages dev ## the Debian package: installed, upgraded under load, removed, purged; takes minutes
+	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/deb
+
 man: dev ## the manual pages of the three programs: build/man/
 	$(BIN)/python etc/manual.py build/man
 
@@ -99,8 +119,12 @@ pictures: packages dev ## draw docs/pictures/ anew: a session and the dashboard,
 docs-config: dev ## write docs/configuration.md from the table in notary/config/
 	$(BIN)/python -m notary.config >docs/configuration.md
 
-proto: dev ## write the Python modules in notary/proto/ from the .proto files there
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/signer.proto notary/proto/health.proto notary/proto/instance.proto notary/proto/profile.proto
+# The modules that this compiler writes run on every protobuf that pyproject.toml allows. Newer compilers write a check
+# that refuses all releases before their own: docs/adr/0047-oldest-releases.md.
+proto: ## write the Python modules in notary/proto/ from the .proto files there
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/pip --disable-pip-version-check install --quiet grpcio-tools==1.62.3
+	build/proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. notary/proto/*.proto
 
 clean: ## remove .venv, caches and build leftovers; var/ with its database stays
 	rm -rf .venv build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis _trial_temp twisted/plugins/dropin.cache
@@ -130,3 +154,6 @@ docker-packages:
 
 cluster-packages:
 	@etc/require-packages.sh cluster
+
+deb-packages:
+	@etc/require-packages.sh deb

@@ -1,8 +1,11 @@
 """Ask whether a hole is known in what we depend on: ``make audit``.
 
-Two sets are looked up: what is in the images (``docker/*.lock``), and the oldest releases that ``pyproject.toml``
-allows. pip-audit asks PyPI's advisories; what those cannot say, it asks OSV. The exit status is 0 if all was looked up
-and nothing is known, 1 if a hole is known, 2 if something could not be looked up: silence is no answer.
+Two sets are looked up: what is in the images and in the Debian package (``*/*.lock``), and the oldest releases that
+``pyproject.toml`` allows. pip-audit asks PyPI's advisories; what those cannot say, it asks OSV. The exit status is 0 if
+all was looked up and nothing is known, 1 if a hole is known, 2 if something could not be looked up: silence is no
+answer.
+
+With ``--floors``, only the oldest releases are printed, as constraints for pip: ``make test-oldest``.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ def floors(pyproject: dict[str, Any]) -> list[str]:
     return sorted({f"{match[1]}=={match[2]}" for match in found if match is not None})
 
 
-RUNTIME = frozenset({"mysql", "postgres", "bugsnag", "manhole", "pkcs11"})
+RUNTIME = frozenset({"mysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms"})
 """The extras that a daemon runs with; the others are for people who work on it."""
 
 
@@ -91,8 +94,12 @@ def audit(wanted: Sequence[str]) -> Verdict:
 
 def main() -> int:
     """Look up both sets and say what was found."""
-    sets = {str(lock): pins(lock.read_text("utf-8")) for lock in sorted(Path("docker").glob("*.lock"))}
-    sets["oldest releases in pyproject.toml"] = floors(tomllib.loads(Path("pyproject.toml").read_text("utf-8")))
+    oldest = floors(tomllib.loads(Path("pyproject.toml").read_text("utf-8")))
+    if sys.argv[1:] == ["--floors"]:
+        print("\n".join(oldest))
+        return 0
+    sets = {str(lock): pins(lock.read_text("utf-8")) for lock in sorted(Path().glob("*/*.lock"))}
+    sets["oldest releases in pyproject.toml"] = oldest
     statuses = []
     for name, wanted in sets.items():
         verdict = audit(wanted)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|diagrams|docker|cluster
+# Install the Debian packages that a make target needs: etc/require-packages.sh up|dev|test|bench|diagrams|docker|cluster|deb
 #
 # Nothing missing: says nothing, does nothing, needs no network. Otherwise root gets them by apt-get; anybody else gets
 # the command to run, and status 1. What is needed is probed by what it provides, so other sources of it do as well.
 set -euo pipefail
 
-target=${1:?up, dev, test, bench, diagrams, docker or cluster}
+target=${1:?up, dev, test, bench, diagrams, docker, cluster or deb}
 python=${PYTHON:-python3}
 
 if ! command -v "$python" >/dev/null; then
@@ -70,6 +70,17 @@ missing_packages() {
         compgen -G '/usr/lib*/galera*/libgalera_smm.so' >/dev/null || echo galera-4
         command -v rsync >/dev/null || echo rsync # how a node of Galera gets the data of another
         command -v wrk >/dev/null || echo wrk # one of the clients that restarts must not disturb
+    fi
+    if [ "$target" = deb ]; then
+        command -v dpkg-buildpackage >/dev/null || echo dpkg-dev
+        command -v dh >/dev/null || echo debhelper
+        command -v fakeroot >/dev/null || echo fakeroot
+        command -v lintian >/dev/null || echo lintian
+        command -v debootstrap >/dev/null || echo debootstrap
+        command -v systemd-nspawn >/dev/null || echo systemd-container # boots what the package is installed in
+        # The package is built on the distribution's Python, not on the one that make uses.
+        /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+        dpkg-query --show python3-dev >/dev/null 2>&1 || echo python3-dev
     fi
     if [ "$target" = bench ]; then
         command -v wrk >/dev/null || echo wrk

@@ -30,6 +30,7 @@ FILES = {
     "build/man/*.8": "share/man/man8/",
     "docs/openapi.yaml": "share/notary/",
     "etc/config/*.json": "share/notary/config/",
+    "etc/config/one-machine/*.json": "share/notary/config/one-machine/",
     "etc/grafana/*.json": "share/notary/grafana/",
     "etc/prometheus/*.yml": "share/notary/prometheus/",
     "etc/systemd/*.service": "lib/systemd/system/",
@@ -39,6 +40,9 @@ FILES = {
     "etc/systemd/notary.sysusers": "lib/sysusers.d/notary.conf",
 }
 """Files of the tree, and where below ``notary/files/`` a wheel has them: a folder, or a name that ends in no slash."""
+
+PROGRAMS = {"etc/new-pair.sh": "notary-new-pair"}
+"""Scripts of the tree that an installation has beside the programs, and their names there."""
 
 
 def commit_of(root: Path) -> str:
@@ -77,6 +81,9 @@ class Stamp(BuildHookInterface[Any]):
         root = Path(self.root)
         if self.target_name == "wheel":
             build_data["force_include"].update(files_of(root))
+            build_data["shared_scripts"].update(
+                {file: name for file, name in PROGRAMS.items() if (root / file).exists()}
+            )
         else:  # Git ignores build/, and so does hatchling
             made = (path for path in files_of(root) if Path(path).is_relative_to(root / "build"))
             build_data["force_include"].update({path: str(Path(path).relative_to(root)) for path in made})

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from types import ModuleType
 
 import pytest
 
@@ -101,12 +102,12 @@ def made() -> dict[str, str]:
     }
 
 
-def hook() -> dict[str, str]:
-    """The table of the build hook, which imports hatchling."""
+def hook() -> ModuleType:
+    """The build hook, which imports hatchling."""
     spec = importlib.util.spec_from_file_location("stamp", ROOT / "etc/stamp.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.FILES
+    return module
 
 
 def test_two_builds_are_equal_in_every_byte(builds: list[Built]) -> None:
@@ -136,12 +137,16 @@ def test_the_wheel_has_all_that_the_program_reads(builds: list[Built]) -> None:
     with zipfile.ZipFile(builds[0].wheel) as wheel:
         names = set(wheel.namelist())
         assert wheel.read("notary/commit.txt").decode().strip() == COMMIT
+        for source, name in hook().PROGRAMS.items():
+            (program,) = (each for each in names if each.endswith(f".data/scripts/{name}"))
+            assert wheel.read(program) == (ROOT / source).read_bytes()
         (metadata,) = (wheel.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     packaged = {str(path.relative_to(ROOT)) for path in (ROOT / "notary").rglob("*") if path.is_file()}
     packaged = {name for name in packaged if "__pycache__" not in name}
     assert packaged <= names
     assert {"notary/py.typed", "twisted/plugins/notary_plugins.py"} <= names
-    assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"notary", "twisted"}
+    beside = re.compile(r"\.(?:dist-info|data)/")
+    assert {name.partition("/")[0] for name in names if not beside.search(name)} == {"notary", "twisted"}
     extras = re.findall(r"^Provides-Extra: (\S+)$", metadata, re.MULTILINE)
     assert {"mysql", "postgres", "bugsnag", "manhole", "all"} <= set(extras)
 
@@ -149,7 +154,7 @@ def test_the_wheel_has_all_that_the_program_reads(builds: list[Built]) -> None:
 def sources() -> Iterator[tuple[str, str]]:
     """What the wheel must have below ``notary/files``, with its content."""
     written = made()
-    for pattern, place in hook().items():
+    for pattern, place in hook().FILES.items():
         found = {name: text for name, text in written.items() if Path(name).match(pattern)}
         found |= {
             str(path.relative_to(ROOT)): path.read_text() for path in ROOT.glob(pattern) if "build/" not in pattern

@@ -123,7 +123,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def text_files() -> list[Path]:
     """Everything that people write here; not what tools leave behind."""
-    folders = ("notary", "twisted", "tests", "fixtures", "etc", "deploy", "docs", "docker", ".ci")
+    folders = ("notary", "twisted", "tests", "fixtures", "etc", "deploy", "docs", "docker", "debian", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
     beside = [ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("*.md")]
     return sorted(path for path in [*inside, *beside] if path.is_file() and path.suffix not in {".pyc", ".cache"})

@@ -22,7 +22,7 @@ from notary import __version__
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-RUNTIME = ("mysql", "postgres", "bugsnag", "manhole", "pkcs11")
+RUNTIME = ("mysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms")
 """The extras that a daemon runs with."""
 IMAGE = ("mysql", "postgres")
 """Those that the images are built with."""
@@ -86,7 +86,8 @@ def test_the_program_imports_nothing_that_only_an_extra_brings() -> None:
     """Unless it is asked for: a module of drivers, or of what is configured."""
     optional = declared(*RUNTIME) - declared()
     outside = {name: where for name, where in imported().items() if name in optional}
-    assert all(re.search(r"backends|manhole|bugsnag|envelope/token", where) for where in outside.values()), outside
+    allowed = re.compile(r"backends|manhole|bugsnag|envelope/(token|awskms)")
+    assert all(allowed.search(where) for where in outside.values()), outside
 
 
 @pytest.mark.parametrize(
@@ -114,19 +115,24 @@ def test_all_is_all_that_a_daemon_may_use() -> None:
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; .*?)?((?: \\\n +--hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 
 
+LOCKS = ROOT / "docker"
+PACKAGE = "../debian/requirements.lock"
+"""The lock of the Debian package."""
+
+
 def pins(name: str) -> dict[str, Version]:
     """What a lock pins; each line of it is a comment, a pin or a hash of one."""
-    text = (ROOT / "docker" / name).read_text("utf-8")
+    text = (LOCKS / name).read_text("utf-8")
     found = {match[1]: Version(match[2]) for match in PIN.finditer(text)}
     left = [line for line in PIN.sub("", text).splitlines() if line and not line.lstrip().startswith("#")]
     assert left == [], "a pin without a hash is no lock"
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "sbom.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "sbom.lock", PACKAGE])
 def test_a_lock_pins_by_hash_and_names_no_index(name: str) -> None:
     assert pins(name)
-    assert "http" not in (ROOT / "docker" / name).read_text("utf-8")
+    assert "http" not in (LOCKS / name).read_text("utf-8")
 
 
 def test_the_lock_holds_all_that_the_images_need_and_is_up_to_date() -> None:
@@ -135,6 +141,13 @@ def test_the_lock_holds_all_that_the_images_need_and_is_up_to_date() -> None:
         name = canonicalize_name(each.name)
         assert name in locked, f"{name}: run `make lock`"
         assert locked[name] in each.specifier, f"{name}: run `make lock`"
+
+
+def test_the_debian_package_has_what_the_images_have_and_all_extras() -> None:
+    locked, of_images = pins(PACKAGE), pins("requirements.lock")
+    assert {name: locked[name] for name in of_images} == of_images, "run `make lock`"
+    for each in map(Requirement, EXTRAS["all"]):
+        assert locked[canonicalize_name(each.name)] in each.specifier, f"{each.name}: run `make lock`"
 
 
 def test_the_build_lock_holds_what_builds_the_program() -> None:

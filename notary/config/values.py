@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from notary.config import pkcs11, vault
+from notary.config import awskms, pkcs11, vault
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "fatal", "panic")
 """The names of the log levels, most verbose first."""
@@ -259,20 +259,23 @@ def _kek_file(place: str) -> str:
     return path
 
 
-def _kek_in_token(place: str) -> str:
-    pkcs11.parse(place)  # raises ValueError
-    return place
+def _kek(parse: Callable[[str], object]) -> Callable[[str], str]:
+    def checked(place: str) -> str:
+        parse(place)  # raises ValueError
+        return place
+
+    return checked
 
 
-def _kek_in_transit(place: str) -> str:
-    vault.parse(place)  # raises ValueError
-    return place
-
-
-_KEK_PLACES: Final = {FILE_SCHEME: _kek_file, pkcs11.SCHEME: _kek_in_token, vault.SCHEME: _kek_in_transit}
+_KEK_PLACES: Final = {
+    FILE_SCHEME: _kek_file,
+    pkcs11.SCHEME: _kek(pkcs11.parse),
+    vault.SCHEME: _kek(vault.parse),
+    awskms.SCHEME: _kek(awskms.parse),
+}
 """For each scheme of key-encrypting keys, what checks the place and returns it. Raises ValueError."""
 
-_KEK_FORMS: Final = " or ".join(f'"{form}"' for form in ("file:PATH", pkcs11.EXPECTED, vault.EXPECTED))
+_KEK_FORMS: Final = " or ".join(f'"{form}"' for form in ("file:PATH", pkcs11.EXPECTED, vault.EXPECTED, awskms.EXPECTED))
 
 
 def _has_secret(value: object) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from notary.config import KekUri, KeyEncryption, pkcs11, vault
+from notary.config import KekUri, KeyEncryption, awskms, pkcs11, vault
 from notary.config.values import FILE_SCHEME
 from notary.envelope import KeyEncryptingKey
+from notary.envelope.awskms import open_kms
 from notary.envelope.envelopes import Envelopes
 from notary.envelope.file import FileKek, open_file
 from notary.envelope.pkcs11 import open_token
@@ -28,7 +29,7 @@ ConfigError.
 """
 
 SCHEMES: Final[Mapping[str, Opener]] = MappingProxyType(
-    {FILE_SCHEME: open_file, pkcs11.SCHEME: open_token, vault.SCHEME: open_transit}
+    {FILE_SCHEME: open_file, pkcs11.SCHEME: open_token, vault.SCHEME: open_transit, awskms.SCHEME: open_kms}
 )
 """The schemes by the beginning of their URIs."""
 

@@ -19,7 +19,16 @@ from typing import TypeAlias
 from twisted.internet.defer import Deferred, execute
 from twisted.logger import Logger
 
-from notary.errors import KeyNotFound, NotFound, ReadOnly, SigningFailed, StorageFailed, TooDemanding
+from notary.errors import (
+    InvalidUpdate,
+    KeyNotFound,
+    NotFound,
+    OldVersion,
+    ReadOnly,
+    SigningFailed,
+    StorageFailed,
+    TooDemanding,
+)
 from notary.server.renewal import Outcome, Renewals, Schedule
 from notary.server.signing import SigningService, sign_draft
 from notary.server.validators import Validator
@@ -272,6 +281,16 @@ class Repository:
         services are down.
         """
         self._signer()
+        try:
+            return await self._publish(gun, files, validator)
+        except OldVersion as error:
+            # Perhaps only a renewal was stored meanwhile, on which no upload depends: then the upload is still valid.
+            try:
+                return await self._publish(gun, files, validator)
+            except InvalidUpdate:
+                raise error from None
+
+    async def _publish(self, gun: Gun, files: Sequence[tuple[str, bytes]], validator: Validator) -> Update:
         plan, current = await self._validated(gun, files, validator)
         if plan.verified_root is not None and len(plan.verified_root) <= SMALL_BYTES:
             self._verified_roots.put(_root(gun, plan.verified_root), True)

@@ -91,6 +91,38 @@ async def test_no_reader_waits_for_a_renewal_that_takes_long(server, signer):
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_publish_that_a_renewal_overtakes_is_stored(server, signer):
+    author = await published(server)
+    server.advance(days=12)
+    signer.waiting = []
+    publishing = Deferred.fromCoroutine(server.upload(GUN, author.publish("targets")))
+    assert len(signer.waiting) == 1, "the upload is valid, and its timestamp is being signed"
+    assert await version(server) == 1
+    settle(server)
+    waiting, signer.waiting = signer.waiting, None
+    waiting[1].callback(None)
+    settle(server)
+    assert await version(server) == 2, "which is the renewal"
+    waiting[0].callback(None)
+    assert (await publishing).status == 200
+    assert (await version(server), await version(server, "targets")) == (3, 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_publish_that_another_one_overtakes_is_refused(server, signer):
+    author = await published(server)
+    files = author.publish("targets")
+    signer.waiting = []
+    publishing = Deferred.fromCoroutine(server.upload(GUN, files))
+    waiting, signer.waiting = signer.waiting, None
+    assert (await server.upload(GUN, files)).status == 200
+    waiting[0].callback(None)
+    answer = await publishing
+    assert (answer.status, answer.json["errors"][0]["code"]) == (400, "VERSION")
+    assert (await version(server), await version(server, "targets")) == (2, 2)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_signer_that_is_away_for_days_is_not_missed(server, signer):
     await published(server)
     server.advance(days=10.5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +37,18 @@ def test_each_method_has_its_path() -> None:
     declared = {f"/{method.containing_service.full_name}/{method.name}" for method in methods}
     named = {value for name, value in vars(paths).items() if name.isupper() and value.startswith("/")}
     assert named == declared
+
+
+@pytest.mark.parametrize("implementation", ["upb", "python"])
+def test_they_run_on_both_implementations_of_protobuf(implementation: str) -> None:
+    program = (
+        "from google.protobuf.internal import api_implementation as used\n"
+        "from notary.proto import health_pb2, instance_pb2, profile_pb2, signer_pb2 as signer\n"
+        "made = signer.Signature(content=b'x', keyInfo=signer.KeyInfo(keyID=signer.KeyID(ID='a')))\n"
+        "assert signer.Signature.FromString(made.SerializeToString()) == made\n"
+        "print(used.Type())"
+    )
+    environment = os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation}
+    command = (sys.executable, "-W", "error", "-c", program)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{implementation}\n", "")

@@ -14,6 +14,9 @@ from multiprocessing import get_context
 from tests.simulation import run
 from tests.simulation.batch import CHUNK, run_alone, run_seeds, shrink
 
+PROGRESS = 500
+"""After how many seeds a line says how far the run is."""
+
 
 def command(seed: int, without: Sequence[str]) -> str:
     """Return the command that repeats a seed."""
@@ -48,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hash", action="store_true", help="print the hash of each trace")
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="begin no seed after so many seconds of the processor, with --jobs 1",
+    )
     options = parser.parse_args(arguments)
     without = [name for name in options.without.split(",") if name]
     run_seconds = time.monotonic()
@@ -76,7 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"seed {verdict.seed}: {verdict.error}\n  {command(verdict.seed, left_out)}", flush=True)
             if options.stop:
                 break
-        if time.monotonic() - run_seconds > options.seconds:
+        if done % PROGRESS == 0:
+            print(
+                f"{done} seeds, {failed} failed, in {time.monotonic() - run_seconds:.0f} s", file=sys.stderr, flush=True
+            )
+        if time.process_time() > options.seconds:
             break
     seconds = time.monotonic() - run_seconds
     print(f"{done} seeds from {first}, {operations} operations, {failed} failed, in {seconds:.1f} s")

@@ -45,6 +45,10 @@ PUBLISHERS_SNAPSHOT = frozenset({"sim/b"})
 """The collections whose publishers sign their snapshots."""
 
 
+PUBLISHED = ("root", "targets"), ("root", "targets", "snapshot")
+"""The roles that an upload depends on; the server renews all others."""
+
+
 @dataclass
 class Stage:
     """What one actor has: its name, its chance, its HTTP client, and how often it acts."""
@@ -192,7 +196,15 @@ async def publish_once(stage: Stage, gun: str, name: str) -> None:
             content[name]["custom"] = {"note": "x" * size}
         files = {"targets": metadata.targets(signed["version"] + 1, stage.cluster.world.utc_now(), content)}
         if await with_snapshot(stage, gun, files):
-            await publish(stage, gun, files)
+            answer = await publish(stage, gun, files)
+            if (
+                answer.status == 400
+                and not answer.is_odd
+                and not stage.history.has_changed(
+                    gun, PUBLISHED[gun in PUBLISHERS_SNAPSHOT], targets.began, answer.ended
+                )
+            ):
+                raise Violation(f"{gun}: an upload that follows what is stored was refused: {answer.body!r}")
 
 
 async def with_snapshot(stage: Stage, gun: str, files: dict[str, bytes]) -> bool:

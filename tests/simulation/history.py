@@ -347,6 +347,11 @@ class History:
         sha256 = hashlib.sha256(files[role]).hexdigest()
         return any(began <= at <= ended for at in gun.stored_at.get((role, sha256), []))
 
+    def has_changed(self, name: str, roles: Iterable[str], began: float, ended: float) -> bool:
+        """Return whether a collection, or the current file of a role, became another one at some moment."""
+        states = self.gun(name).between(began, ended)
+        return any(len({state.files.get(role) for state in states}) > 1 for role in roles)
+
     def key_of(self, name: str, role: str, state: State) -> str | None:
         """Return the id of the key that the root of a state names for a role."""
         if "root" not in state.files:

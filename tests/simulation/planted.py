@@ -29,7 +29,7 @@ FEW_SEEDS = 20
 """How many seeds are tried for a bug that the simulation is known not to find."""
 
 SECONDS = 60.0
-"""How long the seeds of one bug may take."""
+"""How long the seeds of one bug may take, in seconds of the processor: what else the machine does changes nothing."""
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SEEDS: Sequence[tuple[int, str, str]] = ()
+SEEDS: Sequence[tuple[int, str, str]] = (
+    (
+        100320,
+        "publisher-1,publisher-2,reader-1,newcomer-1,follower-1,key-maker-1,watcher-1",
+        "an upload was refused as old, because the server had renewed the timestamp while the upload was signed",
+    ),
+)

@@ -20,7 +20,8 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from notary import envelope
-from notary.config import SignerConfig, load_signer, pkcs11, vault
+from notary.config import SignerConfig, awskms, load_signer, pkcs11, vault
+from notary.envelope.awskms import KmsKek
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.envelope.pkcs11 import Pkcs11Kek
@@ -37,6 +38,7 @@ from notary.tuf import jwe, private
 from notary.tuf.model import Signature
 from notary.tuf.public import PublicKey, verify
 from tests.support.elsewhere import second_reactor
+from tests.support.kms import Kms
 from tests.support.peers import free_port
 from tests.support.signer import Client, Pair, signer_config
 from tests.support.softhsm import Tokens
@@ -68,11 +70,16 @@ def _in_transit(reactor: Any) -> KeyCustody:
     return EnvelopeCustody(Envelopes([VaultKek(vault.parse(os.environ[PLACE]), reactor)]))
 
 
+def _in_kms(_reactor: object) -> KeyCustody:
+    return EnvelopeCustody(Envelopes([KmsKek(awskms.parse(os.environ[PLACE]))]))
+
+
 MAKERS: Mapping[str, tuple[str, Callable[[Any], KeyCustody]]] = {
     "jwe": (jwe.KEYWRAP, _jwe),
     "file": (envelope.KEYWRAP, _in_a_file),
     "pkcs11": (envelope.KEYWRAP, _in_a_token),
     "vault": (envelope.KEYWRAP, _in_transit),
+    "awskms": (envelope.KEYWRAP, _in_kms),
 }
 """For each custody, the value of ``keywrap_alg`` in its rows, and what builds it as another process would."""
 
@@ -98,6 +105,12 @@ def transit(tmp_path) -> Iterator[Vault]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def kms(tmp_path_factory) -> Iterator[Kms]:
+    with Kms(tmp_path_factory.mktemp("kms")) as running:
+        yield running
+
+
 @pytest.fixture
 def second() -> Iterator[Any]:
     with second_reactor() as running:
@@ -107,11 +120,11 @@ def second() -> Iterator[Any]:
 @pytest.fixture
 def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]]:
     """Builds the custody as one more process would; all are closed."""
-    places = {"pkcs11": "tokens", "vault": "transit"}
+    places = {"pkcs11": "tokens", "vault": "transit", "awskms": "kms"}
     network = request.getfixturevalue("second") if maker == "vault" else None
     if maker in places:
         place = request.getfixturevalue(places[maker])
-        if maker == "pkcs11":
+        if maker != "vault":
             place.seen_by(monkeypatch)
         monkeypatch.setenv(PLACE, place.uri().partition(":")[2])
     built: list[KeyCustody] = []
