@@ -13,7 +13,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit lock news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
+.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit
+.PHONY: lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
 
@@ -76,7 +77,14 @@ lock: dev ## write docker/*.lock and debian/*.lock anew: the newest releases tha
 	@etc/venv.sh dev lock
 	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
 	$(LOCK) --output-file docker/build.lock docker/build.in
+	$(LOCK) --output-file docker/sbom.lock docker/sbom.in
 	$(LOCK) --extra all --constraint docker/requirements.lock --output-file debian/requirements.lock pyproject.toml
+
+images: ## the three images by Docker, with bills of materials and provenance: build/images/; ENGINE=podman
+	$(PYTHON) etc/images.py
+
+base: ## pin the newest base of the images by its digest, in docker/*Dockerfile
+	@etc/base.sh
 
 news: dev ## show what changelog.d/ will add to CHANGELOG.md
 	$(BIN)/towncrier build --draft --version unreleased

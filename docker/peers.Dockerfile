@@ -1,11 +1,12 @@
 # What the compose files put beside the daemons for trying things out, one target each. From Debian's packages, like the
 # daemons' own images: one base to fetch, or to make where no registry can be reached.
-ARG BASE=debian:bookworm-slim
+ARG NOTARY_BASE=
+ARG BASE=${NOTARY_BASE:-docker.io/library/debian:bookworm-slim@sha256:abd67ffcfa541b485a3dff59865ab629aa048a6c613e639d36e7456b0b229241}
 
 FROM ${BASE} AS mariadb
 RUN apt-get update \
     && apt-get install -y --no-install-recommends mariadb-server \
-    && rm -rf /var/lib/apt/lists/* /var/lib/mysql/* \
+    && rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/lib/mysql/* \
     && chown mysql:mysql /var/lib/mysql
 COPY docker/mariadb.sh docker/mariadb.sql /usr/local/share/notary/
 USER mysql
@@ -17,7 +18,7 @@ ENTRYPOINT ["/bin/sh", "/usr/local/share/notary/mariadb.sh"]
 FROM ${BASE} AS postgres
 RUN apt-get update \
     && apt-get install -y --no-install-recommends postgresql-15 \
-    && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/15 \
+    && rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/lib/postgresql/15 \
     && install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data
 COPY docker/postgres.sh docker/postgres.sql /usr/local/share/notary/
 USER postgres
@@ -31,7 +32,7 @@ ENTRYPOINT ["/bin/sh", "/usr/local/share/notary/postgres.sh"]
 FROM ${BASE} AS haproxy
 RUN apt-get update \
     && apt-get install -y --no-install-recommends haproxy \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/cache/apt/* /var/lib/apt/lists/*
 COPY docker/haproxy.cfg /etc/haproxy/haproxy.cfg
 USER haproxy
 EXPOSE 4443 7899

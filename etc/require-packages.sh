@@ -59,6 +59,7 @@ missing_packages() {
         command -v docker >/dev/null && command -v dockerd >/dev/null || echo docker.io
         command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 || echo docker-compose
         command -v docker-registry >/dev/null || echo docker-registry
+        command -v podman >/dev/null || echo podman
         command -v debootstrap >/dev/null || echo debootstrap
         command -v iptables >/dev/null || echo iptables
         { command -v notary && command -v notary-server; } >/dev/null || echo notary

@@ -17,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from notary import __version__
+
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
@@ -127,7 +129,7 @@ def pins(name: str) -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", PACKAGE])
+@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "sbom.lock", PACKAGE])
 def test_a_lock_pins_by_hash_and_names_no_index(name: str) -> None:
     assert pins(name)
     assert "http" not in (LOCKS / name).read_text("utf-8")
@@ -167,6 +169,20 @@ def test_the_image_installs_nothing_but_by_the_locks() -> None:
     for command in re.findall(r"pip (?:--python \S+ )?(?:install|wheel) [^&]*", dockerfile):
         assert "--require-hashes" in command or "--no-deps" in command, command
         assert "--no-build-isolation" in command or "--no-index" in command or "build.lock" in command, command
+
+
+def test_all_images_have_one_base_by_its_digest() -> None:
+    texts = [(ROOT / "docker" / name).read_text() for name in ("Dockerfile", "peers.Dockerfile")]
+    bases = {base for text in texts for base in re.findall(r"^ARG BASE=(.*)$", text, re.MULTILINE)}
+    assert len(bases) == 1
+    name = r"docker\.io/library/debian:bookworm-slim@sha256:[0-9a-f]{64}"
+    assert re.fullmatch(rf"\$\{{NOTARY_BASE:-{name}\}}", bases.pop())
+
+
+def test_the_images_say_which_version_they_are() -> None:
+    dockerfile = (ROOT / "docker/Dockerfile").read_text()
+    assert f"org.opencontainers.image.version={__version__} " in dockerfile
+    assert f"org.opencontainers.image.licenses={PROJECT['license']} " in dockerfile
 
 
 def test_what_is_installed_here_is_what_pyproject_allows() -> None:

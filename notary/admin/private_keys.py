@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from notary.config import SIGNER_PREFIX, SignerConfig
 from notary.config.table import variable_part
-from notary.envelope import KEYWRAP
-from notary.envelope.schemes import open_envelopes
+from notary.envelope import INSIDE, KEYWRAP
+from notary.envelope.schemes import open_envelopes, open_insides
 from notary.errors import ConfigError, SigningFailed
 from notary.storage import StoredKey, keywrap
 from notary.tuf import jwe
@@ -30,17 +30,33 @@ class PrivateKeys:
     def __init__(self, config: SignerConfig, reactor: Reactor) -> None:
         self.envelopes = open_envelopes(config.storage.keys, reactor)
         """The key-encrypting keys, or None if the configuration names none."""
+        self.insides = open_insides(config.storage.keys)
+        """The tokens that keep keys inside, or None if the configuration names none."""
         self._config = config
 
     def close(self) -> None:
-        """Release what has the key-encrypting keys."""
-        if self.envelopes is not None:
-            self.envelopes.close()
+        """Release what has the key-encrypting keys, and the tokens."""
+        for each in (self.envelopes, self.insides):
+            if each is not None:
+                each.close()
+
+    def check(self) -> None:
+        """Find out whether each key-encrypting key and token can be used. Raises CustodyUnavailable."""
+        for each in (self.envelopes, self.insides):
+            if each is not None:
+                each.check()
+
+    def try_key(self, row: StoredKey) -> None:
+        """Open a stored key, wherever it is. Raises SigningFailed, UnsupportedAlgorithm."""
+        if row.keywrap_alg == INSIDE and self.insides is not None:
+            self.insides.open(row)
+        else:
+            self.open(row)
 
     def seal(self, key: PrivateKey, gun: str, role: str) -> StoredKey:
         """Return a new key in the form in which a signer of this configuration would store it. Raises SigningFailed."""
         storage = self._config.storage
-        if self.envelopes is None or storage.keys.wrap is None:
+        if self.envelopes is None or not storage.keys.wraps:
             return keywrap.wrap(key, gun, role, storage.default_alias, self._config.passphrase)
         return self.envelopes.seal(key, gun, role)
 
@@ -48,6 +64,8 @@ class PrivateKeys:
         """Open a stored key. Raises SigningFailed, UnsupportedAlgorithm."""
         if row.keywrap_alg == jwe.KEYWRAP:
             return keywrap.unwrap(row, self._config.passphrase)
+        if row.keywrap_alg == INSIDE:
+            raise SigningFailed(f"key {row.key_id} is inside a token, which it never leaves: it cannot be moved")
         if row.keywrap_alg != KEYWRAP:
             raise SigningFailed(f"key {row.key_id} has keywrap_alg {quote(row.keywrap_alg)}, which nothing here opens")
         if self.envelopes is None:
@@ -106,8 +124,9 @@ class UnderKek:
     """The key-encrypting key of new keys as a :class:`Target`. Raises ConfigError if there is none."""
 
     def __init__(self, keys: PrivateKeys, config: SignerConfig) -> None:
-        if keys.envelopes is None or config.storage.keys.wrap is None:
-            raise ConfigError("storage.keys.wrap: missing; expected the URI of the new key-encrypting key")
+        if keys.envelopes is None or not config.storage.keys.wraps:
+            found = "a token that keeps keys inside" if config.storage.keys.makes_inside else "missing"
+            raise ConfigError(f"storage.keys.wrap: {found}; expected the URI of the new key-encrypting key")
         self.name = keys.envelopes.names[0]
         self._keys = keys
         self._envelopes = keys.envelopes

@@ -1,4 +1,4 @@
-"""URIs of keys in tokens (RFC 7512), as far as a key-encrypting key needs them.
+"""URIs of keys in tokens (RFC 7512), as far as a key-encrypting key, or a token that keeps keys inside, needs them.
 
 Rules of this module: pure. A URI that is not understood whole is refused: an attribute that were ignored could mean
 another key. A PIN in the URI is refused, because URIs stand in configurations and logs.
@@ -21,13 +21,18 @@ EXPECTED: Final = "pkcs11:token=NAME;object=NAME?module-path=/PATH&pin-source=fi
 _MAX_CHARACTERS: Final = 2048
 _PATH: Final = frozenset({"token", "serial", "object", "id", "type"})
 _QUERY: Final = frozenset({"module-path", "pin-source"})
+_KEEP: Final = "keep"
+"""The attribute, with the value "inside", of a token in which private keys are made, and which they never leave."""
 _VALUE = re.compile(r"(?:[^%\s]|%[0-9A-Fa-f]{2})+")
 _NAME_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKey:
-    """Where a key is: its token, by label or serial number, and the object in it, by label or id."""
+    """Where a key is: its token, by label or serial number, and the object in it, by label or id.
+
+    With ``inside`` there is no object: private keys are made in the token.
+    """
 
     module_path: str
     pin_path: str
@@ -35,12 +40,13 @@ class TokenKey:
     serial: str
     object: str
     id: bytes
+    inside: bool = False
 
     @property
     def name(self) -> str:
         """A name of the place: it changes with the token and the object, not with the paths of module and PIN."""
         place = f"{self.token}\0{self.serial}\0{self.object}\0{self.id.hex()}"
-        return f"{SCHEME}-{hashlib.sha256(place.encode()).hexdigest()[:_NAME_DIGITS]}"
+        return f"{'inside' if self.inside else SCHEME}-{hashlib.sha256(place.encode()).hexdigest()[:_NAME_DIGITS]}"
 
     def __str__(self) -> str:
         given = {"token": self.token, "serial": self.serial, "object": self.object, "id": self.id.hex()}
@@ -53,7 +59,10 @@ def parse(place: str) -> TokenKey:
         raise ValueError("too long")
     path, _, query = place.partition("?")
     found = _attributes(path.split(";"), _PATH)
-    asked = _attributes(query.split("&"), _QUERY)
+    asked = _attributes(query.split("&"), _QUERY | {_KEEP})
+    if asked.pop(_KEEP, b"inside") != b"inside" or not asked.keys() >= _QUERY:
+        raise ValueError("an attribute is missing, or has a value that is unknown")
+    inside = f"{_KEEP}=inside" in query.split("&")
     pin = _text(asked["pin-source"]).removeprefix("file:")
     pin = pin.removeprefix("//") if pin.startswith("///") else pin
     key = TokenKey(
@@ -63,9 +72,12 @@ def parse(place: str) -> TokenKey:
         serial=_text(found.get("serial", b"")),
         object=_text(found.get("object", b"")),
         id=found.get("id", b""),
+        inside=inside,
     )
-    if not (key.token or key.serial) or not (key.object or key.id) or found.get("type", b"secret-key") != b"secret-key":
-        raise ValueError("no token, no object, or an object of another type")
+    if not (key.token or key.serial) or found.get("type", b"secret-key") != b"secret-key":
+        raise ValueError("no token, or an object of another type")
+    if inside == bool(key.object or key.id):
+        raise ValueError("no object, or one although keys are made in the token")
     if not key.module_path.startswith("/") or not pin.startswith("/") or pin.startswith("//"):
         raise ValueError("a path that is not absolute")
     return key
@@ -78,8 +90,6 @@ def _attributes(parts: list[str], known: frozenset[str]) -> dict[str, bytes]:
         if name not in known or name in found or _VALUE.fullmatch(value) is None:
             raise ValueError("an attribute that is unknown, empty or given twice")
         found[name] = unquote_to_bytes(value)
-    if known == _QUERY and found.keys() != _QUERY:
-        raise ValueError("an attribute is missing")
     return found
 
 

@@ -494,7 +494,8 @@ class KeyEncryption:
     wrap: KekUri | None = key(
         KEK_URI,
         "The key-encrypting key under which new private keys are stored, in place of a passphrase; "
-        "[Custody of keys](keys.md) says how to make one, and that a Go signer cannot open such keys.",
+        "[Custody of keys](keys.md) says how to make one, and that a Go signer cannot open such keys. With "
+        "`&keep=inside` it is a token in which new private keys are made, and which they never leave.",
         default=None,
         when=_SQL,
     )
@@ -508,8 +509,18 @@ class KeyEncryption:
 
     @property
     def uris(self) -> tuple[KekUri, ...]:
-        """All key-encrypting keys, each once; if there is one of new keys, it is the first."""
+        """All key-encrypting keys, and tokens that keep keys inside, each once; that of new keys is the first."""
         return tuple(dict.fromkeys(self.unwrap if self.wrap is None else (self.wrap, *self.unwrap)))
+
+    @property
+    def makes_inside(self) -> bool:
+        """Whether new private keys are made in a token, which they never leave."""
+        return self.wrap is not None and self.wrap.inside
+
+    @property
+    def wraps(self) -> bool:
+        """Whether new private keys are encrypted under a key-encrypting key."""
+        return self.wrap is not None and not self.wrap.inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ class KekUri(NamedTuple):
     def __str__(self) -> str:
         return f"{self.scheme}:{self.place}"
 
+    @property
+    def inside(self) -> bool:
+        """Whether this is no key-encrypting key, but a token in which private keys are made."""
+        return self.scheme == pkcs11.SCHEME and pkcs11.parse(self.place).inside
+
     def resolved(self, directory: Path) -> KekUri:
         """Return this address with the relative path of a file made absolute."""
         return self._replace(place=str(directory / self.place)) if self.scheme == FILE_SCHEME else self

@@ -13,6 +13,9 @@ from typing import Final, Protocol
 KEYWRAP: Final = "DATAKEY"
 """The value of ``keywrap_alg`` in rows whose private key is encrypted under a data key."""
 
+INSIDE: Final = "PKCS11"
+"""The value of ``keywrap_alg`` in rows whose private key is in a token, which it never leaves."""
+
 ENCRYPTION: Final = "A256GCM"
 """How the private key is encrypted under the data key; the value of ``encryption_alg``."""
 

@@ -1,4 +1,4 @@
-"""A key-encrypting key in a token, behind a PKCS#11 module, which a process of its own has loaded.
+"""A session of a token behind a PKCS#11 module, which a process of its own has loaded; a key-encrypting key by it.
 
 Rules of this module:
 
@@ -77,6 +77,7 @@ class _Helper:
             "serial": key.serial,
             "object": key.object,
             "id": key.id.hex(),
+            "inside": "yes" if key.inside else "",
             "pin": pin,
         }
 
@@ -124,20 +125,46 @@ class _Helper:
             self._process.wait(_GRACE_SECONDS)
 
 
-class Pkcs11Kek:
-    """See :class:`notary.envelope.KeyEncryptingKey`.
+class Logins:
+    """What sessions of one token share: they log in one after the other, and none gives a PIN that was refused."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self._salt = secrets.token_bytes(16)
+        self._refused = b""  # a PIN, as a hash
+
+    def is_refused(self, pin: str) -> bool:
+        """Whether the token has refused this PIN."""
+        return self._hashed(pin) == self._refused
+
+    def refuse(self, pin: str) -> None:
+        """Note that the token has refused this PIN."""
+        self._refused = self._hashed(pin)
+
+    def _hashed(self, pin: str) -> bytes:
+        return hashlib.sha256(self._salt + pin.encode()).digest()
+
+
+class Session:
+    """A session of a token, in a process of its own. Its methods block; several threads may call.
 
     Args:
-        key: Where the key is.
+        key: Where the token is, and the key in it.
         seconds: A monotonic clock.
         timeout_seconds: How long the process may take for one request.
+        logins: What this session shares with others of the same token.
     """
 
     def __init__(
-        self, key: TokenKey, seconds: Callable[[], float] = monotonic, timeout_seconds: float = TIMEOUT_SECONDS
+        self,
+        key: TokenKey,
+        seconds: Callable[[], float] = monotonic,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        logins: Logins | None = None,
     ) -> None:
         self.name = key.name
         self._key = key
+        self._logins = logins or Logins()
         self._seconds = seconds
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()  # one request at a time: there are few
@@ -146,27 +173,13 @@ class Pkcs11Kek:
         self._not_before = 0.0
         self._why = ""
         self._closed = False
-        self._salt = secrets.token_bytes(16)
-        self._refused_pin = b""  # as a hash
 
     def __repr__(self) -> str:
-        return f"<Pkcs11Kek {self.name}>"
-
-    def wrap(self, data_key: bytes, context: bytes) -> bytes:
-        """See the port."""
-        return self._ask("wrap", data_key, context)
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See the port."""
-        return self._ask("unwrap", wrapped, context)
-
-    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
-        """See the port: another object in the token is another key."""
-        return True
+        return f"<{type(self).__name__} {self.name}>"
 
     def check(self) -> None:
-        """See the port."""
-        self._ask("check", b"", b"")
+        """Find out whether the token can be used. Raises CustodyUnavailable."""
+        self.ask("check", b"", b"")
 
     def close(self) -> None:
         """End the process, also while a thread waits for its answer."""
@@ -177,7 +190,8 @@ class Pkcs11Kek:
         with self._lock:
             self._drop()
 
-    def _ask(self, work: str, data: bytes, context: bytes) -> bytes:
+    def ask(self, work: str, data: bytes, context: bytes) -> bytes:
+        """Let the token work. Raises CustodyUnavailable; SigningFailed if the token says that ``data`` is no good."""
         with self._lock:
             if self._closed:
                 raise self._away("this process is stopping")
@@ -199,9 +213,7 @@ class Pkcs11Kek:
                 raise self._away(self._why) from None
             self._failures = 0
         if answer.get("failed") == DAMAGED:
-            raise SigningFailed(
-                "its data key does not open: the stored bytes are damaged, or the key in the token is another one"
-            )
+            raise SigningFailed(answer["text"])
         return bytes.fromhex(answer["ok"])
 
     def _tried(self, work: str, data: bytes, context: bytes) -> Mapping[str, str]:
@@ -219,16 +231,16 @@ class Pkcs11Kek:
 
     def _started(self) -> _Helper:
         pin = self._pin()
-        digest = hashlib.sha256(self._salt + pin.encode()).digest()
-        if digest == self._refused_pin:
-            raise _Away("the token refuses the PIN, which is not tried again: correct the file of pin-source")
-        if self._closed:
-            raise _Away("this process is stopping")
-        self._helper = helper = _Helper(self._key, pin, self._timeout_seconds)
-        login = helper.log_in()
+        with self._logins.turn:
+            if self._logins.is_refused(pin):
+                raise _Away("the token refuses the PIN, which is not tried again: correct the file of pin-source")
+            if self._closed:
+                raise _Away("this process is stopping")
+            self._helper = helper = _Helper(self._key, pin, self._timeout_seconds)
+            login = helper.log_in()
+            if login.get("failed") == PIN:
+                self._logins.refuse(pin)
         if "failed" in login:
-            if login["failed"] == PIN:
-                self._refused_pin = digest
             raise _Away(login["text"])
         return helper
 
@@ -250,13 +262,35 @@ class Pkcs11Kek:
             self._helper = None
 
     def _away(self, why: str) -> CustodyUnavailable:
-        return CustodyUnavailable(f"the key-encrypting key in {self._key} cannot be used now: {why}")
+        what = "the keys" if self._key.inside else "the key-encrypting key"
+        return CustodyUnavailable(f"{what} in {self._key} cannot be used now: {why}")
 
 
-def open_token(uri: KekUri, key: str, _reactor: object) -> Pkcs11Kek:
-    """Return the key of ``uri``, which is not asked for yet. ``key`` is for messages. Raises ConfigError."""
+class Pkcs11Kek(Session):
+    """See :class:`notary.envelope.KeyEncryptingKey`: the key of a session."""
+
+    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """See the port."""
+        return self.ask("wrap", data_key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """See the port."""
+        return self.ask("unwrap", wrapped, context)
+
+    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
+        """See the port: another object in the token is another key."""
+        return True
+
+
+def require_binding(key: str) -> None:
+    """Raise ConfigError unless the binding of PKCS#11 is installed. ``key`` is for messages."""
     if importlib.util.find_spec("pkcs11") is None:
         raise ConfigError(
             f"{key}: a key in a token needs python-pkcs11; expected notary-service[pkcs11] to be installed"
         )
+
+
+def open_token(uri: KekUri, key: str, _reactor: object) -> Pkcs11Kek:
+    """Return the key of ``uri``, which is not asked for yet. ``key`` is for messages. Raises ConfigError."""
+    require_binding(key)
     return Pkcs11Kek(uris.parse(uri.place), timeout_seconds=TIMEOUT_SECONDS)

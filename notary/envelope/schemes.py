@@ -16,6 +16,7 @@ from notary.envelope import KeyEncryptingKey
 from notary.envelope.awskms import open_kms
 from notary.envelope.envelopes import Envelopes
 from notary.envelope.file import FileKek, open_file
+from notary.envelope.inside import Insides, open_tokens
 from notary.envelope.pkcs11 import open_token
 from notary.envelope.vault import open_transit
 from notary.errors import ConfigError
@@ -38,6 +39,8 @@ def open_envelopes(config: KeyEncryption, reactor: Reactor) -> Envelopes | None:
     """Return what opens the envelopes of this configuration; None if it names no KEK. Raises ConfigError."""
     keks: dict[str, KeyEncryptingKey] = {}
     for uri in config.uris:
+        if uri.inside:
+            continue
         key = "storage.keys.wrap" if uri == config.wrap else "storage.keys.unwrap"
         kek = SCHEMES[uri.scheme](uri, key, reactor)
         if kek.name in keks and isinstance(kek, FileKek):
@@ -49,3 +52,9 @@ def open_envelopes(config: KeyEncryption, reactor: Reactor) -> Envelopes | None:
             )
         keks[kek.name] = kek
     return Envelopes(list(keks.values())) if keks else None
+
+
+def open_insides(config: KeyEncryption) -> Insides | None:
+    """Return the tokens that keep private keys inside; None if the configuration names none. Raises ConfigError."""
+    uris = [uri for uri in config.uris if uri.inside]
+    return open_tokens(uris, "storage.keys") if uris else None

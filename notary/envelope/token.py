@@ -1,4 +1,7 @@
-"""The process that has a PKCS#11 module: it logs in, then encrypts and decrypts data keys by a key in the token.
+"""The process that has a PKCS#11 module: it logs in, then works with keys in the token.
+
+By a key-encrypting key in the token it encrypts and decrypts data keys. In a token that keeps keys inside, it makes
+private keys, and signs with them.
 
 Rules of this module:
 
@@ -23,11 +26,19 @@ from contextlib import suppress
 from typing import Any, Final
 
 NONCE_BYTES: Final = 12
+ID_BYTES: Final = 16
+"""The length of the ids that keys inside have."""
+
+_LABEL: Final = "notary-service"
+_RSA_BITS: Final = 2048
 _TAG_BITS: Final = 128
 _PR_SET_DUMPABLE: Final = 4
 
 AWAY, DAMAGED, PIN = "away", "damaged", "pin"
 """The kinds of failures: the token or its key cannot be used now; the data key does not open; the PIN is refused."""
+
+
+_NO_DATA_KEY: Final = "its data key does not open: the stored bytes are damaged, or the key in the token is another one"
 
 
 class Failed(Exception):
@@ -39,8 +50,8 @@ class Failed(Exception):
         self.text = text
 
 
-class _Key:
-    """The key in the token, in a session that is logged in. Raises Failed."""
+class _Session:
+    """A session of the token that is logged in. Raises Failed."""
 
     def __init__(self, place: Mapping[str, str]) -> None:
         import pkcs11  # an extra, and only this process loads it
@@ -51,7 +62,7 @@ class _Key:
         except Exception as error:  # noqa: BLE001 - modules raise what they like
             raise Failed(AWAY, f"the module {place['module']} cannot be loaded ({type(error).__name__})") from None
         token = self._token(library, place)
-        self._key = self._find(self._logged_in(token, place["pin"]), place)
+        self._session = self._logged_in(token, place["pin"], writes=bool(place["inside"]))
 
     def _token(self, library: Any, place: Mapping[str, str]) -> Any:
         label, serial = place["token"], place["serial"]
@@ -75,16 +86,25 @@ class _Key:
             )
         return tokens[0]
 
-    def _logged_in(self, token: Any, pin: str) -> Any:
+    def _logged_in(self, token: Any, pin: str, *, writes: bool) -> Any:
         errors = self._pkcs11.exceptions
         try:
-            return token.open(user_pin=pin)
+            return token.open(rw=writes, user_pin=pin)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange):
             raise Failed(PIN, "the token refuses the PIN") from None
         except errors.PinLocked:
             raise Failed(
                 AWAY, "the PIN of the token is locked: unlock it with the PIN of its security officer"
             ) from None
+
+
+class _Key(_Session):
+    """The key-encrypting key in the token."""
+
+    def __init__(self, place: Mapping[str, str]) -> None:
+        super().__init__(place)
+        self._key = self._find(self._session, place)
+        self.works = {"wrap": self.wrap, "unwrap": self.unwrap, "check": self.check}
 
     def _find(self, session: Any, place: Mapping[str, str]) -> Any:
         attribute = self._pkcs11.Attribute
@@ -114,12 +134,12 @@ class _Key:
         """Decrypt. A failure is damage if the token still decrypts what it has encrypted."""
         nonce, rest = data[:NONCE_BYTES], data[NONCE_BYTES:]
         if not rest:
-            raise Failed(DAMAGED, "")
+            raise Failed(DAMAGED, _NO_DATA_KEY)
         try:
             return bytes(self._key.decrypt(rest, **self._gcm(nonce, context)))
         except self._pkcs11.PKCS11Error:
             self.check(b"", b"")
-            raise Failed(DAMAGED, "") from None
+            raise Failed(DAMAGED, _NO_DATA_KEY) from None
 
     def check(self, _data: bytes, _context: bytes) -> bytes:
         """Encrypt and decrypt something."""
@@ -132,6 +152,80 @@ class _Key:
     def _gcm(self, nonce: bytes, context: bytes) -> dict[str, Any]:
         parameters = self._pkcs11.GCMParams(nonce, context, _TAG_BITS)
         return {"mechanism": self._pkcs11.Mechanism.AES_GCM, "mechanism_param": parameters}
+
+
+class _Inside(_Session):
+    """Private keys that are made in the token, and never leave it. A key is named by its CKA_ID."""
+
+    def __init__(self, place: Mapping[str, str]) -> None:
+        super().__init__(place)
+        self._keys: dict[bytes, Any] = {}
+        self.works = {"make": self.make, "sign": self.sign, "forget": self.forget, "check": self.check}
+
+    def make(self, data: bytes, _context: bytes) -> bytes:
+        """Make a key of the algorithm ``data``; return its id and its public half (DER)."""
+        from pkcs11.util import ec, rsa
+
+        key_type, mechanism = self._pkcs11.KeyType, self._pkcs11.Mechanism
+        key_id, algorithm = os.urandom(ID_BYTES), data.decode()
+        if algorithm == "ecdsa":
+            curve = {self._pkcs11.Attribute.EC_PARAMS: ec.encode_named_curve_parameters("secp256r1")}
+            maker = self._session.create_domain_parameters(key_type.EC, curve, local=True)
+            public, secret = maker.generate_keypair(mechanism=mechanism.EC_KEY_PAIR_GEN, **self._kept(key_id))
+            encoded = ec.encode_ec_public_key(public)
+        else:
+            public, secret = self._session.generate_keypair(key_type.RSA, _RSA_BITS, **self._kept(key_id))
+            encoded = rsa.encode_rsa_public_key(public)
+        try:
+            self._judge(secret)
+        except Failed:
+            secret.destroy()
+            public.destroy()
+            raise
+        self._keys[key_id] = secret
+        return key_id + bytes(encoded)
+
+    def _kept(self, key_id: bytes) -> dict[str, Any]:
+        attribute = self._pkcs11.Attribute
+        secret = {attribute.SENSITIVE: True, attribute.EXTRACTABLE: False, attribute.PRIVATE: True}
+        return {"id": key_id, "label": _LABEL, "store": True, "private_template": secret}
+
+    def _judge(self, secret: Any) -> None:
+        attribute = self._pkcs11.Attribute
+        if secret[attribute.EXTRACTABLE] or not secret[attribute.SENSITIVE]:
+            raise Failed(AWAY, "a key can be taken out of the token, which is no place to keep keys inside")
+
+    def sign(self, data: bytes, context: bytes) -> bytes:
+        """Sign the SHA-256 digest ``context`` with the key whose id is ``data``."""
+        secret = self._keys.get(data)
+        if secret is None:
+            secret = self._keys[data] = self._find(data)
+        mechanism = self._pkcs11.Mechanism
+        if secret.key_type == self._pkcs11.KeyType.EC:
+            return bytes(secret.sign(context, mechanism=mechanism.ECDSA))
+        parameters = mechanism.SHA256, self._pkcs11.MGF.SHA256, len(context)
+        return bytes(secret.sign(context, mechanism=mechanism.RSA_PKCS_PSS, mechanism_param=parameters))
+
+    def _find(self, key_id: bytes) -> Any:
+        attribute = self._pkcs11.Attribute
+        wanted = {attribute.CLASS: self._pkcs11.ObjectClass.PRIVATE_KEY, attribute.ID: key_id}
+        found = list(self._session.get_objects(wanted))
+        if len(found) != 1:
+            raise Failed(DAMAGED, f"there are {len(found)} keys in the token with the id {key_id.hex()}")
+        self._judge(found[0])
+        return found[0]
+
+    def forget(self, data: bytes, _context: bytes) -> bytes:
+        """Destroy both halves of the key whose id is ``data``."""
+        self._keys.pop(data, None)
+        for each in list(self._session.get_objects({self._pkcs11.Attribute.ID: data})):
+            each.destroy()
+        return b""
+
+    def check(self, _data: bytes, _context: bytes) -> bytes:
+        """Ask the token for something that needs the session."""
+        self._session.generate_random(64)
+        return b""
 
 
 def _protect() -> None:
@@ -152,11 +246,12 @@ def main() -> None:
         answers.flush()
 
     try:
-        key = _Key(json.loads(sys.stdin.readline()))
+        place = json.loads(sys.stdin.readline())
+        session = _Inside(place) if place["inside"] else _Key(place)
         answer(ok="")
         for line in sys.stdin:
             request = json.loads(line)
-            work = {"wrap": key.wrap, "unwrap": key.unwrap, "check": key.check}[request["do"]]
+            work = session.works[request["do"]]
             try:
                 answer(ok=work(bytes.fromhex(request["data"]), bytes.fromhex(request["context"])).hex())
             except Failed as failed:

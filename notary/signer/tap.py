@@ -28,7 +28,8 @@ from notary.daemon.program import Program, Surroundings
 from notary.daemon.reload import Part, part, restart_lines
 from notary.daemon.serving import Serving
 from notary.daemon.workers.worker import Worker
-from notary.envelope import KEYWRAP, envelopes
+from notary.envelope import INSIDE, KEYWRAP, envelopes
+from notary.envelope.inside import SESSIONS
 from notary.errors import ConfigError, CustodyUnavailable, KeyNotFound, StorageFailed, StorageUnreachable
 from notary.net.grpc import GrpcFactory, refuse_plaintext
 from notary.net.http.site import Response
@@ -63,6 +64,11 @@ THREADS: Final = MAKERS + 1
 """How many threads make and open keys: one is always left for a signature whose key must be opened."""
 
 
+def threads(config: SignerConfig) -> int:
+    """Return how many threads work with keys: those inside tokens sign in them too, as many at a time as sessions."""
+    return MAKERS + SESSIONS if any(uri.inside for uri in config.storage.keys.uris) else THREADS
+
+
 class Signer(Serving):
     """The signer of one configuration.
 
@@ -80,7 +86,7 @@ class Signer(Serving):
         worker: Worker | None = None,
         machine: Machine = MACHINE,
     ) -> None:
-        super().__init__(reactor, THREADS, sockets, machine)
+        super().__init__(reactor, threads(config), sockets, machine)
         self._logs_info = logs_info
         self._worker = worker
         self._config = config
@@ -226,7 +232,8 @@ class Signer(Serving):
         keys = await self._store.sample()
         refused = await self.in_thread(partial(refused_aliases, keys, self._custody.open, envelopes.under))
         if config.storage.keys.wrap is not None:
-            sealed = {envelopes.under(key) for key in keys if key.keywrap_alg == KEYWRAP}
+            own = INSIDE if config.storage.keys.makes_inside else KEYWRAP
+            sealed = {envelopes.under(key) for key in keys if key.keywrap_alg == own}
             if sealed and sealed <= refused.keys():
                 raise ConfigError(
                     f"storage.keys.wrap: {refused[min(sealed)]}; expected a configuration that opens stored keys, "
@@ -285,8 +292,10 @@ class Signer(Serving):
 
 def _what(config: SignerConfig) -> str:
     """Name what new keys are under, for log lines."""
-    wrap = config.storage.keys.wrap
-    return f"the passphrase of alias {config.storage.default_alias}" if wrap is None else "the key-encrypting key"
+    keys = config.storage.keys
+    if keys.wrap is None:
+        return f"the passphrase of alias {config.storage.default_alias}"
+    return "the token" if keys.makes_inside else "the key-encrypting key"
 
 
 class Options(options.Options):

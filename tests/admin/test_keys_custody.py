@@ -18,9 +18,10 @@ from twisted.internet.threads import deferToThread
 from notary import envelope
 from notary.admin.command import Status
 from notary.admin.commands import keys as commands
-from notary.config import vault
+from notary.config import KekUri, KeyEncryption, vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
+from notary.envelope.schemes import open_insides
 from notary.storage import keywrap
 from notary.tuf import jwe, private
 from tests.admin.conftest import admin
@@ -330,6 +331,38 @@ async def test_bench_measures_what_is_configured_and_stores_nothing(place, tmp_p
         assert record["per_second"] > 0
         assert 0 <= record["median_ms"] <= record["worst_ms"]
     assert not (tmp_path / "keys.db").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bench_of_keys_inside_leaves_none_there(tmp_path, monkeypatch):
+    tokens = Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
+    place = KeyPlace("sqlite3", str(tmp_path / "keys.db"))
+    outcome = await run(place, tmp_path, "bench", "--seconds", "0.1", keys={"wrap": tokens.inside()})
+    assert outcome.status == Status.OK, outcome.err
+    assert [(each["work"], each["threads"]) for each in outcome.records] == [
+        ("make a key", 1),
+        ("make a key", 8),
+        ("open a key", 1),
+        ("sign", 1),
+        ("sign", 8),
+    ]
+    assert "EC" not in tokens.tool("notary", "--list-objects")
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_inside_are_verified_and_not_moved(key_place, tmp_path, keks, monkeypatch):
+    tokens = Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
+    insides = open_insides(KeyEncryption(wrap=KekUri("pkcs11", tokens.inside().partition(":")[2])))
+    made = [(await deferToThread(insides.first.make, f"example.com/{n}", "timestamp", "ecdsa"))[1] for n in range(2)]
+    await key_place.fill(make_key(GUN), *made)
+    await deferToThread(insides.first.forget, made[1])
+    await deferToThread(insides.close)
+    outcome = await run(key_place, tmp_path, "verify", keys={"unwrap": [tokens.inside()]})
+    assert (outcome.status, outcome.records[-1]) == (Status.FOUND, {"checked": 3, "do_not_open": 1})
+    assert "there are 0 keys in the token" in outcome.records[0]["problem"]
+    outcome = await run(key_place, tmp_path, "reencrypt", "--to-kek", keys={"wrap": keks[0]})
+    assert (outcome.status, outcome.records[-1]["failed"]) == (Status.FOUND, 2)
+    assert f"key {made[0].key_id} is inside a token, which it never leaves" in outcome.err
 
 
 @pytest_twisted.ensureDeferred

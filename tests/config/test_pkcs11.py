@@ -34,7 +34,17 @@ def test_files_of_pins(source):
     assert pkcs11.parse(f"token=a;object=b?module-path=/m.so&pin-source={source}").pin_path == "/run/pin"
 
 
+def test_a_token_that_keeps_keys_inside():
+    key = pkcs11.parse(f"token=a{PATHS}&keep=inside")
+    assert (key.inside, key.object, key.name) == (True, "", "inside-a2d398922901")  # stored rows name it
+    assert not pkcs11.parse(f"token=a;object=b{PATHS}").inside
+
+
 BAD = [
+    f"token=a;object=b{PATHS}&keep=inside",
+    f"token=a{PATHS}&keep=outside",
+    "token=a?module-path=/m.so&keep=inside",
+    f"object=b{PATHS}&keep=inside",
     "",
     "token=a;object=b",
     f"token=a{PATHS}",

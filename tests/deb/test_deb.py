@@ -41,9 +41,10 @@ SUITE, OF_RELEASE = release()
 
 @pytest.fixture(scope="session")
 def package() -> Path:
-    """The package as ``make deb`` builds it; one that was built from this tree a moment ago is as good."""
-    (found,) = ROOT.glob(f"dist/notary-service_*{OF_RELEASE}_*.deb")
-    return found
+    """The package that ``make deb`` has built."""
+    found = sorted(ROOT.glob(f"dist/notary-service_*{OF_RELEASE}_*.deb"))
+    assert len(found) == 1, "run `make deb`, or `make deb SUITE=...`, before"
+    return found[0]
 
 
 def packed_again(package: Path, folder: Path, version: str, changed: str) -> Path:

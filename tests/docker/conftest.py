@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from etc.images import IMAGES
 from tests.docker.engine import Engine, OwnEngine, say
 from tests.support.peers import Certificates, free_port, is_open, mint_certificates
 
@@ -44,11 +45,10 @@ def engine(bare_engine: Engine) -> Engine:
 
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> dict[str, str]:
-    """The images of the daemons, by program."""
-    names = {"notary-server": "notary_server", "notary-signer": "notary_signer"}
-    for target, name in names.items():
-        engine.docker("build", "-q", "-f", "docker/Dockerfile", "--target", target, "-t", name, ".")
-    return names
+    """Our images, by program."""
+    for image, target in IMAGES.items():
+        engine.build(target, image)
+    return {target: image for image, target in IMAGES.items()}
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@
 
 Rules of this module: an engine that answers is used as it is. Otherwise root gets one of its own, with its data in
 ``build/docker`` so that a second run finds the layers of the first. Without a registry, the base image comes from
-debootstrap, with the certificates that this machine trusts: who has none reaches the packages through somebody else.
+debootstrap, as small as the published one, and with the authorities that were added to those of this machine: it may
+reach the packages through a proxy that they vouch for.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,13 +22,37 @@ from pathlib import Path
 from typing import Self
 
 TREE = Path(__file__).resolve().parents[2]
-BASE = "debian:bookworm-slim"
+MADE_BASE = "notary_base:bookworm"
 START_SECONDS = 60.0
-PACKAGES = "python3,python3-venv,ca-certificates"
+AUTHORITIES = Path("/usr/local/share/ca-certificates")
+LEFT_OUT = (
+    "usr/share/doc",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/man",
+    "var/cache/apt",
+    "var/lib/apt/lists",
+)
+"""Folders whose content the published image has not either."""
+
+SOURCES = """\
+deb http://deb.debian.org/debian bookworm main
+deb http://deb.debian.org/debian bookworm-updates main
+deb http://deb.debian.org/debian-security bookworm-security main
+"""
+
+
+def pinned_base() -> str:
+    """The base that the images are built on, unless the variable NOTARY_BASE names another."""
+    found = re.search(r"^ARG BASE=\$\{NOTARY_BASE:-(\S+)\}$", (TREE / "docker/Dockerfile").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
 
 
 class Engine:
     """A Docker engine at ``host`` ("" is the command's own default)."""
+
+    command: tuple[str, ...] = ("docker",)
 
     def __init__(self, host: str = "") -> None:
         self.environment = {**os.environ, **({"DOCKER_HOST": host} if host else {}), "DOCKER_CLI_HINTS": "false"}
@@ -56,7 +82,7 @@ class Engine:
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         """What a docker command prints."""
-        return self.run("docker", *arguments, check=check).stdout
+        return self.run(*self.command, *arguments, check=check).stdout
 
     def inspect(self, what: str) -> dict[str, object]:
         """What the engine knows of an image or a container."""
@@ -68,21 +94,41 @@ class Engine:
         """Whether an engine is there."""
         return self.run("docker", "info", check=False).returncode == 0
 
+    def has(self, image: str) -> bool:
+        """Whether an image is here."""
+        return self.run("docker", "image", "inspect", image, check=False).returncode == 0
+
+    @property
+    def base(self) -> str:
+        """The base of the images."""
+        return self.environment.get("NOTARY_BASE") or pinned_base()
+
     def need_base(self) -> None:
         """See that the base image is there."""
-        if self.run("docker", "image", "inspect", BASE, check=False).returncode == 0:
+        if self.has(self.base) or self.run("docker", "pull", "--quiet", self.base, check=False).returncode == 0:
             return
-        if self.run("docker", "pull", "--quiet", BASE, check=False).returncode == 0:
+        self.environment["NOTARY_BASE"] = MADE_BASE
+        if self.has(MADE_BASE):
             return
-        say(f"no registry answers: making {BASE} with debootstrap")
+        say("no registry answers: making the base image with debootstrap")
         with tempfile.TemporaryDirectory() as directory:
             root = Path(directory) / "root"
-            self.run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root))
-            shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "etc/ssl/certs/ca-certificates.crt")
-            with subprocess.Popen(("tar", "-C", str(root), "-c", "."), stdout=subprocess.PIPE) as tar:
+            self.run("debootstrap", "--variant=minbase", "bookworm", str(root))
+            (root / "etc/apt/sources.list").write_text(SOURCES)
+            excludes = "".join(f"path-exclude /{name}/*\n" for name in LEFT_OUT if name.startswith("usr"))
+            (root / "etc/dpkg/dpkg.cfg.d/slim").write_text(excludes)
+            if AUTHORITIES.is_dir():
+                shutil.copytree(AUTHORITIES, root / AUTHORITIES.relative_to("/"), dirs_exist_ok=True)
+            left_out = [f"--exclude=./{name}/*" for name in LEFT_OUT]
+            with subprocess.Popen(("tar", "-C", str(root), *left_out, "-c", "."), stdout=subprocess.PIPE) as tar:
                 assert tar.stdout is not None
-                self.run("docker", "import", "-", BASE, stdin=tar.stdout.fileno())
+                self.run("docker", "import", "-", MADE_BASE, stdin=tar.stdout.fileno())
             assert tar.returncode == 0
+
+    def build(self, target: str, image: str) -> None:
+        """Build one of our images."""
+        options = ("--file", "docker/Dockerfile", "--target", target, "--build-arg", f"BASE={self.base}")
+        self.docker("build", "--quiet", *options, "--tag", image, ".")
 
 
 class OwnEngine(Engine):
@@ -130,6 +176,19 @@ class OwnEngine(Engine):
             self._process.kill()
             self._process.wait(60)
         shutil.rmtree(self._runtime, ignore_errors=True)
+
+
+class Podman(Engine):
+    """Podman, which answers to the same commands, with its data in a directory of its own. Wants root."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.command = ("podman", "--root", str(directory / "root"), "--runroot", str(directory / "run"))
+        # Podman's own default is more than root may have everywhere.
+        (directory / "containers.conf").write_text(
+            '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
+        )
+        self.environment["CONTAINERS_CONF"] = str(directory / "containers.conf")
 
 
 class Compose:

@@ -142,7 +142,7 @@ def test_a_new_version_of_the_key_and_rows_that_move_to_it(server):
         with kek_of(server.uri()) as again:
             box = Envelopes([again])
             assert box.open(row).public.key_id == row.key_id
-            box.refresh()
+            box.first.check()
             assert not box.is_current(row)
             moved = box.move(row)
             assert box.is_current(moved)

@@ -21,7 +21,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import KekUri, load_signer
 from notary.daemon import serving as starting
-from notary.envelope import KEYWRAP, envelopes
+from notary.envelope import INSIDE, KEYWRAP, envelopes
 from notary.envelope import pkcs11 as token_keys
 from notary.envelope import vault as transit_keys
 from notary.envelope.envelopes import Envelopes
@@ -206,6 +206,30 @@ async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeyp
             assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
     assert all("Waiting for the custody of keys: the key-encrypting key in token" in status for status, _ in waits)
     assert any("the custody of keys works, after" in (formatEvent(event) or "") for event in events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_keys_inside_a_token(pair, tmp_path, tokens, monkeypatch):
+    """They outlive the signer; while the token is away none signs, and the signer says so."""
+    monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(token_keys, "_PAUSES", Backoff(first=0.05, most=0.1))
+    config = configured(pair, tmp_path, tokens.inside(module=tokens.faulty_module()))
+    async with serving(config) as (_, started, call):
+        await started
+        key_id = await call(pair, made_and_signed)
+    store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
+    row = await store.get(key_id)
+    await store.close()
+    assert (row.keywrap_alg, len(row.private)) == (INSIDE, 19)
+    async with serving(config) as (service, started, call):
+        await started
+        assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
+        tokens.go_wrong("removed")
+        assert "the token failed" in await refused(call, pair, lambda client: client.sign(key_id, b"a message"))
+        await until(lambda: has_status(service, "degraded"))
+        tokens.go_wrong("")
+        await until(lambda: has_status(service, "ok"))
+        assert (await call(pair, lambda client: client.sign(key_id, b"a message"))).content
 
 
 @pytest_twisted.ensureDeferred

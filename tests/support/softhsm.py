@@ -29,7 +29,7 @@ FAULTS = {
     "locked": "0x40000",  # a flag of the token
     "final try": "0x20000",  # likewise
 }
-"""What the faulty module can do: the first ones when it encrypts or decrypts, or as they say."""
+"""What the faulty module can do: the first ones when it encrypts, decrypts or signs, or as they say."""
 
 _SOURCE = r"""
 #include <dlfcn.h>
@@ -63,6 +63,14 @@ static ulong decrypt_init(ulong s, void *m, ulong k) {
     ulong r = work();
     return r ? r : ((ulong (*)(ulong, void *, ulong))theirs->f[33])(s, m, k);
 }
+static ulong sign_init(ulong s, void *m, ulong k) {
+    ulong r = work();
+    return r ? r : ((ulong (*)(ulong, void *, ulong))theirs->f[42])(s, m, k);
+}
+static ulong random_bytes(ulong s, void *out, ulong size) {
+    ulong r = work();
+    return r ? r : ((ulong (*)(ulong, void *, ulong))theirs->f[64])(s, out, size);
+}
 static ulong open_session(ulong slot, ulong flags, void *a, void *n, ulong *s) {
     char text[64];
     if (fault(text) && !strncmp(text, "open ", 5)) return strtoul(text + 5, 0, 0);
@@ -85,6 +93,8 @@ ulong C_GetFunctionList(list **out) {
         ours.f[12] = open_session;
         ours.f[29] = encrypt_init;
         ours.f[33] = decrypt_init;
+        ours.f[42] = sign_init;
+        ours.f[64] = random_bytes;
     }
     *out = &ours;
     return 0;
@@ -143,6 +153,10 @@ class Tokens:
         """The URI of a key."""
         place = f"token={quote(token)};object={quote(key)}{more}"
         return f"pkcs11:{place}?module-path={module}&pin-source=file:{self.folder}/pin"
+
+    def inside(self, module: str = MODULE) -> str:
+        """The URI of the token, to keep keys inside."""
+        return f"pkcs11:token=notary?module-path={module}&pin-source=file:{self.folder}/pin&keep=inside"
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from notary.admin.private_keys import PrivateKeys
 from notary.admin.session import Session
 from notary.config import ServerConfig, SignerConfig
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS, certificate_files, settings
+from notary.envelope import INSIDE
 from notary.envelope import KEYWRAP as DATAKEY
 from notary.envelope.envelopes import under
 from notary.errors import NotaryError
@@ -143,16 +144,17 @@ async def _keys(session: Session, config: SignerConfig, stored: Iterable[StoredK
 
 def _tried(keys: PrivateKeys, stored: Iterable[StoredKey]) -> Iterator[_Check]:
     try:
-        if keys.envelopes is not None:
-            keys.envelopes.check()
+        keys.check()
     except NotaryError as error:
         yield "key-encrypting keys", str(error), ""
         return
     known = () if keys.envelopes is None else keys.envelopes.names
     for name in known:
         yield f"key-encrypting key {name}", None, "it can be used"
-    rows = [row for row in stored if row.keywrap_alg in (DATAKEY, KEYWRAP)]
-    refused = refused_aliases(rows, keys.open, under)
-    for keywrap, what in ((DATAKEY, "keys under"), (KEYWRAP, "passphrase")):
+    if keys.insides is not None:
+        yield f"token {keys.insides.first.name}", None, "it can be used"
+    rows = [row for row in stored if row.keywrap_alg in (INSIDE, DATAKEY, KEYWRAP)]
+    refused = refused_aliases(rows, keys.try_key, under)
+    for keywrap, what in ((INSIDE, "keys in"), (DATAKEY, "keys under"), (KEYWRAP, "passphrase")):
         for name in sorted({under(row) for row in rows if row.keywrap_alg == keywrap}):
             yield f"{what} {name}", refused.get(name), "opens a stored key" if keywrap == KEYWRAP else "one opens"

@@ -23,6 +23,7 @@ from notary.admin.private_keys import PrivateKeys, Target, UnderKek, UnderPassph
 from notary.admin.rates import Rate, rate_of
 from notary.admin.session import Session
 from notary.envelope.envelopes import under
+from notary.envelope.inside import Inside
 from notary.errors import (
     ConfigError,
     CustodyUnavailable,
@@ -244,7 +245,7 @@ class _Tried:
         if row.key is None:
             return row.problem
         try:
-            self._keys.open(row.key)
+            self._keys.try_key(row.key)
         except CustodyUnavailable as error:
             return error
         except (SigningFailed, UnsupportedAlgorithm) as error:
@@ -382,8 +383,33 @@ _AT_ONCE: Final = 8
 """In how many threads work is measured that a signer does for several clients."""
 
 
-def _works(keys: PrivateKeys) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    """Yield what a signer does with keys: its name, in how many threads it is measured, and the work itself."""
+_Work: TypeAlias = tuple[str, int, Callable[[], object]]
+"""What a signer does with keys: its name, in how many threads it is measured, and the work itself."""
+
+
+def _works_inside(token: Inside, made: list[StoredKey]) -> Iterator[_Work]:
+    """Yield the works of a token that keeps keys inside; ``made`` gets the keys that are made there."""
+
+    def make() -> None:
+        made.append(token.make("bench", "timestamp", _BENCH_ALGORITHM)[1])
+
+    make()
+    row = made[0]
+    key = token.open(row)
+    yield "make a key", 1, make
+    yield "make a key", _AT_ONCE, make
+    yield "open a key", 1, lambda: token.open(row)
+    yield "sign", 1, lambda: key.sign(b"a message")
+    yield "sign", _AT_ONCE, lambda: key.sign(b"a message")
+
+
+def _forgotten(token: Inside, made: list[StoredKey]) -> None:
+    for row in made:
+        token.forget(row)
+
+
+def _works(keys: PrivateKeys) -> Iterator[_Work]:
+    """Yield the works of keys that are open in memory."""
     if keys.envelopes is not None:
         kek, data_key = keys.envelopes.first, secrets.token_bytes(_DATA_KEY_BYTES)
         wrapped = kek.wrap(data_key, b"bench")
@@ -407,13 +433,26 @@ async def bench(session: Session, seconds: float) -> int:
     """Measure how fast ecdsa keys are made, opened, and sign, under what the configuration encrypts new keys under.
 
     With a token or a server, this measures that token or server. Nothing is stored, and the database is not asked: a
-    signer also stores each key that it makes. Measure beside no other load.
+    signer also stores each key that it makes. Keys that are made in a token are destroyed at the end. Measure beside no
+    other load.
     """
     config = session.signer()
     keys = PrivateKeys(config, session.reactor)
     session.at_end(keys.close)
     in_thread = _in_thread(session)
-    works = await in_thread(lambda: list(_works(keys)))
+    token = None if keys.insides is None or not config.storage.keys.makes_inside else keys.insides.first
+    made: list[StoredKey] = []
+    try:
+        works = await in_thread(lambda: list(_works(keys) if token is None else _works_inside(token, made)))
+        await _measured(session, works, seconds)
+    finally:
+        if token is not None:
+            await in_thread(_forgotten, token, made)
+    return Status.OK
+
+
+async def _measured(session: Session, works: Sequence[_Work], seconds: float) -> None:
+    in_thread = _in_thread(session)
     with session.out.table("Work", "Threads", "Per second", "Median (ms)", "Worst (ms)") as add:
         for name, threads, work in works:
             rate: Rate = await in_thread(rate_of, work, threads, seconds, session.reactor.seconds)
@@ -425,7 +464,6 @@ async def bench(session: Session, seconds: float) -> int:
                 "worst_ms": round(1000 * rate.worst_seconds, 3),
             }
             add(list(record.values()), record)
-    return Status.OK
 
 
 for each in (list_, reencrypt, verify, prune, bench):

@@ -13,12 +13,15 @@ from types import MappingProxyType
 from typing import Final
 
 from notary.config import SignerConfig
+from notary.envelope import INSIDE
 from notary.envelope import KEYWRAP as DATAKEY
-from notary.signer.custody import Builder, ByKeywrap, KeyCustody, envelope, jwe
+from notary.signer.custody import Builder, ByKeywrap, KeyCustody, envelope, inside, jwe
 from notary.tuf.jwe import KEYWRAP
 from notary.work.reactor import Reactor
 
-CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType({DATAKEY: envelope.build, KEYWRAP: jwe.build})
+CUSTODIES: Final[Mapping[str, Builder]] = MappingProxyType(
+    {INSIDE: inside.build, DATAKEY: envelope.build, KEYWRAP: jwe.build}
+)
 """The custodies by the value of ``keywrap_alg`` in the rows that they make."""
 
 

@@ -51,4 +51,4 @@ def build(current: Callable[[], SignerConfig], reactor: Reactor) -> EnvelopeCust
     """Build the custody if the configuration names a key-encrypting key. Raises ConfigError."""
     keys = current().storage.keys
     envelopes = open_envelopes(keys, reactor)
-    return None if envelopes is None else EnvelopeCustody(envelopes, makes=keys.wrap is not None)
+    return None if envelopes is None else EnvelopeCustody(envelopes, makes=keys.wraps)

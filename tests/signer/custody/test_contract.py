@@ -20,16 +20,18 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from notary import envelope
-from notary.config import SignerConfig, awskms, load_signer, pkcs11, vault
+from notary.config import KekUri, SignerConfig, awskms, load_signer, pkcs11, vault
 from notary.envelope.awskms import KmsKek
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
+from notary.envelope.inside import open_tokens
 from notary.envelope.pkcs11 import Pkcs11Kek
 from notary.envelope.schemes import SCHEMES
 from notary.envelope.vault import VaultKek
 from notary.errors import SigningFailed, UnsupportedAlgorithm
 from notary.signer.custody import ByKeywrap, KeyCustody, custodies
 from notary.signer.custody.envelope import EnvelopeCustody
+from notary.signer.custody.inside import InsideCustody
 from notary.signer.custody.jwe import JweCustody
 from notary.signer.tap import Signer
 from notary.storage import StoredKey
@@ -49,6 +51,8 @@ ALIAS = "alias_one"
 ENVIRONMENT = {"NOTARY_SIGNER_ALIAS_ONE": "the first passphrase, which is long"}
 MESSAGE = b"a message"
 ALGORITHMS = ["ed25519", "ecdsa", "rsa"]
+UNMADE = {("inside", "ed25519")}
+"""Algorithms of keys that a custody does not make."""
 UNKNOWN = "HSM-OF-ANOTHER-HOUSE"
 PLACE = "TEST_URI_OF_A_KEY"
 """The variable with the URI of a key that is no secret of the test itself."""
@@ -70,6 +74,10 @@ def _in_transit(reactor: Any) -> KeyCustody:
     return EnvelopeCustody(Envelopes([VaultKek(vault.parse(os.environ[PLACE]), reactor)]))
 
 
+def _inside_a_token(_reactor: object) -> KeyCustody:
+    return InsideCustody(open_tokens([KekUri("pkcs11", os.environ[PLACE])], "storage.keys"))
+
+
 def _in_kms(_reactor: object) -> KeyCustody:
     return EnvelopeCustody(Envelopes([KmsKek(awskms.parse(os.environ[PLACE]))]))
 
@@ -80,6 +88,7 @@ MAKERS: Mapping[str, tuple[str, Callable[[Any], KeyCustody]]] = {
     "pkcs11": (envelope.KEYWRAP, _in_a_token),
     "vault": (envelope.KEYWRAP, _in_transit),
     "awskms": (envelope.KEYWRAP, _in_kms),
+    "inside": (envelope.INSIDE, _inside_a_token),
 }
 """For each custody, the value of ``keywrap_alg`` in its rows, and what builds it as another process would."""
 
@@ -120,13 +129,14 @@ def second() -> Iterator[Any]:
 @pytest.fixture
 def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]]:
     """Builds the custody as one more process would; all are closed."""
-    places = {"pkcs11": "tokens", "vault": "transit", "awskms": "kms"}
+    places = {"pkcs11": "tokens", "inside": "tokens", "vault": "transit", "awskms": "kms"}
     network = request.getfixturevalue("second") if maker == "vault" else None
     if maker in places:
         place = request.getfixturevalue(places[maker])
         if maker != "vault":
             place.seen_by(monkeypatch)
-        monkeypatch.setenv(PLACE, place.uri().partition(":")[2])
+        uri = place.inside() if maker == "inside" else place.uri()
+        monkeypatch.setenv(PLACE, uri.partition(":")[2])
     built: list[KeyCustody] = []
 
     def another() -> KeyCustody:
@@ -136,6 +146,12 @@ def build(maker: str, request, monkeypatch) -> Iterator[Callable[[], KeyCustody]
     yield another
     for each in built:
         each.close()
+
+
+@pytest.fixture
+def one(maker: str) -> str:
+    """An algorithm of keys that the custody makes."""
+    return "ecdsa" if maker == "inside" else "ed25519"
 
 
 @pytest.fixture
@@ -153,7 +169,11 @@ def test_every_custody_is_tested_here():
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_new_key_and_its_row_are_the_same_key(custody, keywrap, algorithm):
+def test_a_new_key_and_its_row_are_the_same_key(custody, maker, keywrap, algorithm):
+    if (maker, algorithm) in UNMADE:
+        with pytest.raises(UnsupportedAlgorithm):
+            custody.make(GUN, "timestamp", algorithm)
+        return
     key, row = custody.make(GUN, "timestamp", algorithm)
     assert (row.key_id, row.algorithm, row.public) == (key.public.key_id, algorithm, key.public.public)
     assert (row.gun, row.role, row.last_used, row.keywrap_alg) == (GUN, "timestamp", None, keywrap)
@@ -162,7 +182,9 @@ def test_a_new_key_and_its_row_are_the_same_key(custody, keywrap, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_another_process_opens_the_row(custody, build, algorithm):
+def test_another_process_opens_the_row(custody, build, maker, algorithm):
+    if (maker, algorithm) in UNMADE:
+        return
     made, row = custody.make(GUN, "snapshot", algorithm)
     opened = build().open(row)
     assert (opened.public, opened.method) == (made.public, made.method)
@@ -170,12 +192,12 @@ def test_another_process_opens_the_row(custody, build, algorithm):
     assert not good(opened, opened.sign(MESSAGE), b"another message")
 
 
-def test_each_key_is_new(custody):
-    assert len({custody.make(GUN, "timestamp", "ed25519")[1].key_id for _ in range(5)}) == 5
+def test_each_key_is_new(custody, one):
+    assert len({custody.make(GUN, "timestamp", one)[1].key_id for _ in range(5)}) == 5
 
 
-def test_whether_a_key_is_quick_stays(custody, build):
-    made, row = custody.make(GUN, "timestamp", "ed25519")
+def test_whether_a_key_is_quick_stays(custody, build, one):
+    made, row = custody.make(GUN, "timestamp", one)
     assert isinstance(made.quick, bool)
     assert build().open(row).quick is made.quick
 
@@ -186,27 +208,27 @@ def test_other_algorithms_are_refused(custody):
 
 
 @pytest.mark.parametrize("wrapped", [b"", b"\x00", b"a.b.c.d.e", b"x" * 10_000], ids=["empty", "zero", "dots", "long"])
-def test_a_damaged_row_is_a_failure_that_names_its_key(custody, wrapped):
-    _, row = custody.make(GUN, "timestamp", "ed25519")
+def test_a_damaged_row_is_a_failure_that_names_its_key(custody, wrapped, one):
+    _, row = custody.make(GUN, "timestamp", one)
     with pytest.raises(SigningFailed, match=row.key_id):
         custody.open(replace(row, private=wrapped))
 
 
-def test_a_row_of_another_key_is_a_failure(custody):
-    (_, one), (_, other) = (custody.make(GUN, "timestamp", "ed25519") for _ in range(2))
-    for row in (replace(one, public=other.public), replace(one, private=other.private), replace(one, key_id="0" * 64)):
+def test_a_row_of_another_key_is_a_failure(custody, one):
+    (_, row), (_, other) = (custody.make(GUN, "timestamp", one) for _ in range(2))
+    for bad in (replace(row, public=other.public), replace(row, private=other.private), replace(row, key_id="0" * 64)):
         with pytest.raises(SigningFailed):
-            custody.open(row)
+            custody.open(bad)
 
 
-def test_a_custody_in_order_is_not_away(custody):
+def test_a_custody_in_order_is_not_away(custody, one):
     assert custody.makes
     custody.check()
-    assert under(custody.make(GUN, "timestamp", "ed25519")[1]) == custody.under
+    assert under(custody.make(GUN, "timestamp", one)[1]) == custody.under
 
 
-def test_a_key_shows_nothing_private(custody):
-    key, row = custody.make(GUN, "timestamp", "ed25519")
+def test_a_key_shows_nothing_private(custody, one):
+    key, row = custody.make(GUN, "timestamp", one)
     for shown in (repr(key), repr(custody.open(row)), str(key)):
         assert row.private.decode("latin-1") not in shown
         assert "passphrase" not in shown
