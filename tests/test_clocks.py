@@ -34,12 +34,11 @@ WALL_CLOCK = {
     "signer/tap.py": "last_used of keys",
     "storage/memory.py": "created_at and updated_at of rows",
     "storage/sql/database.py": "created_at and updated_at of rows",
-    "work/machine.py": "utc_now as a part of the machine",
-    "work/reactor.py": "utc_now itself",
+    "work/machine.py": "the time of day itself",
 }
 """Where the time of day is read, and what for: expiry and records, never a duration."""
 
-_READS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow", "utc_now"}
+_READS = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow"}
 
 
 def wall_clock_reads(source: str) -> Iterator[str]:
@@ -47,7 +46,7 @@ def wall_clock_reads(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute | ast.Name):
             name = ast.unparse(node)
-            if name in _READS or name.endswith(".utc_now"):  # of a machine
+            if name in _READS or name.endswith((".utc_now", ".time_of_day")):  # of a machine
                 yield name
         if isinstance(node, ast.ImportFrom) and node.module == "time":
             yield from (f"time.{alias.name}" for alias in node.names if f"time.{alias.name}" in _READS)
@@ -61,7 +60,8 @@ def test_the_time_of_day_is_read_for_expiry_and_records_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["time.time()", "x = utc_now", "x = machine.utc_now()", "datetime.now(UTC)", "from time import time"]
+    "source",
+    ["time.time()", "x = machine.utc_now()", "x = machine.time_of_day", "datetime.now(UTC)", "from time import time"],
 )
 def test_a_read_of_the_time_of_day_is_found(source: str) -> None:
     assert list(wall_clock_reads(source))

@@ -21,7 +21,8 @@ from notary.config import PERSISTENT, ServerConfig, SignerConfig, Storage, load_
 from notary.errors import ConfigError, InvalidFile
 from notary.storage.open import pool_of
 from notary.storage.sql.dialect import PoolSettings
-from notary.work.reactor import Reactor, utc_now
+from notary.work.machine import MACHINE
+from notary.work.reactor import Reactor
 
 
 class _Closable(Protocol):
@@ -57,7 +58,7 @@ class Session:
 
     def now(self) -> datetime:
         """Return the time (aware, UTC)."""
-        return utc_now()
+        return MACHINE.utc_now()
 
     @property
     def config(self) -> ServerConfig | SignerConfig:

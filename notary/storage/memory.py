@@ -17,13 +17,13 @@ from twisted.internet.defer import Deferred, execute, succeed
 from notary.errors import KeyNotFound, NotFound, OldVersion, StorageFailed
 from notary.storage import NOTHING, Change, Identity, Place, Stored, StoredKey, Update
 from notary.tuf.model import TIMESTAMP, Gun, RoleName
-from notary.work.reactor import utc_now
+from notary.work.machine import MACHINE
 
 
 class MemoryMetadataStore:
     """:class:`notary.storage.MetadataStore` in dicts; ``now`` returns the time (aware, UTC)."""
 
-    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, now: Callable[[], datetime] = MACHINE.utc_now) -> None:
         self._now = now
         self._files: dict[Gun, dict[RoleName, dict[int, Stored]]] = {}
         self._feed: list[Change] = []

@@ -1,14 +1,14 @@
 """What this program asks of a reactor and of a clock.
 
 Rules of this module: the interfaces are Twisted's own, because our clocks and reactors are handed on to Twisted. There
-are two times, and they are never compared: ``Clock.seconds`` measures durations and only ever grows; :func:`utc_now` is
-the time of day, for the expiry of metadata and for records, and may step back or forth at any time.
+are two times, and they are never compared: ``Clock.seconds`` measures durations and only ever grows; that of
+:class:`notary.work.machine.Machine` is the time of day, for the expiry of metadata and for records, and may step back
+or forth at any time.
 """
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TypeAlias, cast
 
 from twisted.internet.interfaces import (
@@ -49,8 +49,3 @@ def use_monotonic_time(reactor: Reactor) -> None:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     for call in reactor.getDelayedCalls():
         call.delay(difference)
-
-
-def utc_now() -> datetime:
-    """The time of day, aware."""
-    return datetime.now(UTC)

@@ -20,7 +20,7 @@ from notary.signer.metrics import SignerMetrics
 from notary.signer.rpc import Rpc
 from notary.signer.trial import INTERVAL_SECONDS, Trial
 from notary.storage.memory import MemoryKeyStore
-from notary.work.reactor import utc_now
+from notary.work.machine import MACHINE
 
 RIGHT, WRONG, ALIAS = "the right passphrase", "the wrong passphrase", "one"
 
@@ -182,7 +182,7 @@ class Signer(Bench):
 
     def __init__(self) -> None:
         super().__init__()
-        keyring = Keyring(self.store, self.custody, maybeDeferred, utc_now, on_made=self.trial.made)
+        keyring = Keyring(self.store, self.custody, maybeDeferred, MACHINE.utc_now, on_made=self.trial.made)
         self.metrics = SignerMetrics(version="0")
         self.rpc = Rpc(
             keyring, lambda: succeed(None), self.metrics, seconds=self.clock.seconds, trial=self.trial, processes=3
