@@ -3,6 +3,7 @@
 Rules of this module:
 
 - All requests are made on the reactor's thread, one after the other; a method waits for the outcome in its own thread.
+  The file of the secret is read in a thread.
 - A login is kept until half of its lease is over. Then it is renewed or, if it cannot be, made anew, with the file of
   the secret read again. A login that is refused in the middle is made anew once.
 - A secret that was refused is not given again for ``REFUSED_SECONDS``, unless its file has other content: servers lock
@@ -31,6 +32,7 @@ from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote as percent
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from notary import __version__
@@ -273,7 +275,7 @@ class VaultKek:
         return self._login_of(_data(_judged(answer, "auth/token/renew-self"), "auth"), login.token)
 
     async def _log_in(self) -> _Login:
-        secret = self._secret()
+        secret = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._secret)
         digest = hashlib.sha256(self._salt + secret.encode()).digest()
         if digest == self._refused[0] and self._seconds() < self._refused[1]:
             raise _Away(
