@@ -51,6 +51,7 @@ ARGUMENTS = {
     "keys reencrypt": ("signer", ["--to", NEW]),
     "keys prune": ("signer", ["--older-than", "0m", "--dry-run"]),
     "keys verify": ("signer", []),
+    "keys bench": ("signer", ["--seconds", "0.1"]),
     "expiring": ("server", ["--within", "9999d"]),
     "fsck": ("server", []),
     "gc": ("server", ["--keep", "1", "--dry-run"]),
@@ -271,7 +272,7 @@ def mute():
         yield listening
 
 
-@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "repos export"])
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name not in {"repos export", "keys bench"}])
 def test_a_signal_while_nobody_answers(name, folder, mute, tmp_path):
     """The connection to a database cannot be cancelled: it is not waited for once a second signal has come."""
     tree = json.loads((folder / f"{ARGUMENTS[name][0].replace('old', 'server')}.json").read_text())
