@@ -100,7 +100,8 @@ PARTS = GOOD.split(b".")
 
 def flipped(index):
     parts = list(PARTS)
-    parts[index] = encoded(bytes([parts[index][0] ^ 1]) + base64.urlsafe_b64decode(parts[index] + b"==")[1:])
+    content = base64.urlsafe_b64decode(parts[index] + b"==")
+    parts[index] = encoded(bytes([content[0] ^ 1]) + content[1:])
     return b".".join(parts)
 
 
