@@ -12,6 +12,7 @@ from notary.config import KekUri, awskms
 from notary.envelope import MAX_NAME_CHARACTERS
 from notary.envelope.awskms import KmsKek, open_kms
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
+from tests.support.clocks import Time
 from tests.support.kms import Kms
 from tests.support.peers import free_port, mint_certificates
 from tests.support.vault import Vault
@@ -29,15 +30,6 @@ def server(tmp_path_factory):
 @pytest.fixture
 def kms(server, monkeypatch):
     return server.seen_by(monkeypatch)
-
-
-class Time:
-    """A clock that stands until it is set forward."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

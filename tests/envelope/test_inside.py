@@ -16,24 +16,11 @@ from notary.envelope.schemes import open_envelopes, open_insides
 from notary.errors import CustodyUnavailable, SigningFailed, UnsupportedAlgorithm
 from notary.tuf.model import Signature
 from notary.tuf.public import verify
-from tests.support.softhsm import PIN, Tokens
+from tests.support.clocks import Time
+from tests.support.softhsm import PIN
 
 GUN = "example.com/app"
 PAUSE = 100.0  # longer than any
-
-
-@pytest.fixture
-def tokens(tmp_path, monkeypatch) -> Tokens:
-    return Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
-
-
-class Time:
-    """A clock that stands until it is set forward."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

@@ -15,24 +15,11 @@ from notary.config import KekUri, pkcs11
 from notary.envelope import MAX_NAME_CHARACTERS
 from notary.envelope.pkcs11 import Pkcs11Kek, open_token
 from notary.errors import CustodyUnavailable, SigningFailed
-from tests.support.softhsm import FAULTS, PIN, Tokens
+from tests.support.clocks import Time
+from tests.support.softhsm import FAULTS, PIN
 
 DATA, CONTEXT = b"d" * 32, b"context"
 PAUSE = 100.0  # longer than any
-
-
-@pytest.fixture
-def tokens(tmp_path, monkeypatch) -> Tokens:
-    return Tokens.make(tmp_path / "hsm").seen_by(monkeypatch)
-
-
-class Time:
-    """A clock that stands until it is set forward."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

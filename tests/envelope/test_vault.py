@@ -17,6 +17,7 @@ from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.vault import REFUSED_SECONDS, VaultKek, open_transit
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
 from notary.tuf import private
+from tests.support.clocks import Time
 from tests.support.elsewhere import second_reactor
 from tests.support.peers import mint_certificates
 from tests.support.vault import RIGHTS, Key, Token, Vault
@@ -29,15 +30,6 @@ PAUSE = 100.0  # longer than any
 def server(tmp_path):
     with Vault(tmp_path / "vault") as running:
         yield running
-
-
-class Time:
-    """A clock that stands until it is set forward."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @contextmanager

@@ -5,17 +5,11 @@ from __future__ import annotations
 import pytest
 
 from notary.work.allowance import Allowance
-
-
-class Time:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clocks import Time
 
 
 def test_a_share_is_used_up_and_grows_again() -> None:
-    time = Time()
+    time = Time(1000.0)
     allowance = Allowance(60, time)
     assert [allowance.take("a") for _ in range(60)] == [0.0] * 60
     assert allowance.take("a") == pytest.approx(60)  # seconds: one a minute
@@ -30,13 +24,13 @@ def test_a_share_is_used_up_and_grows_again() -> None:
 
 
 def test_nought_means_any_number() -> None:
-    allowance = Allowance(0, Time())
+    allowance = Allowance(0, Time(1000.0))
     assert not any(allowance.take() for _ in range(1000))
     assert len(allowance) == 0
 
 
 def test_however_many_peers_there_are_few_are_remembered() -> None:
-    allowance = Allowance(2, Time(), peers=100)
+    allowance = Allowance(2, Time(1000.0), peers=100)
     for _ in range(3):
         allowance.take("busy")
     for number in range(10_000):
