@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ FEWEST_COLLECTIONS = 4
 """Collections that are made before the copy, and at least so many during and after it together."""
 
 
-class Place:
+class Place(ABC):
     """Two databases of one kind: how each is reached, emptied, and named in the blocks of the page."""
 
     section: str
@@ -40,9 +41,9 @@ class Place:
     values: dict[str, object]
     environment: dict[str, str]
 
+    @abstractmethod
     def lose(self) -> None:
         """Remove all data of both databases."""
-        raise NotImplementedError
 
 
 class OnServer(Place):
