@@ -14,7 +14,6 @@ Rules of this module:
 from __future__ import annotations
 
 import importlib.util
-import random
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,14 +24,13 @@ from notary import __version__
 from notary.config import KekUri
 from notary.config import awskms as uris
 from notary.config.awskms import KmsKey
+from notary.envelope.pauses import Pauses
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
 from notary.tuf.canonical import quote
-from notary.work.backoff import Backoff
 
 TIMEOUT_SECONDS: Final = 5.0
 """How long a connection may take, and then an answer; twice that, since a request is repeated once."""
 
-_PAUSES: Final = Backoff(first=1.0, most=60.0, factor=2.0, jitter=0.2)
 _CONTEXT: Final = "notary-data-key"
 """The name of what is authenticated with a data key; it stands in the audit log of KMS."""
 
@@ -69,13 +67,10 @@ class KmsKek:
     ) -> None:
         self.name = key.name
         self._key = key
-        self._seconds = seconds
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()  # one request at a time: there are few
         self._client: Any = None
-        self._failures = 0  # in a row
-        self._not_before = 0.0
-        self._why = ""
+        self._pauses = Pauses(seconds)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -112,8 +107,9 @@ class KmsKek:
         with self._lock:
             if self._closed:
                 raise self._away("this process is stopping")
-            if self._seconds() < self._not_before:
-                raise self._away(self._why)
+            paused = self._pauses.reason()
+            if paused is not None:
+                raise self._away(paused)
             try:
                 client = self._client = self._client or self._connected()
                 bound = {_CONTEXT: context.decode("utf-8", "backslashreplace")}
@@ -126,13 +122,11 @@ class KmsKek:
                     raise SigningFailed(
                         "its data key does not open: the stored bytes are damaged, or the key is another one"
                     ) from None
-                self._failures += 1
-                pause = _PAUSES.delay(self._failures, random.random())  # noqa: S311 - jitter
-                self._not_before = self._seconds() + pause
                 kind = code or type(error).__name__
-                self._why = _ADVICE.get(kind, f"KMS says {quote(kind)}" if code else kind)
-                raise self._away(self._why) from None
-            self._failures = 0
+                why = _ADVICE.get(kind, f"KMS says {quote(kind)}" if code else kind)
+                self._pauses.failed(why)
+                raise self._away(why) from None
+            self._pauses.worked()
             return answer
 
     def _connected(self) -> Any:

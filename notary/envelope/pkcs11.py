@@ -17,7 +17,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import random
 import secrets
 import select
 import subprocess
@@ -31,9 +30,9 @@ from typing import Final
 from notary.config import KekUri
 from notary.config import pkcs11 as uris
 from notary.config.pkcs11 import TokenKey
+from notary.envelope.pauses import Pauses
 from notary.envelope.token import DAMAGED, PIN
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
-from notary.work.backoff import Backoff
 from notary.work.processes import python_command, python_environment
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -41,7 +40,6 @@ TIMEOUT_SECONDS: Final = 10.0
 
 MAX_PIN_BYTES: Final = 1024
 
-_PAUSES: Final = Backoff(first=1.0, most=60.0, factor=2.0, jitter=0.2)
 _CODE: Final = "from notary.envelope.token import main; main()"
 _READ_BYTES: Final = 1 << 16
 _GRACE_SECONDS: Final = 1.0
@@ -165,13 +163,10 @@ class Session:
         self.name = key.name
         self._key = key
         self._logins = logins or Logins()
-        self._seconds = seconds
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()  # one request at a time: there are few
         self._helper: _Helper | None = None
-        self._failures = 0  # in a row
-        self._not_before = 0.0
-        self._why = ""
+        self._pauses = Pauses(seconds)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -195,8 +190,9 @@ class Session:
         with self._lock:
             if self._closed:
                 raise self._away("this process is stopping")
-            if self._seconds() < self._not_before:
-                raise self._away(self._why)
+            paused = self._pauses.reason()
+            if paused is not None:
+                raise self._away(paused)
             old = self._helper is not None
             try:
                 try:
@@ -206,12 +202,9 @@ class Session:
                         raise
                     answer = self._tried(work, data, context)
             except _Away as error:
-                self._failures += 1
-                pause = _PAUSES.delay(self._failures, random.random())  # noqa: S311 - jitter
-                self._not_before = self._seconds() + pause
-                self._why = str(error)
-                raise self._away(self._why) from None
-            self._failures = 0
+                self._pauses.failed(str(error))
+                raise self._away(str(error)) from None
+            self._pauses.worked()
         if answer.get("failed") == DAMAGED:
             raise SigningFailed(answer["text"])
         return bytes.fromhex(answer["ok"])

@@ -20,7 +20,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -39,11 +38,11 @@ from notary import __version__
 from notary.config import KekUri
 from notary.config import vault as uris
 from notary.config.vault import TransitKey
+from notary.envelope.pauses import Pauses
 from notary.errors import ConfigError, CustodyUnavailable, NotaryError, PeerUnavailable, SigningFailed
 from notary.net.tls.wording import Wording
 from notary.peer.http import Answer, Http, Trust
 from notary.tuf.canonical import quote
-from notary.work.backoff import Backoff
 from notary.work.reactor import Reactor
 
 T = TypeVar("T")
@@ -56,7 +55,6 @@ REFUSED_SECONDS: Final = 300.0
 
 MAX_SECRET_BYTES: Final = 1 << 16
 
-_PAUSES: Final = Backoff(first=1.0, most=60.0, factor=2.0, jitter=0.2)
 _ANSWER_BYTES: Final = 1 << 20
 _PROBE_BYTES: Final = 32
 _TYPES: Final = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
@@ -112,9 +110,7 @@ class VaultKek:
         self._closed = False
         self._login: _Login | None = None
         self._newest = 0  # the version of the key, once it is known
-        self._failures = 0  # in a row
-        self._not_before = -math.inf
-        self._why = ""
+        self._pauses = Pauses(self._seconds)
         self._salt = secrets.token_bytes(16)
         self._refused = b"", -math.inf  # a secret, as a hash, and until when it is not tried again
 
@@ -183,19 +179,18 @@ class VaultKek:
         except CancelledError:
             raise self._away("other requests wait for the server") from None
         try:
-            if self._seconds() < self._not_before:
-                raise self._away(self._why)
+            paused = self._pauses.reason()
+            if paused is not None:
+                raise self._away(paused)
             done = await work()
         except (_Away, CancelledError) as error:
             late = "this process is stopping" if self._closed else f"no answer in {2 * self._timeout_seconds:g} seconds"
-            self._why = str(error) or late
-            self._failures += 1
-            pause = _PAUSES.delay(self._failures, random.random())  # noqa: S311 - jitter
-            self._not_before = self._seconds() + pause
-            raise self._away(self._why) from None
+            why = str(error) or late
+            self._pauses.failed(why)
+            raise self._away(why) from None
         finally:
             self._turn.release()
-        self._failures = 0
+        self._pauses.worked()
         return done
 
     def _away(self, why: str) -> CustodyUnavailable:

@@ -171,8 +171,8 @@ def test_the_pauses_grow(tokens):
         pauses = []
         for _ in range(9):
             away(kek, "there is no such token")
-            pauses.append(kek._not_before - time.now)
-            time.now = kek._not_before
+            pauses.append(kek._pauses.ends_at - time.now)
+            time.now = kek._pauses.ends_at
         assert pauses[0] < 2 < pauses[3] < pauses[-1] <= 72
 
 

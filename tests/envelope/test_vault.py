@@ -347,8 +347,8 @@ def test_the_pauses_grow(server):
         pauses = []
         for _ in range(9):
             away(kek, "sealed")
-            pauses.append(kek._not_before - clock.now)
-            clock.now = kek._not_before
+            pauses.append(kek._pauses.ends_at - clock.now)
+            clock.now = kek._pauses.ends_at
         assert pauses[0] < 2 < pauses[3] < pauses[-1] <= 72
 
 

@@ -21,9 +21,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from notary.config import KekUri, load_signer
 from notary.daemon import serving as starting
-from notary.envelope import INSIDE, KEYWRAP, envelopes
+from notary.envelope import INSIDE, KEYWRAP, envelopes, pauses
 from notary.envelope import pkcs11 as token_keys
-from notary.envelope import vault as transit_keys
 from notary.envelope.envelopes import Envelopes
 from notary.errors import SigningFailed
 from notary.signer import tap
@@ -150,7 +149,7 @@ async def until(condition) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_is_away_later(pair, tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(token_keys, "_PAUSES", Backoff(first=0.05, most=0.1))
+    monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.05, most=0.1))
     module = tokens.faulty_module()
     with capturedLogs() as events:
         async with serving(configured(pair, tmp_path, tokens.uri(module=module))) as (service, started, call):
@@ -182,7 +181,7 @@ async def has_status(service, status) -> bool:
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(starting, "_PATIENCE", Backoff(first=0.05, most=0.1))
-    monkeypatch.setattr(token_keys, "_PAUSES", Backoff(first=0.01, most=0.02))
+    monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.01, most=0.02))
     config = configured(pair, tmp_path, tokens.uri())
     async with serving(config) as (_, started, call):
         await started
@@ -212,7 +211,7 @@ async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeyp
 async def test_keys_inside_a_token(pair, tmp_path, tokens, monkeypatch):
     """They outlive the signer; while the token is away none signs, and the signer says so."""
     monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(token_keys, "_PAUSES", Backoff(first=0.05, most=0.1))
+    monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.05, most=0.1))
     config = configured(pair, tmp_path, tokens.inside(module=tokens.faulty_module()))
     async with serving(config) as (_, started, call):
         await started
@@ -235,7 +234,7 @@ async def test_keys_inside_a_token(pair, tmp_path, tokens, monkeypatch):
 @pytest_twisted.ensureDeferred
 async def test_a_vault_that_is_sealed_at_the_start_and_later(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(starting, "_PATIENCE", Backoff(first=0.05, most=0.1))
-    monkeypatch.setattr(transit_keys, "_PAUSES", Backoff(first=0.01, most=0.02))
+    monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.01, most=0.02))
     monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
     with Vault(tmp_path / "vault") as server, capturedLogs() as events:
         config = configured(pair, tmp_path, server.with_secret_id())
