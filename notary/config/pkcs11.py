@@ -6,11 +6,12 @@ another key. A PIN in the URI is refused, because URIs stand in configurations a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from notary.config.places import MAX_CHARACTERS, name_of
 
 SCHEME: Final = "pkcs11"
 """The scheme of a key-encrypting key in a token."""
@@ -18,13 +19,11 @@ SCHEME: Final = "pkcs11"
 EXPECTED: Final = "pkcs11:token=NAME;object=NAME?module-path=/PATH&pin-source=file:/PATH"
 """The form of such a URI; ``serial`` and ``id`` may be given too, and ``id`` in place of ``object``."""
 
-_MAX_CHARACTERS: Final = 2048
 _PATH: Final = frozenset({"token", "serial", "object", "id", "type"})
 _QUERY: Final = frozenset({"module-path", "pin-source"})
 _KEEP: Final = "keep"
 """The attribute, with the value "inside", of a token in which private keys are made, and which they never leave."""
 _VALUE = re.compile(r"(?:[^%\s]|%[0-9A-Fa-f]{2})+")
-_NAME_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class TokenKey:
     def name(self) -> str:
         """A name of the place: it changes with the token and the object, not with the paths of module and PIN."""
         place = f"{self.token}\0{self.serial}\0{self.object}\0{self.id.hex()}"
-        return f"{'inside' if self.inside else SCHEME}-{hashlib.sha256(place.encode()).hexdigest()[:_NAME_DIGITS]}"
+        return name_of("inside" if self.inside else SCHEME, place)
 
     def __str__(self) -> str:
         given = {"token": self.token, "serial": self.serial, "object": self.object, "id": self.id.hex()}
@@ -55,7 +54,7 @@ class TokenKey:
 
 def parse(place: str) -> TokenKey:
     """Read what follows the scheme in a URI. Raises ValueError."""
-    if len(place) > _MAX_CHARACTERS:
+    if len(place) > MAX_CHARACTERS:
         raise ValueError("too long")
     path, _, query = place.partition("?")
     found = _attributes(path.split(";"), _PATH)

@@ -6,11 +6,12 @@ in configurations and logs: secrets are in the files that it names.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
+
+from notary.config.places import MAX_CHARACTERS, attributes, name_of
 
 SCHEME: Final = "vault"
 """The scheme of a key-encrypting key in Transit."""
@@ -21,7 +22,6 @@ EXPECTED: Final = "vault:https://HOST:PORT/MOUNT/KEY?token-file=/PATH"
 SERVICE_TOKEN: Final = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 """The file in which Kubernetes gives a pod the token of its service account."""
 
-_MAX_CHARACTERS: Final = 2048
 _NETLOC: Final = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _LOGINS: Final = {
@@ -32,7 +32,6 @@ _LOGINS: Final = {
 }
 _PATHS: Final = frozenset({"token-file", "secret-id-file", "jwt-file", "ca-file"})
 _OTHERS: Final = frozenset({"ca-file", "namespace", "auth-mount"})
-_NAME_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,7 @@ class TransitKey:
     @property
     def name(self) -> str:
         """A name of the place: it changes with the namespace, the mount and the key, not with the address."""
-        place = f"{self.namespace}\0{self.mount}\0{self.key}"
-        return f"{SCHEME}-{hashlib.sha256(place.encode()).hexdigest()[:_NAME_DIGITS]}"
+        return name_of(SCHEME, f"{self.namespace}\0{self.mount}\0{self.key}")
 
     def __str__(self) -> str:
         return f"{self.mount}/{self.key} at {self.url}"
@@ -65,7 +63,7 @@ class TransitKey:
 
 def parse(place: str) -> TransitKey:
     """Read what follows the scheme in a URI. Raises ValueError."""
-    if len(place) > _MAX_CHARACTERS:
+    if len(place) > MAX_CHARACTERS:
         raise ValueError("too long")
     parts = urlsplit(place)
     if parts.scheme != "https" or not _NETLOC.fullmatch(parts.netloc) or not parts.hostname or parts.port == 0:
@@ -75,13 +73,10 @@ def parse(place: str) -> TransitKey:
     *mount, key = parts.path.strip("/").split("/")
     if not mount or not all(_is_segment(each) for each in (*mount, key)):
         raise ValueError("no mount, no key, or a character that neither has")
-    pairs = parse_qsl(parts.query, strict_parsing=True)
-    found = dict(pairs)
+    found = attributes(parts.query)
     given = frozenset(found) - _OTHERS
-    if len(found) != len(pairs) or given not in _LOGINS:
-        raise ValueError("an attribute that is unknown or given twice, or no way to log in")
-    if not all(value.isprintable() for value in found.values()):
-        raise ValueError("a character that is not printable")
+    if given not in _LOGINS:
+        raise ValueError("an attribute that is unknown, or no way to log in")
     if not all(found[name].startswith("/") for name in _PATHS & found.keys()):
         raise ValueError("a path that is not absolute")
     login = _LOGINS[given]
