@@ -22,9 +22,12 @@ from notary.config import KekUri, KeyEncryption, vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.envelope.schemes import open_insides
+from notary.envelope.vault import VaultKek
 from notary.storage import keywrap
 from notary.tuf import jwe, private
 from tests.admin.conftest import admin
+from tests.storage.conftest import BACKENDS
+from tests.support.elsewhere import second_reactor
 from tests.support.keyload import keep_creating, keep_signing, sign
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, KeyPlace, environment, make_key
 from tests.support.peers import clean_environment
@@ -308,6 +311,26 @@ async def test_killed_while_the_signer_serves_nothing_is_lost(key_place, pair, t
             return [sign(client, key) for key in (*used, *pending)]
 
     assert all(await deferToThread(with_the_passphrase_only))
+
+
+def under_transit(server, count):
+    """Keys under the first version of the key of ``server``, ten of them under one data key."""
+    with second_reactor() as second:
+        kek = VaultKek(vault.parse(server.uri().partition(":")[2]), second)
+        box = Envelopes([kek], keys_of_a_data_key=10)
+        rows = [box.seal(private.generate("ed25519"), f"example.com/{n}", "timestamp") for n in range(count)]
+        kek.close()
+        return rows
+
+
+@pytest.mark.parametrize("key_place", [each for each in BACKENDS if each.id == "sqlite3"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_more_keys_in_transit_than_threads(key_place, tmp_path):
+    """Threads that wait for the server leave one to look its name up, and to read the file of the login."""
+    with Vault(tmp_path / "vault") as server:
+        await key_place.fill(*await deferToThread(under_transit, server, 30))
+        outcome = await run(key_place, tmp_path, "verify", keys={"wrap": server.uri()})
+        assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 30, "do_not_open": 0}]), outcome.err
 
 
 # -- bench ------------------------------------------------------------------------------------------------------------
