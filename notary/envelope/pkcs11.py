@@ -30,6 +30,7 @@ from typing import Final
 from notary.config import KekUri
 from notary.config import pkcs11 as uris
 from notary.config.pkcs11 import TokenKey
+from notary.envelope import OneVersion
 from notary.envelope.pauses import Pauses
 from notary.envelope.token import DAMAGED, PIN
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
@@ -259,7 +260,7 @@ class Session:
         return CustodyUnavailable(f"{what} in {self._key} cannot be used now: {why}")
 
 
-class Pkcs11Kek(Session):
+class Pkcs11Kek(OneVersion, Session):
     """See :class:`notary.envelope.KeyEncryptingKey`: the key of a session."""
 
     def wrap(self, data_key: bytes, context: bytes) -> bytes:
@@ -269,10 +270,6 @@ class Pkcs11Kek(Session):
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See the port."""
         return self.ask("unwrap", wrapped, context)
-
-    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
-        """See the port: another object in the token is another key."""
-        return True
 
 
 def require_binding(key: str) -> None:
