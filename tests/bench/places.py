@@ -101,7 +101,8 @@ def text(sizes: Sizes) -> str:
         f"{_IN_TURN} keys in turn, 16 in flight. New keys: 8 in\nflight; the database waits for the disk at each "
         "commit. Vault is a server of the tests, KMS is moto, the token is\n"
         f"SoftHSM, which has {sizes.inside:,} keys inside. Goals: a signature takes at most {SIGN_MOST} times the CPU "
-        f"of one under a\npassphrase, and the first one is there within {START_SECONDS} s."
+        "of one under a\npassphrase, by the lowest round of each, since what disturbs a round only adds; the first one "
+        f"is there within {START_SECONDS} s."
     )
 
 
@@ -364,9 +365,9 @@ class Places:
         head = ("custody", "new keys/s", "CPU, ms", "signatures/s", "CPU, ms", "÷ passphrase")
         head += ("first signature, s", "memory, MB", "after signatures, MB", "met")
         lines = [head, ["---", *["---:"] * (len(head) - 2), "---"]]
-        usual = self._places[0].median("sign signer cpu")
+        usual = min(self._places[0].figures["sign signer cpu"])
         for place in self._places:
-            ratio, start = place.median("sign signer cpu") / usual, place.median("start")
+            ratio, start = min(place.figures["sign signer cpu"]) / usual, place.median("start")
             met = (ratio <= SIGN_MOST or place.name == INSIDE) and start < START_SECONDS
             names = ("create rate", "create signer cpu", "sign rate", "sign signer cpu")
             cells = [number(place.median(name)) for name in names]
