@@ -146,7 +146,8 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     backups need the old ones.
 
     The command may be interrupted at any time; started again, it continues with the remaining keys. A key that cannot
-    be decrypted is reported and left unchanged; the exit status is then 1.
+    be decrypted is reported and left unchanged; the exit status is then 1. For a new version of a key in Transit no key
+    is decrypted.
     """
     if bool(alias) == to_kek:
         raise ConfigError("--to, --to-kek: expected one of the two, and not both")
