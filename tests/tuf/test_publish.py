@@ -242,7 +242,8 @@ def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
 
 
 def test_the_files_of_an_upload_share_a_budget_of_structure() -> None:
-    half = b'{"signed":{"x":[' + b",".join([b"{}"] * 150_000) + b']},"signatures":[]}'
+    # In a string, brackets count as structure too, and are read a hundred times faster.
+    half = b'{"signed":{"x":"' + b"[" * 150_000 + b'"},"signatures":[]}'
     assert len(publish.read([("targets", half), ("targets/a", half), ("targets/b", half)])) == 3
     with pytest.raises(MalformedJSON, match="all files together"):
         publish.read([("targets", half), ("targets/a", half), ("targets/b", half), ("targets/c", half)])
@@ -254,7 +255,7 @@ def test_stored_parents_share_a_budget_of_structure() -> None:
     names = [f"targets/{letter}" for letter in "abc"]
     for name in names:
         author.delegate(name)
-        author.contents[name]["custom"] = {"hashes": {}, "length": 0, "custom": [[]] * 250_000}
+        author.contents[name]["custom"] = {"hashes": {}, "length": 0, "custom": "[" * 250_000}
         author.delegate(f"{name}/x")
     collection.publish(author.files("root", "targets"))
     for name in names:
@@ -263,7 +264,7 @@ def test_stored_parents_share_a_budget_of_structure() -> None:
         collection.validate(author.files(*[f"{name}/x" for name in names]))
 
 
-LARGE = b'{"signed":{"x":[' + b",".join([b"{}"] * 250_000) + b']},"signatures":[]}'
+LARGE = b'{"signed":{"x":"' + b"[" * 250_000 + b'"},"signatures":[]}'
 
 
 @pytest.mark.parametrize(
