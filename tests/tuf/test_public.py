@@ -347,6 +347,28 @@ def test_rsa_keys_have_bounds(odd, good, key_type):
     assert verify(PublicKey(key_type, public), Signature("", "rsapkcs1v15", odd.sign(MESSAGE)), MESSAGE) is good
 
 
+@pytest.mark.parametrize(
+    ("odd", "costly"),
+    [
+        pytest.param(OddKey(), False, id="usual"),
+        pytest.param(OddKey(exponent=LARGEST_EXPONENT), False, id="largest-exponent"),
+        pytest.param(OddKey(primes=8), False, id="largest-modulus"),
+        pytest.param(OddKey(exponent=EXPONENT_32), True, id="larger-exponent"),
+        pytest.param(OddKey(primes=9), True, id="larger-modulus"),
+    ],
+)
+def test_keys_that_take_too_long_to_verify_with(odd, costly):
+    key = serialization.load_der_public_key(odd.public)
+    assert public.rsa_is_costly(key) is costly
+    fault = public.rsa_fault(key)
+    assert (fault is None) is not costly
+
+
+def test_a_small_key_is_faulty_but_not_costly():
+    assert not public.rsa_is_costly(SMALL.public_key())
+    assert public.rsa_fault(SMALL.public_key()) == "RSA key has 1024 bits; at least 2048 needed"
+
+
 def test_an_exponent_of_1_signs_nothing():
     odd = OddKey(exponent=1)
     assert not verify(PublicKey("rsa", odd.public), Signature("", "rsapkcs1v15", odd.sign(MESSAGE)), MESSAGE)

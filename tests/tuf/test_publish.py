@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, UploadFault
+from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, NoFilename, UploadFault
 from notary.tuf import model, publish
 from notary.tuf.model import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
@@ -185,6 +185,31 @@ def test_a_time_zone_and_a_fraction_of_now_do_not_show() -> None:
 )
 def test_needed(uploaded: list[str], more: list[str]) -> None:
     assert publish.needed([RoleName(role) for role in uploaded]) == {*BASE_ROLES, *more}
+
+
+def test_names_that_are_no_roles_need_nothing() -> None:
+    names = ["targets/a", "", "Root", "root", "targets/a", "targets//b"]
+    assert publish.named((name, b"never read") for name in names) == [A, ROOT, A]
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([("root", b'{"signed":{},"signatures":[]}')] * 2, None, id="metadata"),
+        pytest.param([("root", b'{"signed":{},"signatures":[]}'), ("targets", b"[]")], MalformedJSON, id="no metadata"),
+        pytest.param([("", b"")], NoFilename, id="no name"),
+        pytest.param([("mirrors", b"")], InvalidRole, id="no role"),
+    ],
+)
+def test_what_can_be_read_of_an_upload(files: list[tuple[str, bytes]], fault: type[Exception] | None) -> None:
+    if fault is None:
+        assert [(upload.role, upload.data) for upload in publish.read(files)] == files
+        publish.check(files)
+        return
+    for function in (publish.read, publish.check):
+        with pytest.raises(fault):
+            function(files)
 
 
 # -- the order of the checks ------------------------------------------------------------------------------------------

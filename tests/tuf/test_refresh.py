@@ -237,6 +237,11 @@ def test_the_moment_of_expiry(later: timedelta, expired: bool) -> None:
     assert (due.snapshot_expired, due.root_expired, due.snapshot is not None) == (expired, expired, expired)
 
 
+def test_the_slack_is_a_share_of_the_lifetimes() -> None:
+    lifetimes = Lifetimes(timestamp=timedelta(hours=5), snapshot=timedelta(hours=7))
+    assert refresh.Slack.of(lifetimes, 0.25) == refresh.Slack(timedelta(minutes=75), timedelta(minutes=105))
+
+
 def test_new_files_live_as_long_as_is_said() -> None:
     collection, _ = _published()
     now = NOW + SNAPSHOT_LIFE + MOMENT
