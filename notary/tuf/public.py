@@ -286,7 +286,7 @@ def _der(public: bytes) -> _Key:
     key = serialization.load_der_public_key(public)
     if _pkix(key) != public:
         # Compressed points, missing parameters: OpenSSL reads more spellings than Go clients do.
-        raise ValueError("not the encoding that Go clients read")
+        raise ValueError
     return key
 
 
@@ -300,11 +300,11 @@ def _certificate(public: bytes) -> _Key:
 
 def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise ValueError("not a key on a known curve")
+        raise ValueError  # not a key on a known curve
     width = (key.curve.key_size + 7) // 8
     if len(sig) != 2 * width:
-        raise ValueError("not r and s in fixed width")
-    r, s = int.from_bytes(sig[:width], "big"), int.from_bytes(sig[width:], "big")
+        raise ValueError  # not r and s in fixed width
+    r, s = int.from_bytes(sig[:width]), int.from_bytes(sig[width:])
     key.verify(encode_dss_signature(r, s), message.sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
@@ -326,7 +326,7 @@ def rsa_fault(key: rsa.RSAPublicKey) -> str | None:
 
 def _rsa(key: _Key) -> rsa.RSAPublicKey:
     if not isinstance(key, rsa.RSAPublicKey) or rsa_fault(key) is not None:
-        raise ValueError("not an RSA key that can be used")
+        raise ValueError
     return key
 
 
