@@ -201,18 +201,19 @@ def test_canonical_form(value, data):
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "message"),
     [
-        pytest.param(1.5, id="fraction"),
-        pytest.param({"a": [{"b": -0.1}]}, id="fraction-inside"),
-        pytest.param([math.nan], id="nan"),
-        pytest.param({"a": math.inf}, id="infinity"),
-        pytest.param("\ud800", id="surrogate"),
-        pytest.param({"\udfff": 1}, id="surrogate-in-a-name"),
+        pytest.param(1.5, "canonical JSON holds no fractions", id="fraction"),
+        pytest.param({"a": [{"b": -0.1}]}, "canonical JSON holds no fractions", id="fraction-inside"),
+        pytest.param([math.nan], "NaN has no canonical form", id="nan"),
+        pytest.param({"a": math.inf}, "Infinity has no canonical form", id="infinity"),
+        pytest.param({"a": [-math.inf]}, "-Infinity has no canonical form", id="negative-infinity"),
+        pytest.param("\ud800", "a string holds half a surrogate pair", id="surrogate"),
+        pytest.param({"\udfff": 1}, "a string holds half a surrogate pair", id="surrogate-in-a-name"),
     ],
 )
-def test_what_has_no_canonical_form(value):
-    with pytest.raises(InvalidMetadata):
+def test_what_has_no_canonical_form(value, message):
+    with pytest.raises(InvalidMetadata, match=f"^{message}"):
         canonical.dumps(value)
 
 

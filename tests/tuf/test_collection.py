@@ -158,5 +158,5 @@ def test_a_collection_without_a_beginning_is_not_found(files):
     missing = f"there is no snapshot with the checksum that the timestamp lists \\({digest(files['snapshot'])}\\)"
     with pytest.raises(NotFound, match=f"^{missing}$"):
         collection.current(Stored(*rows(files | {"snapshot": files["root"]})))
-    with pytest.raises(InvalidMetadata, match="^the stored timestamp is not metadata"):
+    with pytest.raises(InvalidMetadata, match=r"^the stored timestamp is not metadata: "):
         collection.current(Stored(*rows(files | {"timestamp": b""})))

@@ -70,6 +70,27 @@ def test_the_estimate_is_the_sum_of_all_that_is_read_and_verified():
     stored = handled["root"] + read["root"] + handled["snapshot"] + read["snapshot"]
     assert estimated({"targets": files["targets"]}, files, root_verified=True) == targets + stored
     assert estimated({"targets": files["targets"]}, files) == targets + stored + 1000
+    assert cost.estimate({RoleName(role): Held(1, data) for role, data in files.items()}, []) == (
+        stored + 1000 + handled["targets"] + read["targets"] + 1000
+    )
+    signed_twice = {"root": bogus(files["root"], make_key(), 2)}
+    assert estimated({}, signed_twice) - estimated({}, signed_twice, root_verified=True) == 2000
+    # The root before an uploaded one is read too, the targets before uploaded ones are not.
+    assert estimated(uploads, uploads) == wanted + handled["root"] + read["root"] + 1000
+
+
+@pytest.mark.parametrize("spent", ["all that is handled", "all that is uploaded"])
+def test_counting_goes_on_at_the_most(spent):
+    files = author().first()
+    stored = {"root": files["root"]}
+    uploads = {"targets": files["targets"]}
+    reached = sum(len(data) // 10 for data in files.values() if data in (files["root"], files["targets"]))
+    if spent == "all that is uploaded":
+        reached = estimated(uploads) + len(files["root"]) // 10
+    whole = estimated(uploads, stored)
+    held = {RoleName("root"): Held(1, files["root"])}
+    assert cost.estimate(held, publish.read(uploads.items()), most=reached) > reached
+    assert cost.estimate(held, publish.read(uploads.items()), most=reached - 1) == reached < whole
 
 
 @pytest.mark.parametrize(

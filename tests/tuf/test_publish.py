@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, NoFilename, UploadFault
-from notary.tuf import model, publish
+from notary.tuf import model, publish, validation
 from notary.tuf.model import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
@@ -324,6 +325,25 @@ def test_a_large_upload_under_a_good_root_is_read_whole() -> None:
     author.bump("root")
     plan = publish.validate_files(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
     assert [update.data for update in plan.updates] == [*first.values()]
+
+
+def test_the_root_of_a_large_upload_shares_its_budget_of_structure() -> None:
+    author = Collection().author()
+    files = [("root", author.root(edit=setting("x", to="[" * 250_000))), ("targets/a", LARGE), ("targets/b", LARGE)]
+    with pytest.raises(MalformedJSON, match="all files together"):
+        publish.validate_files(Gun(GUN), {}, files, NOW)
+
+
+def test_a_stored_root_is_verified_unless_it_is_known_to_be_good() -> None:
+    collection, author = _stored()
+    collection.current[ROOT] = Held(1, author.root(signers=[make_root_key(GUN)]))
+    files = [*author.publish("targets").items()]
+    uploads = publish.read(files)
+    for known, fault in (({}, InvalidMetadata), ({"root_verified": True}, None)):
+        with pytest.raises(fault) if fault else nullcontext():
+            validation.validate(Gun(GUN), collection.current, uploads, NOW, **known)
+        with pytest.raises(fault) if fault else nullcontext():
+            publish.validate_files(Gun(GUN), collection.current, files, NOW, **known)
 
 
 def test_the_version_of_an_upload() -> None:
