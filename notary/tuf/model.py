@@ -304,7 +304,6 @@ class Root(VersionedMetadata):
 class Delegation:
     """A delegation to a role: the role's keys, and the prefixes of the target names that it may sign."""
 
-    name: RoleName
     role: RoleKeys
     paths: tuple[str, ...]
 
@@ -430,9 +429,7 @@ def _delegations(members: Members, parent: RoleName) -> dict[RoleName, Delegatio
         if name in delegations:
             # The Go client would fetch the role's file twice, and then give up on the whole collection.
             raise InvalidMetadata(f"{parent}: it delegates to {name} twice")
-        delegations[name] = Delegation(
-            name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths")
-        )
+        delegations[name] = Delegation(_role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths"))
     return delegations
 
 
