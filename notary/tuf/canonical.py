@@ -93,7 +93,7 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     except RecursionError:
         raise MalformedJSON(f"nested more than {MAX_DEPTH} deep") from None
     if containers > MAX_DEPTH:  # most documents have fewer than that in all
-        for depth, _ in enumerate(_levels(value), start=1):
+        for depth, _ in enumerate(_levels([value])):
             if depth > MAX_DEPTH:
                 raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
     # Half a surrogate pair can only come from an escape; most documents have no such escape, and are not searched.
@@ -260,9 +260,9 @@ def _items(container: list[Any] | dict[str, Any]) -> Any:
     return container.values() if isinstance(container, dict) else container
 
 
-def _levels(value: Json) -> Iterator[list[list[Any] | dict[str, Any]]]:
-    """The containers of ``value``, one level of nesting at a time, without recursion."""
-    level = [value] if isinstance(value, (list, dict)) else []
+def _levels(outermost: list[Any]) -> Iterator[list[list[Any] | dict[str, Any]]]:
+    """The containers in ``outermost``, itself first, one level of nesting at a time, without recursion."""
+    level: list[list[Any] | dict[str, Any]] = [outermost]
     while level:
         yield level
         level = [item for container in level for item in _items(container) if isinstance(item, (list, dict))]
