@@ -62,15 +62,15 @@ VALUES = st.recursive(
         pytest.param(b"[NaN]", "NaN", id="nan"),
         pytest.param(b"[Infinity]", "Infinity", id="infinity"),
         pytest.param(b"[-Infinity]", "-Infinity", id="minus-infinity"),
-        pytest.param(b"[1e400]", "too large", id="float-overflow"),
-        pytest.param(b"[-1e400]", "too large", id="float-underflow"),
-        pytest.param(b"[1e16]", "too large", id="whole-float-too-large"),
-        pytest.param(b"[9007199254740992]", "too large", id="integer-of-54-bits"),
-        pytest.param(b"[-9007199254740992]", "too large", id="negative-integer-of-54-bits"),
-        pytest.param(b"[18446744073709551616]", "too large", id="integer-of-65-bits"),
-        pytest.param(b"[" + b"9" * 5000 + b"]", "too large", id="integer-of-5000-digits"),
-        pytest.param(b"[-" + b"9" * 5000 + b"]", "too large", id="negative-integer-of-5000-digits"),
-        pytest.param(b"\xef\xbb\xbf{}", "byte order mark", id="utf-8-bom"),
+        pytest.param(b"[1e400]", "a number is too large: JSON", id="float-overflow"),
+        pytest.param(b"[-1e400]", "a number is too large: JSON", id="float-underflow"),
+        pytest.param(b"[1e16]", "a number is too large: JSON", id="whole-float-too-large"),
+        pytest.param(b"[9007199254740992]", "an integer is too large: JSON", id="integer-of-54-bits"),
+        pytest.param(b"[-9007199254740992]", "an integer is too large: JSON", id="negative-integer-of-54-bits"),
+        pytest.param(b"[18446744073709551616]", "an integer is too large: JSON", id="integer-of-65-bits"),
+        pytest.param(b"[" + b"9" * 5000 + b"]", "an integer is too large: JSON", id="integer-of-5000-digits"),
+        pytest.param(b"[-" + b"9" * 5000 + b"]", "an integer is too large: JSON", id="negative-integer-of-5000-digits"),
+        pytest.param(b"\xef\xbb\xbf{}", "starts with a byte order mark", id="utf-8-bom"),
         pytest.param('"\u00e9"'.encode("latin-1"), "not UTF-8 at byte 1", id="latin-1"),
         pytest.param('{"a":1}'.encode("utf-16"), "not UTF-8 at byte 0", id="utf-16-bom"),
         pytest.param('{"a":1}'.encode("utf-16-le"), "not JSON", id="utf-16-le"),
@@ -78,9 +78,11 @@ VALUES = st.recursive(
         pytest.param(b'"\xed\xa0\x80"', "not UTF-8", id="raw-surrogate"),
         pytest.param(b'"\xc0\xaf"', "not UTF-8", id="overlong"),
         pytest.param(b'"\xf4\x90\x80\x80"', "not UTF-8", id="beyond-unicode"),
-        pytest.param(b'"\\ud800"', "surrogate", id="high-surrogate"),
-        pytest.param(b'["\\uDFFFx"]', "surrogate", id="low-surrogate"),
-        pytest.param(b'{"\\udc00\\ud800":1}', "surrogate", id="surrogates-the-wrong-way-round"),
+        pytest.param(b'"\\ud800"', "a string holds half a surrogate pair", id="high-surrogate"),
+        pytest.param(b'["\\uDFFFx"]', "a string holds half a surrogate pair", id="low-surrogate"),
+        pytest.param(
+            b'{"\\udc00\\ud800":1}', "a string holds half a surrogate pair", id="surrogates-in-reverse"
+        ),
         pytest.param(b'"\x00"', "Invalid control character", id="raw-nul"),
         pytest.param(b'"\n"', "Invalid control character", id="raw-newline"),
         pytest.param(b'"\x1f"', "Invalid control character", id="raw-control"),
@@ -94,7 +96,7 @@ VALUES = st.recursive(
     ],
 )
 def test_what_is_refused(data, message):
-    with pytest.raises(MalformedJSON, match=message):
+    with pytest.raises(MalformedJSON, match=f"^(not JSON: |nested more than 100 |member )?{message}"):
         canonical.parse(data)
 
 
@@ -108,6 +110,7 @@ def test_what_is_refused(data, message):
             b'{"a":{"a":1},"A":[{"a":2},{"a":3}]}', {"a": {"a": 1}, "A": [{"a": 2}, {"a": 3}]}, id="same-names"
         ),
         pytest.param(b"[9007199254740991,-9007199254740991]", [MAX_INTEGER, -MAX_INTEGER], id="largest-integers"),
+        pytest.param(b"[9007199254740991.0]", [MAX_INTEGER], id="largest-whole-float"),
         pytest.param(b"[1.5,-0.25]", [1.5, -0.25], id="fractions"),
         pytest.param(b"[1e2,2.0,-0.0,1e-400]", [100, 2, 0, 0], id="whole-floats"),
         pytest.param(b'"\\ud83d\\ude00\\u0000\\n\\/"', "😀\0\n/", id="escapes"),
@@ -157,7 +160,8 @@ def test_documents_share_a_budget_and_small_ones_spend_it_too(structure):
     for _ in range(MAX_DOCUMENTS):
         canonical.parse(data, budget)
     with pytest.raises(
-        MalformedJSON, match=r"^too much structure: all files together may hold at most 600000 .* uploads"
+        MalformedJSON,
+        match=r"^too much structure: all files together may hold at most 600000 .*, and 1000000 commas; publish",
     ):
         canonical.parse(b"[0,0]", budget)
     canonical.parse(data)
@@ -346,7 +350,13 @@ def test_wrong_types(method, value, message):
         getattr(Members({"sig": value}, KNOWN, "x"), method)("sig")
 
 
-@pytest.mark.parametrize("name", ["x" * 1_000_000, "é" * 30, "a b"])
+@pytest.mark.parametrize("name", ["x", "x" * 64])
+def test_a_plain_name_is_shown_as_it_is(name):
+    with pytest.raises(InvalidMetadata, match=f"^x: {name} must be a string$"):
+        Members({name: 1}, frozenset({name}), "x").text(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 1_000_000, "x" * 65, "é" * 30, "a b"])
 def test_a_name_of_the_writers_choice_is_quoted_in_messages(name):
     with pytest.raises(InvalidMetadata, match=r"^x: '[ -~]{1,200}' must be a string$"):
         Members({name: 1}, frozenset({name}), "x").text(name)

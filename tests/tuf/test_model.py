@@ -219,6 +219,8 @@ def test_also_good(role, path, value):
         pytest.param("root", "roles.mirrors", {"keyids": 1}, "keyids must be a list", id="other-role-malformed"),
         pytest.param("targets", "_type", "Root", "expected type Targets", id="targets-of-wrong-type"),
         pytest.param("targets", "version", 0, "invalid version 0", id="targets-version-0"),
+        pytest.param("targets", "Targets", {}, "must be written 'targets'", id="targets-in-another-case"),
+        pytest.param("targets", "Delegations", {}, "must be written 'delegations'", id="delegations-in-another-case"),
         pytest.param("targets", "targets", [], "targets must be an object", id="targets-as-list"),
         pytest.param("targets", "targets.v1", "x", "a target: expected an object", id="target-as-text"),
         pytest.param("targets", "targets.v1.length", "1", "length must be an integer", id="length-as-text"),
@@ -265,13 +267,13 @@ def test_also_good(role, path, value):
     ],
 )
 def test_bad_metadata(role, path, value, message):
-    with pytest.raises(InvalidMetadata, match=message):
+    with pytest.raises(InvalidMetadata, match=f"^(({role}|key): .*)?{message}"):
         PARSE[role](envelope(changed(role, path, value)))
 
 
 @pytest.mark.parametrize("role", [ROOT, SNAPSHOT, TIMESTAMP])
 def test_targets_are_of_a_targets_role(role):
-    with pytest.raises(InvalidMetadata, match="not a targets role"):
+    with pytest.raises(InvalidMetadata, match=f"^{role} is not a targets role$"):
         Targets.parse(envelope(SIGNED["targets"]), role)
 
 

@@ -86,6 +86,9 @@ def test_a_snapshot_of_the_client_cannot_be_renewed_but_a_timestamp_over_it_can(
     with pytest.raises(InvalidUpdate) as caught:
         collection.sign(due.snapshot)
     assert (caught.value.fault, caught.value.missing) == (UploadFault.HIERARCHY, "snapshot")
+    assert str(caught.value).endswith(
+        "upload a signed snapshot, or publish a root that names the server's snapshot key"
+    )
     collection.current[TIMESTAMP] = Held(3, collection.sign(due.timestamp()))
     collection.check()
 
@@ -189,7 +192,7 @@ def test_the_server_vouches_for_no_snapshot_that_root_does_not() -> None:
     collection, author = _published()
     author.roles["snapshot"] = Role([make_key()])
     collection.current[SNAPSHOT] = Held(2, author.snapshot(author.stored))
-    with pytest.raises(InvalidMetadata, match="not signed by the keys that root names"):
+    with pytest.raises(InvalidMetadata, match=r"^the stored snapshot is not signed by the keys that root names"):
         refresh.stale(collection.current, NOW)
 
 
