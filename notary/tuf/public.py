@@ -195,7 +195,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
         if role.keys[key_id].key_id != key_id:
             raise InvalidMetadata(f"key id {quote(key_id)} does not match the content of its key")
     message, load = _Message(envelope.payload), cache(_recall)
-    valid: dict[str, bytes] = {}
+    valid: set[str] = set()
     signers: set[bytes] = set()  # the public keys behind ``valid``
     for signature in untried:
         if len(signers) >= role.threshold or len(signers) + len(left) < role.threshold:
@@ -206,7 +206,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
         identity = _identity(role.keys[signature.key_id], signature, message, load)
         left[signature.key_id] -= 1
         if identity is not None:
-            valid[signature.key_id] = identity
+            valid.add(signature.key_id)
             signers.add(identity)
         if identity is not None or not left[signature.key_id]:
             del left[signature.key_id]
