@@ -80,9 +80,7 @@ VALUES = st.recursive(
         pytest.param(b'"\xf4\x90\x80\x80"', "not UTF-8", id="beyond-unicode"),
         pytest.param(b'"\\ud800"', "a string holds half a surrogate pair", id="high-surrogate"),
         pytest.param(b'["\\uDFFFx"]', "a string holds half a surrogate pair", id="low-surrogate"),
-        pytest.param(
-            b'{"\\udc00\\ud800":1}', "a string holds half a surrogate pair", id="surrogates-in-reverse"
-        ),
+        pytest.param(b'{"\\udc00\\ud800":1}', "a string holds half a surrogate pair", id="surrogates-in-reverse"),
         pytest.param(b'"\x00"', "Invalid control character", id="raw-nul"),
         pytest.param(b'"\n"', "Invalid control character", id="raw-newline"),
         pytest.param(b'"\x1f"', "Invalid control character", id="raw-control"),
@@ -208,6 +206,7 @@ def test_canonical_form(value, data):
     ("value", "message"),
     [
         pytest.param(1.5, "canonical JSON holds no fractions", id="fraction"),
+        pytest.param([1e-7], "canonical JSON holds no fractions", id="small-fraction"),
         pytest.param({"a": [{"b": -0.1}]}, "canonical JSON holds no fractions", id="fraction-inside"),
         pytest.param([math.nan], "NaN has no canonical form", id="nan"),
         pytest.param({"a": math.inf}, "Infinity has no canonical form", id="infinity"),
@@ -219,6 +218,10 @@ def test_canonical_form(value, data):
 def test_what_has_no_canonical_form(value, message):
     with pytest.raises(InvalidMetadata, match=f"^{message}"):
         canonical.dumps(value)
+
+
+def test_a_large_whole_float_is_written_as_an_integer():
+    assert canonical.dumps([1e22]) == b"[10000000000000000000000]"
 
 
 def test_a_parsed_whole_float_is_written_as_an_integer():

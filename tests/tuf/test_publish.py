@@ -788,12 +788,13 @@ def test_a_root_that_names_a_server_key_that_cannot_be_read() -> None:
 
 
 def test_a_snapshot_may_list_what_is_stored_and_what_is_no_role() -> None:
-    """The stored snapshot listed other bytes of targets; names that are no roles are the publisher's business."""
+    """The stored snapshot listed other bytes of targets. Clients do not look for names that are no targets roles."""
     collection, author = _stored("client")
     broken = {**author.stored, "targets": b"not what is stored"}
     collection.current[SNAPSHOT] = Held(1, author.snapshot(broken))
     files = author.publish("snapshot")
-    files["snapshot"] = author.snapshot({**author.stored, "no role": b"", "mirrors": b""})
+    others = {name: file_meta(b"") for name in ("no role", "mirrors", "timestamp")}
+    files["snapshot"] = author.snapshot(author.stored, edit=lambda signed: signed["meta"].update(others))
     collection.publish(files)
     collection.check()
 
