@@ -81,7 +81,7 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     """
     containers = _limit_structure(data, budget)
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"not UTF-8 at byte {error.start}") from None
     if text.startswith("\ufeff"):
@@ -99,7 +99,7 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     # Half a surrogate pair can only come from an escape; most documents have no such escape, and are not searched.
     if _SURROGATE.search(text):
         try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise MalformedJSON("a string holds half a surrogate pair") from None
     return value
@@ -119,7 +119,7 @@ def dumps(value: Json) -> bytes:
     if "\\" in text:
         text = _ESCAPE.sub(_unescape, text)
     try:
-        return text.encode("utf-8")
+        return text.encode()
     except UnicodeEncodeError:
         raise InvalidMetadata("a string holds half a surrogate pair") from None
 

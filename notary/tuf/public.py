@@ -72,7 +72,7 @@ class PublicKey:
 
     def to_json(self) -> dict[str, Any]:
         """The key as metadata holds it."""
-        public = base64.b64encode(self.public).decode("ascii")
+        public = base64.b64encode(self.public).decode()
         return {"keytype": self.key_type, "keyval": {"private": None, "public": public}}
 
     @cached_property
