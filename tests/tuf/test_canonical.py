@@ -173,6 +173,18 @@ def test_numbers_keep_the_kind_that_they_were_written_as():
     assert type(fraction) is float
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param("x" * 64, f"'{'x' * 64}'", id="short"),
+        pytest.param("x" * 65, f"'{'x' * 64}...'", id="long"),
+        pytest.param("é\n", r"'\xe9\n'", id="not ASCII"),
+    ],
+)
+def test_a_quoted_name(name, shown):
+    assert canonical.quote(name) == shown
+
+
 def test_messages_are_short_and_ascii():
     name = "é\n" * 100_000
     with pytest.raises(MalformedJSON) as caught:

@@ -605,6 +605,13 @@ def test_many_signatures_cost_one_digest_and_one_reading_of_their_key(monkeypatc
     assert len(read) == 1  # it is remembered, and judges as before
 
 
+@pytest.mark.parametrize(("key_bytes", "remembered"), [(4096, 1), (4097, 0)])
+def test_large_keys_are_not_remembered(key_bytes, remembered):
+    public._remembered.cache_clear()
+    assert not verify(PublicKey("rsa", bytes(key_bytes)), Signature("", "rsapss", bytes(256)), MESSAGE)
+    assert public._remembered.cache_info().currsize == remembered
+
+
 def test_no_signatures_at_all():
     with pytest.raises(InvalidMetadata, match="no signatures"):
         meets_threshold(Signed(), role_of(1, A.public))

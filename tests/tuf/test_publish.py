@@ -607,6 +607,15 @@ def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
     collection.publish(author.files("targets"))
 
 
+def test_a_leap_to_the_largest_version_is_told_after_other_faults() -> None:
+    collection, author = _stored()
+    author.versions["targets"] = 2**31 - 1
+    author.lifetimes["targets"] = timedelta(days=-1)
+    with pytest.raises(InvalidUpdate, match=r"^targets: it expired at ") as caught:
+        collection.validate(author.files("targets"))
+    assert caught.value.fault == UploadFault.TARGETS
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
