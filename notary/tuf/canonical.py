@@ -271,7 +271,8 @@ def _levels(outermost: list[Any]) -> Iterator[list[list[Any] | dict[str, Any]]]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        counts = Counter(name for name, _ in pairs)
+        twice = max(counts, key=counts.__getitem__)
         raise MalformedJSON(f"member {quote(twice)} is given twice in one object")
     return members
 

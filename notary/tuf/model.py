@@ -386,12 +386,10 @@ def read_time(text: str) -> datetime:
     found = _TIME.fullmatch(text)
     if found is None:
         raise InvalidMetadata("expires must be a time in RFC 3339, such as 2030-01-31T12:00:00Z")
-    year, fraction, offset = found["year"], found["fraction"] or "", found["offset"] or "+00:00"
+    year, fraction, offset = found["year"], found["fraction"] or "0", found["offset"] or "+00:00"
     try:
         # Python knows no year 0. Year 4 stands in: it has the same days.
-        local = datetime.fromisoformat(
-            f"{'0004' if year == '0000' else year}{found['rest']}.{fraction[:6]:0<6}{offset}"
-        )
+        local = datetime.fromisoformat(f"{'0004' if year == '0000' else year}{found['rest']}.{fraction}{offset}")
     except ValueError:
         raise InvalidMetadata("expires names a day or a time that does not exist") from None
     if year == "0000":

@@ -57,6 +57,7 @@ VALUES = st.recursive(
         pytest.param(b"{}\x0c", "Extra data", id="trailing-form-feed"),
         pytest.param(b"\x00{}", "not JSON", id="leading-nul"),
         pytest.param(b'{"a":1,"a":1}', "'a' is given twice", id="member-twice"),
+        pytest.param(b'{"z":1,"b":2,"b":3,"a":4}', "'b' is given twice", id="member-twice-among-others"),
         pytest.param(b'{"a":1,"\\u0061":1}', "'a' is given twice", id="member-twice-in-disguise"),
         pytest.param(b'[{"x":{"b":1,"c":2,"b":3}}]', "'b' is given twice", id="member-twice-inside"),
         pytest.param(b"[NaN]", "NaN", id="nan"),
