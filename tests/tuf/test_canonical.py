@@ -24,6 +24,7 @@ from notary.tuf.canonical import (
 # Canonical JSON has control characters as they are, which no JSON parser takes back: they have a test of their own.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
 INTEGERS = st.integers(-MAX_INTEGER, MAX_INTEGER)
+DEEPEST = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
 VALUES = st.recursive(
     st.none() | st.booleans() | INTEGERS | TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
@@ -71,7 +72,7 @@ VALUES = st.recursive(
         pytest.param(b"[18446744073709551616]", "an integer is too large: JSON", id="integer-of-65-bits"),
         pytest.param(b"[" + b"9" * 5000 + b"]", "an integer is too large: JSON", id="integer-of-5000-digits"),
         pytest.param(b"[-" + b"9" * 5000 + b"]", "an integer is too large: JSON", id="negative-integer-of-5000-digits"),
-        pytest.param(b"\xef\xbb\xbf{}", "starts with a byte order mark", id="utf-8-bom"),
+        pytest.param(b"\xef\xbb\xbf{}", "starts with a byte order mark: write UTF-8 without one", id="utf-8-bom"),
         pytest.param('"\u00e9"'.encode("latin-1"), "not UTF-8 at byte 1", id="latin-1"),
         pytest.param('{"a":1}'.encode("utf-16"), "not UTF-8 at byte 0", id="utf-16-bom"),
         pytest.param('{"a":1}'.encode("utf-16-le"), "not JSON", id="utf-16-le"),
@@ -115,7 +116,8 @@ def test_what_is_refused(data, message):
         pytest.param(b'"\\ud83d\\ude00\\u0000\\n\\/"', "😀\0\n/", id="escapes"),
         pytest.param(b'"\\\\ud800"', "\\ud800", id="backslash-then-letters"),
         pytest.param('"\ufeff\U0010ffff"'.encode(), "\ufeff\U0010ffff", id="bom-inside-a-string"),
-        pytest.param(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH), id="deepest"),
+        pytest.param(DEEPEST, json.loads(DEEPEST), id="deepest"),
+        pytest.param(b"[[]," + DEEPEST[1:], [[], *json.loads(DEEPEST)], id="deepest-beside-another"),
     ],
 )
 def test_what_is_taken(data, value):
