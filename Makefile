@@ -60,7 +60,7 @@ simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 
 simulate-bugs: dev ## show which planted bugs (tests/simulation/bugs) the simulation finds; BUGS="names" for some
 	$(BIN)/python -m tests.simulation.planted $(BUGS)
 
-mutate: dev ## change notary/tuf in small ways and list the changes that tests/tuf does not notice; hours. MUTANTS="names" for some
+mutate: dev ## change notary/tuf in small ways and list the changes that tests/tuf does not notice. MUTANTS="names" for some
 	@etc/venv.sh dev mutate
 	$(BIN)/mutmut run --max-children $$(nproc) $(MUTANTS)
 	$(BIN)/mutmut results

@@ -81,7 +81,7 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     """
     containers = _limit_structure(data, budget)
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise MalformedJSON(f"not UTF-8 at byte {error.start}") from None
     if text.startswith("\ufeff"):
@@ -93,13 +93,13 @@ def parse(data: bytes, budget: StructureBudget | None = None) -> Json:
     except RecursionError:
         raise MalformedJSON(f"nested more than {MAX_DEPTH} deep") from None
     if containers > MAX_DEPTH:  # most documents have fewer than that in all
-        for depth, _ in enumerate(_levels(value), start=1):
+        for depth, _ in enumerate(_levels([value])):
             if depth > MAX_DEPTH:
                 raise MalformedJSON(f"nested more than {MAX_DEPTH} deep")
     # Half a surrogate pair can only come from an escape; most documents have no such escape, and are not searched.
     if _SURROGATE.search(text):
         try:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise MalformedJSON("a string holds half a surrogate pair") from None
     return value
@@ -119,7 +119,7 @@ def dumps(value: Json) -> bytes:
     if "\\" in text:
         text = _ESCAPE.sub(_unescape, text)
     try:
-        return text.encode("utf-8")
+        return text.encode()
     except UnicodeEncodeError:
         raise InvalidMetadata("a string holds half a surrogate pair") from None
 
@@ -260,9 +260,9 @@ def _items(container: list[Any] | dict[str, Any]) -> Any:
     return container.values() if isinstance(container, dict) else container
 
 
-def _levels(value: Json) -> Iterator[list[list[Any] | dict[str, Any]]]:
-    """The containers of ``value``, one level of nesting at a time, without recursion."""
-    level = [value] if isinstance(value, (list, dict)) else []
+def _levels(outermost: list[Any]) -> Iterator[list[list[Any] | dict[str, Any]]]:
+    """The containers in ``outermost``, itself first, one level of nesting at a time, without recursion."""
+    level: list[list[Any] | dict[str, Any]] = [outermost]
     while level:
         yield level
         level = [item for container in level for item in _items(container) if isinstance(item, (list, dict))]
@@ -271,7 +271,8 @@ def _levels(value: Json) -> Iterator[list[list[Any] | dict[str, Any]]]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        counts = Counter(name for name, _ in pairs)
+        twice = max(counts, key=counts.__getitem__)
         raise MalformedJSON(f"member {quote(twice)} is given twice in one object")
     return members
 

@@ -65,11 +65,7 @@ def parse(role: str, data: bytes) -> Metadata:
 
 def newest(files: Iterable[File]) -> dict[str, File]:
     """The file of each role with the highest version."""
-    found: dict[str, File] = {}
-    for file in files:
-        if file.role not in found or file.version > found[file.role].version:
-            found[file.role] = file
-    return found
+    return {file.role: file for file in sorted(files, key=lambda file: file.version)}
 
 
 class Index:

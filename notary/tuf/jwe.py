@@ -11,12 +11,11 @@ Deriving a key takes milliseconds on purpose: call these functions in a thread.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from typing import Final
 
-from jwcrypto.common import base64url_encode, json_encode  # type: ignore[import-untyped]
+from jwcrypto.common import base64url_decode, base64url_encode, json_encode  # type: ignore[import-untyped]
 from jwcrypto.jwe import JWE  # type: ignore[import-untyped]
 from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 
@@ -46,7 +45,7 @@ def wrap(plaintext: bytes, passphrase: str) -> bytes:
     header = {"alg": KEYWRAP, "enc": ENCRYPTION, "p2c": ITERATIONS, "p2s": base64url_encode(os.urandom(_SALT_BYTES))}
     jwe = JWE(plaintext, protected=json_encode(header), algs=[KEYWRAP, ENCRYPTION], recipient=_key(passphrase))
     compact: str = jwe.serialize(compact=True)
-    return compact.encode("ascii")
+    return compact.encode()
 
 
 def unwrap(wrapped: bytes, passphrase: str) -> bytes:
@@ -58,7 +57,7 @@ def unwrap(wrapped: bytes, passphrase: str) -> bytes:
     _check(wrapped)
     jwe = JWE(algs=[KEYWRAP, ENCRYPTION])
     try:
-        jwe.deserialize(wrapped.decode("ascii"), _key(passphrase))
+        jwe.deserialize(wrapped.decode(), _key(passphrase))
     except Exception:  # noqa: BLE001 - the text of any error might show plaintext
         raise KeyDoesNotOpen("it does not open: the passphrase is wrong, or the stored bytes are damaged") from None
     plaintext: bytes = jwe.payload
@@ -69,9 +68,9 @@ def _check(wrapped: bytes) -> None:
     """Check the header. Raises SigningFailed unless it has the format of :func:`wrap`."""
     if _COMPACT.fullmatch(wrapped) is None:
         raise SigningFailed("it is not a compact JWE")
-    encoded = wrapped.partition(b".")[0]
+    encoded = wrapped.decode().partition(".")[0]
     try:
-        header = canonical.parse(base64.urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
+        header = canonical.parse(base64url_decode(encoded))
     except (ValueError, MalformedJSON):
         raise SigningFailed("the header of its JWE cannot be read") from None
     if not isinstance(header, dict) or header.keys() != _MEMBERS:
@@ -85,4 +84,4 @@ def _check(wrapped: bytes) -> None:
 
 
 def _key(passphrase: str) -> JWK:
-    return JWK(kty="oct", k=base64url_encode(passphrase.encode("utf-8", "surrogateescape")))
+    return JWK(kty="oct", k=base64url_encode(passphrase.encode(errors="surrogateescape")))

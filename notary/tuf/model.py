@@ -304,7 +304,6 @@ class Root(VersionedMetadata):
 class Delegation:
     """A delegation to a role: the role's keys, and the prefixes of the target names that it may sign."""
 
-    name: RoleName
     role: RoleKeys
     paths: tuple[str, ...]
 
@@ -387,12 +386,10 @@ def read_time(text: str) -> datetime:
     found = _TIME.fullmatch(text)
     if found is None:
         raise InvalidMetadata("expires must be a time in RFC 3339, such as 2030-01-31T12:00:00Z")
-    year, fraction, offset = found["year"], found["fraction"] or "", found["offset"] or "+00:00"
+    year, fraction, offset = found["year"], found["fraction"] or "0", found["offset"] or "+00:00"
     try:
         # Python knows no year 0. Year 4 stands in: it has the same days.
-        local = datetime.fromisoformat(
-            f"{'0004' if year == '0000' else year}{found['rest']}.{fraction[:6]:0<6}{offset}"
-        )
+        local = datetime.fromisoformat(f"{'0004' if year == '0000' else year}{found['rest']}.{fraction}{offset}")
     except ValueError:
         raise InvalidMetadata("expires names a day or a time that does not exist") from None
     if year == "0000":
@@ -430,9 +427,7 @@ def _delegations(members: Members, parent: RoleName) -> dict[RoleName, Delegatio
         if name in delegations:
             # The Go client would fetch the role's file twice, and then give up on the whole collection.
             raise InvalidMetadata(f"{parent}: it delegates to {name} twice")
-        delegations[name] = Delegation(
-            name, _role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths")
-        )
+        delegations[name] = Delegation(_role_keys(role, keys, f"{parent}: delegation {name}"), role.texts("paths"))
     return delegations
 
 

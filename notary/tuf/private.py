@@ -117,7 +117,7 @@ def _traditional(secret: _Secret) -> bytes:
 def _decode_ecdsa(private: bytes) -> ec.EllipticCurvePrivateKey:
     secret = serialization.load_der_private_key(private, None)
     if not isinstance(secret, ec.EllipticCurvePrivateKey) or secret.curve.name not in CURVES:
-        raise ValueError("not a key on a known curve")
+        raise ValueError  # not a key on a known curve; decode() shows no text of an error
     return secret
 
 
@@ -127,13 +127,13 @@ _ECDSA: Final = ec.ECDSA(hashes.SHA256())  # making this object takes a tenth of
 def _sign_ecdsa(secret: _Secret, payload: bytes) -> bytes:
     width = (secret.curve.key_size + 7) // 8
     r, s = decode_dss_signature(secret.sign(payload, _ECDSA))
-    return r.to_bytes(width, "big") + s.to_bytes(width, "big")
+    return r.to_bytes(width) + s.to_bytes(width)
 
 
 def _decode_rsa(private: bytes) -> rsa.RSAPrivateKey:
     secret = serialization.load_der_private_key(private, None)
     if not isinstance(secret, rsa.RSAPrivateKey) or secret.key_size < MIN_RSA_BITS:
-        raise ValueError("not an RSA key of sufficient size")
+        raise ValueError  # not an RSA key of sufficient size
     return secret
 
 
@@ -152,7 +152,7 @@ def _encode_ed25519(secret: _Secret) -> bytes:
 def _decode_ed25519(private: bytes) -> nacl.signing.SigningKey:
     secret = nacl.signing.SigningKey(private[_SEED_BYTES : 2 * _SEED_BYTES])
     if _encode_ed25519(secret) != private:
-        raise ValueError("the parts do not belong together")
+        raise ValueError  # the parts do not belong together
     return secret
 
 

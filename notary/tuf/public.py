@@ -72,7 +72,7 @@ class PublicKey:
 
     def to_json(self) -> dict[str, Any]:
         """The key as metadata holds it."""
-        public = base64.b64encode(self.public).decode("ascii")
+        public = base64.b64encode(self.public).decode()
         return {"keytype": self.key_type, "keyval": {"private": None, "public": public}}
 
     @cached_property
@@ -195,7 +195,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
         if role.keys[key_id].key_id != key_id:
             raise InvalidMetadata(f"key id {quote(key_id)} does not match the content of its key")
     message, load = _Message(envelope.payload), cache(_recall)
-    valid: dict[str, bytes] = {}
+    valid: set[str] = set()
     signers: set[bytes] = set()  # the public keys behind ``valid``
     for signature in untried:
         if len(signers) >= role.threshold or len(signers) + len(left) < role.threshold:
@@ -206,7 +206,7 @@ def meets_threshold(envelope: Signed, role: RoleKeys, spend: Callable[[int], Non
         identity = _identity(role.keys[signature.key_id], signature, message, load)
         left[signature.key_id] -= 1
         if identity is not None:
-            valid[signature.key_id] = identity
+            valid.add(signature.key_id)
             signers.add(identity)
         if identity is not None or not left[signature.key_id]:
             del left[signature.key_id]
@@ -286,7 +286,7 @@ def _der(public: bytes) -> _Key:
     key = serialization.load_der_public_key(public)
     if _pkix(key) != public:
         # Compressed points, missing parameters: OpenSSL reads more spellings than Go clients do.
-        raise ValueError("not the encoding that Go clients read")
+        raise ValueError
     return key
 
 
@@ -300,11 +300,11 @@ def _certificate(public: bytes) -> _Key:
 
 def _ecdsa(key: _Key, sig: bytes, message: _Message) -> None:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise ValueError("not a key on a known curve")
+        raise ValueError  # not a key on a known curve
     width = (key.curve.key_size + 7) // 8
     if len(sig) != 2 * width:
-        raise ValueError("not r and s in fixed width")
-    r, s = int.from_bytes(sig[:width], "big"), int.from_bytes(sig[width:], "big")
+        raise ValueError  # not r and s in fixed width
+    r, s = int.from_bytes(sig[:width]), int.from_bytes(sig[width:])
     key.verify(encode_dss_signature(r, s), message.sha256, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
@@ -326,7 +326,7 @@ def rsa_fault(key: rsa.RSAPublicKey) -> str | None:
 
 def _rsa(key: _Key) -> rsa.RSAPublicKey:
     if not isinstance(key, rsa.RSAPublicKey) or rsa_fault(key) is not None:
-        raise ValueError("not an RSA key that can be used")
+        raise ValueError
     return key
 
 

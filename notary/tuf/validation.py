@@ -138,7 +138,7 @@ class Validation:
         self._root_verified = root_verified
         self._lifetimes = lifetimes
         self._spend = cost.VerifyingBudget(cost.MAX_VERIFYING_MICROSECONDS).spend
-        self._stored_root: Root | None = None
+        self._stored_root: Root | None
         self._loaded: dict[RoleName, bytes] = {}
         self._targets: dict[RoleName, Targets] = {}
         self._stored_budget = canonical.StructureBudget()

@@ -36,12 +36,12 @@ def valid_until(data: bytes) -> datetime:
         end = begin + WINDOW_BYTES
         if _ESCAPED_LETTER.search(data, begin, end + _ESCAPE_BYTES - 1):
             return EXPIRED
-        position = data.find(_NAME, begin, end + len(_NAME) - 1)
-        while position >= 0:
-            found = _time_at(data, position + len(_NAME))
+        position = begin
+        while (start := data.find(_NAME, position, end + len(_NAME) - 1)) >= 0:
+            position = start + len(_NAME)
+            found = _time_at(data, position)
             if found is not None and (earliest is None or found < earliest):
                 earliest = found
-            position = data.find(_NAME, position + len(_NAME), end + len(_NAME) - 1)
     return EXPIRED if earliest is None else earliest
 
 
@@ -53,6 +53,6 @@ def _time_at(data: bytes, position: int) -> datetime | None:
     if value[1] is None:
         return EXPIRED
     try:
-        return read_time(value[1].decode("utf-8", "replace"))
+        return read_time(value[1].decode(errors="replace"))
     except InvalidMetadata:
         return EXPIRED

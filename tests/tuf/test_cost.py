@@ -12,8 +12,8 @@ from notary.server.repository import LITTLE_MICROSECONDS
 from notary.tuf import cost, public, publish, validation
 from notary.tuf.model import Gun, RoleName
 from notary.tuf.public import Signature
-from tests.support.author import Author, Key, canonical, make_key, public_bytes
-from tests.support.collection import GUN, NOW, Held
+from tests.support.author import Author, Key, Role, canonical, make_key, make_root_key, public_bytes
+from tests.support.collection import GUN, NOW, Collection, Held
 from tests.support.uploads import bogus
 
 
@@ -70,6 +70,27 @@ def test_the_estimate_is_the_sum_of_all_that_is_read_and_verified():
     stored = handled["root"] + read["root"] + handled["snapshot"] + read["snapshot"]
     assert estimated({"targets": files["targets"]}, files, root_verified=True) == targets + stored
     assert estimated({"targets": files["targets"]}, files) == targets + stored + 1000
+    assert cost.estimate({RoleName(role): Held(1, data) for role, data in files.items()}, []) == (
+        stored + 1000 + handled["targets"] + read["targets"] + 1000
+    )
+    signed_twice = {"root": bogus(files["root"], make_key(), 2)}
+    assert estimated({}, signed_twice) - estimated({}, signed_twice, root_verified=True) == 2000
+    # The root before an uploaded one is read too, the targets before uploaded ones are not.
+    assert estimated(uploads, uploads) == wanted + handled["root"] + read["root"] + 1000
+
+
+@pytest.mark.parametrize("spent", ["all that is handled", "all that is uploaded"])
+def test_counting_goes_on_at_the_most(spent):
+    files = author().first()
+    stored = {"root": files["root"]}
+    uploads = {"targets": files["targets"]}
+    reached = sum(len(data) // 10 for data in files.values() if data in (files["root"], files["targets"]))
+    if spent == "all that is uploaded":
+        reached = estimated(uploads) + len(files["root"]) // 10
+    whole = estimated(uploads, stored)
+    held = {RoleName("root"): Held(1, files["root"])}
+    assert cost.estimate(held, publish.read(uploads.items()), most=reached) > reached
+    assert cost.estimate(held, publish.read(uploads.items()), most=reached - 1) == reached < whole
 
 
 @pytest.mark.parametrize(
@@ -99,6 +120,20 @@ def test_counting_ends_above_the_most():
     uploads = publish.read(files.items())
     assert cost.estimate({}, uploads, most=whole) == whole
     assert 0 < cost.estimate({}, uploads, most=0) < cost.estimate({}, uploads, most=whole - 1) <= whole
+
+
+def test_a_budget_may_be_spent_to_the_last_microsecond():
+    budget = cost.VerifyingBudget(10)
+    budget.spend(4)
+    budget.spend(6)
+    budget.spend(0)
+    with pytest.raises(InvalidUpdate) as refused:
+        budget.spend(1)
+    assert str(refused.value) == (
+        "the signatures of this upload take too long to verify: remove those that no role needs, or publish fewer "
+        "files at once"
+    )
+    assert refused.value.fault is UploadFault.VALIDATION
 
 
 def validated(files) -> validation.Plan:
@@ -139,6 +174,39 @@ def test_all_files_of_an_upload_share_one_budget(monkeypatch):
         validated(heavy(files, good, bad, 20))
     assert refused.value.fault is UploadFault.VALIDATION
     assert 100 < len(verified) < 100_000 / 700
+
+
+def test_every_signature_is_paid_for_before_it_is_verified(monkeypatch):
+    """Of both roots, parents and delegations, uploaded or stored, of the snapshot, and by bare keys."""
+    collection = Collection()
+    made = collection.author("client")
+    made.delegate("targets/a")
+    made.delegate("targets/a/b")
+    elsewhere = collection.author("client")
+    elsewhere.roles["root"] = Role([make_root_key("elsewhere/*")])
+    paid = []
+    real = public._identity
+    verified = []
+    monkeypatch.setattr(cost.VerifyingBudget, "spend", lambda _self, microseconds: paid.append(microseconds))
+    monkeypatch.setattr(public, "_identity", lambda *arguments: verified.append(len(paid)) or real(*arguments))
+
+    def signatures(files, current=collection.current):
+        paid.clear()
+        verified.clear()
+        plan = validation.validate(Gun(GUN), current, publish.read(files.items()), NOW)
+        assert verified == [*range(1, len(paid) + 1)]
+        return len(verified), plan
+
+    files = made.first()
+    assert signatures(files, {})[0] == 5
+    collection.publish(files)
+    assert signatures(made.publish("targets/a/b"))[0] == 5  # root, two parents, itself and the snapshot
+    made.rotate("root", make_root_key(GUN, number=1))
+    made.rotate("targets", *made.roles["targets"].keys, threshold=1)
+    assert signatures({"root": made.publish("root")["root"]})[0] == 3  # the stored root, and two keys of the new one
+    held = {RoleName("root"): Held(1, elsewhere.root())}
+    elsewhere.rotate("root", make_root_key(GUN, number=2))
+    assert signatures(elsewhere.publish("root", "targets"), held)[0] == 4
 
 
 def test_signatures_that_no_role_asks_for_cost_nothing(monkeypatch):

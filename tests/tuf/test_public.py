@@ -235,6 +235,34 @@ def test_the_canonical_id_is_that_of_the_bare_key_of_the_leaf():
     assert PublicKey("rsa-x509", OTHER).canonical_id == PublicKey("rsa", pkix(RSA.public_key())).key_id
 
 
+def damaged(public):
+    """The same certificate, of an unknown version: Go reads nothing of it, but its key is there."""
+    der = base64.b64decode(b"".join(public.splitlines()[1:-1]))
+    assert der.count(b"\xa0\x03\x02\x01\x02") == 1
+    der = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09")
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "bare"),
+    [
+        pytest.param(PublicKey("ecdsa", b"not a key"), PublicKey("ecdsa", b"not a key"), id="bare"),
+        pytest.param(PublicKey("ecdsa-x509", LEAF + OTHER), PublicKey("ecdsa", pkix(P256.public_key())), id="ecdsa"),
+        pytest.param(PublicKey("rsa-x509", OTHER), PublicKey("rsa", pkix(RSA.public_key())), id="rsa"),
+        pytest.param(PublicKey("ecdsa-x509", damaged(LEAF)), PublicKey("ecdsa", pkix(P256.public_key())), id="damaged"),
+    ],
+)
+def test_a_key_without_its_certificate(key, bare):
+    assert key.without_certificate() == bare
+
+
+def test_nothing_is_left_of_what_was_no_certificate():
+    assert PublicKey("ecdsa-x509", damaged(LEAF)).certificates == ()
+    key = PublicKey("ecdsa-x509", b"garbage")
+    with pytest.raises(InvalidMetadata, match=f"^key {key.key_id} holds no certificate with a key that can be read$"):
+        key.without_certificate()
+
+
 # -- verification -----------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +373,27 @@ def test_rsa_keys_have_bounds(odd, good, key_type):
     if key_type == "rsa-x509":
         public = certificate(P256, public=serialization.load_der_public_key(public))
     assert verify(PublicKey(key_type, public), Signature("", "rsapkcs1v15", odd.sign(MESSAGE)), MESSAGE) is good
+
+
+EXPONENTS = "RSA key has a public exponent that is not 3 to 2^31 - 1; 65537 is usual"
+
+
+@pytest.mark.parametrize(
+    ("bits", "exponent", "costly", "fault"),
+    [
+        pytest.param(2047, 65537, False, "RSA key has 2047 bits; at least 2048 needed", id="short"),
+        pytest.param(2048, 65537, False, None, id="shortest"),
+        pytest.param(8192, 65537, False, None, id="longest"),
+        pytest.param(8193, 65537, True, "RSA key has 8193 bits; at most 8192 allowed", id="long"),
+        pytest.param(2048, 3, False, None, id="least-exponent"),
+        pytest.param(2048, LARGEST_EXPONENT, False, None, id="largest-exponent"),
+        pytest.param(2048, LARGEST_EXPONENT + 2, True, EXPONENTS, id="large-exponent"),
+    ],
+)
+def test_the_bounds_of_rsa_keys_to_the_bit(bits, exponent, costly, fault):
+    key = rsa.RSAPublicNumbers(exponent, 1 << bits - 1 | 1).public_key()
+    assert public.rsa_is_costly(key) is costly
+    assert public.rsa_fault(key) == fault
 
 
 def test_an_exponent_of_1_signs_nothing():
@@ -554,6 +603,13 @@ def test_many_signatures_cost_one_digest_and_one_reading_of_their_key(monkeypatc
     assert meets_threshold(Signed(Signature(key.key_id, method, sig)), role).ok
     assert not meets_threshold(Signed(*bad), role).ok
     assert len(read) == 1  # it is remembered, and judges as before
+
+
+@pytest.mark.parametrize(("key_bytes", "remembered"), [(4096, 1), (4097, 0)])
+def test_large_keys_are_not_remembered(key_bytes, remembered):
+    public._remembered.cache_clear()
+    assert not verify(PublicKey("rsa", bytes(key_bytes)), Signature("", "rsapss", bytes(256)), MESSAGE)
+    assert public._remembered.cache_info().currsize == remembered
 
 
 def test_no_signatures_at_all():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notary.errors import InvalidMetadata, InvalidUpdate, MalformedJSON, UploadFault
-from notary.tuf import model, publish
+from notary.errors import InvalidMetadata, InvalidRole, InvalidUpdate, MalformedJSON, NoFilename, UploadFault
+from notary.tuf import model, publish, validation
 from notary.tuf.model import BASE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Gun, RoleName
 from tests.support import upload_files, upload_histories
 from tests.support.author import (
     HARMLESS,
     Author,
+    Key,
     Role,
     Signed,
     file_meta,
@@ -187,6 +190,35 @@ def test_needed(uploaded: list[str], more: list[str]) -> None:
     assert publish.needed([RoleName(role) for role in uploaded]) == {*BASE_ROLES, *more}
 
 
+def test_names_that_are_no_roles_need_nothing() -> None:
+    names = ["targets/a", "", "Root", "root", "targets/a", "targets//b"]
+    assert publish.named((name, b"never read") for name in names) == [A, ROOT, A]
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([("root", b'{"signed":{},"signatures":[]}')] * 2, None, id="metadata"),
+        pytest.param(
+            [("root", b'{"signed":{},"signatures":[]}'), ("targets", b"[]")],
+            MalformedJSON("metadata: expected an object"),
+            id="no metadata",
+        ),
+        pytest.param([("", b"")], NoFilename("a part of the upload has no file name"), id="no name"),
+        pytest.param([("mirrors", b"")], InvalidRole("'mirrors' is not the name of a role"), id="no role"),
+    ],
+)
+def test_what_can_be_read_of_an_upload(files: list[tuple[str, bytes]], fault: Exception | None) -> None:
+    if fault is None:
+        assert [(upload.role, upload.data) for upload in publish.read(files)] == files
+        publish.check(files)
+        return
+    for function in (publish.read, publish.check):
+        with pytest.raises(type(fault), match=f"^{fault}"):
+            function(files)
+
+
 # -- the order of the checks ------------------------------------------------------------------------------------------
 
 
@@ -231,7 +263,9 @@ def test_a_leap_is_told_with_both_numbers() -> None:
     collection.publish(author.first())
     collection.publish(author.publish("targets"))
     author.bump("targets", by=1001)
-    with pytest.raises(InvalidUpdate, match=r"version 1003 .* stored version 2;") as caught:
+    with pytest.raises(
+        InvalidUpdate, match=r"^targets: version 1003 .* stored version 2; the largest allowed is 1002$"
+    ) as caught:
         collection.validate(author.files("targets"))
     assert caught.value.fault == UploadFault.VALIDATION
 
@@ -242,7 +276,8 @@ def test_an_upload_that_is_not_metadata_cannot_be_built() -> None:
 
 
 def test_the_files_of_an_upload_share_a_budget_of_structure() -> None:
-    half = b'{"signed":{"x":[' + b",".join([b"{}"] * 150_000) + b']},"signatures":[]}'
+    # In a string, brackets count as structure too, and are read a hundred times faster.
+    half = b'{"signed":{"x":"' + b"[" * 150_000 + b'"},"signatures":[]}'
     assert len(publish.read([("targets", half), ("targets/a", half), ("targets/b", half)])) == 3
     with pytest.raises(MalformedJSON, match="all files together"):
         publish.read([("targets", half), ("targets/a", half), ("targets/b", half), ("targets/c", half)])
@@ -254,7 +289,7 @@ def test_stored_parents_share_a_budget_of_structure() -> None:
     names = [f"targets/{letter}" for letter in "abc"]
     for name in names:
         author.delegate(name)
-        author.contents[name]["custom"] = {"hashes": {}, "length": 0, "custom": [[]] * 250_000}
+        author.contents[name]["custom"] = {"hashes": {}, "length": 0, "custom": "[" * 250_000}
         author.delegate(f"{name}/x")
     collection.publish(author.files("root", "targets"))
     for name in names:
@@ -263,7 +298,7 @@ def test_stored_parents_share_a_budget_of_structure() -> None:
         collection.validate(author.files(*[f"{name}/x" for name in names]))
 
 
-LARGE = b'{"signed":{"x":[' + b",".join([b"{}"] * 250_000) + b']},"signatures":[]}'
+LARGE = b'{"signed":{"x":"' + b"[" * 250_000 + b'"},"signatures":[]}'
 
 
 @pytest.mark.parametrize(
@@ -298,6 +333,25 @@ def test_a_large_upload_under_a_good_root_is_read_whole() -> None:
     author.bump("root")
     plan = publish.validate_files(Gun(GUN), {}, [("root", author.root()), *first.items()], NOW)
     assert [update.data for update in plan.updates] == [*first.values()]
+
+
+def test_the_root_of_a_large_upload_shares_its_budget_of_structure() -> None:
+    author = Collection().author()
+    files = [("root", author.root(edit=setting("x", to="[" * 250_000))), ("targets/a", LARGE), ("targets/b", LARGE)]
+    with pytest.raises(MalformedJSON, match="all files together"):
+        publish.validate_files(Gun(GUN), {}, files, NOW)
+
+
+def test_a_stored_root_is_verified_unless_it_is_known_to_be_good() -> None:
+    collection, author = _stored()
+    collection.current[ROOT] = Held(1, author.root(signers=[make_root_key(GUN)]))
+    files = [*author.publish("targets").items()]
+    uploads = publish.read(files)
+    for known, fault in (({}, InvalidMetadata), ({"root_verified": True}, None)):
+        with pytest.raises(fault) if fault else nullcontext():
+            validation.validate(Gun(GUN), collection.current, uploads, NOW, **known)
+        with pytest.raises(fault) if fault else nullcontext():
+            publish.validate_files(Gun(GUN), collection.current, files, NOW, **known)
 
 
 def test_the_version_of_an_upload() -> None:
@@ -526,6 +580,14 @@ def test_stored_parents_count_without_a_stored_snapshot() -> None:
 
 
 @pytest.mark.parametrize("role", [SNAPSHOT, TIMESTAMP])
+def test_the_last_version_can_be_made(role: RoleName) -> None:
+    collection, author = _stored()
+    collection.current[role] = Held(2**31 - 2, collection.current[role].data)
+    collection.publish(author.publish("targets"))
+    assert collection.signed(role)["version"] == 2**31 - 1
+
+
+@pytest.mark.parametrize("role", [SNAPSHOT, TIMESTAMP])
 def test_no_version_follows_the_last_one(role: RoleName) -> None:
     collection, author = _stored()
     collection.current[role] = Held(2**31 - 1, collection.current[role].data)
@@ -543,6 +605,15 @@ def test_the_last_version_is_the_largest_that_can_be_uploaded() -> None:
     assert caught.value.fault == UploadFault.TARGETS
     author.versions["targets"] = 2**31 - 1
     collection.publish(author.files("targets"))
+
+
+def test_a_leap_to_the_largest_version_is_told_after_other_faults() -> None:
+    collection, author = _stored()
+    author.versions["targets"] = 2**31 - 1
+    author.lifetimes["targets"] = timedelta(days=-1)
+    with pytest.raises(InvalidUpdate, match=r"^targets: it expired at ") as caught:
+        collection.validate(author.files("targets"))
+    assert caught.value.fault == UploadFault.TARGETS
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
@@ -582,6 +653,159 @@ def test_messages_say_what_is_wrong_and_what_is_expected(change: Callable[[Autho
     change(author)
     with pytest.raises(InvalidUpdate, match=message):
         collection.validate(author.first())
+
+
+def _by_the_previous_root_alone(author: Author) -> dict[str, bytes]:
+    author.rotate("root", make_root_key(GUN))
+    return author.publish("root") | {"root": author.root(signers=author.retired)}
+
+
+def _sha1(author: Author, *roles: str) -> dict[str, bytes]:
+    author.delegate("targets/a", make_root_key("x", "rsa", sha1=True))
+    return author.publish(*roles)
+
+
+def _false_id(author: Author) -> dict[str, bytes]:
+    def edit(signed: Signed) -> None:
+        (key,) = signed["delegations"]["keys"].values()
+        signed["delegations"]["keys"] = {"false": key}
+        signed["delegations"]["roles"][0]["keyids"] = ["false"]
+
+    author.bump("targets", "snapshot")
+    return author.covered({"targets": author.targets(edit=edit)})
+
+
+def _unlisted(author: Author) -> dict[str, bytes]:
+    files = author.publish("targets/a")
+    listed = {role: data for role, data in author.stored.items() if role != "targets/a"}
+    return files | {"snapshot": author.snapshot(listed)}
+
+
+def _listing(author: Author, *path: str, to: Any) -> dict[str, bytes]:
+    files = author.publish("targets/a")
+    return files | {"snapshot": author.snapshot(author.stored, edit=setting("meta", *path, to=to))}
+
+
+@pytest.mark.parametrize(
+    ("upload", "fault", "message"),
+    [
+        pytest.param(
+            lambda a: a.publish("root") | {"root": a.root(signers=[])},
+            UploadFault.ROOT,
+            "root: no signatures",
+            id="root without signatures",
+        ),
+        pytest.param(
+            _by_the_previous_root_alone,
+            UploadFault.ROOT,
+            r"root: it has 0 valid signature\(s\) by its own certificates; 1 needed",
+            id="root by the previous one alone",
+        ),
+        pytest.param(
+            lambda a: a.publish("targets/b"),
+            UploadFault.TARGETS,
+            "targets/b: targets does not delegate to it",
+            id="no delegation",
+        ),
+        pytest.param(
+            lambda a: a.publish("targets/a") | {"targets/a": a.targets("targets/a", signers=[make_key()])},
+            UploadFault.TARGETS,
+            r"targets/a: it has 0 valid signature\(s\) by the keys that targets names for it; 1 needed",
+            id="delegation by another",
+        ),
+        pytest.param(
+            lambda a: _sha1(a, "targets", "targets/a"),
+            UploadFault.TARGETS,
+            "targets/a: key [0-9a-f]{64}: the certificate is signed with SHA-1",
+            id="certificate of a delegation",
+        ),
+        pytest.param(
+            lambda a: _sha1(a, "targets"),
+            UploadFault.TARGETS,
+            "targets/a: key [0-9a-f]{64}: the certificate is signed with SHA-1",
+            id="certificate of a stored delegation",
+        ),
+        pytest.param(
+            _false_id,
+            UploadFault.TARGETS,
+            "targets: delegation targets/a: key id 'false' does not match the content of its key",
+            id="false id of a delegation's key",
+        ),
+        pytest.param(
+            lambda a: a.publish() | {"snapshot": a.snapshot(a.stored, signers=[make_key()])},
+            UploadFault.SNAPSHOT,
+            r"snapshot: it has 0 valid signature\(s\) by the keys that root names for it; 1 needed",
+            id="snapshot by another",
+        ),
+        pytest.param(
+            _unlisted,
+            UploadFault.SNAPSHOT,
+            "snapshot: it lists no hashes for targets/a",
+            id="uploaded file that is not listed",
+        ),
+        pytest.param(
+            lambda a: _listing(a, "targets/a", to=file_meta(b"other")),
+            UploadFault.SNAPSHOT,
+            "snapshot: its hashes for targets/a are not those of version 2, which is in this upload",
+            id="other hashes of an uploaded file",
+        ),
+        pytest.param(
+            lambda a: _listing(a, "root", to=file_meta(b"other")),
+            UploadFault.SNAPSHOT,
+            "snapshot: its hashes for root are not those of version 1, which is stored",
+            id="other hashes of a stored file",
+        ),
+        pytest.param(
+            lambda a: _listing(a, "targets/a", "length", to=5),
+            UploadFault.SNAPSHOT,
+            "snapshot: clients cannot fetch targets/a by what it lists: its SHA-256 and its length, [0-9]+, are needed",
+            id="short length",
+        ),
+        pytest.param(
+            lambda a: _listing(a, "targets/x", to=file_meta(b"other")),
+            UploadFault.SNAPSHOT,
+            "snapshot: its hashes for targets/x are neither those of a file in this upload nor those that were listed "
+            "before; fetch the collection again, or upload targets/x too",
+            id="file that is nowhere",
+        ),
+    ],
+)
+def test_messages_name_the_file_and_what_is_expected(
+    upload: Callable[[Author], dict[str, bytes]], fault: UploadFault, message: str
+) -> None:
+    collection, author = _stored("client")
+    with pytest.raises(InvalidUpdate, match=f"^{message}$") as caught:
+        collection.validate(upload(author))
+    assert caught.value.fault == fault
+
+
+def test_a_first_upload_holds_targets() -> None:
+    author = Collection().author()
+    with pytest.raises(InvalidUpdate, match=r"^the first upload to a collection must hold targets$") as caught:
+        Collection().validate({"root": author.root()})
+    assert caught.value.fault == UploadFault.VALIDATION
+
+
+def test_a_root_that_names_a_server_key_that_cannot_be_read() -> None:
+    collection = Collection()
+    author = collection.author()
+    author.roles["snapshot"] = Role([Key("ecdsa-x509", b"no certificate")])
+    message = "^snapshot: key [0-9a-f]{64} holds no certificate that can be read$"
+    with pytest.raises(InvalidUpdate, match=message) as caught:
+        collection.validate(author.first())
+    assert caught.value.fault == UploadFault.VALIDATION
+
+
+def test_a_snapshot_may_list_what_is_stored_and_what_is_no_role() -> None:
+    """The stored snapshot listed other bytes of targets. Clients do not look for names that are no targets roles."""
+    collection, author = _stored("client")
+    broken = {**author.stored, "targets": b"not what is stored"}
+    collection.current[SNAPSHOT] = Held(1, author.snapshot(broken))
+    files = author.publish("snapshot")
+    others = {name: file_meta(b"") for name in ("no role", "mirrors", "timestamp")}
+    files["snapshot"] = author.snapshot(author.stored, edit=lambda signed: signed["meta"].update(others))
+    collection.publish(files)
+    collection.check()
 
 
 # -- any bit ----------------------------------------------------------------------------------------------------------

@@ -86,6 +86,9 @@ def test_a_snapshot_of_the_client_cannot_be_renewed_but_a_timestamp_over_it_can(
     with pytest.raises(InvalidUpdate) as caught:
         collection.sign(due.snapshot)
     assert (caught.value.fault, caught.value.missing) == (UploadFault.HIERARCHY, "snapshot")
+    assert str(caught.value).endswith(
+        "upload a signed snapshot, or publish a root that names the server's snapshot key"
+    )
     collection.current[TIMESTAMP] = Held(3, collection.sign(due.timestamp()))
     collection.check()
 
@@ -189,7 +192,7 @@ def test_the_server_vouches_for_no_snapshot_that_root_does_not() -> None:
     collection, author = _published()
     author.roles["snapshot"] = Role([make_key()])
     collection.current[SNAPSHOT] = Held(2, author.snapshot(author.stored))
-    with pytest.raises(InvalidMetadata, match="not signed by the keys that root names"):
+    with pytest.raises(InvalidMetadata, match=r"^the stored snapshot is not signed by the keys that root names"):
         refresh.stale(collection.current, NOW)
 
 
@@ -235,6 +238,11 @@ def test_the_moment_of_expiry(later: timedelta, expired: bool) -> None:
     due = refresh.stale(collection.current, NOW + timedelta(days=20) + later)
     assert due is not None
     assert (due.snapshot_expired, due.root_expired, due.snapshot is not None) == (expired, expired, expired)
+
+
+def test_the_slack_is_a_share_of_the_lifetimes() -> None:
+    lifetimes = Lifetimes(timestamp=timedelta(hours=5), snapshot=timedelta(hours=7))
+    assert refresh.Slack.of(lifetimes, 0.25) == refresh.Slack(timedelta(minutes=75), timedelta(minutes=105))
 
 
 def test_new_files_live_as_long_as_is_said() -> None:

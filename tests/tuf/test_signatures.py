@@ -117,6 +117,13 @@ def test_the_work_of_verifying_is_spent_and_may_be_too_much() -> None:
         require_succession(Gun(GUN), root, root.envelope, refuse)
 
 
+def test_a_key_that_cannot_be_read_does_not_stop_the_others() -> None:
+    keys = [Key("ecdsa-x509", b"no certificate"), make_root_key(ELSEWHERE)]
+    author = author_of(*keys)
+    previous = author.root(signers=[])
+    check(previous, author.root(signers=keys[1:]))
+
+
 def test_other_signatures_do_not_count() -> None:
     key = make_root_key(ELSEWHERE)
     author = author_of(key)

@@ -15,7 +15,8 @@ EARLIER = datetime(2029, 1, 1, tzinfo=UTC)
 
 
 def file(expires: str = f'"expires":"{TIME}"', rest: str = "") -> bytes:
-    return f'{{"signed":{{"_type":"Targets",{expires},"targets":{{{rest}}},"version":1}},"signatures":[]}}'.encode()
+    whole = f'{{"signed":{{"_type":"Targets",{expires},"targets":{{{rest}}},"version":1}},"signatures":[]}}'
+    return whole.encode(errors="surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ def file(expires: str = f'"expires":"{TIME}"', rest: str = "") -> bytes:
         pytest.param(file('"expires":"2030-01-31T12:00:00\\u005a"'), EXPIRED, id="escaped-value"),
         pytest.param(file('"a":1'), EXPIRED, id="none"),
         pytest.param(file('"expires":"soon"'), EXPIRED, id="no-time"),
+        pytest.param(file('"expires":"\udcff"'), EXPIRED, id="no-text"),
+        pytest.param(file(rest='"a":{"custom":["expires",{"expires":"2029-01-01T00:00:00Z"}]}'), EARLIER,
+                     id="a-text-and-custom-earlier"),
         pytest.param(file('"expires":"2030-02-30T12:00:00Z"'), EXPIRED, id="no-day"),
         pytest.param(f'"expires":"{TIME}"'.encode(), THEN, id="at-the-begin"),
         pytest.param(b"", EXPIRED, id="empty"),

@@ -78,7 +78,9 @@ def test_what_an_independent_implementation_made_opens():
 
 
 @pytest.mark.parametrize(
-    "passphrase", [b"p\xe9ss phrase of bytes", b"\xff\xfe" * 9, "pässphrase of UTF-8".encode()], ids=repr
+    "passphrase",
+    [b"p\xe9ss phrase of bytes", b"\xff\xfe" * 9, "pässphrase of UTF-8".encode()],
+    ids=["latin-1", "no text", "utf-8"],
 )
 def test_a_passphrase_is_bytes(passphrase):
     """As the reference has it: the environment may hold a passphrase in Latin-1."""
@@ -89,8 +91,10 @@ def test_a_passphrase_is_bytes(passphrase):
     assert joserfc.jwe.decrypt_compact(wrap(PLAINTEXT, text), key, registry=registry).plaintext == PLAINTEXT
 
 
-def test_as_many_rounds_as_are_allowed():
-    assert unwrap(by_joserfc(p2c=MAX_ITERATIONS), PASSPHRASE) == PLAINTEXT
+@pytest.mark.filterwarnings("ignore:A minimum iteration count of 1000")
+@pytest.mark.parametrize("rounds", [1, MAX_ITERATIONS])
+def test_as_few_and_as_many_rounds_as_are_allowed(rounds):
+    assert unwrap(by_joserfc(p2c=rounds), PASSPHRASE) == PLAINTEXT
 
 
 GOOD = wrap(PLAINTEXT, PASSPHRASE)
@@ -105,43 +109,44 @@ def flipped(index):
     return b".".join(parts)
 
 
+MEMBERS = "the header of its JWE must have the members alg, enc, p2c, p2s and no other$"
 BAD = [
-    pytest.param(b"", "not a compact JWE", id="empty"),
-    pytest.param(PLAINTEXT, "not a compact JWE", id="plaintext"),
-    pytest.param(b".".join(PARTS[:4]), "not a compact JWE", id="four parts"),
-    pytest.param(GOOD + b".AA", "not a compact JWE", id="six parts"),
-    pytest.param(b".".join([PARTS[0], b"", *PARTS[2:]]), "not a compact JWE", id="an empty part"),
-    pytest.param(GOOD + b"\n", "not a compact JWE", id="newline"),
-    pytest.param(GOOD.replace(b".", b"=.", 1), "not a compact JWE", id="padding"),
-    pytest.param(json.dumps({"protected": PARTS[0].decode()}).encode(), "not a compact JWE", id="JSON form"),
-    pytest.param("é".encode() + GOOD, "not a compact JWE", id="not ASCII"),
-    pytest.param(with_header(b"\xff\xfe", GOOD), "header of its JWE cannot be read", id="header not text"),
-    pytest.param(with_header(b"{", GOOD), "header of its JWE cannot be read", id="header not JSON"),
-    pytest.param(b"A" + GOOD[GOOD.index(b".") :], "header of its JWE cannot be read", id="header not base64"),
-    pytest.param(with_header(b'{"alg":1,"alg":2}', GOOD), "header of its JWE cannot be read", id="member twice"),
-    pytest.param(with_header([1], GOOD), "must have the members", id="header not an object"),
-    pytest.param(with_header(HEADER | {"zip": "DEF"}, GOOD), "must have the members", id="compressed"),
-    pytest.param(with_header(HEADER | {"crit": []}, GOOD), "must have the members", id="critical"),
-    pytest.param(with_header({k: v for k, v in HEADER.items() if k != "p2c"}, GOOD), "members", id="no p2c"),
+    pytest.param(b"", "it is not a compact JWE", id="empty"),
+    pytest.param(PLAINTEXT, "it is not a compact JWE", id="plaintext"),
+    pytest.param(b".".join(PARTS[:4]), "it is not a compact JWE", id="four parts"),
+    pytest.param(GOOD + b".AA", "it is not a compact JWE", id="six parts"),
+    pytest.param(b".".join([PARTS[0], b"", *PARTS[2:]]), "it is not a compact JWE", id="an empty part"),
+    pytest.param(GOOD + b"\n", "it is not a compact JWE", id="newline"),
+    pytest.param(GOOD.replace(b".", b"=.", 1), "it is not a compact JWE", id="padding"),
+    pytest.param(json.dumps({"protected": PARTS[0].decode()}).encode(), "it is not a compact JWE", id="JSON form"),
+    pytest.param("é".encode() + GOOD, "it is not a compact JWE", id="not ASCII"),
+    pytest.param(with_header(b"\xff\xfe", GOOD), "the header of its JWE cannot be read", id="header not text"),
+    pytest.param(with_header(b"{", GOOD), "the header of its JWE cannot be read", id="header not JSON"),
+    pytest.param(b"A" + GOOD[GOOD.index(b".") :], "the header of its JWE cannot be read", id="header not base64"),
+    pytest.param(with_header(b'{"alg":1,"alg":2}', GOOD), "the header of its JWE cannot be read", id="member twice"),
+    pytest.param(with_header([1], GOOD), MEMBERS, id="header not an object"),
+    pytest.param(with_header(HEADER | {"zip": "DEF"}, GOOD), MEMBERS, id="compressed"),
+    pytest.param(with_header(HEADER | {"crit": []}, GOOD), MEMBERS, id="critical"),
+    pytest.param(with_header({k: v for k, v in HEADER.items() if k != "p2c"}, GOOD), MEMBERS, id="no p2c"),
     pytest.param(with_header(HEADER | {"alg": "dir"}, GOOD), "its JWE has alg 'dir'", id="direct key"),
     pytest.param(with_header(HEADER | {"alg": None}, GOOD), "its JWE has alg 'None'", id="alg null"),
     pytest.param(with_header(HEADER | {"enc": "A128GCM"}, GOOD), "its JWE has enc 'A128GCM'", id="another cipher"),
-    pytest.param(with_header(HEADER | {"p2c": MAX_ITERATIONS + 1}, GOOD), "p2c '16385'", id="p2c too large"),
-    pytest.param(with_header(HEADER | {"p2c": 10**12}, GOOD), "p2c '1000000000000'", id="p2c far too large"),
-    pytest.param(with_header(HEADER | {"p2c": 0}, GOOD), "p2c '0'", id="p2c zero"),
-    pytest.param(with_header(HEADER | {"p2c": -1}, GOOD), "p2c '-1'", id="p2c negative"),
-    pytest.param(with_header(HEADER | {"p2c": True}, GOOD), "p2c 'True'", id="p2c not a number"),
-    pytest.param(with_header(HEADER | {"p2c": "8192"}, GOOD), "p2c '8192'", id="p2c a string"),
-    pytest.param(with_header(HEADER | {"p2c": 8191}, GOOD), "does not open", id="p2c changed"),
-    pytest.param(with_header(HEADER | {"p2s": 5}, GOOD), "does not open", id="salt not a string"),
-    pytest.param(with_header(HEADER | {"p2s": "AAAA"}, GOOD), "does not open", id="another salt"),
-    *(pytest.param(flipped(index), "does not open", id=f"part {index} damaged") for index in range(1, 5)),
+    pytest.param(with_header(HEADER | {"p2c": MAX_ITERATIONS + 1}, GOOD), "its JWE has p2c '16385'", id="p2c large"),
+    pytest.param(with_header(HEADER | {"p2c": 10**12}, GOOD), "its JWE has p2c '1000000000000'", id="p2c huge"),
+    pytest.param(with_header(HEADER | {"p2c": 0}, GOOD), "its JWE has p2c '0'", id="p2c zero"),
+    pytest.param(with_header(HEADER | {"p2c": -1}, GOOD), "its JWE has p2c '-1'", id="p2c negative"),
+    pytest.param(with_header(HEADER | {"p2c": True}, GOOD), "its JWE has p2c 'True'", id="p2c not a number"),
+    pytest.param(with_header(HEADER | {"p2c": "8192"}, GOOD), "its JWE has p2c '8192'", id="p2c a string"),
+    pytest.param(with_header(HEADER | {"p2c": 8191}, GOOD), "it does not open", id="p2c changed"),
+    pytest.param(with_header(HEADER | {"p2s": 5}, GOOD), "it does not open", id="salt not a string"),
+    pytest.param(with_header(HEADER | {"p2s": "AAAA"}, GOOD), "it does not open", id="another salt"),
+    *(pytest.param(flipped(index), "it does not open", id=f"part {index} damaged") for index in range(1, 5)),
 ]
 
 
 @pytest.mark.parametrize(("wrapped", "message"), BAD)
 def test_what_is_not_in_the_format_is_refused(wrapped, message):
-    with pytest.raises(SigningFailed, match=message) as caught:
+    with pytest.raises(SigningFailed, match=f"^{message}") as caught:
         unwrap(wrapped, PASSPHRASE)
     shown = "".join(traceback.format_exception(caught.value))
     assert PASSPHRASE not in shown
