@@ -76,6 +76,7 @@ audit: dev ## look up known holes of what we depend on; status 2 if the advisori
 lock: dev ## write docker/*.lock and debian/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
 	@etc/venv.sh dev lock
 	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
+	$(LOCK) --constraint docker/requirements.lock --output-file docker/libpq.lock docker/libpq.in
 	$(LOCK) --output-file docker/build.lock docker/build.in
 	$(LOCK) --output-file docker/sbom.lock docker/sbom.in
 	$(LOCK) --extra all --constraint docker/requirements.lock --output-file debian/requirements.lock pyproject.toml

@@ -129,7 +129,7 @@ def pins(name: str) -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "sbom.lock", PACKAGE])
+@pytest.mark.parametrize("name", ["requirements.lock", "libpq.lock", "build.lock", "sbom.lock", PACKAGE])
 def test_a_lock_pins_by_hash_and_names_no_index(name: str) -> None:
     assert pins(name)
     assert "http" not in (LOCKS / name).read_text("utf-8")
@@ -141,6 +141,12 @@ def test_the_lock_holds_all_that_the_images_need_and_is_up_to_date() -> None:
         name = canonicalize_name(each.name)
         assert name in locked, f"{name}: run `make lock`"
         assert locked[name] in each.specifier, f"{name}: run `make lock`"
+
+
+def test_what_is_compiled_for_the_images_is_of_the_same_release() -> None:
+    locked, of_images = pins("libpq.lock"), pins("requirements.lock")
+    assert locked["psycopg-c"] == locked["psycopg"], "run `make lock`"
+    assert {name: each for name, each in locked.items() if name != "psycopg-c"}.items() <= of_images.items()
 
 
 def test_the_debian_package_has_what_the_images_have_and_all_extras() -> None:
