@@ -165,7 +165,7 @@ def test_mysql_that_accepts_and_says_nothing_is_given_up_in_the_time_of_connecti
 
 @pytest.mark.parametrize(
     ("address", "number"),
-    [("tcp(127.0.0.1:1)", {2002, 2003}), ("tcp(no-such-host.invalid)", {2005}), ("unix(/nowhere)", {2002, 2003})],
+    [("tcp(127.0.0.1:1)", {2002, 2003}), ("tcp(no-such-host.invalid)", {2005})],
 )
 def test_mysql_that_cannot_be_reached(driver, address, number):
     with pytest.raises(driver.Error) as caught:
