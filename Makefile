@@ -34,7 +34,8 @@ test-cluster: packages cluster-packages dev ## clusters of databases with kills 
 
 # make test has the contracts of the stores with PyMySQL. This is the rest; the directory hides mysqlclient from all processes.
 test-pymysql: packages dev ## the tests of databases with PyMySQL in place of mysqlclient; takes minutes
-	PYTHONPATH=tests/support/pymysql_only $(BIN)/pytest -n $(PROCESSES) --dist loadfile $(addprefix tests/,$(PYMYSQL))
+	PYTHONPATH=tests/support/pymysql_only $(BIN)/pytest -n $(PROCESSES) --dist loadfile -k "not mysqlclient" \
+		$(addprefix tests/,$(PYMYSQL))
 
 PYMYSQL ?= storage interop/test_client_life.py interop/test_database_start.py interop/test_switchover.py \
 	interop/test_outage.py
