@@ -13,7 +13,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit
+.PHONY: help up test test-pymysql test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit
 .PHONY: lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
@@ -31,6 +31,14 @@ test-docker: docker-packages dev ## images, compose and content trust on a real 
 
 test-cluster: packages cluster-packages dev ## clusters of databases with kills and races; takes minutes
 	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/cluster
+
+# make test has the contracts of the stores with PyMySQL. This is the rest; the directory hides mysqlclient from all processes.
+test-pymysql: packages dev ## the tests of databases with PyMySQL in place of mysqlclient; takes minutes
+	PYTHONPATH=tests/support/pymysql_only $(BIN)/pytest -n $(PROCESSES) --dist loadfile -k "not mysqlclient" \
+		$(addprefix tests/,$(PYMYSQL))
+
+PYMYSQL ?= storage interop/test_client_life.py interop/test_database_start.py interop/test_switchover.py \
+	interop/test_outage.py
 
 # The oldest release of each library, and the newest of what only tests need. What goes through sockets and databases is
 # there, what takes minutes is not.
@@ -76,6 +84,7 @@ audit: dev ## look up known holes of what we depend on; status 2 if the advisori
 lock: dev ## write docker/*.lock and debian/*.lock anew: the newest releases that pyproject.toml allows, with their hashes
 	@etc/venv.sh dev lock
 	$(LOCK) --extra mysql --extra postgres --output-file docker/requirements.lock pyproject.toml
+	$(LOCK) --constraint docker/requirements.lock --output-file docker/libpq.lock docker/libpq.in
 	$(LOCK) --output-file docker/build.lock docker/build.in
 	$(LOCK) --output-file docker/sbom.lock docker/sbom.in
 	$(LOCK) --extra all --constraint docker/requirements.lock --output-file debian/requirements.lock pyproject.toml

@@ -52,7 +52,7 @@ def floors(pyproject: dict[str, Any]) -> list[str]:
     return sorted({f"{match[1]}=={match[2]}" for match in found if match is not None})
 
 
-RUNTIME = frozenset({"mysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms"})
+RUNTIME = frozenset({"mysql", "pymysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms"})
 """The extras that a daemon runs with; the others are for people who work on it."""
 
 

@@ -27,7 +27,7 @@ ENGINE: Final = os.environ.get("ENGINE", "docker")
 IMAGES: Final = {"notary_server": "notary-server", "notary_signer": "notary-signer", "notary_admin": "notary-admin"}
 """The targets of docker/Dockerfile, by the names of the images."""
 
-MATERIALS: Final = ("docker/Dockerfile", "docker/build.lock", "docker/requirements.lock")
+MATERIALS: Final = ("docker/Dockerfile", "docker/build.lock", "docker/libpq.lock", "docker/requirements.lock")
 """Files that say what else is fetched."""
 
 

@@ -1,4 +1,4 @@
-"""The house keeps its rules: who imports whom, what every file has, and that names and numbers agree across files."""
+"""The house keeps its rules: who imports what, what every file has, and that names and numbers agree across files."""
 
 from __future__ import annotations
 

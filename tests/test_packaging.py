@@ -22,7 +22,7 @@ from notary import __version__
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-RUNTIME = ("mysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms")
+RUNTIME = ("mysql", "pymysql", "postgres", "bugsnag", "manhole", "pkcs11", "awskms")
 """The extras that a daemon runs with."""
 IMAGE = ("mysql", "postgres")
 """Those that the images are built with."""
@@ -94,7 +94,7 @@ def test_the_program_imports_nothing_that_only_an_extra_brings() -> None:
     "requirement", [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
 )
 def test_every_dependency_has_a_lower_bound_and_no_upper_one(requirement: str) -> None:
-    """So that whoever installs this beside other things can, and nobody gets what has known holes."""
+    """So that this can be installed beside other things, and nobody gets what has known holes."""
     assert [each.operator for each in Requirement(requirement).specifier] == [">="]
 
 
@@ -107,7 +107,8 @@ def test_dev_asks_for_no_less_than_the_program() -> None:
 
 
 def test_all_is_all_that_a_daemon_may_use() -> None:
-    assert sorted(EXTRAS["all"]) == sorted(each for extra in RUNTIME for each in EXTRAS[extra])
+    """But for PyMySQL, which would only be used if mysqlclient were not there."""
+    assert sorted(EXTRAS["all"]) == sorted(each for extra in RUNTIME if extra != "pymysql" for each in EXTRAS[extra])
 
 
 # -- the locks of the images ------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def pins(name: str) -> dict[str, Version]:
     return found
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "sbom.lock", PACKAGE])
+@pytest.mark.parametrize("name", ["requirements.lock", "libpq.lock", "build.lock", "sbom.lock", PACKAGE])
 def test_a_lock_pins_by_hash_and_names_no_index(name: str) -> None:
     assert pins(name)
     assert "http" not in (LOCKS / name).read_text("utf-8")
@@ -141,6 +142,12 @@ def test_the_lock_holds_all_that_the_images_need_and_is_up_to_date() -> None:
         name = canonicalize_name(each.name)
         assert name in locked, f"{name}: run `make lock`"
         assert locked[name] in each.specifier, f"{name}: run `make lock`"
+
+
+def test_what_is_compiled_for_the_images_is_of_the_same_release() -> None:
+    locked, of_images = pins("libpq.lock"), pins("requirements.lock")
+    assert locked["psycopg-c"] == locked["psycopg"], "run `make lock`"
+    assert {name: each for name, each in locked.items() if name != "psycopg-c"}.items() <= of_images.items()
 
 
 def test_the_debian_package_has_what_the_images_have_and_all_extras() -> None:

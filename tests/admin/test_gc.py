@@ -121,7 +121,7 @@ def test_nothing_that_is_needed_goes(rounds, keep, stop):
         )
     ]  # fmt: skip
     assert needless == [], "all that is not needed goes"
-    # In whatever moment it is stopped: what clients get is whole.
+    # It is stopped at any moment: what clients get is whole.
     rest = InMemory(GUN)
     stopped = set(in_order[: stop % (len(gone) + 1)])
     rest.contents = {file: stored.contents[file] for file in before if file not in stopped}

@@ -48,7 +48,7 @@ _DEATHS = 10
 
 
 def _say(text: str) -> None:
-    """Tell whoever waits, and how long that has been."""
+    """Tell the user ``text``, and how long the bench has run."""
     seconds = int(time.monotonic() - _BEGUN)
     sys.stderr.write(f"{seconds // 60}:{seconds % 60:02} {text}\n")
 

@@ -17,7 +17,7 @@ SIDES = (GO, OURS)
 
 
 class BenchError(Exception):
-    """The bench cannot go on; the text is for whoever started it."""
+    """The bench cannot go on; the text is for the user who started it."""
 
 
 @dataclass(frozen=True)

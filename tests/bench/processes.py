@@ -92,7 +92,7 @@ class Process(Protocol):
 class DatabaseProcess:
     """A database server that was started for the bench."""
 
-    alive = True  # or whoever talks to it fails
+    alive = True  # or its clients fail
 
     def __init__(self, server: DatabaseServer) -> None:
         self.name = server.backend

@@ -2,8 +2,8 @@
 
 Rules of this module: both sides get the same configuration, the same data and the same load. What prepares a
 measurement (keys, uploads, first signatures) happens before its clock starts. Everything listens on loopback; a
-process is ended by whoever started it. A suite is a class with ``title``, ``text``, ``rows``, a context that runs its
-processes, and ``works``; ``__main__`` lists them.
+process is ended by the code that started it. A suite is a class with ``title``, ``text``, ``rows``, a context that runs
+its processes, and ``works``; ``__main__`` lists them.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Reactor(Clock):
 
 
 class Service(Serving):
-    """Opens its store by ``tries``, whatever each of them gives, and then something else."""
+    """Opens its store by each of ``tries`` in turn, and then something else."""
 
     def __init__(self, *tries: Exception | None) -> None:
         super().__init__(Reactor(), 1)

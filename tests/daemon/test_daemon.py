@@ -572,7 +572,7 @@ def start(place: Path, command: tuple[str, ...], mode: str, *flags: str, level: 
 
 @pytest.fixture
 def ended() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes to end after the test, whatever it does."""
+    """Processes to end after the test, also if it fails."""
     processes: list[subprocess.Popen[str]] = []
     yield processes
     for process in processes:

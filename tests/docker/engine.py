@@ -235,5 +235,5 @@ class Compose:
 
 
 def say(line: str) -> None:
-    """Tell whoever waits what takes so long."""
+    """Say on standard error what takes so long."""
     sys.stderr.write(f"\n{line}\n")

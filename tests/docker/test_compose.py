@@ -54,7 +54,7 @@ def test_the_whole_life(engine: Engine, project: str, tmp_path: Path, files: tup
 
 
 def test_every_container_restarts_under_load(engine: Engine, project: str, tmp_path: Path) -> None:
-    """Two of each behind HAProxy: whoever restarts, no read fails and no acknowledged publish is lost."""
+    """Two of each behind HAProxy: any of them restarts, no read fails and no acknowledged publish is lost."""
     gun = "example.com/busy"
     owner = Machine(tmp_path / "owner", URL, CA)
     with Compose(engine, project, "--env-file", "docker/ha.env") as compose:

@@ -90,7 +90,7 @@ def test_the_pin_is_in_no_place_that_others_see(tokens):
         kek.check()
         process = Path(f"/proc/{pid_of(kek)}")
         for shown in (process / "cmdline", process / "environ"):
-            assert PIN.encode() not in shown.read_bytes()  # as root, to whom a process is never hidden
+            assert PIN.encode() not in shown.read_bytes()  # root sees every process
         assert PIN not in repr(kek)
         assert "Max core file size        0                    0" in (process / "limits").read_text()
 

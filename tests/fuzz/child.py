@@ -42,7 +42,7 @@ class Run:
             self._target.run(data)
             if self._count % COLLECT_EVERY == 0:
                 gc.collect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is what is looked for
             self._keep(data, error)
 
     def _keep(self, data: bytes, error: Exception) -> None:

@@ -203,7 +203,7 @@ def publish(data: bytes) -> None:
 
 
 def _walk(stored: Mapping[RoleName, bytes]) -> None:
-    """What a client without a past does, which is that of Notary 0.7: from root to whatever targets delegates to.
+    """What a client without a past does, which is that of Notary 0.7: from root to all that targets delegates to.
 
     It passes over a delegation that the snapshot does not list, or whose signatures fall short: that is how it is
     between a change of a delegation's keys and its next publish. Everything else makes it refuse the collection.

@@ -1,7 +1,7 @@
 """Fuzz targets for what speaks over a connection: bytes of a stranger in, whole answers or an end out.
 
 Rules of this module: those of :mod:`tests.fuzz.parsers`. Nothing waits: connections are in memory, and clocks are
-advanced by hand. A traceback in the log is a fault, whatever the client is told.
+advanced by hand. A traceback in the log is a fault, also if the client gets a good answer.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def grpc(data: bytes) -> None:
 
 
 class _Teller(Protocol):
-    """A signer that says what it is told, whatever it is asked."""
+    """A signer that gives the answer that it is told, to any call."""
 
     def __init__(self, said: list[bytes]) -> None:
         self._said = said

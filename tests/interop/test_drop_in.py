@@ -1,8 +1,8 @@
 """One MariaDB under Go's server and signer and ours, at the same time and in every mixture: nobody may notice.
 
 Rules of this module: four servers, Go's and ours with Go's signer and with ours, share one database of metadata, their
-two signers one of keys. All runs once on tables that we made and once on tables that the reference made. Whoever does
-something goes on to the next server for the next thing. The daemons have the rights of the operator's guide, but for
+two signers one of keys. All runs once on tables that we made and once on tables that the reference made. A client
+that has done something goes on to the next server. The daemons have the rights of the operator's guide, but for
 Go's signer, which needs UPDATE too. Go's server may die under publishers of its own time; then it is started afresh.
 """
 

@@ -64,7 +64,7 @@ def daemons(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 
 @pytest.fixture
 def signer(daemons: tuple[Daemon, Daemon]) -> Daemon:
-    """A signer at work, whatever a test before has done to it."""
+    """A signer at work, even if a test before has stopped it."""
     daemons[0].ensure()
     return daemons[0]
 

@@ -1,4 +1,4 @@
-"""A server that is told to stop serves every connection that it has accepted, whatever it has heard from it by then.
+"""A server that is told to stop serves every connection that it has accepted, even one that was silent until then.
 
 Rules of this module: where a connection stands when the signal comes is decided by the test, step by step, and not by
 the speed of either side: TLS runs in memory here, and a server that is stopped (SIGSTOP) leaves connections in the

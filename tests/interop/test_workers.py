@@ -190,7 +190,7 @@ def test_a_clients_life_and_what_is_shown_of_all_workers(world: World) -> None:
         assert all(f'check="{check}"' in page for check in checks_of(name))
     assert metrics(world.debug["server"])["notary_server_uploads_total"] == 6
     assert metrics(world.debug["signer"])["notary_signer_signatures_total"] == 6
-    # The main port shows the same, whoever answers.
+    # The main port shows the same, from any worker.
     owner("list", "example.com/app/0")
     with socket.create_connection(("127.0.0.1", world.server.port)):
         pass

@@ -1,4 +1,4 @@
-"""A set of connections, whatever protocol they speak: the sweep, the drain, and what ends a drain."""
+"""A set of connections, of any protocol: the sweep, the drain, and what ends a drain."""
 
 from __future__ import annotations
 

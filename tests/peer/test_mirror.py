@@ -1,4 +1,4 @@
-"""``mirror``: what is new or deleted at the peer follows, whatever the peer's changefeed looks like."""
+"""``mirror``: what is new or deleted at the peer follows, with any form of the peer's changefeed."""
 
 from __future__ import annotations
 

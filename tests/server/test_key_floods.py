@@ -82,7 +82,7 @@ class Far:
 
 
 def test_a_signer_is_asked_for_so_many_keys_at_a_time():
-    """Whoever it is: a Go signer has no bound of its own, and signatures need room on the connection."""
+    """With any signer: a Go signer has no bound of its own, and signatures need room on the connection."""
     far = Far(None)
     for number in range(MAX_CREATIONS + 50):
         far.create(number)

@@ -1,4 +1,4 @@
-"""A server that is read-only: it serves what is stored, and refuses whatever would write, whoever asks."""
+"""A server that is read-only: it serves what is stored, and refuses every client's request that would write."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where uploads are validated: who waits for whom, who is refused, and what is dropped."""
+"""Where uploads are validated: which uploads wait, which are refused, and what is dropped."""
 
 from __future__ import annotations
 

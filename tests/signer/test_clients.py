@@ -1,4 +1,4 @@
-"""The allow-list of clients: whom it knows, and what the log and the others hear."""
+"""The allow-list of clients: which clients it knows, and what the log and other clients are told."""
 
 from __future__ import annotations
 

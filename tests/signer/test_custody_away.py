@@ -97,6 +97,21 @@ async def row_under_another_data_key(tmp_path, tokens):
     return row.key_id
 
 
+async def key_of_a_signer(config, pair) -> str:
+    """The id of a key that a signer has made and used; the signer has stopped since."""
+    async with serving(config) as (_, started, call):
+        await started
+        return await call(pair, made_and_signed)
+
+
+async def stored(tmp_path, key_id):
+    """The row of a key."""
+    store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
+    row = await store.get(key_id)
+    await store.close()
+    return row
+
+
 async def refused(call, pair, work):
     with pytest.raises(grpc.RpcError) as caught:
         await call(pair, work)
@@ -107,9 +122,7 @@ async def refused(call, pair, work):
 @pytest_twisted.ensureDeferred
 async def test_its_life(pair, tmp_path, tokens):
     config = configured(pair, tmp_path, tokens.uri())
-    async with serving(config) as (_, started, call):
-        await started
-        key_id = await call(pair, made_and_signed)
+    key_id = await key_of_a_signer(config, pair)
     async with serving(config) as (_, started, call):
         await started
         assert (await call(pair, lambda client: client.sign(key_id, b"another"))).content
@@ -178,24 +191,23 @@ async def has_status(service, status) -> bool:
     return answer.status == 200 and json.loads(answer.body)["status"] == status
 
 
+async def has_waited(waits) -> bool:
+    """Whether the signer has said often enough that it waits."""
+    return len(waits) > 2
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_token_that_is_away_at_the_start(pair, tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(starting, "_PATIENCE", Backoff(first=0.05, most=0.1))
     monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.01, most=0.02))
     config = configured(pair, tmp_path, tokens.uri())
-    async with serving(config) as (_, started, call):
-        await started
-        key_id = await call(pair, made_and_signed)
+    key_id = await key_of_a_signer(config, pair)
     tokens.remove()
     waits = []
     with capturedLogs() as events:
         async with serving(config) as (service, started, call):
             service.on_waiting = lambda status, seconds: waits.append((status, seconds))
-
-            async def waiting() -> bool:
-                return len(waits) > 2
-
-            await until(waiting)
+            await until(lambda: has_waited(waits))
             assert not started.called
             assert not service.ready
             assert b'notary_signer_health_check{check="custody"} 0.0' in service._metrics.render()[1]
@@ -213,12 +225,8 @@ async def test_keys_inside_a_token(pair, tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(tap, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(pauses, "_PAUSES", Backoff(first=0.05, most=0.1))
     config = configured(pair, tmp_path, tokens.inside(module=tokens.faulty_module()))
-    async with serving(config) as (_, started, call):
-        await started
-        key_id = await call(pair, made_and_signed)
-    store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
-    row = await store.get(key_id)
-    await store.close()
+    key_id = await key_of_a_signer(config, pair)
+    row = await stored(tmp_path, key_id)
     assert (row.keywrap_alg, len(row.private)) == (INSIDE, 19)
     async with serving(config) as (service, started, call):
         await started
@@ -242,11 +250,7 @@ async def test_a_vault_that_is_sealed_at_the_start_and_later(pair, tmp_path, mon
         waits = []
         async with serving(config) as (service, started, call):
             service.on_waiting = lambda status, seconds: waits.append(status)
-
-            async def waiting() -> bool:
-                return len(waits) > 2
-
-            await until(waiting)
+            await until(lambda: has_waited(waits))
             assert not started.called
             server.sealed = False
             await started
@@ -281,7 +285,7 @@ async def test_workers_have_a_login_each(pair, tmp_path, tokens):
         daemon = signer_daemon("signer", OUR_SIGNER, pair, tmp_path / "signer", storage, environment=environment)
         with daemon:
             made = set()
-            for _ in range(12):  # connections, for whichever worker takes them
+            for _ in range(12):  # connections, for any worker
                 with Client(pair, daemon.port) as client:
                     made.add(made_and_signed(client))
             for _ in range(4):
@@ -296,12 +300,8 @@ async def test_workers_have_a_login_each(pair, tmp_path, tokens):
 async def test_a_dump_and_the_environment_open_no_key(pair, tmp_path, tokens):
     """Without the token: not by the configuration, and not by any bytes that are in the dump or the environment."""
     config = configured(pair, tmp_path, tokens.uri())
-    async with serving(config) as (_, started, call):
-        await started
-        key_id = await call(pair, made_and_signed)
-    store = await open_key_store("sqlite3", str(tmp_path / "keys.db"), reactor)
-    row = await store.get(key_id)
-    await store.close()
+    key_id = await key_of_a_signer(config, pair)
+    row = await stored(tmp_path, key_id)
     assert row.keywrap_alg == KEYWRAP
     tokens.remove()
     with closing(custodies.custody_of(lambda: config, reactor)) as custody, pytest.raises(SigningFailed):

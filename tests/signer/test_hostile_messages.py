@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends as a message: it is told a status, and nothing is unexpected."""
+"""A client that sends any bytes as a message is told a status, and nothing is unexpected."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ async def test_the_list_of_names_decides_whom_of_them(pair, storage):
             await refused(call, pair, PERMISSION_DENIED)
             with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
                 await call(pair, life)
-            assert await call(pair, lambda client: client.health("")) == 1  # of the whole: to whoever TLS lets in
+            assert await call(pair, lambda client: client.health("")) == 1  # of the whole: TLS is enough
             await refused(call, pair, UNAVAILABLE, service="", leaf=None)
         async with serving(configured(pair, storage, client_names=["another-server", "notary-server"])) as call:
             await call(pair, life)

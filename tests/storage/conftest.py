@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from notary.storage import open as opening
 from notary.storage.open import open_key_store, open_metadata_store
+from notary.storage.sql.backends import DIALECTS
 from tests.support.keyplace import KeyPlace
 from tests.support.migrated import SERVICES, migrated_database
 
@@ -42,6 +45,17 @@ def on_server(fixture: str):
     return prepare
 
 
+def by_pymysql(prepare):
+    """The same with the driver that is used where mysqlclient is missing."""
+    dialect = replace(DIALECTS["mysql"], driver="notary.storage.sql.backends.mysql.pymysql")
+
+    def prepare_both(request, service: str):
+        request.getfixturevalue("monkeypatch").setattr(opening, "DIALECTS", {**DIALECTS, "mysql": dialect})
+        return prepare(request, service)
+
+    return prepare_both
+
+
 BACKENDS = [
     pytest.param(("memory", nowhere), id="memory"),
     pytest.param(("sqlite3", sqlite_file), id="sqlite3"),
@@ -49,6 +63,9 @@ BACKENDS = [
     pytest.param(("postgres", on_server("postgresql")), id="postgres"),
 ]
 """A name of ``storage.backend``, and how to come by something that gives the ``db_url`` of an empty database."""
+
+STORES = [*BACKENDS, pytest.param(("mysql", by_pymysql(on_server("mariadb"))), id="pymysql")]
+"""What the contracts of the stores hold for: every backend, with every driver."""
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +94,7 @@ class Instances:
             await store.close()
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=STORES)
 def fresh_database(request):
     """Makes an empty database for the server at each call: the backend's name and the ``db_url``."""
     backend, prepare = request.param
@@ -92,7 +109,7 @@ async def metadata_stores(fresh_database):
     await instances.close()
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=STORES)
 def key_database(request):
     """An empty database for the signer: the backend's name and the ``db_url``."""
     backend, prepare = request.param

@@ -61,7 +61,7 @@ class Run:
         self.stores = stores
         self.random = random.Random(seed)
         self.ticks = 0
-        self.writing = 0  # how many still write: whoever reads goes on as long, however slow the disk is
+        self.writing = 0  # how many still write: readers go on as long, however slow the disk is
         self.histories = {GUN: History(), OTHER: History()}
         self.seen = []  # (what was asked, began, ended, answer)
 
@@ -244,7 +244,7 @@ async def test_one_question_at_a_time_is_asked_for_all_who_wait(slow):
     await slow.release()
     # All that came meanwhile waited for this one: three roles and root of two collections, and one place by version.
     assert [(method, len(places)) for method, (places, _), _ in slow.asked] == [("identify", 9)]
-    # Whoever needs the same files reads them once.
+    # Calls that need the same files read them once.
     assert await settled(slow, *reads) == [["identify"], ["current", "current"]]
     assert [len(read.result) for read in reads[:-2]] == [3] * 4 + [1] * 3 + [3] * 3 + [1] * 3
 

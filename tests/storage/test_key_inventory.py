@@ -116,7 +116,7 @@ def somebody_waits(request, key_place):
 
     async def wait():
         while (await deferToThread(server.execute, "", WAITING[name]))[0][0] == 0:
-            await deferToThread(time.sleep, 0.2)  # InnoDB shows whoever asks more often the same picture for ever
+            await deferToThread(time.sleep, 0.2)  # InnoDB shows the same picture for ever if asked more often
 
     return wait
 

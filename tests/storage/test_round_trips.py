@@ -15,7 +15,7 @@ from notary.signer.custody.jwe import JweCustody
 from notary.signer.keyring import Keyring
 from notary.storage.cache import CachedMetadataStore
 from notary.storage.open import open_key_store, open_metadata_store
-from notary.storage.sql.backends.mysql import driver as mysql
+from notary.storage.sql.backends.mysql import common
 from notary.storage.sql.dialect import PoolSettings
 from tests.support.api import TUF, new_author
 from tests.support.inmemory import NOW, Server
@@ -33,18 +33,18 @@ WRITE = [3, 3]
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of statements in each message to MariaDB, in their order."""
     messages: list[int] = []
-    together, query = mysql._Cursor.execute_together, mysql._Cursor._query
+    together, query = common.Cursor.execute_together, common.Connection.query
 
     def execute_together(cursor, statements):
-        cursor.at_once = len(statements)
+        cursor.connection.at_once = len(statements)
         together(cursor, statements)
 
-    def send(cursor, text: bytes) -> int:
-        messages.append(vars(cursor).pop("at_once", 1))
-        return query(cursor, text)
+    def send(connection, text, **options) -> int:
+        messages.append(vars(connection).pop("at_once", 1))
+        return query(connection, text, **options)
 
-    monkeypatch.setattr(mysql._Cursor, "execute_together", execute_together)
-    monkeypatch.setattr(mysql._Cursor, "_query", send)
+    monkeypatch.setattr(common.Cursor, "execute_together", execute_together)
+    monkeypatch.setattr(common.Connection, "query", send)
     return messages
 
 

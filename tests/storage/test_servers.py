@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -482,6 +484,40 @@ async def test_a_missing_driver_is_named_with_its_extra(backend):
     dialect = replace(DIALECTS[backend], driver="no_such_driver")
     with pytest.raises(ConfigError, match=rf'"{backend}".*pip install "notary-service\[{backend}\]"'):
         await open_database(dialect, "", SERVER, reactor)
+
+
+WITHOUT = """
+import sys
+from importlib import import_module
+sys.modules.update(dict.fromkeys(sys.argv[1:]))  # as if they were not installed
+
+from twisted.internet import reactor
+from notary.errors import ConfigError
+from notary.storage.sql.backends import DIALECTS
+from notary.storage.sql.database import Database
+from notary.storage.sql.dialect import PoolSettings
+
+try:
+    print(import_module(DIALECTS["mysql"].driver).connect.__module__)
+except ImportError:
+    try:
+        Database(DIALECTS["mysql"], "", reactor, PoolSettings())
+    except ConfigError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        ([], "notary.storage.sql.backends.mysql.mysqlclient"),
+        (["MySQLdb"], "notary.storage.sql.backends.mysql.pymysql"),
+        (["MySQLdb", "pymysql"], r'MySQLdb.*pymysql.*"notary-service\[mysql\]".*"notary-service\[pymysql\]"'),
+    ],
+)
+def test_mysqlclient_is_preferred_and_pymysql_is_enough(missing, expected):
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *missing], capture_output=True, text=True, check=True)
+    assert re.search(expected, done.stdout), done
 
 
 # -- MySQL only -------------------------------------------------------------------------------------------------------

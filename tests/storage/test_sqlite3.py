@@ -146,7 +146,7 @@ connection.close()
 
 @pytest_twisted.ensureDeferred
 async def test_another_process_that_looks_at_the_file_costs_no_publish(path):
-    """Whoever closes a database last deletes its log: SQLite's locks must tell the other one that we are still here."""
+    """The last process to close a database deletes its log: SQLite's locks must tell it that we are still here."""
     await make(open_metadata_store, path)
     database = await open_database(SQLITE3, str(path), SERVER, reactor)
     store = SQLMetadataStore(database)

@@ -193,7 +193,7 @@ class DatabaseServer(ABC):
         return name
 
     def drop(self, database: str) -> None:
-        """Remove a database, whoever still uses it."""
+        """Remove a database, even one that is still in use."""
         self.execute("", self._drop_database(database))
 
     def empty(self, database: str, tables: Iterable[str]) -> None:

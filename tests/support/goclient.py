@@ -33,7 +33,7 @@ class Machine:
         self._environment = clean_environment({f"NOTARY_{role}_PASSPHRASE": PASSPHRASE for role in roles})
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run the command to its end, whatever the end is."""
+        """Run the command to its end, good or bad."""
         return subprocess.run(
             (*self._base, *arguments),
             input=stdin,

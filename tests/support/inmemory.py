@@ -154,7 +154,7 @@ class Server:
         protocol.dataReceived(data)
         while (answer := _parsed(transport.value(), head_only)) is None:
             await transport.written
-            await deferLater(reactor, 0)  # whoever writes has something to do after it
+            await deferLater(reactor, 0)  # a writer has something to do after it
         transport.loseConnection()
         return answer
 

@@ -1,4 +1,4 @@
-"""Databases with the tables of a daemon, for whoever has that daemon's rights and no more."""
+"""Databases with the tables of a daemon, for users with that daemon's rights and no more."""
 
 from __future__ import annotations
 

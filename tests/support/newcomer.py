@@ -123,7 +123,7 @@ def _fault(
 
 
 def _as_certified(key: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A root key: clients go by the certificates in it, whatever type it says."""
+    """A root key: clients go by the certificates in it, not by the type that it names."""
     try:
         public = _certificate(key).public_key
     except ValueError:

@@ -1,8 +1,8 @@
 """Real servers for the interoperability tests: the Go ``notary-server`` and ours, as processes on loopback.
 
 Rules of this module: a server is a process of its own, found and ended by its pid; its port is ephemeral; it is ready
-when its port accepts; its output goes to a file that every failure shows. Whoever starts one ends it (``Daemon`` is a
-context manager). Certificates are minted for the tests, never read from the repository.
+when its port accepts; its output goes to a file that every failure shows. The code that starts one ends it (``Daemon``
+is a context manager). Certificates are minted for the tests, never read from the repository.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Reader(threading.Thread):
                 if response.will_close:
                     connection.close()
                     connection = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a request that failed
+        except Exception as error:  # noqa: BLE001 - any exception is a request that failed
             self.failures.append(repr(error))
         finally:
             if connection is not None:

@@ -341,7 +341,7 @@ class Collection:
         self.author.stored |= {role: data for role, data in dict(files).items() if role != "timestamp"}
 
     async def publish(self) -> Answer:
-        """An upload that is good whatever went before."""
+        """An upload that is good after any other."""
         if not self.published:
             author = self.first()
             return await self.upload(author.first(), author)

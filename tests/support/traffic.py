@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from tests.support.sides import BASE_ROLES, MULTIPART, Collection, Side, clone, form_of
 
 ANSWER_SECONDS = 10.0
-"""Within this a publish must be answered, whatever has become of the signer."""
+"""Within this a publish must be answered, with or without a signer."""
 TICK_SECONDS = 0.05
 PATIENCE_SECONDS = 60.0
 """What has not come to pass after so long never will."""

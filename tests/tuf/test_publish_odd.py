@@ -28,7 +28,7 @@ _ODD = st.sampled_from([None, True, -1, 0, 1, 2, 2**31, 2**53 - 1, 1.5, [], [Non
 def test_metadata_with_odd_members_is_taken_or_refused_and_readable_afterwards(
     data: st.DataObject, snapshot: str
 ) -> None:
-    """Each file is signed well: what is odd is what somebody meant. Whatever is taken, a new client can read."""
+    """Each file is signed well: what is odd is what somebody meant. All that is taken can be read by a new client."""
     collection = Collection()
     author = collection.author(snapshot)
     author.delegate("targets/a", make_key(), make_key())

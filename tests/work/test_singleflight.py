@@ -1,4 +1,4 @@
-"""Work that several want at once is done once, and ends whoever gives up."""
+"""Work that several callers want at once is done once, and ends even if some of them give up."""
 
 from __future__ import annotations
 

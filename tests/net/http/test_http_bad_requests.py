@@ -499,7 +499,7 @@ STEP = st.tuples(
 
 @given(st.lists(STEP, max_size=25))
 def test_the_budget_never_leaks(steps: list[tuple[int, bytes | str]]) -> None:
-    """Whatever way each request ends, nothing is held when all have ended."""
+    """However each request ends, nothing is held when all have ended."""
     server = Server(limits=replace(TIGHT, peer_bodies=1000))
     waiting: list[Deferred[Response]] = []
 

@@ -1,4 +1,4 @@
-"""Refusals of the TLS layer: how often they are logged, and what reaches the log of whatever a stranger shows.
+"""Refusals of the TLS layer: how often they are logged, and what the log says of a stranger's certificate.
 
 What each kind of refusal says is tested where both sides are real: tests/net/grpc/test_interop.py (mutual TLS),
 tests/net/tls/test_tls.py (HTTPS), tests/interop/ (the Go programs).

@@ -1,4 +1,4 @@
-"""Bearer tokens: who is let through, and what the challenge says to whom is not. The time is far from today's, so that
+"""Bearer tokens: who is let through, and what the challenge says to others. The time is far from today's, so that
 nothing can read a clock of its own.
 """
 
@@ -420,7 +420,7 @@ def test_keys_that_sign_no_tokens_are_refused_in_bundle_and_token(world, access,
     assert "not a certificate of a usable key" in str(refused(access, authorization))
 
 
-# -- whatever comes ---------------------------------------------------------------------------------------------------
+# -- any header -------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

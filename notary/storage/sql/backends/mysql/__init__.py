@@ -156,8 +156,6 @@ def _arguments(db_url: str, pool: PoolSettings) -> Mapping[str, Any]:
         "write_timeout": seconds,
         **dsn.mysql(db_url),
         "charset": "utf8mb4",
-        "use_unicode": True,
-        "binary_prefix": True,
         "autocommit": True,
     }
 
@@ -189,7 +187,10 @@ def _bind_time(when: datetime) -> object:
 MYSQL = Dialect(
     name="mysql",
     driver="notary.storage.sql.backends.mysql.driver",
-    needs='mysqlclient: pip install "notary-service[mysql]"',
+    needs=(
+        'mysqlclient: pip install "notary-service[mysql]"; or PyMySQL, which needs no C library and takes more '
+        'processor time: pip install "notary-service[pymysql]"'
+    ),
     placeholder="%s",
     exactly="{0} = %s AND CAST({0} AS BINARY) = %s",
     bytewise="CAST({0} AS BINARY)",
