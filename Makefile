@@ -3,7 +3,7 @@
 
 # The distribution's Python where there is one that fits: it is built with optimisations that a python3 which comes first
 # in PATH often lacks, and takes two thirds of the time for everything here.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13) python3)
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13 /usr/bin/python3.14) python3)
 BIN := .venv/bin
 export PYTHON
 # Tests wait for servers half of the time: one process more than there are cores, and four at most.
