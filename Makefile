@@ -3,7 +3,7 @@
 
 # The distribution's Python where there is one that fits: it is built with optimisations that a python3 which comes first
 # in PATH often lacks, and takes two thirds of the time for everything here.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13) python3)
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13 /usr/bin/python3.14) python3)
 BIN := .venv/bin
 export PYTHON
 # Tests wait for servers half of the time: one process more than there are cores, and four at most.
@@ -13,7 +13,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-pymysql test-docker test-cluster test-deb test-oldest lint pytest simulate simulate-bugs mutate fuzz audit
+.PHONY: help up test test-pymysql test-docker test-cluster test-deb test-upgrade test-oldest lint pytest simulate
+.PHONY: simulate-bugs mutate fuzz audit
 .PHONY: lock images base news bench fixtures docs docs-config capacity diagrams manifests pictures man dist deb proto
 .PHONY: clean runtime dev packages
 .PHONY: bench-packages diagram-packages docker-packages cluster-packages deb-packages
@@ -115,6 +116,12 @@ deb: deb-packages dist ## the Debian package, of this release or of SUITE=trixie
 
 test-deb: packages deb-packages dev ## the Debian package: installed, upgraded under load, removed, purged; takes minutes
 	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/deb
+
+# The release before, or what stands for it until there is one.
+OLDER ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo 55faafa)
+test-upgrade: packages dev ## another release beside this one on one database, and back: OLDER=tag, commit or wheel; takes minutes
+	etc/older.sh "$(OLDER)"
+	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/upgrade
 
 man: dev ## the manual pages of the three programs: build/man/
 	$(BIN)/python etc/manual.py build/man

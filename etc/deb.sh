@@ -2,7 +2,7 @@
 # Build the Debian package from the wheel in dist/: etc/deb.sh [SUITE [VERSION]]
 #
 # For the release of this machine or, in a root that debootstrap makes in build/deb/ (for root only), for another one:
-# bookworm, trixie, noble. VERSION replaces the version of the wheel. The package is put into dist/.
+# bookworm, trixie, noble, resolute. VERSION replaces the version of the wheel. The package is put into dist/.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -14,14 +14,9 @@ wheels=(dist/notary_service-*.whl)
 root=
 if [ -n "$suite" ]; then
     root=build/deb/$suite
-    if ! [ -e "$root/made" ]; then
-        rm -rf "$root"
-        mkdir -p build/deb
-        debootstrap --variant=minbase --include=$packages "$suite" "$root"
-        # A proxy in front of the packages has certificates that this machine trusts.
-        cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-        touch "$root/made"
-    fi
+    etc/debootstrap.sh "$suite" "$root" $packages
+    # A proxy in front of the packages has certificates that this machine trusts.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 fi
 
 # Of Debian 12, the version 0.2.0.dev1 is 0.2.0~dev1+debian12: a release of the distribution has its own Python.
@@ -29,7 +24,8 @@ version=${2-}
 if [ -z "$version" ]; then
     version=$(sed -E 's/.*notary_service-([^-]+)-.*/\1/; s/\.?(dev|a|b|rc)([0-9])/~\1\2/' <<<"${wheels[0]}")
 fi
-version+=+$(. "$root/etc/os-release" && echo "$ID$VERSION_ID")
+release=$(. "$root/etc/os-release" && echo "$ID$VERSION_ID")
+version+=+$release
 date=$(date -u -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
 
 stage=$root/var/tmp/notary-service
@@ -53,6 +49,7 @@ else
     (cd "$stage" && "${build[@]}")
 fi
 mkdir -p dist
+rm -f dist/notary-service_*+"$release"_*.deb
 beside=$(dirname "$stage")
 mv "$beside"/notary-service_*.deb dist/
 rm -rf "$stage" "$beside"/notary-service_*.{buildinfo,changes}

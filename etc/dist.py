@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +45,17 @@ def seconds() -> str:
     return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def made(directory: Path) -> list[Path]:
+    """The archives and wheels in a directory, in which Debian packages may lie beside them."""
+    return sorted((*directory.glob("notary_service-*.whl"), *directory.glob("notary_service-*.tar.gz")))
+
+
 def main() -> None:
     """Build, check by twine, and print the hash of each file."""
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "dist").resolve()
     os.environ["SOURCE_DATE_EPOCH"] = seconds()
-    shutil.rmtree(directory, ignore_errors=True)
+    for path in made(directory):
+        path.unlink()
     folder = ROOT / "build/completion"
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in completion().items():
@@ -58,7 +63,7 @@ def main() -> None:
     subprocess.run((sys.executable, ROOT / "etc/manual.py", ROOT / "build/man"), check=True)
     build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT))
     subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
-    built = sorted(directory.iterdir())
+    built = made(directory)
     subprocess.run((sys.executable, "-m", "twine", "check", "--strict", *map(str, built)), check=True)
     for path in built:
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}")

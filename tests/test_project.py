@@ -78,6 +78,12 @@ def test_a_workflow_may_only_read_unless_a_job_says_why(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_an_action_is_pinned_to_a_commit_and_says_which_release_that_is(path: Path) -> None:
+    for used in re.findall(r"\buses: (.*)", path.read_text()):
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_runs_targets_and_files_that_exist(path: Path) -> None:
     text = path.read_text()
     for target in re.findall(r"\bmake (\w[\w-]*)", text):
@@ -89,7 +95,7 @@ def test_a_workflow_runs_targets_and_files_that_exist(path: Path) -> None:
 def test_every_python_that_the_metadata_names_is_tested() -> None:
     matrix = loaded(ROOT / ".github/workflows/tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]
     named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d", each)]
-    assert matrix == [*named, "3.14"]
+    assert matrix == named
     pattern = re.search(
         r"^ +((?:3\.\d+ \| )+3\.\d+)\) ;;$", (ROOT / "etc/require-packages.sh").read_text(), re.MULTILINE
     )

@@ -27,13 +27,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def base(suite: str) -> Path:
     """A root of a release, for :class:`Box`."""
     root = ROOTS / f"box-{suite}"
-    if not (root / "made").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        ROOTS.mkdir(parents=True, exist_ok=True)
-        command = ("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(root))
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
-        (root / "made").touch()
+    subprocess.run((ROOT / "etc/debootstrap.sh", suite, root, PACKAGES), check=True, stdout=subprocess.DEVNULL)
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     return root
 
 

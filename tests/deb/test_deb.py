@@ -1,8 +1,8 @@
 """The Debian package in a machine of its own: installed, configured by two commands, upgraded, removed, purged.
 
 Rules of this module: the machine is a root of debootstrap in which systemd runs (:mod:`tests.deb.box`), so units,
-sockets and the sandbox are the real ones. ``SUITE`` in the environment names the release of Debian, by default that of
-this machine. Packages "of other versions" are the one that was built, packed again with another version.
+sockets and the sandbox are the real ones. ``SUITE`` in the environment names the release of Debian or Ubuntu, that
+of this machine by default. Packages "of other versions" are the one that was built, packed again with another version.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ UPDATE = "/v2/example.com/first/_trust/tuf/timestamp.json"
 DATA = ("/var/lib/notary-server/notary.sqlite3", "/var/lib/notary-signer/notary.sqlite3")
 SECRETS = ("/etc/notary/secrets/passphrase_2026", "/etc/notary/root-ca.key", "/etc/notary/notary-server.key")
 
+ENDS = {"bookworm": "+debian12", "trixie": "+debian13", "noble": "+ubuntu24.04", "resolute": "+ubuntu26.04"}
+
 
 def release() -> tuple[str, str]:
     """The name of the release, and the end of the version of its packages."""
     told = dict(re.findall(r'^(\w+)="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE))
     suite = os.environ.get("SUITE") or told["VERSION_CODENAME"]
-    return suite, {"bookworm": "+debian12", "trixie": "+debian13", "noble": "+ubuntu24.04"}[suite]
+    return suite, ENDS[suite]
 
 
 SUITE, OF_RELEASE = release()

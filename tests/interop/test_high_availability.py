@@ -15,8 +15,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -125,23 +125,28 @@ class Cluster:
                 self.failures.append(str(error))
 
 
-@pytest.fixture
-def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
-    tls = mint_certificates(tmp_path / "tls")
-    pair = Pair.mint(tmp_path / "pair")
+@contextmanager
+def behind_haproxy(
+    databases: Mapping[str, Mapping[str, str]],
+    directory: Path,
+    *,
+    server: Sequence[str] = OUR_SERVER,
+    signer: Sequence[str] = OUR_SIGNER,
+) -> Iterator[Cluster]:
+    """Two servers and two signers of these programs, on the ``storage`` of each daemon, behind the page's HAProxy."""
+    tls = mint_certificates(directory / "tls")
+    pair = Pair.mint(directory / "pair")
     root = pair.authority.write(pair.folder, "root")
-    (_, for_servers), (_, for_signers) = (migrated_database(mariadb, service) for service in ("server", "signer"))
     ports = {"https": free_port(), "grpc": free_port()}
     daemons: dict[str, Daemon] = {}
     for name in ("signer-1", "signer-2"):
-        storage = {"backend": "mysql", "db_url": for_signers, "default_alias": "one"}
+        storage = {**databases["signer"], "default_alias": "one"}
         environment = {"NOTARY_SIGNER_ONE": "correct horse"}
-        daemons[name] = signer_daemon(name, OUR_SIGNER, pair, tmp_path, storage, environment=environment)
+        daemons[name] = signer_daemon(name, signer, pair, directory, storage, environment=environment)
     trust = remote_signer(ports["grpc"], root, pair.client.write(pair.folder, "client"))
     for name in ("server-1", "server-2"):
-        storage = {"backend": "mysql", "db_url": for_servers}
-        daemons[name] = daemon(name, OUR_SERVER, tmp_path, tls=tls, storage=storage, extra=trust)
-    admin = tmp_path / "admin.sock"
+        daemons[name] = daemon(name, server, directory, tls=tls, storage=databases["server"], extra=trust)
+    admin = directory / "admin.sock"
     text = block("global\n    maxconn", "text")
     text = re.sub(r"((?:server|signer)-\d):\d+", lambda name: f"127.0.0.1:{daemons[name[1]].port}", text)
     text = text.replace("bind :4443", f"bind 127.0.0.1:{ports['https']}").replace(
@@ -149,15 +154,25 @@ def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
     )
     text = text.replace("/run/haproxy/admin.sock", str(admin)).replace("/etc/notary/root-ca.crt", str(tls.ca))
     assert "/etc" not in text
-    (tmp_path / "haproxy.cfg").write_text(text)
+    (directory / "haproxy.cfg").write_text(text)
     balancer = Daemon(
-        "haproxy", (HAPROXY, "-db", "-f", str(tmp_path / "haproxy.cfg")), ports["https"], tmp_path, tls=tls
+        "haproxy", (HAPROXY, "-db", "-f", str(directory / "haproxy.cfg")), ports["https"], directory, tls=tls
     )
     with ExitStack() as stack:
         for each in (*daemons.values(), balancer):
             stack.enter_context(each)
         found = Cluster(balancer, daemons, admin, ssl.create_default_context(cafile=tls.ca))
         found.await_running(*daemons)
+        yield found
+
+
+@pytest.fixture
+def cluster(mariadb: MariaDB, tmp_path: Path) -> Iterator[Cluster]:
+    databases = {
+        service: {"backend": "mysql", "db_url": migrated_database(mariadb, service)[1]}
+        for service in ("server", "signer")
+    }
+    with behind_haproxy(databases, tmp_path) as found:
         yield found
 
 

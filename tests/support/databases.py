@@ -277,6 +277,7 @@ class MariaDB(DatabaseServer):
             "mariadb-install-db",
             "--no-defaults",
             f"--datadir={self.directory}/data",
+            f"--tmpdir={self.directory}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             f"--user={self.runs_as}",

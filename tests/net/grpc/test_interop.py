@@ -392,6 +392,8 @@ async def test_their_server_answers(channel: Channel) -> None:
 async def test_our_client_understands_their_errors(
     channel: Channel, path: str, request_: bytes, seconds: float, status: Status, message: str
 ) -> None:
+    # The deadline is that of an answer, not that of a connection.
+    assert await channel.call(ECHO, b"the connection is there", 10) == b"the connection is there"
     result = await outcome(channel.call(path, request_, seconds))
     assert result[0] is status
     assert message in result[1]
