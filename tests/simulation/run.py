@@ -7,12 +7,11 @@ healed; then the cluster must work, and hold nothing.
 
 from __future__ import annotations
 
-import tempfile
+import gc
 import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -38,8 +37,8 @@ ACTING_SECONDS = 400.0
 RECOVERY_SECONDS = 40.0
 """How long a cluster may take to recover from all faults: the longest pause between two tries is 30 seconds."""
 
-IDLE_SECONDS = 21.0
-"""How long a cluster is left alone: a server ends connections on which nothing has come for 20 seconds."""
+IDLE_SECONDS = 9.0
+"""How long a cluster is left alone: a server ends connections on which nothing has come for 8 seconds."""
 
 AT_REST = ("body_bytes", "uploads_waiting", "pool_used", "pool_waiting", "unexpected_errors")
 """Figures of a server that are zero when all is quiet."""
@@ -134,6 +133,8 @@ LOG = Log()
 def prepare() -> None:
     """Make this process one of simulations."""
     install()
+    gc.collect()
+    gc.freeze()  # no collection looks at the program again
     globalLogBeginner.beginLoggingTo([LOG], redirectStandardIO=False, discardBuffer=True)  # type: ignore[list-item]
 
 
@@ -183,21 +184,20 @@ class Run:
     def run(self) -> Verdict:
         """Run, and return the verdict."""
         kept = {name: getattr(repository, name) for name in ("LITTLE_MICROSECONDS", "SMALL_BYTES", "LARGE_BYTES")}
-        with tempfile.TemporaryDirectory(dir=driver.memory_folder()) as folder:
-            try:
-                for name in kept:
-                    setattr(repository, name, self.knobs[name])
-                LOG.run = self
-                self._run(Path(folder))
-            except Violation as violation:
-                self.fail(violation)
-            except Exception:  # noqa: BLE001 - a reactor would log it
-                self.fail(Violation(f"an exception reached the reactor: {traceback.format_exc()}"))
-            finally:
-                LOG.run = None
-                for name, value in kept.items():
-                    setattr(repository, name, value)
-                self._close()
+        try:
+            for name in kept:
+                setattr(repository, name, self.knobs[name])
+            LOG.run = self
+            self._run()
+        except Violation as violation:
+            self.fail(violation)
+        except Exception:  # noqa: BLE001 - a reactor would log it
+            self.fail(Violation(f"an exception reached the reactor: {traceback.format_exc()}"))
+        finally:
+            LOG.run = None
+            for name, value in kept.items():
+                setattr(repository, name, value)
+            self._close()
         world = self.world
         return Verdict(
             world.seed,
@@ -211,9 +211,9 @@ class Run:
             world.trace or [],
         )
 
-    def _run(self, folder: Path) -> None:
+    def _run(self) -> None:
         world = self.world
-        self.cluster = cluster = Cluster(world, folder, self.knobs)
+        self.cluster = cluster = Cluster(world, self.knobs)
         self.history = History(cluster, self.fail)
         outside = Reactor(world, cluster.network, Host("clients"))
         admin = Reactor(world, cluster.network, Host("admin"))
