@@ -239,7 +239,8 @@ class Cursor:
         return self._real.execute(text, values)
 
     def _begin(self, text: str) -> Any:
-        world = self._connection.store.world
+        store = self._connection.store
+        world = store.world
         until = world.now + BUSY_SECONDS
         while True:
             try:
@@ -247,7 +248,7 @@ class Cursor:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or world.now > until or world.thread is None:
                     raise
-            world.pause(0.002)
+            world.pause(max(0.002, store.faults.statement_seconds) * (0.5 + store.random.random()))
             self._check()
 
     def _commit(self) -> Any:
