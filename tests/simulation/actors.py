@@ -34,6 +34,9 @@ from tests.simulation.scheduler import Violation
 RETRY_SECONDS = 65.0
 """How long a server may serve what has expired after a renewal failed (notary.server.repository.RETRY)."""
 
+FINE = frozenset({200, 304, 404})
+"""The statuses of which nothing more is to be said."""
+
 GUNS = ("sim/a", "sim/b", "sim/c")
 EVERYWHERE = frozenset(
     {*SERVERS, *SIGNERS, "server", "signer", "latency"}
@@ -77,6 +80,15 @@ class Stage:
     def gun(self) -> str:
         return self.random.choice(GUNS[: self.run.guns])
 
+    async def together(self, *works: Callable[[], Awaitable[object]]) -> None:
+        """Do several things at nearly the same time: each begins some statements of SQL later, or earlier."""
+
+        async def begin(work: Callable[[], Awaitable[object]]) -> None:
+            await self.sleep(self.random.expovariate(1 / (5 * self.run.knobs["statement_seconds"])))
+            await work()
+
+        await gatherResults([Deferred.fromCoroutine(begin(work)) for work in works])
+
     async def stored_gun(self) -> str:
         """Wait a while for a collection that is stored; return one."""
         for _ in range(20):
@@ -93,6 +105,8 @@ class Stage:
 
     def check(self, answer: Answer) -> None:
         """Nothing fails without a cause, and no answer is one that no client understands."""
+        if answer.status in FINE:
+            return
         what = f"{self.name}: {answer.server}: {answer.request}: {answer.status} {answer.body!r}"
         if answer.status >= 500 and not self.is_excused(answer, answer.began):
             raise Violation(f"{what} without a cause")
@@ -301,15 +315,32 @@ async def key_maker(stage: Stage) -> None:
 
 
 async def deleter(stage: Stage) -> None:
-    """Delete collections."""
-    for _ in range(stage.acts):
+    """Delete collections, some while a server reads what was published a moment before by another one."""
+    for number in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 3)))
         gun = await stage.stored_gun()
-        answer = await stage.ask("DELETE", stage.path(gun, ""))
-        if answer.status == 200 and all(
-            state.files for state in stage.history.gun(gun).between(answer.began, answer.ended)
-        ):
-            raise Violation(f"{gun}: the deletion was acknowledged and did not take place")
+        if stage.random.random() < 0.5:
+            server, other = stage.random.sample(SERVERS, 2)
+            there, elsewhere = (
+                replace(stage, server_of=partial(str, server)),
+                replace(stage, server_of=partial(str, other)),
+            )
+            await publish_once(there, gun, f"{stage.name}-{number}")
+            files = stage.history.gun(gun).now.files or {"targets": (1, "0" * 64)}
+            role = stage.random.choice([role for role in files if role != "root"])
+            readers = [partial(read_file, elsewhere, gun, role, files[role][1])] * 6
+            await stage.together(partial(delete, there, gun), *readers)
+        else:
+            await delete(stage, gun)
+
+
+async def delete(stage: Stage, gun: str) -> None:
+    """Delete a collection."""
+    answer = await stage.ask("DELETE", stage.path(gun, ""))
+    if answer.status == 200 and all(
+        state.files for state in stage.history.gun(gun).between(answer.began, answer.ended)
+    ):
+        raise Violation(f"{gun}: the deletion was acknowledged and did not take place")
 
 
 async def intruder(stage: Stage) -> None:
@@ -395,10 +426,7 @@ async def reader(stage: Stage) -> None:
         elif chance < 0.85:
             files = history.gun(gun).stored_at
             chosen = stage.random.choice(list(files)) if files else (role, "0" * 64)
-            answer = await stage.ask("GET", stage.path(gun, f"{chosen[0]}.{chosen[1]}.json"))
-            if answer.status == 200 and answer.sha256 != chosen[1]:
-                raise Violation(f"{gun}: {chosen} has the bytes of {answer.sha256}")
-            history.check_file(gun, *chosen, answer.status, answer.began, answer.ended)
+            await read_file(stage, gun, *chosen)
         else:
             rows = history.gun(gun).rows
             version = stage.random.choice([each for name, each in rows if name == role] or [1])
@@ -407,6 +435,14 @@ async def reader(stage: Stage) -> None:
                 raise Violation(f"{gun}: version {version} of {role} is another one")
             if answer.status == 200:
                 history.check_file(gun, role, answer.sha256, 200, answer.began, answer.ended)
+
+
+async def read_file(stage: Stage, gun: str, role: str, sha256: str) -> None:
+    """Read a file by its checksum."""
+    answer = await stage.ask("GET", stage.path(gun, f"{role}.{sha256}.json"))
+    if answer.status == 200 and answer.sha256 != sha256:
+        raise Violation(f"{gun}: {role} {sha256} has the bytes of {answer.sha256}")
+    stage.history.check_file(gun, role, sha256, answer.status, answer.began, answer.ended)
 
 
 async def crowd(stage: Stage, gun: str) -> None:
@@ -643,12 +679,26 @@ async def staller(stage: Stage) -> None:
 
 
 async def clock_stepper(stage: Stage) -> None:
-    """Let the time of day leap ahead, so that what the server signed is due, or has expired."""
-    for _ in range(stage.acts):
+    """Let the time of day leap ahead, so that what the server signed is due, or has expired.
+
+    Then let both servers renew a collection, while it is published or deleted.
+    """
+    for number in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 4)))
         stage.cluster.world.time_shift += timedelta(hours=stage.random.choice((1, 12, 20, 30)))
         stage.cluster.world.leaped_at = stage.cluster.world.now
         stage.cluster.world.tell("the time of day leaps")
+        gun = stage.gun()
+        if stage.history.gun(gun).now.files:
+            asking = [replace(stage, server_of=partial(str, server)) for server in SERVERS]
+            reads = [partial(each.current, gun, "timestamp") for each in asking]
+            chance = stage.random.random()
+            if chance < 0.4:
+                await stage.together(*reads, partial(publish_once, stage, gun, f"{stage.name}-{number}"))
+            elif chance < 0.5:
+                await stage.together(*reads, partial(delete, stage, gun))
+            elif chance < 0.7:
+                await stage.together(*reads)
 
 
 ACTORS: Mapping[str, Callable[[Stage], Awaitable[None]]] = {

@@ -308,7 +308,7 @@ def between(one: str, other: str) -> str:
 def plain_signers(trust: Any, reactor: Any) -> Signing:
     """Build the client of the signers as ``notary.server.signing.spread.build`` does, without TLS."""
     chance = reactor.world.random(f"channel/{reactor.host.name}").random
-    signers = signers_of(trust, reactor, None, chance)
+    signers = reactor.host.signers = signers_of(trust, reactor, None, chance)
     return Signing(signers, "Using remote signing service", states=signers.states, show=signers.show)
 
 

@@ -45,6 +45,8 @@ class Host:
         """The open connections of its pool."""
         self.usage: PoolUsage | None = None
         """How it uses its pool."""
+        self.signers: Any = None
+        """Its signers, if it is a server."""
 
 
 def _nothing() -> None:

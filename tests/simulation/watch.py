@@ -35,19 +35,23 @@ class PoolWatch:
 
 
 class ServerWatch(PoolWatch):
-    """A server: its connections to the database, and what it counts as held for clients.
+    """A server: its connections to the database and to signers, and what it counts as held for clients.
 
     All else that it holds is counted by a length, which is never negative.
     """
 
     def __init__(self, host: Host, metrics: DaemonMetrics) -> None:
         super().__init__(host)
+        self._signers = host.signers
         (self._body_bytes,) = (each.read for each in metrics._watched if each.name == metrics.prefix + "body_bytes")
 
     def __call__(self) -> None:
         self.look_at_pool()
         if self._body_bytes()[()] < 0:
             raise Violation(f"{self._host.name}: body_bytes is {self._body_bytes()}")
+        for call in self._signers.waiting:
+            if any(link.ready and link not in call._tried for link in self._signers.links()):
+                raise Violation(f"{self._host.name}: a call waits for a connection, and there is one")
 
 
 class SignerWatch(PoolWatch):
