@@ -9,4 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SEEDS: Sequence[tuple[int, str, str]] = ((3, "killer-1", "publish-loses-to-a-renewal"),)
+SEEDS: Sequence[tuple[int, str, str]] = (
+    (37, "key-maker-1,intruder-1", "publish-loses-to-a-renewal"),
+    (800000476, "newcomer-1", "signers-late-call-forgotten"),
+)

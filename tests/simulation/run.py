@@ -23,13 +23,14 @@ from notary.server import repository
 from notary.server.signing import SERVING
 from notary.storage.sql.dialect import PoolSettings
 from tests.simulation import actors, driver
-from tests.simulation.actors import ACTORS, EVERYWHERE, GUNS, RETRY_SECONDS, Stage
+from tests.simulation.actors import ACTORS
 from tests.simulation.clients import Client
 from tests.simulation.cluster import SERVERS, SIGNERS, Cluster, install
 from tests.simulation.history import History
 from tests.simulation.network import Faults as NetworkFaults
 from tests.simulation.reactor import Reactor
 from tests.simulation.scheduler import Host, Violation, World
+from tests.simulation.stage import EVERYWHERE, GUNS, RETRY_SECONDS, Stage
 
 ACTING_SECONDS = 400.0
 """How long the actors may take on the virtual clock."""

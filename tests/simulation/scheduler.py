@@ -119,7 +119,8 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.time_shift = timedelta(0)
-        self.leaped_at = -1e9
+        self.leaps: list[float] = []
+        """When the time of day leaped."""
         self.steps = 0
         self.timers: dict[Event, None] = {}
         self.thread: VirtualThread | None = None
@@ -144,6 +145,11 @@ class World:
     def utc_now(self) -> datetime:
         """The time of day, which steps of the clock shift."""
         return EPOCH + timedelta(seconds=self.now) + self.time_shift
+
+    @property
+    def leaped_at(self) -> float:
+        """When the time of day leaped last."""
+        return self.leaps[-1] if self.leaps else -1e9
 
     # -- events -------------------------------------------------------------------------------------------------------
 
