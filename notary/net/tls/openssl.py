@@ -67,6 +67,7 @@ ZERO_RETURN: Final[int] = _lib.SSL_ERROR_ZERO_RETURN
 
 _STEP: Final[int] = _lib.SSL_CB_ACCEPT_LOOP
 _DONE: Final[int] = _lib.SSL_CB_ACCEPT_EXIT
+_MEMORY: Final = _lib.BIO_s_mem()
 _buffer: Final = _ffi.new("char[]", RECORD_BYTES)  # every record is read into it, on the reactor's thread
 
 # Called for each record: a name of this module is found faster than one of the library.
@@ -102,7 +103,7 @@ class Session:
         self._ssl: Any = tls._ssl  # noqa: SLF001
         # The memory that OpenSSL reads and writes during the handshake, and owns. pyOpenSSL's functions for it cost 3 %
         # of a handshake.
-        self._records, self._answers = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
+        self._records, self._answers = _lib.BIO_new(_MEMORY), _lib.BIO_new(_MEMORY)
         _lib.SSL_set_bio(self._ssl, self._records, self._answers)
         self._result = 0  # of the last call that did not succeed
 
@@ -112,10 +113,12 @@ class Session:
 
     def take(self) -> bytes:
         """Return what OpenSSL has to send in the handshake."""
-        answer = bytearray()
+        answer = b""
         while (count := _lib.BIO_read(self._answers, _buffer, RECORD_BYTES)) > 0:
             answer += _unpack(_buffer, count)
-        return bytes(answer)
+            if count < RECORD_BYTES:
+                break
+        return answer
 
     def do_handshake(self) -> bool:
         """Continue the handshake with the records that were given. Returns True once it is done."""

@@ -36,6 +36,8 @@ from notary.net.tls.verdicts import Cause, is_tls
 _log = Logger()
 
 _HEAD_BYTES: Final = 5  # of a record; as many bytes tell what a client without TLS speaks
+_CHANGE_CIPHER_SPEC: Final = 0x14  # the first byte of such a record, which ends no handshake
+_FLIGHT_BYTES: Final = 1 << 14  # most bytes of a handshake that one read of the socket takes
 _LETTERS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # a protocol of text begins so
 _SEALED_BYTES: Final = RECORD_BYTES + 2048  # most bytes of an encrypted record (RFC 5246, section 6.2.3)
 _MIN_COUNTED_BYTES: Final = 512  # a smaller record counts as so many bytes of one read
@@ -46,14 +48,15 @@ _QUIET_MESSAGES: Final = 32
 """The most messages without data (in TLS 1.3: KeyUpdate) between two records of data, our answers included."""
 
 
-def _missing_bytes(heard: bytes) -> int:
-    """Return how many bytes of a record are missing after ``heard``; 0 also for one that OpenSSL will refuse."""
-    if len(heard) < _HEAD_BYTES and (is_tls(heard) or heard[0] in _LETTERS):
-        return _HEAD_BYTES - len(heard)
-    if not is_tls(heard):
-        return 0
-    size = heard[3] << 8 | heard[4]
-    return 0 if size > _SEALED_BYTES else _HEAD_BYTES + size - len(heard)
+def _record_bytes(heard: bytes, at: int) -> int:
+    """Return the size of the record at ``at``; for one that OpenSSL will refuse, what has come of it."""
+    come = len(heard) - at
+    if come < _HEAD_BYTES and (not come or is_tls(heard[at]) or heard[at] in _LETTERS):
+        return _HEAD_BYTES
+    if not is_tls(heard[at]):
+        return come
+    size = heard[at + 3] << 8 | heard[at + 4]
+    return come if size > _SEALED_BYTES else _HEAD_BYTES + size
 
 
 @implementer(ISSLTransport)
@@ -75,9 +78,9 @@ class SecureServer(PlainServer):
         self._tls: SSL.Connection = options.connection(self._cause)
         self._session = Session(self._tls)
         self._heard = b""  # the received part of a handshake record
-        self._missing = _HEAD_BYTES  # bytes of it that have not come
         self._records = 0  # handshake records so far
-        self._unsent = bytearray()  # bytes of our half of the handshake
+        self._answered = False  # our half of the handshake has begun
+        self._unsent = b""  # bytes of our half
         self._quiet = 0  # messages since the last record of data
         self._quiet_most = _QUIET_MESSAGES
         super().__init__(over, *args)
@@ -179,15 +182,9 @@ class SecureServer(PlainServer):
         try:
             self._answer()
             while not self._shaken:
-                self._hear()
-                if self._missing:
-                    continue
-                if not self._records and self._heard[0] in _LETTERS:
-                    return self._answer_plaintext()
-                if self._records == _GREETING_RECORDS:
-                    text = f"TLS: the peer cuts its handshake into more than {_GREETING_RECORDS} records"
-                    return self._refuse(text)
-                self._step()
+                ending = self._hear()
+                if ending is not None:
+                    return ending
                 if self._answer() and not self._shaken:
                     return None  # the client has yet to read it
         except BlockingIOError:
@@ -204,29 +201,45 @@ class SecureServer(PlainServer):
         # The first request has often come by now.
         return self.doRead() if self._reading else None
 
-    def _answer_plaintext(self) -> Exception:
+    def _answer_plaintext(self, said: bytes) -> Exception:
         """Tell a client without TLS so, and end the connection."""
         with contextlib.suppress(OSError):
-            self.socket.send(self._to_plaintext(self._heard))
+            self.socket.send(self._to_plaintext(said))
             self.socket.shutdown(socket.SHUT_WR)
         return self._failed(CONNECTION_LOST)
 
-    def _hear(self) -> None:
-        """Read the missing bytes of a record, and no more. Raises OSError and SSL.SysCallError."""
-        piece = self.socket.recv(self._missing)
+    def _hear(self) -> Ending:
+        """Read what has come of the handshake, and have OpenSSL process it. Raises OSError and SSL.Error.
+
+        What follows the handshake must stay in the socket. A client cannot end the handshake before we have answered;
+        from then on the socket is looked at before it is read.
+        """
+        only_looked = self._answered
+        piece = self.socket.recv(_FLIGHT_BYTES, socket.MSG_PEEK if only_looked else 0)
         if not piece:
             raise SSL.SysCallError(-1, "Unexpected EOF")
-        self._heard += piece
+        heard, had = self._heard + piece, len(self._heard)
         if not self._records:
-            self._cause.first = self._heard[:1]
-        self._missing = _missing_bytes(self._heard)
+            self._cause.first = heard[:1]
+        at = 0
+        while not self._shaken and (end := at + _record_bytes(heard, at)) <= len(heard):
+            if not self._records and heard[0] in _LETTERS:
+                return self._answer_plaintext(heard[:_HEAD_BYTES])
+            if self._records == _GREETING_RECORDS:
+                return self._refuse(f"TLS: the peer cuts its handshake into more than {_GREETING_RECORDS} records")
+            self._records += 1
+            self._session.give(heard[at:end])
+            if heard[at] != _CHANGE_CIPHER_SPEC or end == len(heard):
+                self._step()
+            at = end
+        self._heard = b"" if self._shaken else heard[at:]
+        if only_looked:
+            self.socket.recv(at - had if self._shaken else len(piece))
+        return None
 
     def _step(self) -> None:
-        """Have OpenSSL process a handshake record. Raises SSL.Error."""
+        """Have OpenSSL process the given records. Raises SSL.Error."""
         session = self._session
-        self._records += 1
-        session.give(self._heard)
-        self._heard, self._missing = b"", _HEAD_BYTES
         try:
             self._shaken = session.do_handshake()
             if not self._shaken and session.error() != WANT_READ:
@@ -238,8 +251,9 @@ class SecureServer(PlainServer):
         """Send our half. Returns False if there is none. Raises BlockingIOError if the socket does not take it."""
         if not self._unsent:
             return False
+        self._answered = True
         while self._unsent:
-            del self._unsent[: self.socket.send(self._unsent)]
+            self._unsent = self._unsent[self.socket.send(self._unsent) :]
         return True
 
     def _begin(self) -> None:
@@ -360,12 +374,11 @@ class SecureServer(PlainServer):
         self._session.forget()
         reported = self._aborting or (self._up and not isinstance(reason.value, HandshakeFailed))
         failed = None if reported else self._cause.ended(reason)
-        peer = host_and_port(self.getPeer())
         super().connectionLost(reason if failed is None else Failure(failed))
         self._listener = None
         if failed is not None and self._on_refused is not None:
             try:
-                self._on_refused(peer, failed.kind, str(failed))
+                self._on_refused(host_and_port(self.getPeer()), failed.kind, str(failed))
             except Exception:  # noqa: BLE001 - the last line of defence
                 self._broken()
 

@@ -198,9 +198,9 @@ def _time(read: Callable[[], bytes | None]) -> str:
         return "a time that cannot be read"
 
 
-def is_tls(received: bytes) -> bool:
-    """Return True if the first bytes of a peer begin a TLS record."""
-    return received[0] in _RECORDS
+def is_tls(first: int) -> bool:
+    """Return True if a TLS record can begin with this byte."""
+    return first in _RECORDS
 
 
 class Cause:
@@ -219,7 +219,7 @@ class Cause:
         """Return why TLS ended, where ``ours`` is our certificate; None if the peer just closed the connection."""
         if self.verdict is not None:
             return self.verdict
-        if self.first and not is_tls(self.first):
+        if self.first and not is_tls(self.first[0]):
             said = f"its first byte is {self.first[0]:#04x}"
             return HandshakeFailed(RefusalKind.PLAINTEXT, _PLAINTEXT.format(said=said))
         if (

@@ -254,6 +254,39 @@ async def test_a_handshake_may_come_in_pieces_of_any_size(world: World, version:
     assert world.refused == []
 
 
+class Hearer(Sender):
+    """A client that collects what it is sent, and says nothing by itself."""
+
+    def connectionMade(self) -> None:
+        self.heard = b""
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+
+
+@pytest.mark.parametrize("size", [1, 6, 7, 50, 1 << 14])
+@pytest_twisted.ensureDeferred
+async def test_data_may_come_with_the_end_of_the_handshake(world: World, size: int) -> None:
+    forger, hearer = Forger(NEW, world.ca), Hearer(None)
+    await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", world.port.getHost().port), hearer)
+    hearer.transport.write(forger.handshake())
+    end = b""
+    while not forger.done:
+        await until(lambda: hearer.heard)
+        heard, hearer.heard = hearer.heard, b""
+        end += forger.handshake(heard)
+    end += forger.record(DATA, b"first") + forger.record(HANDSHAKE, KEY_UPDATE) + forger.record(DATA, b"second")
+    for place in range(0, len(end), size):
+        hearer.transport.write(end[place : place + size])
+        await deferLater(reactor, 0)
+    (served,) = world.served
+    assert await taken(served, 2) == [b"first", b"second"]
+    hearer.transport.loseConnection()
+    await served.lost
+    assert world.refused == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_small_records_are_read_a_share_at_a_time(tmp_path: Path) -> None:
     world = World(tmp_path, Listening)
