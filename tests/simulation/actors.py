@@ -10,157 +10,23 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from notary.admin.collectable import collectable
 from notary.errors import NotaryError
 from notary.storage import open as opening
 from tests.simulation import driver, metadata
-from tests.simulation.clients import Answer, Client
-from tests.simulation.cluster import SERVERS, SIGNERS, Cluster, between
-from tests.simulation.history import History
+from tests.simulation.clients import Answer
+from tests.simulation.cluster import SERVERS, SIGNERS, between
 from tests.simulation.network import Faults as NetworkFaults
-from tests.simulation.reactor import Reactor
 from tests.simulation.scheduler import Violation
-
-RETRY_SECONDS = 65.0
-"""How long a server may serve what has expired after a renewal failed (notary.server.repository.RETRY)."""
-
-GUNS = ("sim/a", "sim/b", "sim/c")
-EVERYWHERE = frozenset(
-    {*SERVERS, *SIGNERS, "server", "signer", "latency"}
-    | {between(server, other) for server in SERVERS for other in (*SIGNERS, "clients")}
-)
-"""All places of faults: processes, databases, and the network between two hosts."""
-
-PUBLISHERS_SNAPSHOT = frozenset({"sim/b"})
-"""The collections whose publishers sign their snapshots."""
-
-
-PUBLISHED = ("root", "targets"), ("root", "targets", "snapshot")
-"""The roles that an upload depends on; the server renews all others."""
-
-
-@dataclass
-class Stage:
-    """What one actor has: its name, its chance, its HTTP client, and how often it acts."""
-
-    name: str
-    cluster: Cluster
-    history: History
-    reactor: Reactor
-    random: Random
-    client: Client
-    acts: int
-    pace: float
-    run: Any
-    server_of: Callable[[], str] | None = None
-    """Chooses the server for each request, if it is not chosen by chance."""
-
-    async def sleep(self, seconds: float) -> None:
-        await deferLater(self.reactor, seconds)
-
-    async def rest(self) -> None:
-        await self.sleep(self.random.expovariate(1 / self.pace))
-
-    def server(self) -> str:
-        return self.random.choice(SERVERS) if self.server_of is None else self.server_of()
-
-    def gun(self) -> str:
-        return self.random.choice(GUNS[: self.run.guns])
-
-    async def stored_gun(self) -> str:
-        """Wait a while for a collection that is stored; return one."""
-        for _ in range(20):
-            stored = [gun for gun in GUNS[: self.run.guns] if self.history.gun(gun).now.files]
-            if stored:
-                return self.random.choice(stored)
-            await self.rest()
-        return self.gun()
-
-    async def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-        answer = await self.client.ask(self.server(), method, path, dict(headers or {}), body)
-        self.check(answer)
-        return answer
-
-    def check(self, answer: Answer) -> None:
-        """Nothing fails without a cause, and no answer is one that no client understands."""
-        what = f"{self.name}: {answer.server}: {answer.request}: {answer.status} {answer.body!r}"
-        if answer.status >= 500 and not self.is_excused(answer, answer.began):
-            raise Violation(f"{what} without a cause")
-        if answer.status == 400 and not answer.request.startswith("POST") and not answer.is_odd:
-            raise Violation(f"{what} for a request that is in order")
-        lost = answer.status in {0, 408} and not answer.is_odd and not answer.is_raced
-        if (lost or answer.gave_up) and not self.is_excused(answer, answer.began):
-            before = {between("clients", answer.server), "latency"}
-            if not self.run.was_disturbed(answer.began, answer.ended, before):
-                raise Violation(f"{what} although nothing was wrong")
-        if answer.status not in {0, 200, 304, 400, 404, 408, 429, 500, 503}:
-            raise Violation(what)
-
-    def is_excused(self, answer: Answer, began: float) -> bool:
-        """Return whether a fault since ``began`` may have failed a request.
-
-        That is a fault of the server or its database; and if the request needs a signer, one of the signers' database,
-        or of every signer that the server has.
-        """
-
-        def faulty(*places: str) -> bool:
-            return self.run.was_disturbed(began, answer.ended, places)
-
-        if faulty(answer.server, "server"):
-            return True
-        method, path = answer.request.split(" ")
-        if method != "POST" and not path.endswith((".key", "timestamp.json", "snapshot.json")):
-            return False
-        signers = self.run.knobs["signers"][answer.server]
-        return faulty("signer", "latency") or all(faulty(each, between(answer.server, each)) for each in signers)
-
-    def path(self, gun: str, rest: str) -> str:
-        return f"/v2/{gun}/_trust/tuf/{rest}"
-
-    async def current(self, gun: str, role: str) -> Answer:
-        """Read the current file of a role."""
-        answer = await self.ask("GET", self.path(gun, f"{role}.json"))
-        self.history.check_read(gun, role, answer.status, answer.sha256, answer.began, answer.ended)
-        if role in {"timestamp", "snapshot"} and answer.status == 200:
-            self.check_fresh(gun, role, answer)
-        return answer
-
-    def check_fresh(self, gun: str, role: str, answer: Answer) -> None:
-        """What has expired is served only if it could not be renewed."""
-        world, signed = self.cluster.world, metadata.parsed(answer.body)
-        excused = self.is_excused(answer, answer.began - RETRY_SECONDS) or world.leaped_at > answer.began - 1
-        theirs = role == "snapshot" and gun in PUBLISHERS_SNAPSHOT
-        if metadata.expiry(signed) <= world.utc_now() and not excused and not theirs:
-            raise Violation(f"{gun}: {role} {signed['version']} is served expired, and could have been renewed")
-
-    async def key(self, gun: str, role: str, method: str = "GET") -> metadata.Key | None:
-        answer = await self.ask(method, self.path(gun, f"{role}.key"))
-        if answer.status != 200:
-            return None
-        key = metadata.server_key_from(answer.body)
-        if key.key_id not in self.history.keys:
-            raise Violation(f"{gun}: the key {key.key_id} was handed out and is not stored")
-        made_for = self.history.keys[key.key_id][:2]
-        if made_for != (gun, role):
-            raise Violation(f"{gun}: the key for {role} was made for {made_for}")
-        states = self.history.gun(gun).between(answer.began, answer.ended)
-        named = [self.history.key_of(gun, role, state) for state in states]
-        if method == "GET" and all(named) and key.key_id not in named:
-            raise Violation(f"{gun}: the key for {role} is {key.key_id}, and the root names {named}")
-        if method == "POST" and key.key_id == named[0]:
-            raise Violation(f"{gun}: the new key for {role} is the one that the root names")
-        return key
-
+from tests.simulation.stage import EVERYWHERE, GUNS, PUBLISHED, PUBLISHERS_SNAPSHOT, Stage
 
 # -- publishers -------------------------------------------------------------------------------------------------------
 
@@ -197,9 +63,11 @@ async def publish_once(stage: Stage, gun: str, name: str) -> None:
         files = {"targets": metadata.targets(signed["version"] + 1, stage.cluster.world.utc_now(), content)}
         if await with_snapshot(stage, gun, files):
             answer = await publish(stage, gun, files)
+            leaps = [leap for leap in stage.cluster.world.leaps if targets.began - 1 < leap]
             if (
                 answer.status == 400
                 and not answer.is_odd
+                and len(leaps) < 2  # two make two renewals, which no real clock does in the time of an upload
                 and not stage.history.has_changed(
                     gun, PUBLISHED[gun in PUBLISHERS_SNAPSHOT], targets.began, answer.ended
                 )
@@ -301,15 +169,32 @@ async def key_maker(stage: Stage) -> None:
 
 
 async def deleter(stage: Stage) -> None:
-    """Delete collections."""
-    for _ in range(stage.acts):
+    """Delete collections, some while a server reads what was published a moment before by another one."""
+    for number in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 3)))
         gun = await stage.stored_gun()
-        answer = await stage.ask("DELETE", stage.path(gun, ""))
-        if answer.status == 200 and all(
-            state.files for state in stage.history.gun(gun).between(answer.began, answer.ended)
-        ):
-            raise Violation(f"{gun}: the deletion was acknowledged and did not take place")
+        if stage.random.random() < 0.5:
+            server, other = stage.random.sample(SERVERS, 2)
+            there, elsewhere = (
+                replace(stage, server_of=partial(str, server)),
+                replace(stage, server_of=partial(str, other)),
+            )
+            await publish_once(there, gun, f"{stage.name}-{number}")
+            files = stage.history.gun(gun).now.files or {"targets": (1, "0" * 64)}
+            role = stage.random.choice([role for role in files if role != "root"])
+            readers = [partial(read_file, elsewhere, gun, role, files[role][1])] * 6
+            await stage.together(partial(delete, there, gun), *readers)
+        else:
+            await delete(stage, gun)
+
+
+async def delete(stage: Stage, gun: str) -> None:
+    """Delete a collection."""
+    answer = await stage.ask("DELETE", stage.path(gun, ""))
+    if answer.status == 200 and all(
+        state.files for state in stage.history.gun(gun).between(answer.began, answer.ended)
+    ):
+        raise Violation(f"{gun}: the deletion was acknowledged and did not take place")
 
 
 async def intruder(stage: Stage) -> None:
@@ -395,10 +280,7 @@ async def reader(stage: Stage) -> None:
         elif chance < 0.85:
             files = history.gun(gun).stored_at
             chosen = stage.random.choice(list(files)) if files else (role, "0" * 64)
-            answer = await stage.ask("GET", stage.path(gun, f"{chosen[0]}.{chosen[1]}.json"))
-            if answer.status == 200 and answer.sha256 != chosen[1]:
-                raise Violation(f"{gun}: {chosen} has the bytes of {answer.sha256}")
-            history.check_file(gun, *chosen, answer.status, answer.began, answer.ended)
+            await read_file(stage, gun, *chosen)
         else:
             rows = history.gun(gun).rows
             version = stage.random.choice([each for name, each in rows if name == role] or [1])
@@ -407,6 +289,14 @@ async def reader(stage: Stage) -> None:
                 raise Violation(f"{gun}: version {version} of {role} is another one")
             if answer.status == 200:
                 history.check_file(gun, role, answer.sha256, 200, answer.began, answer.ended)
+
+
+async def read_file(stage: Stage, gun: str, role: str, sha256: str) -> None:
+    """Read a file by its checksum."""
+    answer = await stage.ask("GET", stage.path(gun, f"{role}.{sha256}.json"))
+    if answer.status == 200 and answer.sha256 != sha256:
+        raise Violation(f"{gun}: {role} {sha256} has the bytes of {answer.sha256}")
+    stage.history.check_file(gun, role, sha256, answer.status, answer.began, answer.ended)
 
 
 async def crowd(stage: Stage, gun: str) -> None:
@@ -643,12 +533,26 @@ async def staller(stage: Stage) -> None:
 
 
 async def clock_stepper(stage: Stage) -> None:
-    """Let the time of day leap ahead, so that what the server signed is due, or has expired."""
-    for _ in range(stage.acts):
+    """Let the time of day leap ahead, so that what the server signed is due, or has expired.
+
+    Then let both servers renew a collection, while it is published or deleted.
+    """
+    for number in range(stage.acts):
         await stage.sleep(stage.random.expovariate(1 / (stage.pace * 4)))
         stage.cluster.world.time_shift += timedelta(hours=stage.random.choice((1, 12, 20, 30)))
-        stage.cluster.world.leaped_at = stage.cluster.world.now
+        stage.cluster.world.leaps.append(stage.cluster.world.now)
         stage.cluster.world.tell("the time of day leaps")
+        gun = stage.gun()
+        if stage.history.gun(gun).now.files:
+            asking = [replace(stage, server_of=partial(str, server)) for server in SERVERS]
+            reads = [partial(each.current, gun, "timestamp") for each in asking]
+            chance = stage.random.random()
+            if chance < 0.4:
+                await stage.together(*reads, partial(publish_once, stage, gun, f"{stage.name}-{number}"))
+            elif chance < 0.5:
+                await stage.together(*reads, partial(delete, stage, gun))
+            elif chance < 0.7:
+                await stage.together(*reads)
 
 
 ACTORS: Mapping[str, Callable[[Stage], Awaitable[None]]] = {

@@ -20,7 +20,7 @@ from tests.simulation.cluster import HTTP_PORT, Cluster
 PATIENCE_SECONDS = 25.0
 """How long a client waits for an answer."""
 
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 6.0
 """How long after a request a server keeps its connection, at least."""
 
 

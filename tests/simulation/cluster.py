@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import nacl.signing
+from hyperframe.frame import Frame
 
+from notary import certs
 from notary.config import ServerConfig, load_server
 from notary.daemon.serving import Serving
 from notary.net.grpc import GrpcFactory
@@ -33,7 +34,7 @@ from notary.signer.watches import HealthWatches
 from notary.storage import StoredKey
 from notary.storage import open as opening
 from notary.storage.sql.dialect import PoolSettings
-from notary.tuf import private
+from notary.tuf import private, public
 from notary.work.allowance import Allowance
 from notary.work.usage import PoolUsage
 from tests.simulation import driver
@@ -41,6 +42,9 @@ from tests.simulation.network import Network
 from tests.simulation.reactor import Reactor
 from tests.simulation.scheduler import Host, World
 from tests.simulation.watch import ServerWatch, SignerWatch
+
+REMEMBERED = 4096
+"""How many results of a pure function are remembered."""
 
 HTTP_PORT = 4443
 GRPC_PORT = 7899
@@ -51,7 +55,7 @@ _CONFIG = """{"server": {"http_addr": ":4443", "drain_timeout": 5},
   "trust_service": {"type": "remote", "hostname": "signer-1", "port": "7899", "key_algorithm": "ed25519"},
   "storage": {"backend": "sqlite3", "db_url": "server", "connections": 4, "query_timeout": 4},
   "lifetimes": {"timestamp": 86400, "snapshot": 864000},
-  "limits": {"pending_keys_per_hour": 0, "idle_timeout": 20, "header_timeout": 5, "body_timeout": 8}}"""
+  "limits": {"pending_keys_per_hour": 0, "idle_timeout": 8, "header_timeout": 5, "body_timeout": 8}}"""
 
 
 class Custody:
@@ -227,12 +231,12 @@ class Process:
 class Cluster:
     """Two servers, two signers, their two databases, and the network between them and their clients."""
 
-    def __init__(self, world: World, folder: Path, knobs: Mapping[str, Any]) -> None:
+    def __init__(self, world: World, knobs: Mapping[str, Any]) -> None:
         self.world = world
         self.network = Network(world)
         self.ether = Host("ether")
         """Runs what is no process: actors, faults."""
-        self.stores = driver.open_stores(world, folder)
+        self.stores = driver.open_stores(world)
         self.server_store, self.signer_store = self.stores
         for store in self.stores:
             store.pace = knobs.get("statement_seconds", store.pace)
@@ -304,11 +308,56 @@ def between(one: str, other: str) -> str:
 def plain_signers(trust: Any, reactor: Any) -> Signing:
     """Build the client of the signers as ``notary.server.signing.spread.build`` does, without TLS."""
     chance = reactor.world.random(f"channel/{reactor.host.name}").random
-    signers = signers_of(trust, reactor, None, chance)
+    signers = reactor.host.signers = signers_of(trust, reactor, None, chance)
     return Signing(signers, "Using remote signing service", states=signers.states, show=signers.show)
 
 
+def remembering_verification(verify: Callable[..., bytes | None]) -> Callable[..., bytes | None]:
+    """Return ``verify``, which verifies one signature: what it found is remembered, for it follows from its arguments.
+
+    Both servers, and the history, look at the same signatures again and again.
+    """
+    found: dict[tuple[object, ...], bytes | None] = {}
+
+    def look(key: Any, signature: Any, message: Any, load: Any) -> bytes | None:
+        what = (key.key_type, key.public, signature.method, signature.sig, message.data)
+        if what not in found:
+            if len(found) >= REMEMBERED:
+                found.clear()
+            found[what] = verify(key, signature, message, load)
+        return found[what]
+
+    return look
+
+
+def know_own_signatures() -> None:
+    """Let Ed25519 keys know the signatures that were made in this process: to verify one takes longer than to sign."""
+    made: dict[tuple[bytes, bytes, bytes], None] = {}
+    sign, verify = nacl.signing.SigningKey.sign, nacl.signing.VerifyKey.verify
+
+    def sign_and_note(key: nacl.signing.SigningKey, message: bytes) -> nacl.signing.SignedMessage:
+        signed = sign(key, message)
+        if len(made) >= REMEMBERED:
+            made.clear()
+        made[bytes(key.verify_key), message, signed.signature] = None
+        return signed
+
+    def look_or_verify(key: nacl.signing.VerifyKey, message: bytes, signature: bytes) -> bytes:
+        return message if (bytes(key), message, signature) in made else verify(key, message, signature)
+
+    nacl.signing.SigningKey.sign = sign_and_note  # type: ignore[method-assign, assignment]
+    nacl.signing.VerifyKey.verify = look_or_verify  # type: ignore[method-assign, assignment]
+
+
 def install() -> None:
-    """Put the simulated database, and signers without TLS, into the tables of this process."""
+    """Put the simulated database, and signers without TLS, into the tables of this process.
+
+    Work without an effect, and work that has been done with the same result before, is left out.
+    """
     opening.DIALECTS = {"sqlite3": driver.dialect()}
     services.SERVICES = {"remote": plain_signers}
+    know_own_signatures()
+    public._identity = remembering_verification(public._identity)
+    certs.all_in_pem = functools.lru_cache(REMEMBERED)(certs.all_in_pem)
+    certs.first_in_pem = functools.lru_cache(REMEMBERED)(certs.first_in_pem)
+    Frame.__repr__ = object.__repr__  # type: ignore[method-assign]  # h2 asks for it at each frame, for a log

@@ -17,7 +17,7 @@ from typing import Any
 
 from notary.storage.sql.backends.sqlite3 import SQLITE3
 from notary.storage.sql.dialect import Dialect, Trouble
-from notary.storage.sql.migrate import SERVER, SIGNER, set_up
+from notary.storage.sql.migrate import SERVER, SIGNER, Service, set_up
 from notary.work.usage import PoolUsage
 from tests.simulation.scheduler import Host, World
 
@@ -63,7 +63,7 @@ class Store:
     """One database of the cluster. ``on_commit`` is called after each commit of a transaction that has written."""
 
     name: str
-    path: Path
+    file: File
     world: World
     random: Random
     pace: float = 0.0005
@@ -81,14 +81,65 @@ class Store:
         for connection in [each for each in self.connections if each.host is host]:
             connection.drop()
 
-    def open(self) -> sqlite3.Connection:
-        """Open the file. Only this process uses the file, so that its locks need no calls of the kernel."""
-        place = f"file:{self.path}?vfs=unix-excl"
-        return sqlite3.connect(place, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
-
     def close(self) -> None:
         for connection in list(self.connections):
             connection.drop()
+
+
+class File:
+    """A SQLite file with the tables of a service, and the connections to it that nobody uses now.
+
+    A file and its connections serve one simulation after the other: to open them, and to compile each statement anew,
+    would take as long as all that they do.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._folder = tempfile.TemporaryDirectory(dir=memory_folder())
+        self._path = Path(self._folder.name) / f"{service.folder}.db"
+        self._unused: list[sqlite3.Connection] = []
+        self._used = 0
+        connection = self.take()
+        set_up(connection, SQLITE3, service)
+        connection.execute("COMMIT")
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        self._rows = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
+        self.give_back(connection)
+
+    def take(self) -> sqlite3.Connection:
+        """Return a connection. Only this process uses the file, so that its locks need no calls of the kernel."""
+        self._used += 1
+        if self._unused:
+            return self._unused.pop()
+        place = f"file:{self._path}?vfs=unix-excl"
+        made = sqlite3.connect(
+            place, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=500, uri=True
+        )
+        made.execute("PRAGMA synchronous = OFF")
+        made.execute("PRAGMA foreign_keys = ON")
+        return made
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Take a connection whose cursors are closed; a transaction that is open is rolled back."""
+        if connection.in_transaction:
+            connection.rollback()
+        self._used -= 1
+        self._unused.append(connection)
+
+    def restore(self) -> bool:
+        """Make the file one that was never used; False if somebody still has a connection to it."""
+        if self._used:
+            return False
+        connection = self.take()
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        for name, rows in self._rows.items():
+            connection.execute(f"DELETE FROM {name}")  # the names are those of the schema
+            for row in rows:
+                connection.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA foreign_keys = ON")
+        self.give_back(connection)
+        return True
 
 
 stores: dict[str, Store] = {}
@@ -114,9 +165,8 @@ class Connection:
         self.host = host
         if store.faults.lost_before >= 1:
             raise Lost("the database does not answer")
-        self.real: sqlite3.Connection | None = store.open()
-        self.real.execute("PRAGMA synchronous = OFF")
-        self.real.execute("PRAGMA foreign_keys = ON")
+        self.real: sqlite3.Connection | None = store.file.take()
+        self.cursors: list[sqlite3.Cursor] = []
         self.writes = False
         store.connections.append(self)
 
@@ -144,7 +194,9 @@ class Connection:
         """Close the connection; a transaction that is open is rolled back."""
         real, self.real = self.real, None
         if real is not None:
-            real.close()
+            for cursor in self.cursors:
+                cursor.close()
+            self.store.file.give_back(real)
             self.store.connections.remove(self)
             if self in self.host.connections:
                 self.host.connections.remove(self)
@@ -157,6 +209,7 @@ class Cursor:
         self._connection = connection
         assert connection.real is not None
         self._real = connection.real.cursor()
+        connection.cursors.append(self._real)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -164,6 +217,7 @@ class Cursor:
     def close(self) -> None:
         if self._connection.real is not None:
             self._real.close()
+            self._connection.cursors.remove(self._real)
 
     def execute(self, text: str, values: Any = ()) -> Any:
         connection = self._connection
@@ -185,7 +239,8 @@ class Cursor:
         return self._real.execute(text, values)
 
     def _begin(self, text: str) -> Any:
-        world = self._connection.store.world
+        store = self._connection.store
+        world = store.world
         until = world.now + BUSY_SECONDS
         while True:
             try:
@@ -193,7 +248,7 @@ class Cursor:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or world.now > until or world.thread is None:
                     raise
-            world.pause(0.002)
+            world.pause(max(0.002, store.faults.statement_seconds) * (0.5 + store.random.random()))
             self._check()
 
     def _commit(self) -> Any:
@@ -250,35 +305,22 @@ def dialect() -> Dialect:
     )
 
 
-_templates: dict[str, bytes] = {}
-
-
-def template(service: Any) -> bytes:
-    """Return the bytes of a database with the tables of a service."""
-    if service.folder not in _templates:
-        with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
-            path = Path(folder) / "template.db"
-            connection = sqlite3.connect(path, isolation_level=None)
-            set_up(connection, SQLITE3, service)
-            connection.commit()
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.close()
-            _templates[service.folder] = path.read_bytes()
-    return _templates[service.folder]
-
-
 def memory_folder() -> str | None:
     """Return a folder in memory, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def open_stores(world: World, folder: Path) -> tuple[Store, Store]:
-    """Make the two databases of a cluster in a folder: the server's and the signer's."""
+_files: dict[str, File] = {}
+
+
+def open_stores(world: World) -> tuple[Store, Store]:
+    """Return the two databases of a cluster, which are empty: the server's and the signer's."""
     made = []
     for service in (SERVER, SIGNER):
-        path = folder / f"{service.folder}.db"
-        path.write_bytes(template(service))
-        store = Store(service.folder, path, world, world.random(f"database/{service.folder}"))
+        file = _files.get(service.folder)
+        if file is None or not file.restore():
+            file = _files[service.folder] = File(service)
+        store = Store(service.folder, file, world, world.random(f"database/{service.folder}"))
         stores[service.folder] = store
         made.append(store)
     return made[0], made[1]

@@ -80,16 +80,16 @@ class History:
         """The keys of the signer by id: collection, role, and when it was first used."""
         self._ids: dict[int, tuple[str, str, int, str]] = {}
         self._feed_id = 0
-        self._server = cluster.server_store.open()
-        self._signer = cluster.signer_store.open()
+        self._server = cluster.server_store.file.take()
+        self._signer = cluster.signer_store.file.take()
         cluster.on_signed = self._signed
         cluster.key_row = self._key_row
         cluster.server_store.on_commit = partial(self._committed, self._server_committed)
         cluster.signer_store.on_commit = partial(self._committed, self._signer_committed)
 
     def close(self) -> None:
-        self._server.close()
-        self._signer.close()
+        self.cluster.server_store.file.give_back(self._server)
+        self.cluster.signer_store.file.give_back(self._signer)
 
     def gun(self, name: str) -> Gun:
         found = self.guns.get(name)
@@ -294,10 +294,10 @@ class History:
 
     def check_recorded(self, key_id: str) -> None:
         """A key that has signed is recorded as used."""
-        row = self._signer.execute("SELECT last_used FROM private_keys WHERE key_id = ?", (key_id,)).fetchone()
+        row = self._key_row(key_id)
         if row is None:
             raise Violation(f"key {key_id} has signed and is not stored")
-        if row[0] is None:
+        if row[2] is None:
             raise Violation(f"key {key_id} has signed and is not recorded as used")
 
     # -- what readers may see -----------------------------------------------------------------------------------------

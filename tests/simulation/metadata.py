@@ -144,9 +144,13 @@ def entry(content: bytes) -> dict[str, Any]:
     return file_meta(content)
 
 
+_loaded = functools.lru_cache(256)(json.loads)
+"""Reads JSON. Others get the same value: it may not be changed."""
+
+
 def parsed(data: bytes) -> dict[str, Any]:
-    """Return the signed part of a file."""
-    found: dict[str, Any] = json.loads(data)["signed"]
+    """Return the signed part of a file, which may not be changed."""
+    found: dict[str, Any] = _loaded(data)["signed"]
     return found
 
 
@@ -158,20 +162,21 @@ def listed(signed_part: Mapping[str, Any], role: str) -> str | None:
 
 def signers_of(data: bytes, keys: Mapping[str, Any]) -> list[str]:
     """Return the ids of those of ``keys`` (as a root has them) that have signed a file."""
-    value = json.loads(data)
+    value = _loaded(data)
     payload = canonical(value["signed"])
     found = []
     for signature in value["signatures"]:
         key = keys.get(signature["keyid"])
-        if key is not None and _verifies(key, base64.b64decode(signature["sig"]), payload):
+        if key is not None and _verifies(key["keytype"], key["keyval"]["public"], signature["sig"], payload):
             found.append(signature["keyid"])
     return found
 
 
-def _verifies(key: Mapping[str, Any], sig: bytes, payload: bytes) -> bool:
-    public = base64.b64decode(key["keyval"]["public"])
+@functools.lru_cache(1024)
+def _verifies(key_type: str, encoded_public: str, encoded_sig: str, payload: bytes) -> bool:
+    public, sig = base64.b64decode(encoded_public), base64.b64decode(encoded_sig)
     try:
-        if key["keytype"] == "ed25519":
+        if key_type == "ed25519":
             nacl.signing.VerifyKey(public).verify(payload, sig)
         else:
             certificate_key(public).verify(

@@ -41,6 +41,7 @@ class ThreadPool:
         self._name = name
         self._free = list(range(most, 0, -1))
         self._waiting: deque[Callable[[], object]] = deque()
+        self._busy = 0
         self.started = False
         self.stopped = False
 
@@ -49,7 +50,10 @@ class ThreadPool:
         self._next()
 
     def stop(self) -> None:
+        """Wait for the given work, in a thread of another pool, as Twisted's own pool does."""
         self.stopped = True
+        while self._world.thread is not None and not self._host.dead and (self._waiting or self._busy):
+            self._world.pause(0.001)
 
     @property
     def busy(self) -> bool:
@@ -87,8 +91,10 @@ class ThreadPool:
                     work()
                 finally:
                     self._free.append(slot)
+                    self._busy -= 1
                     self._next()
 
+            self._busy += 1
             self._world.spawn(self._host, f"{self._name}/{slot}", run)
 
 

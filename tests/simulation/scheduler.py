@@ -45,6 +45,8 @@ class Host:
         """The open connections of its pool."""
         self.usage: PoolUsage | None = None
         """How it uses its pool."""
+        self.signers: Any = None
+        """Its signers, if it is a server."""
 
 
 def _nothing() -> None:
@@ -117,7 +119,8 @@ class World:
         self.seed = seed
         self.now = 0.0
         self.time_shift = timedelta(0)
-        self.leaped_at = -1e9
+        self.leaps: list[float] = []
+        """When the time of day leaped."""
         self.steps = 0
         self.timers: dict[Event, None] = {}
         self.thread: VirtualThread | None = None
@@ -128,7 +131,8 @@ class World:
         self._number = 0
         self._streams: dict[str, Random] = {}
         self._digest = hashlib.sha256()
-        self._threads: list[VirtualThread] = []
+        self._threads: dict[VirtualThread, None] = {}
+        self._resting: list[VirtualThread] = []
         self._thread_number = 0
 
     def random(self, name: str) -> Random:
@@ -142,13 +146,18 @@ class World:
         """The time of day, which steps of the clock shift."""
         return EPOCH + timedelta(seconds=self.now) + self.time_shift
 
+    @property
+    def leaped_at(self) -> float:
+        """When the time of day leaped last."""
+        return self.leaps[-1] if self.leaps else -1e9
+
     # -- events -------------------------------------------------------------------------------------------------------
 
     def put(self, host: Host, due: float, func: Callable[..., Any], args: Any = (), kw: Any = None) -> Event:
-        self._number += 1
-        event = Event(self, host, due, self._number, func, args, kw or _NO_KW)
+        self._number = number = self._number + 1
+        event = Event(self, host, due, number, func, args, kw or _NO_KW)
         if not host.dead:
-            heapq.heappush(self._queue, (due, self._number, event))
+            heapq.heappush(self._queue, (due, number, event))
         return event
 
     def later(self, host: Host, seconds: float, func: Callable[..., Any], *args: Any) -> Event:
@@ -158,12 +167,12 @@ class World:
     def run(self, ended: Callable[[], bool], seconds: float) -> bool:
         """Run until ``ended`` returns True; False if it does not within ``seconds`` of the virtual clock."""
         limit = self.now + seconds
-        queue = self._queue
+        queue, pop = self._queue, heapq.heappop
         while not ended():
             if not queue or queue[0][0] > limit:
                 self.now = max(self.now, limit)
                 return ended()
-            due, number, event = heapq.heappop(queue)
+            due, number, event = pop(queue)
             host = event.host
             if event.cancelled or host.dead or (event.called and event.number == number):
                 continue
@@ -199,8 +208,9 @@ class World:
 
     def spawn(self, host: Host, slot: str, work: Callable[[], object]) -> None:
         """Run ``work`` in a thread: it stops at each :meth:`pause`, and other events go on meanwhile."""
-        thread = VirtualThread(self, host, slot, work)
-        self._threads.append(thread)
+        thread = self._resting.pop() if self._resting else VirtualThread(self)
+        thread.take(host, slot, work)
+        self._threads[thread] = None
         thread.resume_in(self.random(f"threads/{host.name}").expovariate(1000))
 
     def pause(self, seconds: float) -> None:
@@ -219,25 +229,34 @@ class World:
         return [thread.slot for thread in self._threads if thread.host is host]
 
     def ended(self, thread: VirtualThread) -> None:
-        self._threads.remove(thread)
+        del self._threads[thread]
+        self._resting.append(thread)
 
     def bury(self) -> None:
         """End the threads that will not run any more."""
-        for thread in self._threads:
+        for thread in (*self._threads, *self._resting):
             thread.end()
         self._threads.clear()
+        self._resting.clear()
         self.graveyard.clear()
 
 
 class VirtualThread:
-    """A thread of a simulated process: one greenlet, which runs when the scheduler says so."""
+    """A thread of a simulated process: one greenlet, which runs when the scheduler says so.
 
-    def __init__(self, world: World, host: Host, slot: str, work: Callable[[], object]) -> None:
+    The greenlet takes the next work, of any process, when it has ended one: a new one costs calls of the kernel.
+    """
+
+    host: Host
+    slot: str
+
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.host = host
-        self.slot = slot
-        self._greenlet = greenlet(self._run)
-        self._work = work
+        self._greenlet = greenlet(self._run, world.hub)
+        self._work: Callable[[], object] = _nothing
+
+    def take(self, host: Host, slot: str, work: Callable[[], object]) -> None:
+        self.host, self.slot, self._work = host, slot, work
 
     def resume_in(self, seconds: float) -> None:
         self.world.put(self.host, self.world.now + seconds, self._resume)
@@ -252,8 +271,11 @@ class VirtualThread:
             world.thread = None
 
     def _run(self) -> None:
-        self._work()
-        self.world.ended(self)
+        while True:
+            self._work()
+            self._work = _nothing
+            self.world.ended(self)
+            self.world.hub.switch()
 
     def end(self) -> None:
         if self._greenlet and not self._greenlet.dead:

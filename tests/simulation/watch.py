@@ -20,7 +20,7 @@ class PoolWatch:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def __call__(self) -> None:
+    def look_at_pool(self) -> None:
         usage = self._host.usage
         if usage is None:
             return
@@ -34,36 +34,38 @@ class PoolWatch:
             raise Violation(f"{self._host.name}: {usage}")
 
 
-class ServerWatch:
-    """A server: its connections to the database, and what it holds for clients."""
+class ServerWatch(PoolWatch):
+    """A server: its connections to the database and to signers, and what it counts as held for clients.
+
+    All else that it holds is counted by a length, which is never negative.
+    """
 
     def __init__(self, host: Host, metrics: DaemonMetrics) -> None:
-        self._host = host
-        self._pool = PoolWatch(host)
-        names = {metrics.prefix + name for name in ("body_bytes", "uploads_waiting", "connections")}
-        self._held = [(each.name, each.read) for each in metrics._watched if each.name in names]
-        assert len(self._held) == len(names)
+        super().__init__(host)
+        self._signers = host.signers
+        (self._body_bytes,) = (each.read for each in metrics._watched if each.name == metrics.prefix + "body_bytes")
 
     def __call__(self) -> None:
-        self._pool()
-        for name, read in self._held:
-            if read()[()] < 0:
-                raise Violation(f"{self._host.name}: {name} is {read()}")
+        self.look_at_pool()
+        if self._body_bytes()[()] < 0:
+            raise Violation(f"{self._host.name}: body_bytes is {self._body_bytes()}")
+        for call in self._signers.waiting:
+            if any(link.ready and link not in call._tried for link in self._signers.links()):
+                raise Violation(f"{self._host.name}: a call waits for a connection, and there is one")
 
 
-class SignerWatch:
+class SignerWatch(PoolWatch):
     """A signer: its connections to the database, and that each key in memory is stored, and recorded if it was used."""
 
     def __init__(self, host: Host, keyring: Any, row_of: Callable[[str], tuple[str, str, str | None] | None]) -> None:
-        self._host = host
-        self._pool = PoolWatch(host)
+        super().__init__(host)
         self._keys: Mapping[str, Any] = keyring._open_keys._kept
         self._row_of = row_of
         self._count = 0
         self._recorded: set[str] = set()
 
     def __call__(self) -> None:
-        self._pool()
+        self.look_at_pool()
         recorded = self._recorded
         if len(recorded) == len(self._keys) == self._count:
             return

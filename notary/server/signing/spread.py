@@ -123,9 +123,11 @@ class _Call(Generic[T]):
         work.addBoth(self._ended, link, now)
 
     def use(self, link: Link) -> None:
-        """Go on with a link that has a connection now; the call waits for one."""
+        """Go on with a link that has a connection now; the call waits for one, alone or as it is late."""
         if link in self._running:
             self._watch(link)
+        elif late := [each for each in self._running if each.ready]:
+            self._is_late(late[0])
         elif len(self._tried) < MAX_ATTEMPTS:
             self.attempt(link)
 
@@ -137,11 +139,15 @@ class _Call(Generic[T]):
             self._timer = self._signers.clock.callLater(seconds, self._is_late, link)
 
     def _is_late(self, link: Link) -> None:
-        """Send the call to another signer too."""
-        self._timer = None
+        """Send the call to another signer too, as soon as one has a connection."""
         signers = self._signers
+        signers.waiting.pop(self, None)
+        self._timer = None
         other = best_other(signers.links(), self._tried, signers.clock.seconds())
-        if other is None or other.same_process(link) or len(self._tried) >= MAX_ATTEMPTS:
+        if other is None:
+            signers.waiting[self] = None
+            return
+        if other.same_process(link) or len(self._tried) >= MAX_ATTEMPTS:
             return
         if signers.may_repeat("late"):
             self._was_late = True
@@ -248,7 +254,7 @@ class Signers:
         self.usual = {method: UsualTime() for method in ("create_key", "get_key", "sign")}
         """How long each method usually takes."""
         self.waiting: dict[_Call[Any], None] = {}
-        """The calls that have been sent to no signer yet, because there is no connection."""
+        """The calls that wait for a connection: no signer has them, or they are late and no other signer has one."""
         self.repeats: Counter[str] = Counter({"failed": 0, "late": 0, "not_found": 0, "refused": 0})
         """Number of repeats by their reason, and of those that the budget refused."""
         self._directory = directory

@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from notary.errors import StorageFailed
@@ -121,8 +121,11 @@ class _Index:
     statements: Sequence[str]
 
 
-def _files(dialect: Dialect, service: Service) -> Iterable[Traversable]:
-    return (resources.files("notary.storage.sql.backends") / dialect.name / "schema" / service.folder).iterdir()
+@cache
+def _files(backend: str, folder: str) -> Mapping[str, str]:
+    """The texts of the files of a service by their names."""
+    found = (resources.files("notary.storage.sql.backends") / backend / "schema" / folder).iterdir()
+    return {file.name: file.read_text("utf-8") for file in found}
 
 
 def _statements(text: str) -> Sequence[str]:
@@ -134,11 +137,10 @@ def _statements(text: str) -> Sequence[str]:
 def numbered_files(dialect: Dialect, service: Service) -> Sequence[Migration]:
     """The numbered files of a service, in order."""
     found = []
-    for file in _files(dialect, service):
-        match = _NUMBERED.fullmatch(file.name)
+    for name, text in _files(dialect.name, service.folder).items():
+        match = _NUMBERED.fullmatch(name)
         if match is None:
             continue
-        text = file.read_text("utf-8")
         (recognised,) = re.findall(r"(?m)^-- Recognised by: (.+)$", text)
         marks = recognised.split(", ")
         signs = [(table, column) for table, dot, column in (mark.partition(".") for mark in marks) if dot]
@@ -162,12 +164,7 @@ def _indexes(dialect: Dialect, service: Service) -> Sequence[_Index]:
 
 def _beside(dialect: Dialect, service: Service, name: str) -> Sequence[str]:
     """The statements of a file without a number; none if there is no such file."""
-    return [
-        statement
-        for file in _files(dialect, service)
-        if file.name == name
-        for statement in _statements(file.read_text("utf-8"))
-    ]
+    return _statements(_files(dialect.name, service.folder).get(name, ""))
 
 
 # -- what is there ----------------------------------------------------------------------------------------------------

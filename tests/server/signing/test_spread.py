@@ -323,6 +323,21 @@ def test_a_late_call_is_sent_to_the_other_one(pair: Fleet, method: str, seconds:
     assert pair.service.repeats["late"] == 1
 
 
+def test_a_late_call_is_sent_to_the_other_one_when_that_comes_back(pair: Fleet) -> None:
+    usual(pair, 0.001)
+    pair.signers[1].crash()
+    pair.let_pass(0.5)
+    pair.signers[0].answers[SIGN] = None
+    call = pair.sign()
+    pair.let_pass(1.0)
+    assert pair.signed()[0] > 0
+    before = pair.signed()[1]
+    pair.signers[1].up = True
+    pair.result(call, 2.0)
+    assert pair.signed()[1] == before + 1
+    assert pair.service.repeats["late"] == 1
+
+
 def test_a_signer_that_hangs_is_avoided(pair: Fleet) -> None:
     usual(pair, 0.001)
     pair.signers[0].answers[SIGN] = None
