@@ -34,7 +34,7 @@ from tests.bench.grpcload import Generator, frame
 from tests.bench.httpload import lua_of, parse_wrk
 from tests.bench.plot import plot, plot_growth
 from tests.bench.processes import Side, cpu, memory, parse_cpu, parse_memory
-from tests.bench.report import machine, number, page, table, versions
+from tests.bench.report import machine, number, page, table, versions, with_sections
 
 # -- figures ----------------------------------------------------------------------------------------------------------
 
@@ -450,6 +450,17 @@ def test_the_page_says_how_it_was_made() -> None:
         "4.1",
     ):
         assert part in text
+
+
+def test_a_suite_by_itself_writes_its_sections_alone() -> None:
+    sections = [(name, f"About {name}.", f"| {name} |\n") for name in ("Sign", "Sign (more)", "Reads")]
+    facts = {"machine": {"cores": "2"}, "versions": {"wrk": "4.1"}}
+    whole = page(sections, rounds=5, seconds=2.5, **facts)
+    assert with_sections(whole, sections) == whole
+    again = with_sections(whole, [("Sign", "About Sign.", "| faster |\n")])
+    assert again == whole.replace("| Sign |", "| faster |")
+    one, more = page(sections[:2], rounds=5, seconds=2.5, **facts), sections[2:]
+    assert with_sections(one, more) == whole
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class UnderKek:
 
     def prepare(self) -> None:
         """See :class:`Target`: a key that has versions says which is the newest."""
-        self._envelopes.first.check()
+        self._envelopes.first.find_newest()
 
     def has(self, row: StoredKey) -> bool:
         """See :class:`Target`."""

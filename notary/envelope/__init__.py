@@ -50,10 +50,21 @@ class KeyEncryptingKey(Protocol):
         """
         ...
 
+    def find_newest(self) -> None:
+        """Find out which version of this key is the newest. Raises CustodyUnavailable."""
+        ...
+
     def is_newest(self, wrapped: bytes, /) -> bool:
         """Whether a data key that this key has wrapped is under its newest version, as far as is known here.
 
-        It never blocks. After :meth:`check`, it is known.
+        It never blocks. After :meth:`find_newest`, it is known.
+        """
+        ...
+
+    def rewrap(self, wrapped: bytes, context: bytes, /) -> bytes:
+        """Return a data key that this key has wrapped under its newest version.
+
+        Raises as :meth:`unwrap` does.
         """
         ...
 
@@ -64,3 +75,19 @@ class KeyEncryptingKey(Protocol):
     def close(self) -> None:
         """Release processes and connections; the key cannot be used afterwards."""
         ...
+
+
+class OneVersion:
+    """What a key-encrypting key without versions says of them."""
+
+    def find_newest(self: KeyEncryptingKey) -> None:
+        """See the port: there is one version, if the key is there."""
+        self.check()
+
+    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
+        """See the port: another version would be another key."""
+        return True
+
+    def rewrap(self: KeyEncryptingKey, wrapped: bytes, context: bytes) -> bytes:
+        """See the port."""
+        return self.wrap(self.unwrap(wrapped, context), context)

@@ -24,6 +24,7 @@ from notary import __version__
 from notary.config import KekUri
 from notary.config import awskms as uris
 from notary.config.awskms import KmsKey
+from notary.envelope import OneVersion
 from notary.envelope.pauses import Pauses
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
 from notary.tuf.canonical import quote
@@ -53,8 +54,8 @@ _ADVICE: Final[Mapping[str, str]] = {
 """What is wrong and what to do, by the code of KMS or the name of botocore's error."""
 
 
-class KmsKek:
-    """See :class:`notary.envelope.KeyEncryptingKey`.
+class KmsKek(OneVersion):
+    """See :class:`notary.envelope.KeyEncryptingKey`. KMS finds the material by itself, also after a rotation.
 
     Args:
         key: Where the key is.
@@ -85,10 +86,6 @@ class KmsKek:
         if not wrapped:
             raise SigningFailed("its data key does not open: the stored bytes are damaged")
         return bytes(self._ask("decrypt", context, CiphertextBlob=wrapped)["Plaintext"])
-
-    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
-        """See the port: KMS finds the material by itself, also after a rotation."""
-        return True
 
     def check(self) -> None:
         """See the port."""

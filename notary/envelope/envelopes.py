@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,6 +31,9 @@ from notary.storage.keywrap import public_half
 from notary.tuf import private
 from notary.tuf.canonical import quote
 from notary.work.lru import Lru
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 KEYS_OF_A_DATA_KEY: Final = 10_000
 """How many new keys are encrypted under one data key: a million keys need a hundred calls to the KEK."""
@@ -98,7 +101,7 @@ class Envelopes:
         self._newest: _DataKey | None = None
         self._sealed = 0  # keys under the newest data key
         self._opened: Lru[tuple[str, bytes], _DataKey] = Lru(CAPACITY)
-        self._moved: Lru[tuple[str, bytes], _DataKey] = Lru(CAPACITY)
+        self._moved: Lru[tuple[str, bytes], bytes] = Lru(CAPACITY)
         self._table = threading.Lock()  # held for microseconds
         self._sealing = threading.Lock()  # held while the KEK is asked
         self._asking = threading.Lock()  # likewise
@@ -156,17 +159,21 @@ class Envelopes:
     def move(self, row: StoredKey) -> StoredKey:
         """Return a row of this module under the key-encrypting key of new keys: the same key, the same data key.
 
-        The key is opened, so that nothing is moved that would not open. Raises SigningFailed, UnsupportedAlgorithm.
+        A row that only gets the newest version of that key is not opened: no secret comes here. From another key, the
+        private key is opened, so that nothing is moved that would not open. Raises SigningFailed,
+        UnsupportedAlgorithm.
         """
-        self.open(row)
-        envelope = _Envelope.read(row.private)
-        data_key = self._data_key_of(row, envelope)
+        if under(row) != self._first.name:
+            self.open(row)
         try:
-            moved = self._once(self._moved, (data_key.alias, envelope.wrapped), lambda: self._rewrapped(data_key))
+            envelope = _Envelope.read(row.private)
+            wrapped = self._once(
+                self._moved, (row.passphrase_alias, envelope.wrapped), lambda: self._rewrapped(row, envelope)
+            )
         except SigningFailed as error:
             raise _refused(row, str(error), type(error)) from None
-        written = envelope._replace(wrapped=moved.wrapped).written()
-        return replace(row, private=written, passphrase_alias=moved.alias)
+        alias = f"{self._first.name}/{_data_key_id(row.passphrase_alias)}"
+        return replace(row, private=envelope._replace(wrapped=wrapped).written(), passphrase_alias=alias)
 
     def check(self) -> None:
         """Find out whether each key-encrypting key can be used. Raises CustodyUnavailable."""
@@ -184,40 +191,40 @@ class Envelopes:
         with self._sealing:
             if self._newest is None or self._sealed >= self._keys_of_a_data_key:
                 secret = os.urandom(_DATA_KEY_BYTES)
-                self._newest = newest = self._wrapped(secret, os.urandom(_ID_BYTES).hex())
+                name = os.urandom(_ID_BYTES).hex()
+                wrapped = self._first.wrap(secret, _context(name))
+                self._newest = newest = _DataKey(f"{self._first.name}/{name}", wrapped, secret, AESGCM(secret))
                 self._sealed = 0
                 with self._table:
                     self._opened.put((newest.alias, newest.wrapped), newest)
             self._sealed += 1
             return self._newest
 
-    def _rewrapped(self, data_key: _DataKey) -> _DataKey:
-        return self._wrapped(data_key.secret, data_key.alias.partition("/")[2])
-
-    def _wrapped(self, secret: bytes, data_key_id: str) -> _DataKey:
-        wrapped = self._first.wrap(secret, data_key_id.encode())
-        return _DataKey(f"{self._first.name}/{data_key_id}", wrapped, secret, AESGCM(secret))
+    def _rewrapped(self, row: StoredKey, envelope: _Envelope) -> bytes:
+        """Return the data key of a row as it is under the key-encrypting key of new keys."""
+        context = _context(_data_key_id(row.passphrase_alias))
+        if under(row) == self._first.name:
+            return self._first.rewrap(envelope.wrapped, context)
+        return self._first.wrap(self._data_key_of(row, envelope).secret, context)
 
     def _data_key_of(self, row: StoredKey, envelope: _Envelope) -> _DataKey:
         alias, wrapped = row.passphrase_alias, envelope.wrapped
         return self._once(self._opened, (alias, wrapped), lambda: self._unwrapped(alias, wrapped))
 
     def _unwrapped(self, alias: str, wrapped: bytes) -> _DataKey:
-        name, _, data_key_id = alias.partition("/")
+        name = alias.partition("/")[0]
         kek = self._keks.get(name)
         if kek is None:
             raise SigningFailed(
                 f"there is no key-encrypting key {quote(name)}: name it in storage.keys.unwrap; those of the "
                 f"configuration are {', '.join(self._keks)}"
             )
-        secret = kek.unwrap(wrapped, data_key_id.encode("utf-8", "surrogatepass"))
+        secret = kek.unwrap(wrapped, _context(_data_key_id(alias)))
         if len(secret) != _DATA_KEY_BYTES:
             raise SigningFailed(_DAMAGED)
         return _DataKey(alias, wrapped, secret, AESGCM(secret))
 
-    def _once(
-        self, table: Lru[tuple[str, bytes], _DataKey], name: tuple[str, bytes], ask: Callable[[], _DataKey]
-    ) -> _DataKey:
+    def _once(self, table: Lru[K, V], name: K, ask: Callable[[], V]) -> V:
         """Return what ``table`` has under ``name``; ask a KEK for it first if it is not there."""
         with self._table:
             found = table.get(name)
@@ -233,9 +240,18 @@ class Envelopes:
         return found
 
 
+def _data_key_id(alias: str) -> str:
+    return alias.partition("/")[2]
+
+
+def _context(data_key_id: str) -> bytes:
+    """What is authenticated with a data key: its id."""
+    return data_key_id.encode("utf-8", "surrogatepass")
+
+
 def _bound(alias: str, key_id: str) -> bytes:
     """What is authenticated with a private key: its id, and that of the data key, which a new KEK does not change."""
-    return f"{alias.partition('/')[2]} {key_id}".encode("utf-8", "surrogatepass")
+    return f"{_data_key_id(alias)} {key_id}".encode("utf-8", "surrogatepass")
 
 
 def _refused(row: StoredKey, why: str, kind: type[SigningFailed] = SigningFailed) -> SigningFailed:

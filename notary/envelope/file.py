@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from notary.config import KekUri
+from notary.envelope import OneVersion
 from notary.errors import ConfigError, SigningFailed
 
 KEY_BYTES: Final = 32
@@ -24,7 +25,7 @@ _NAME_BYTES: Final = 6
 _EXPECTED: Final = f"a file of {KEY_BYTES} random bytes, as by: (umask 077; head -c {KEY_BYTES} /dev/urandom >FILE)"
 
 
-class FileKek:
+class FileKek(OneVersion):
     """See :class:`notary.envelope.KeyEncryptingKey`. ``key`` has ``KEY_BYTES`` bytes."""
 
     def __init__(self, key: bytes) -> None:
@@ -45,10 +46,6 @@ class FileKek:
             return self._cipher.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError):
             raise SigningFailed("its data key does not open: the stored bytes are damaged") from None
-
-    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
-        """See the port: another content of the file is another key."""
-        return True
 
     def check(self) -> None:
         """See the port: the key is in memory."""

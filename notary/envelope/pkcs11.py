@@ -6,6 +6,8 @@ Rules of this module:
   is killed if it does not answer within ``TIMEOUT_SECONDS``: a module that hangs holds up one thread for that long.
 - A request that meets an old process which fails is sent once more, to a new one: the session was lost. If the new
   process fails too, requests are refused at once until a pause is over; pauses grow.
+- A session may not see what another one has made: SoftHSM sometimes shows no key that was written while it read the
+  token. A key that is missing is looked for once more, by a new process, if this one is older than ``FRESH_SECONDS``.
 - A PIN that was refused is not given to the token again. The file of the PIN is read at each start of the process, so
   that another content is tried.
 - The PIN goes through a pipe; it is in no argument, no environment, no error and no ``repr``.
@@ -30,13 +32,17 @@ from typing import Final
 from notary.config import KekUri
 from notary.config import pkcs11 as uris
 from notary.config.pkcs11 import TokenKey
+from notary.envelope import OneVersion
 from notary.envelope.pauses import Pauses
-from notary.envelope.token import DAMAGED, PIN
+from notary.envelope.token import DAMAGED, MISSING, PIN
 from notary.errors import ConfigError, CustodyUnavailable, SigningFailed
 from notary.work.processes import python_command, python_environment
 
 TIMEOUT_SECONDS: Final = 10.0
 """How long the process may take to log in, and for one request."""
+
+FRESH_SECONDS: Final = 1.0
+"""How long what a session sees of a token counts as new."""
 
 MAX_PIN_BYTES: Final = 1024
 
@@ -166,6 +172,8 @@ class Session:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()  # one request at a time: there are few
         self._helper: _Helper | None = None
+        self._begun = 0.0
+        self._seconds = seconds
         self._pauses = Pauses(seconds)
         self._closed = False
 
@@ -201,11 +209,14 @@ class Session:
                     if isinstance(error, _Hung) or not old:
                         raise
                     answer = self._tried(work, data, context)
+                if answer.get("failed") == MISSING and self._seconds() - self._begun >= FRESH_SECONDS:
+                    self._drop()
+                    answer = self._tried(work, data, context)
             except _Away as error:
                 self._pauses.failed(str(error))
                 raise self._away(str(error)) from None
             self._pauses.worked()
-        if answer.get("failed") == DAMAGED:
+        if "failed" in answer:
             raise SigningFailed(answer["text"])
         return bytes.fromhex(answer["ok"])
 
@@ -217,7 +228,7 @@ class Session:
         except _Away:
             self._drop()
             raise
-        if answer.get("failed") in (None, DAMAGED):
+        if answer.get("failed") in (None, DAMAGED, MISSING):
             return answer
         self._drop()
         raise _Away(answer["text"])
@@ -229,6 +240,7 @@ class Session:
                 raise _Away("the token refuses the PIN, which is not tried again: correct the file of pin-source")
             if self._closed:
                 raise _Away("this process is stopping")
+            self._begun = self._seconds()
             self._helper = helper = _Helper(self._key, pin, self._timeout_seconds)
             login = helper.log_in()
             if login.get("failed") == PIN:
@@ -259,7 +271,7 @@ class Session:
         return CustodyUnavailable(f"{what} in {self._key} cannot be used now: {why}")
 
 
-class Pkcs11Kek(Session):
+class Pkcs11Kek(OneVersion, Session):
     """See :class:`notary.envelope.KeyEncryptingKey`: the key of a session."""
 
     def wrap(self, data_key: bytes, context: bytes) -> bytes:
@@ -269,10 +281,6 @@ class Pkcs11Kek(Session):
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """See the port."""
         return self.ask("unwrap", wrapped, context)
-
-    def is_newest(self, wrapped: bytes) -> bool:  # noqa: ARG002 - the port's
-        """See the port: another object in the token is another key."""
-        return True
 
 
 def require_binding(key: str) -> None:

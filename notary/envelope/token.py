@@ -34,8 +34,9 @@ _RSA_BITS: Final = 2048
 _TAG_BITS: Final = 128
 _PR_SET_DUMPABLE: Final = 4
 
-AWAY, DAMAGED, PIN = "away", "damaged", "pin"
-"""The kinds of failures: the token or its key cannot be used now; the data key does not open; the PIN is refused."""
+AWAY, DAMAGED, MISSING, PIN = "away", "damaged", "missing", "pin"
+"""The kinds of failures: the token or its key cannot be used now; the data key does not open; this session sees no key
+of the id; the PIN is refused."""
 
 
 _NO_DATA_KEY: Final = "its data key does not open: the stored bytes are damaged, or the key in the token is another one"
@@ -211,7 +212,8 @@ class _Inside(_Session):
         wanted = {attribute.CLASS: self._pkcs11.ObjectClass.PRIVATE_KEY, attribute.ID: key_id}
         found = list(self._session.get_objects(wanted))
         if len(found) != 1:
-            raise Failed(DAMAGED, f"there are {len(found)} keys in the token with the id {key_id.hex()}")
+            kind = DAMAGED if found else MISSING
+            raise Failed(kind, f"there are {len(found)} keys in the token with the id {key_id.hex()}")
         self._judge(found[0])
         return found[0]
 
@@ -255,7 +257,7 @@ def main() -> None:
             try:
                 answer(ok=work(bytes.fromhex(request["data"]), bytes.fromhex(request["context"])).hex())
             except Failed as failed:
-                if failed.kind != DAMAGED:
+                if failed.kind not in (DAMAGED, MISSING):
                     raise
                 answer(failed=failed.kind, text=failed.text)
     except Failed as failed:

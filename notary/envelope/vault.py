@@ -9,6 +9,8 @@ Rules of this module:
 - A secret that was refused is not given again for ``REFUSED_SECONDS``, unless its file has other content: servers lock
   out a role after a few wrong secrets. After any other failure, requests are refused at once until a pause is over.
 - A key that can be taken out of the server is refused. No key is made: each login reads the key before it uses it.
+- What is encrypted is the context, behind its length, and the data key. The context is not sent as associated data,
+  because the server's ``rewrap`` takes none.
 - A redirect is not followed, since it would lead the token to another server.
 - No secret, no token and no data key is in an error or a ``repr``.
 """
@@ -58,7 +60,8 @@ MAX_SECRET_BYTES: Final = 1 << 16
 _ANSWER_BYTES: Final = 1 << 20
 _PROBE_BYTES: Final = 32
 _TYPES: Final = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
-"""The types of keys that encrypt and authenticate, with associated data."""
+"""The types of keys that encrypt and authenticate."""
+_LENGTH_BYTES: Final = 2
 _VERSION: Final = re.compile(rb"vault:v([1-9][0-9]{0,8}):[A-Za-z0-9+/=]+")
 _WORDING: Final = Wording(trusted="ca-file")
 _OK, _BAD, _DENIED, _NOT_FOUND, _LIMITED, _SEALED = 200, 400, 403, 404, 429, 503
@@ -127,10 +130,19 @@ class VaultKek:
         """See the port."""
         return self._wait_for(lambda: self._decrypt(wrapped, context))
 
+    def find_newest(self) -> None:
+        """See the port."""
+        self._wait_for(self._read_key)
+
     def is_newest(self, wrapped: bytes) -> bool:
         """See the port: the text of what was encrypted begins with the version of the key."""
         found = _VERSION.fullmatch(wrapped)
         return found is not None and int(found[1]) >= self._newest
+
+    def rewrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """See the port: the data key stays in the server, which judges no context."""
+        del context
+        return self._wait_for(lambda: self._rewrap(wrapped))
 
     def check(self) -> None:
         """See the port."""
@@ -199,40 +211,50 @@ class VaultKek:
     # -- the key ------------------------------------------------------------------------------------------------------
 
     async def _encrypt(self, data: bytes, context: bytes) -> bytes:
-        answer = await self._ask("encrypt", {"plaintext": _base64(data), "associated_data": _base64(context)})
+        return self._ciphertext(await self._ask("encrypt", {"plaintext": _base64(_header(context) + data)}))
+
+    async def _decrypt(self, wrapped: bytes, context: bytes) -> bytes:
+        try:
+            opened = _bytes(await self._ask("decrypt", {"ciphertext": wrapped.decode("ascii", "replace")}))
+        except _Refused as refused:
+            await self._probe()
+            raise _does_not_open(refused) from None
+        header = _header(context)
+        if not opened.startswith(header):
+            raise SigningFailed("its data key does not open: the stored bytes are damaged, it is that of other rows")
+        return opened[len(header) :]
+
+    async def _rewrap(self, wrapped: bytes) -> bytes:
+        try:
+            return self._ciphertext(await self._ask("rewrap", {"ciphertext": wrapped.decode("ascii", "replace")}))
+        except _Refused as refused:
+            await self._read_key()
+            raise _does_not_open(refused) from None
+
+    async def _read_key(self) -> None:
+        await self._judge_key(await self._logged_in())
+
+    def _ciphertext(self, answer: Mapping[str, Any]) -> bytes:
         wrapped = str(answer.get("ciphertext")).encode("utf-8", "replace")
         version = _VERSION.fullmatch(wrapped)
         if version is None:
             raise _Away("its answer has no ciphertext of Transit")
-        self._newest = int(version[1])
+        self._newest = max(self._newest, int(version[1]))
         return wrapped
-
-    async def _decrypt(self, wrapped: bytes, context: bytes) -> bytes:
-        text = wrapped.decode("ascii", "replace")
-        try:
-            answer = await self._ask("decrypt", {"ciphertext": text, "associated_data": _base64(context)})
-        except _Refused as refused:
-            await self._probe()
-            raise SigningFailed(
-                "its data key does not open: the stored bytes are damaged, or the key is another one, or does not "
-                f"allow this version any more (min_decryption_version); the server says {refused}"
-            ) from None
-        return _bytes(answer)
 
     async def _probe(self) -> None:
         """Encrypt and decrypt something."""
         probe = os.urandom(_PROBE_BYTES)
         wrapped = await self._encrypt(probe, b"probe")
-        sent = {"ciphertext": wrapped.decode("ascii"), "associated_data": _base64(b"probe")}
         try:
-            opened = _bytes(await self._ask("decrypt", sent))
+            opened = _bytes(await self._ask("decrypt", {"ciphertext": wrapped.decode("ascii")}))
         except _Refused as refused:
             raise _Away(f"it does not decrypt what it has encrypted: it says {refused}") from None
-        if opened != probe:
+        if opened != _header(b"probe") + probe:
             raise _Away("it does not decrypt what it has encrypted")
 
     async def _ask(self, work: str, message: Mapping[str, str]) -> Mapping[str, Any]:
-        """Let the key encrypt or decrypt. Raises _Away, and _Refused if a message cannot be decrypted."""
+        """Let the key encrypt, decrypt or rewrap. Raises _Away, and _Refused if a message cannot be decrypted."""
         path = f"{self._key.mount}/{work}/{self._key.key}"
         kept = self._login is not None
         try:
@@ -242,7 +264,7 @@ class VaultKek:
             if not kept:
                 raise
             answer = await self._request("POST", path, message, await self._logged_in())
-        if answer.status == _BAD and work == "decrypt":
+        if answer.status == _BAD and work != "encrypt":
             raise _Refused(_errors(answer))
         return _data(answer, "data")
 
@@ -320,7 +342,7 @@ class VaultKek:
         return secret
 
     async def _judge_key(self, token: str) -> None:
-        """Read what the server says of the key. Raises _Away if it is not there, or no good."""
+        """Read what the server says of the key, and its newest version. Raises _Away if it is not there, or no good."""
         path = f"{self._key.mount}/keys/{self._key.key}"
         found = _data(await self._request("GET", path, None, token), "data")
         if found.get("exportable") is not False or found.get("allow_plaintext_backup") is not False:
@@ -331,6 +353,10 @@ class VaultKek:
             raise _Away(f"the key is of a type that is not used here; expected one of {', '.join(sorted(_TYPES))}")
         if found.get("derived") is not False:
             raise _Away("the key derives other keys (derived=true): make one that does not")
+        newest = found.get("latest_version")
+        if isinstance(newest, bool) or not isinstance(newest, int) or newest < 1:
+            raise _Away("what it says of the key has no version")
+        self._newest = max(self._newest, newest)
 
     # -- HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -363,6 +389,18 @@ class VaultKek:
 
 class _Refused(Exception):
     """The server cannot decrypt what it was given; the text is what it says."""
+
+
+def _does_not_open(refused: _Refused) -> SigningFailed:
+    return SigningFailed(
+        "its data key does not open: the stored bytes are damaged, or the key is another one, or does not allow this "
+        f"version any more (min_decryption_version); the server says {refused}"
+    )
+
+
+def _header(context: bytes) -> bytes:
+    """What is encrypted in front of a data key."""
+    return len(context).to_bytes(_LENGTH_BYTES, "big") + context
 
 
 def _judged(answer: Answer, path: str) -> Answer:

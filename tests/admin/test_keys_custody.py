@@ -22,15 +22,18 @@ from notary.config import KekUri, KeyEncryption, vault
 from notary.envelope.envelopes import Envelopes, under
 from notary.envelope.file import FileKek
 from notary.envelope.schemes import open_insides
+from notary.envelope.vault import VaultKek
 from notary.storage import keywrap
 from notary.tuf import jwe, private
 from tests.admin.conftest import admin
+from tests.storage.conftest import BACKENDS
+from tests.support.elsewhere import second_reactor
 from tests.support.keyload import keep_creating, keep_signing, sign
 from tests.support.keyplace import NEW, OLD, OTHER, PASSPHRASES, KeyPlace, environment, make_key
 from tests.support.peers import clean_environment
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 from tests.support.softhsm import Tokens
-from tests.support.vault import Vault
+from tests.support.vault import REWRAPS, Token, Vault
 
 ADMIN = str(Path(sys.executable).with_name("notary-admin"))
 GUN = "example.com/app"
@@ -308,6 +311,60 @@ async def test_killed_while_the_signer_serves_nothing_is_lost(key_place, pair, t
             return [sign(client, key) for key in (*used, *pending)]
 
     assert all(await deferToThread(with_the_passphrase_only))
+
+
+def under_transit(server, count):
+    """Keys under the first version of the key of ``server``, ten of them under one data key."""
+    with second_reactor() as second:
+        kek = VaultKek(vault.parse(server.uri().partition(":")[2]), second)
+        box = Envelopes([kek], keys_of_a_data_key=10)
+        rows = [box.seal(private.generate("ed25519"), f"example.com/{n}", "timestamp") for n in range(count)]
+        kek.close()
+        return rows
+
+
+@pytest.mark.parametrize("key_place", [each for each in BACKENDS if each.id == "sqlite3"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_more_keys_in_transit_than_threads(key_place, tmp_path):
+    """Threads that wait for the server leave one to look its name up, and to read the file of the login."""
+    with Vault(tmp_path / "vault") as server:
+        await key_place.fill(*await deferToThread(under_transit, server, 30))
+        outcome = await run(key_place, tmp_path, "verify", keys={"wrap": server.uri()})
+        assert (outcome.status, outcome.records) == (Status.OK, [{"checked": 30, "do_not_open": 0}]), outcome.err
+
+
+@pytest.mark.parametrize("key_place", [each for each in BACKENDS if each.id == "mysql"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_rewrapped_and_killed_while_the_signer_serves(key_place, pair, tmp_path):
+    """A rotation of the key in Transit: the command may only rewrap, and the private part of each row stays."""
+    with Vault(tmp_path / "vault") as server:
+        rows = await deferToThread(under_transit, server, 200)
+        used, pending = await key_place.fill(*rows[:150], used=True), await key_place.fill(*rows[150:])
+        before = await key_place.keys()
+        keys = {"wrap": server.uri()}
+        server.rotate()
+        server.tokens["of-the-rotation"] = Token(REWRAPS)
+        (tmp_path / "token").write_text("of-the-rotation")
+        config = key_place.config(tmp_path, {"wrap": server.uri(f"token-file={tmp_path}/token")})
+
+        def move():
+            with serving(pair, key_place, tmp_path / "there", keys, OLD) as client:
+                return under_load(client, used, pending, config, ["--to-kek"])
+
+        out, made = await deferToThread(move)
+        assert json.loads(out)["failed"] == 0
+        after = await key_place.keys()
+        assert set(after) == {row.key_id for row in rows} | set(made)
+        assert {row.private[5:].partition(b":v")[2][:1] for row in after.values()} == {b"2"}
+        for row in rows:
+            was, now = before[row.key_id], after[row.key_id]
+            assert now.passphrase_alias == was.passphrase_alias
+            assert now.private[-60:] == was.private[-60:]
+        server.keys["transit/notary"].min_decryption_version = 2
+        outcome = await run(key_place, tmp_path, "verify", keys=keys)
+        assert (outcome.status, outcome.records) == (Status.OK, [{"checked": len(after), "do_not_open": 0}]), (
+            outcome.err
+        )
 
 
 # -- bench ------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """``make bench``: ours beside the Go original, in alternation; writes docs/benchmarks.md and what goes with it.
 
 Rules of this module: ``QUICK=1`` in the environment makes one short round, without workers, and writes no page;
-``BENCH_ONLY=NAME`` runs one suite and writes none either. Progress goes to standard error, tables to standard output.
-Status 1 says that the bench could not run; a goal that is missed is said, and is no error: figures of one machine are
-not a verdict. However it ends (interrupted, or after an hour because something hangs), no process is left.
+``BENCH_ONLY=NAME`` runs one suite and writes its sections alone. Progress goes to standard error, tables to standard
+output. Status 1 says that the bench could not run; a goal that is missed is said, and is no error: figures of one
+machine are not a verdict. However it ends (interrupted, or after an hour because something hangs), no process is left.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from tests.bench.custodies import Custodies
 from tests.bench.figures import GO, BenchError, Samples, missed, order_of
 from tests.bench.growth import FULL, QUICK, TEXT, TITLE, Growth, tables
 from tests.bench.pairs import Pairs
+from tests.bench.places import FULL as MANY_KEYS
+from tests.bench.places import QUICK as FEW_KEYS
+from tests.bench.places import TITLE as PLACES
+from tests.bench.places import Places
+from tests.bench.places import text as text_of_places
 from tests.bench.plot import plot, plot_growth
-from tests.bench.report import machine, page, table, versions
+from tests.bench.report import machine, page, table, versions, with_sections
 from tests.bench.suites import Pace, Servers, Signers, Suite
 from tests.support.peers import GO_SERVER
 from tests.support.signer import GO_SIGNER
@@ -96,6 +101,11 @@ def bench(environ: Mapping[str, str]) -> None:
                 deaths += _measure(suite, rounds, samples)
             sections.append((kind.title, kind.text, table(kind.rows, samples)))
             sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
+        if only in {"", "custodies"}:
+            sizes = FEW_KEYS if quick else MANY_KEYS
+            with Places(Path(folder) / "places", sizes, _say) as places:
+                sections.append((PLACES, text_of_places(sizes), places.run()))
+            sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
         if only in {"", "growth"}:
             with Growth(Path(folder) / "growth", QUICK if quick else FULL, _say) as growth:
                 lines, fsck = growth.run()
@@ -103,6 +113,12 @@ def bench(environ: Mapping[str, str]) -> None:
             sys.stdout.write("\n{}\n\n{}\n".format(*sections[-1][::2]))
     for row in missed([row for kind in kinds for row in kind.rows], samples):
         _say(f"goal missed: {row.label}: {row.goal.text}")
+    if only and not quick:
+        apart = f"\n\nMeasured apart from the other sections; the load of the machine before it was {load_before:.2f}."
+        written = [(title, text + apart, found) for title, text, found in sections]
+        PAGE.write_text(with_sections(PAGE.read_text(encoding="utf-8"), written), encoding="utf-8")
+        subprocess.run([sys.executable, str(CAPACITY)], check=True)
+        _say(f"wrote {', '.join(title for title, *_ in sections)} into {PAGE.relative_to(PAGE.parents[1])}")
     if not quick and not only:
         facts = {"machine": machine(load_before), "versions": versions()}
         if deaths:

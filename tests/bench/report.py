@@ -102,6 +102,15 @@ def page(
     return "\n".join(parts)
 
 
+def with_sections(page: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """A page with these sections in the place of those of the same titles, or in front of the machine."""
+    for title, text, tables in sections:
+        there = re.search(rf"^## {re.escape(title)}\n.*?(?=^## )", page, re.MULTILINE | re.DOTALL)
+        start, end = there.span() if there else (page.index("## Machine\n"),) * 2
+        page = f"{page[:start]}## {title}\n\n{text}\n\n{tables}\n{page[end:]}"
+    return page
+
+
 def machine(load_before: float) -> dict[str, str]:
     """Cores, processor, memory, kernel; the load of the minute before the bench tells whether others were at work."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from notary import envelope
 from notary.config import KekUri, KeyEncryption, pkcs11
 from notary.envelope.inside import Inside, open_tokens
-from notary.envelope.pkcs11 import Logins, Session
+from notary.envelope.pkcs11 import FRESH_SECONDS, Logins, Session
 from notary.envelope.schemes import open_envelopes, open_insides
 from notary.errors import CustodyUnavailable, SigningFailed, UnsupportedAlgorithm
 from notary.tuf.model import Signature
@@ -57,6 +58,26 @@ def test_sessions_work_side_by_side_and_see_keys_of_each_other(tokens):
             assert all(threads.map(lambda _: signs(key), range(60)))
         assert len({each._helper._process.pid for each in token._sessions}) == 3
         assert all(signs(token.open(row)) for _ in range(3))
+
+
+def test_a_session_that_does_not_see_a_key_begins_afresh(tokens):
+    """SoftHSM lists a token's files when it begins, and looks again after a change that it was told of."""
+    clock, before = Time(), set(tokens.folder.glob("tokens/*/*"))
+    with inside(tokens.inside()) as maker, inside(tokens.inside(), clock, sessions=1) as other:
+        _, row = maker.make(GUN, "timestamp", "ecdsa")
+        made = set(tokens.folder.glob("tokens/*/*")) - before
+        for path in made:
+            path.rename(f"{path}.hidden")
+        other.check()
+        for path in made:
+            Path(f"{path}.hidden").rename(path)
+        pid = other._sessions[0]._helper._process.pid
+        with pytest.raises(SigningFailed, match="there are 0 keys in the token with the id"):
+            other.open(row)  # what the session has read is new
+        assert other._sessions[0]._helper._process.pid == pid
+        clock.now += FRESH_SECONDS
+        assert signs(other.open(row))
+        assert other._sessions[0]._helper._process.pid != pid
 
 
 def test_a_key_that_was_destroyed_is_missed_by_its_id(tokens):

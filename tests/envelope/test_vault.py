@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from notary.tuf import private
 from tests.support.clocks import Time
 from tests.support.elsewhere import second_reactor
 from tests.support.peers import mint_certificates
-from tests.support.vault import RIGHTS, Key, Token, Vault
+from tests.support.vault import REWRAPS, RIGHTS, Key, Token, Vault
 
 DATA, CONTEXT = b"d" * 32, b"context"
 PAUSE = 100.0  # longer than any
@@ -75,12 +76,16 @@ def test_another_process_opens_what_one_has_wrapped(server):
             with pytest.raises(SigningFailed, match="the stored bytes are damaged") as caught:
                 other.unwrap(bad, context)
             assert not isinstance(caught.value, CustodyUnavailable)
-        assert "message authentication failed" in refused_text(other, wrapped, b"another")
+        assert "it is that of other rows" in refused_text(lambda: other.unwrap(wrapped, b"another"))
+        assert "it is that of other rows" in refused_text(lambda: other.unwrap(wrapped, CONTEXT[:-1]))
+        damaged = wrapped[:-8] + b"AAAAAAA="
+        assert "message authentication failed" in refused_text(lambda: other.unwrap(damaged, CONTEXT))
 
 
-def refused_text(kek, wrapped, context) -> str:
+def refused_text(work) -> str:
     with pytest.raises(SigningFailed) as caught:
-        kek.unwrap(wrapped, context)
+        work()
+    assert not isinstance(caught.value, CustodyUnavailable)
     return str(caught.value)
 
 
@@ -134,15 +139,74 @@ def test_a_new_version_of_the_key_and_rows_that_move_to_it(server):
         with kek_of(server.uri()) as again:
             box = Envelopes([again])
             assert box.open(row).public.key_id == row.key_id
-            box.first.check()
+            box.first.find_newest()
             assert not box.is_current(row)
             moved = box.move(row)
             assert box.is_current(moved)
+            assert moved.private[-len(row.private) // 2 :] == row.private[-len(row.private) // 2 :]
             assert (under(moved), moved.passphrase_alias) == (kek.name, row.passphrase_alias)
             server.keys["transit/notary"].min_decryption_version = 2
             assert Envelopes([again]).open(moved).public.key_id == row.key_id
             with pytest.raises(SigningFailed, match=r"does not allow this version any more \(min_decryption_version\)"):
                 Envelopes([again]).open(row)
+
+
+def works(server) -> list[str]:
+    """What the key was asked for, in order, after :meth:`works` was called last."""
+    done = [request.split("/")[-2] for request in server.requests if request.startswith("POST /v1/transit/")]
+    server.requests.clear()
+    return done
+
+
+def test_a_rotation_may_rewrap_and_nothing_else(server):
+    """One request a data key; a token that may only rewrap is enough, and gets to see no data key and no key."""
+    with kek_of(server.uri()) as kek:
+        maker = Envelopes([kek], keys_of_a_data_key=2)
+        rows = [maker.seal(private.generate("ed25519"), "example.com/app", "timestamp") for _ in range(6)]
+    server.rotate()
+    server.tokens["root-of-the-test"] = Token(REWRAPS)
+    works(server)
+    with kek_of(server.uri()) as kek:
+        box = Envelopes([kek])
+        box.first.find_newest()
+        moved = [box.move(row) for row in rows if not box.is_current(row)]
+        assert works(server) == ["rewrap"] * 3
+        assert all(map(box.is_current, moved))
+        server.rotate()  # in the middle: what was moved until now is moved again
+        again = box.move(moved[0])
+        assert not box.is_current(moved[1])
+        assert box.is_current(again)
+        with pytest.raises(CustodyUnavailable, match="the server denies transit/decrypt/notary"):
+            box.open(again)
+    server.tokens["root-of-the-test"] = Token(RIGHTS)
+    with kek_of(server.uri()) as kek:
+        assert [Envelopes([kek]).open(row).public.key_id for row in moved] == [row.key_id for row in rows]
+
+
+def test_what_cannot_be_rewrapped(server):
+    with kek_of(server.uri()) as kek:
+        box = Envelopes([kek])
+        row = box.seal(private.generate("ed25519"), "example.com/app", "timestamp")
+        for wrapped in (b"vault:v1:AAAA", b"", b"\xff" * 40, b"vault:v2:" + kek.wrap(DATA, CONTEXT)[9:]):
+            assert "the stored bytes are damaged" in refused_text(lambda bad=wrapped: kek.rewrap(bad, CONTEXT))
+        server.tokens["root-of-the-test"] = Token(RIGHTS)
+        with pytest.raises(CustodyUnavailable, match="the server denies transit/rewrap/notary"):
+            box.move(row)
+        server.keys.clear()
+    server.tokens["root-of-the-test"] = Token(REWRAPS)
+    with kek_of(server.uri()) as kek, pytest.raises(CustodyUnavailable, match="there is no transit/keys/notary"):
+        kek.find_newest()
+
+
+def test_no_associated_data_is_sent_since_a_rewrap_takes_none(server):
+    """What was encrypted with associated data, by others, is refused as the real servers do."""
+    key, bound = server.keys["transit/notary"], base64.b64encode(CONTEXT).decode()
+    sent = {"plaintext": base64.b64encode(DATA).decode(), "associated_data": bound}
+    foreign = server._encrypt(key, sent)["ciphertext"].encode()
+    with kek_of(server.uri()) as kek:
+        assert "message authentication failed" in refused_text(lambda: kek.unwrap(foreign, CONTEXT))
+        server.tokens["root-of-the-test"] = Token(REWRAPS)
+        assert "message authentication failed" in refused_text(lambda: kek.rewrap(foreign, CONTEXT))
 
 
 # -- logins -----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Rules of this module: it refuses what the documentation says that they refuse, by the statuses that it names: a token
 that is missing, has ended or may not use a path; an encryption with a key that is not there; a ciphertext of another
-key, another context or a version that is not allowed; a login whose secret is wrong, or used up. Time passes when a
-test says so. It is no copy of either program, and proves nothing about them.
+key, other associated data or a version that is not allowed; a login whose secret is wrong, or used up. Time passes
+when a test says so. It is no copy of either program, and proves nothing about them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from tests.support.peers import mint_certificates
 DENIED = "1 error occurred:\n\t* permission denied\n\n"
 RIGHTS = frozenset({"read transit/keys/notary", "update transit/encrypt/notary", "update transit/decrypt/notary"})
 """What docs/keys.md has the policy of a signer allow."""
+
+REWRAPS = frozenset({"read transit/keys/notary", "update transit/rewrap/notary"})
+"""What docs/keys.md has the policy of a rotation allow."""
 
 _LOCKOUT = 5
 """Wrong secrets until a role is locked out."""
@@ -61,7 +64,7 @@ class Key:
 class Token:
     """What a token may do, and until when."""
 
-    rights: frozenset[str] = RIGHTS
+    rights: frozenset[str] = RIGHTS | REWRAPS
     ends: float = float("inf")
     ttl: int = 0
     renewable: bool = False
@@ -241,7 +244,7 @@ class Vault:
         shown = {name: value for name, value in vars(key).items() if name != "versions"}
         return {**shown, "latest_version": len(key.versions), "deletion_allowed": False}
 
-    def _cipher(self, key: Key, version: int, context: bytes) -> AESGCM:
+    def _cipher(self, key: Key, version: int) -> AESGCM:
         if key.derived:
             raise Refusal(400, "missing 'context' for key derivation; the key was created using a derived key")
         if not 1 <= version <= len(key.versions):
@@ -251,24 +254,35 @@ class Vault:
         return AESGCM(key.versions[version - 1])
 
     def _encrypt(self, key: Key, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        plain, bound = self._binary(message, "plaintext"), self._binary(message, "associated_data")
+        plain, bound = self._binary(message, "plaintext"), self._bound(message)
+        return self._encrypted(key, plain, bound)
+
+    def _encrypted(self, key: Key, plain: bytes, bound: bytes) -> Mapping[str, Any]:
         version, nonce = len(key.versions), os.urandom(12)
-        sealed = nonce + self._cipher(key, version, bound).encrypt(nonce, plain, bound)
+        sealed = nonce + self._cipher(key, version).encrypt(nonce, plain, bound)
         return {"ciphertext": f"vault:v{version}:{base64.b64encode(sealed).decode()}", "key_version": version}
 
     def _decrypt(self, key: Key, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"plaintext": base64.b64encode(self._decrypted(key, message, self._bound(message))).decode()}
+
+    def _rewrap(self, key: Key, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The published API names no associated data here: what was encrypted with some is refused."""
+        return self._encrypted(key, self._decrypted(key, message, b""), b"")
+
+    def _bound(self, message: Mapping[str, Any]) -> bytes:
+        return self._binary(message, "associated_data") if "associated_data" in message else b""
+
+    def _decrypted(self, key: Key, message: Mapping[str, Any], bound: bytes) -> bytes:
         prefix, version, text = (*str(message.get("ciphertext")).split(":", 2), "", "")[:3]
         if prefix != "vault" or not version.startswith("v") or not version[1:].isdigit():
             raise Refusal(400, "invalid ciphertext: no prefix")
-        bound = self._binary(message, "associated_data")
         sealed = self._binary({"ciphertext": text}, "ciphertext")
         if len(sealed) < 28:
             raise Refusal(400, "invalid ciphertext length")
         try:
-            plain = self._cipher(key, int(version[1:]), bound).decrypt(sealed[:12], sealed[12:], bound)
+            return self._cipher(key, int(version[1:])).decrypt(sealed[:12], sealed[12:], bound)
         except InvalidTag:
             raise Refusal(400, "cipher: message authentication failed") from None
-        return {"plaintext": base64.b64encode(plain).decode()}
 
     def _binary(self, message: Mapping[str, Any], name: str) -> bytes:
         try:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 import click
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.threads import deferToThreadPool
 
 from notary.admin.command import DRY_RUN_OPTION, YES_OPTION, Duration, Status, command
@@ -146,7 +146,8 @@ async def reencrypt(session: Session, alias: str, to_kek: bool) -> int:
     backups need the old ones.
 
     The command may be interrupted at any time; started again, it continues with the remaining keys. A key that cannot
-    be decrypted is reported and left unchanged; the exit status is then 1.
+    be decrypted is reported and left unchanged; the exit status is then 1. For a new version of a key in Transit no key
+    is decrypted.
     """
     if bool(alias) == to_kek:
         raise ConfigError("--to, --to-kek: expected one of the two, and not both")
@@ -184,8 +185,13 @@ _Outcome: TypeAlias = StoredKey | str | CustodyUnavailable
 
 
 def _in_thread(session: Session) -> Callable[..., Deferred[Any]]:
-    """Return what runs a function in a thread of the reactor's own, which end with it, also after an interrupt."""
-    return partial(deferToThreadPool, session.reactor, session.reactor.getThreadPool())
+    """Return what runs a function in a thread of the reactor's own, which end with it, also after an interrupt.
+
+    Some of these threads stay free: what waits for a server in the others needs one to look its name up, or to read
+    the file of a login.
+    """
+    pool = session.reactor.getThreadPool()
+    return partial(DeferredSemaphore(pool.max // 2).run, deferToThreadPool, session.reactor, pool)
 
 
 def _moved(target: Target, in_thread: Callable[..., Deferred[_Outcome]], row: KeyRow) -> Deferred[_Outcome]:

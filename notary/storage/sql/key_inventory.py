@@ -50,8 +50,10 @@ def _page(cursor: Cursor, after: int, limit: int) -> Sequence[KeyRow]:
 
 def _replace(cursor: Cursor, pairs: Sequence[tuple[KeyRow, StoredKey]], now: object) -> int:
     replaced = 0
+    marks = ", ".join("?" * len(pairs))
+    found = {row[0]: row for row in cursor.all(f"{ROW} AND id IN ({marks})", *[old.number for old, _ in pairs])}
     for old, new in pairs:
-        row = cursor.first(f"{ROW} AND id = ?", old.number)
+        row = found.get(old.number)
         key = _row(row).key if row is not None else None
         # A key that was first used meanwhile is replaced too; its time of use is kept.
         if row is None or key is None or old.key is None or replace(key, last_used=old.key.last_used) != old.key:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from notary.errors import InvalidGun, InvalidRow, KeyNotFound
 from notary.storage import StoredKey
-from notary.storage.sql.cursor import Cursor, OutcomeUnknown, Row, insert
+from notary.storage.sql.cursor import Cursor, Duplicate, OutcomeUnknown, Row, insert
 from notary.storage.sql.database import Database
 from notary.storage.sql.migrate import SIGNER
 from notary.storage.sql.prober import Prober
@@ -93,7 +93,15 @@ def _pending(cursor: Cursor, gun: str, role: str, algorithm: str) -> StoredKey |
     return None if row is None else to_key(row)
 
 
-def _take_turn(cursor: Cursor, key: StoredKey, now: object) -> None:
+_TURN: Final = (
+    "REPLACE INTO private_keys "
+    "(key_id, algorithm, public, private, gun, role, passphrase_alias, encryption_alg, keywrap_alg) "
+    "VALUES (?, '', '', '', '', '', '', '', '')"
+)
+"""Writes the row that stands for a turn. All but its key id is empty, so that little is written into the indexes."""
+
+
+def _take_turn(cursor: Cursor, key: StoredKey) -> None:
     """Queue what makes other transactions that add a key of this gun, role and algorithm wait for the end of this one.
 
     The table has no unique key for these three. Where locks are no help, a row is written whose key id stands for them,
@@ -104,10 +112,8 @@ def _take_turn(cursor: Cursor, key: StoredKey, now: object) -> None:
         cursor.later(cursor.dialect.lock, digest)
     elif cursor.dialect.optimistic:
         key_id = f"turn {digest}"
-        insert(
-            cursor, "private_keys", _values(replace(key, key_id=key_id, public=b"", private=b""), now), verb="REPLACE"
-        )
-        cursor.later("DELETE FROM private_keys WHERE key_id == ?", key_id)
+        cursor.later(_TURN, key_id)
+        cursor.later("DELETE FROM private_keys WHERE key_id = ?", key_id)
 
 
 def _sample(cursor: Cursor) -> list[StoredKey]:
@@ -120,12 +126,13 @@ def _sample(cursor: Cursor) -> list[StoredKey]:
     return list(found.values())
 
 
-def _add(cursor: Cursor, key: StoredKey, now: object) -> StoredKey:
-    _take_turn(cursor, key, now)
+def _add(cursor: Cursor, key: StoredKey, now: object, *, over_deleted: bool = False) -> StoredKey:
+    _take_turn(cursor, key)
     kept = _pending(cursor, key.gun, key.role, key.algorithm)
     if kept is not None:
         return kept
-    cursor.later("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NOT NULL", key.key_id)
+    if over_deleted:
+        cursor.later("DELETE FROM private_keys WHERE key_id == ? AND deleted_at IS NOT NULL", key.key_id)
     insert(cursor, "private_keys", _values(key, now))
     return replace(key, last_used=None)
 
@@ -177,7 +184,13 @@ class SQLKeyStore:
         if not self._database.dialect.holds(key.gun):
             return fail(InvalidGun(f"{quote(key.gun)}: the database cannot hold this name"))
         now = self._database.dialect.bind_time(self._database.now())
-        return self._again_if_unknown(lambda: self._database.write(_add, key, now))
+        write = self._database.write
+
+        def again(failure: Failure) -> Deferred[StoredKey]:
+            failure.trap(Duplicate)  # perhaps of a row with ``deleted_at``: new keys hardly ever meet one
+            return write(_add, key, now, over_deleted=True)
+
+        return self._again_if_unknown(lambda: write(_add, key, now).addErrback(again))
 
     def get(self, key_id: str) -> Deferred[StoredKey]:
         """See the port."""
