@@ -220,12 +220,12 @@ def _walk(stored: Mapping[RoleName, bytes]) -> None:
         role = waiting.pop()
         assert role in stored, f"{role} is listed, and was never stored"
         assert listed[role].matches(stored[role]), f"the snapshot lists another {role}"
-        children = Targets.parse(Envelope.parse(stored[role]), role).delegations.values()
-        waiting += [child.name for child in children if child.name in listed and _counts(stored, child)]
+        children = Targets.parse(Envelope.parse(stored[role]), role).delegations
+        waiting += [name for name, child in children.items() if name in listed and _counts(stored, name, child)]
 
 
-def _counts(stored: Mapping[RoleName, bytes], child: Delegation) -> bool:
-    return child.name not in stored or public.meets_threshold(Envelope.parse(stored[child.name]), child.role).ok
+def _counts(stored: Mapping[RoleName, bytes], name: RoleName, child: Delegation) -> bool:
+    return name not in stored or public.meets_threshold(Envelope.parse(stored[name]), child.role).ok
 
 
 def _signed(name: str, payload: bytes) -> bytes:
