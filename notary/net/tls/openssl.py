@@ -111,9 +111,9 @@ class Session:
         """Hand OpenSSL a record of the handshake."""
         _lib.BIO_write(self._records, record, len(record))
 
-    def take(self) -> bytes:
+    def take(self) -> bytearray:
         """Return what OpenSSL has to send in the handshake."""
-        answer = b""
+        answer = bytearray()
         while (count := _lib.BIO_read(self._answers, _buffer, RECORD_BYTES)) > 0:
             answer += _unpack(_buffer, count)
             if count < RECORD_BYTES:

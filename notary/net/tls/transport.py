@@ -80,7 +80,7 @@ class SecureServer(PlainServer):
         self._heard = b""  # the received part of a handshake record
         self._records = 0  # handshake records so far
         self._answered = False  # our half of the handshake has begun
-        self._unsent = b""  # bytes of our half
+        self._unsent = bytearray()  # bytes of our half
         self._quiet = 0  # messages since the last record of data
         self._quiet_most = _QUIET_MESSAGES
         super().__init__(over, *args)
@@ -253,7 +253,7 @@ class SecureServer(PlainServer):
             return False
         self._answered = True
         while self._unsent:
-            self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            del self._unsent[: self.socket.send(self._unsent)]
         return True
 
     def _begin(self) -> None:
