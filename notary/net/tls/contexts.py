@@ -141,11 +141,13 @@ def server_context(
     """
     context = _context(SSL.TLS_SERVER_METHOD)
     use_certificate(context, wording.cert_file, cert_file, wording.key_file, key_file)
-    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_TICKET)  # docs/adr/0050-no-tickets.md
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_alpn_select_callback(partial(_choose, protocols))
     if client_ca_file is not None:
         trust(context, wording.trusted, client_ca_file)
         context.set_verify(_DEMAND, _verify_client)
+        # OpenSSL resumes the session of a client with a certificate only within a named context.
+        context.set_session_id(b"notary")
     return context
 
 
@@ -214,7 +216,7 @@ def _context(method: int) -> SSL.Context:
     context.set_tls13_ciphersuites(_SUITES)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions resume by ticket; nothing is kept here
     return context
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +21,6 @@ from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
-from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
 from notary.config.files import SERVER_TLS, SIGNER_CLIENT_TLS
@@ -223,30 +221,6 @@ async def test_only_authenticated_encryption_with_forward_secrecy(world: World, 
         context.load_verify_locations(str(world.ca))
         body, reason = await ask(port, ClientOptions(context, "localhost"))
         assert (body, reason.kind) == (b"", RefusalKind.PROTOCOL)
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
-@pytest.mark.parametrize("mutual", [False, True], ids=["server alone", "mutual"])
-@pytest_twisted.ensureDeferred
-async def test_no_session_resumes(world: World, serve, mutual: bool, version: ssl.TLSVersion) -> None:
-    port = await serve(tls=server_options(*world.pair, world.ca if mutual else None))
-    client = ssl.create_default_context(cafile=str(world.ca))
-    client.minimum_version = client.maximum_version = version
-    if mutual:
-        client.load_cert_chain(*map(str, world.middle.leaf("client").write(world.folder, "client")))
-
-    def visit(before: ssl.SSLSession | None) -> tuple[bytes, bool | None, ssl.SSLSession | None]:
-        with (
-            socket.create_connection(("127.0.0.1", port)) as over,
-            client.wrap_socket(over, server_hostname="localhost", session=before) as tls,
-        ):
-            tls.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            answer = b"".join(iter(lambda: tls.recv(1 << 14), b""))
-            return answer.partition(b"\r\n\r\n")[2], tls.session_reused, tls.session
-
-    first = await deferToThread(visit, None)
-    second = await deferToThread(visit, first[2])
-    assert [first[:2], second[:2]] == [(b"hello", False)] * 2
 
 
 @pytest_twisted.ensureDeferred
