@@ -234,8 +234,10 @@ class World:
 
     def bury(self) -> None:
         """End the threads that will not run any more."""
-        for thread in (*self._threads, *self._resting):
-            thread.end()
+        # Work that catches the end of its thread leaves the thread at rest.
+        for threads in (self._threads, self._resting):
+            for thread in tuple(threads):
+                thread.end()
         self._threads.clear()
         self._resting.clear()
         self.graveyard.clear()
