@@ -139,6 +139,19 @@ func main() {
 			}
 			return found
 		},
+		"dig": func(arguments ...interface{}) interface{} {
+			last := len(arguments) - 1
+			value := arguments[last]
+			for _, name := range arguments[:last-1] {
+				members, _ := value.(object)
+				below, ok := members[fmt.Sprint(name)]
+				if !ok {
+					return arguments[last-1]
+				}
+				value = below
+			}
+			return value
+		},
 		"fail": func(message string) (string, error) { return "", errors.New(message) },
 		"int": func(value interface{}) int {
 			number, _ := value.(float64) // as JSON has all numbers

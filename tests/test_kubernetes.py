@@ -70,7 +70,12 @@ EVERYTHING = {
         "tolerations": [{"key": "dedicated", "operator": "Exists"}],
         "priorityClassName": "high",
     },
-    "signer": {"aliases": ["passphrase_2", "passphrase_1"], "moreSecrets": ["kek"]},
+    "signer": {
+        "aliases": ["passphrase_2", "passphrase_1"],
+        "moreSecrets": ["kek"],
+        "moreVolumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
+        "moreVolumeMounts": [{"name": "token", "mountPath": "/run/notary/token", "readOnly": True}],
+    },
     "env": [{"name": "SSL_CERT_FILE", "value": "/run/notary/database/ca.crt"}],
     "image": {"registry": "registry.example.com/notary", "tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
     "database": "postgres",
@@ -182,7 +187,7 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
-        assert {kind for volume in spec["volumes"] for kind in volume} == {"name", "configMap", "secret"}
+        assert {kind for volume in spec["volumes"] for kind in volume} <= {"name", "configMap", "secret", "projected"}
         for container in spec["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -401,7 +406,7 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
     [
         pytest.param({"server": {"replica": 3}}, id="a key that there is not"),
         pytest.param({"image": {"tag": 1.2}}, id="a tag that YAML took for a number"),
-        pytest.param({"signer": {"aliases": []}}, id="no passphrase"),
+        pytest.param({"signer": {"aliases": ["a-b"]}}, id="an alias that no variable can have"),
         pytest.param({"database": "sqlite3"}, id="a database of one process"),
         pytest.param({"server": {"digest": "latest"}}, id="no digest"),
         pytest.param({"fullnameOverride": 49 * "a"}, id="a long name"),
@@ -410,6 +415,19 @@ def test_the_schema_knows_the_values_and_no_others() -> None:
 def test_values_that_cannot_work_are_refused(values: Mapping[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(manifests.overlaid(VALUES, values), SCHEMA)
+
+
+def test_signers_need_a_passphrase_or_what_keys_are_under() -> None:
+    with pytest.raises(SystemExit, match=r"storage\.keys\.wrap"):
+        manifests.rendered({"signer": {"aliases": []}})
+    wrap = "vault:https://vault.example.com:8200/transit/notary?kubernetes-role=signer&jwt-file=/run/notary/token/token"
+    values = {"signer": {"aliases": [], "config": {"storage": {"keys": {"wrap": wrap}}}}}
+    objects = [each for text in manifests.rendered(values).values() for each in documents(text)]
+    config = load(objects, "signer")
+    assert isinstance(config, SignerConfig)
+    assert (config.storage.default_alias, bool(config.storage.keys.wrap)) == ("", True)
+    assert "passphrase" not in json.dumps(one(objects, "Deployment", "-signer"))
+    assert "passphrase" not in manifests.rendered(values, suffix=".txt")["NOTES.txt"]
 
 
 def test_a_public_authority_is_asked_for_names_that_were_given() -> None:

@@ -101,8 +101,12 @@ securityContext:
     "client_names": ["{{ include "notary.fullname" . }}-server"]
   },
   "storage": {
-    "backend": "{{ .Values.database }}",
-    "default_alias": "{{ index .Values.signer.aliases 0 }}"
+    {{- if .Values.signer.aliases }}
+    "default_alias": "{{ index .Values.signer.aliases 0 }}",
+    {{- else if not (dig "storage" "keys" "wrap" "" .Values.signer.config) }}
+    {{- fail "signer.aliases is empty: name a passphrase there, or what encrypts keys in signer.config.storage.keys.wrap" }}
+    {{- end }}
+    "backend": "{{ .Values.database }}"
   },
   "debug": {"address": ":8081", "unsafe_any_interface": true},
   "logging": {"level": "info"}
