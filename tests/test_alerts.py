@@ -138,6 +138,13 @@ CASES = [
         "The servers answer 5% of requests with a status of 500 or above",
         instance="",
     ),
+    case(  # of few requests, a single failure is a large part
+        "NotaryServerErrors",
+        counter(REQUESTS, 3, f'{AT},code="200"') | counter(REQUESTS, 1, f'{AT},code="500"'),
+        counter(REQUESTS, 3, f'{AT},code="200"') | counter(REQUESTS, 0.5, f'{AT},code="500"'),
+        "The servers answer 25% of requests with a status of 500 or above",
+        instance="",
+    ),
     *(
         case(
             "NotaryBug",
