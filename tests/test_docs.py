@@ -142,7 +142,7 @@ def articles(site: Path) -> dict[str, Article]:
 
 
 def test_every_block_of_code_names_its_language(articles: dict[str, Article]) -> None:
-    known = {"console", "ini", "json", "nginx", "sh", "sql", "text"}
+    known = {"console", "ini", "json", "nginx", "python", "sh", "sql", "text", "yaml"}
     found = {page: set(article.languages) for page, article in articles.items()}
     assert {page: more for page, languages in found.items() if (more := languages - known)} == {}
     assert set().union(*found.values()) == known
