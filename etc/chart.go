@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -124,6 +125,7 @@ func main() {
 			err := set.ExecuteTemplate(&found, name, data)
 			return found.String(), err
 		},
+		"contains": func(part, whole string) bool { return strings.Contains(whole, part) },
 		"default": func(other, value interface{}) interface{} {
 			if empty(value) {
 				return other
@@ -137,12 +139,37 @@ func main() {
 			}
 			return found
 		},
+		"dig": func(arguments ...interface{}) interface{} {
+			last := len(arguments) - 1
+			value := arguments[last]
+			for _, name := range arguments[:last-1] {
+				members, _ := value.(object)
+				below, ok := members[fmt.Sprint(name)]
+				if !ok {
+					return arguments[last-1]
+				}
+				value = below
+			}
+			return value
+		},
+		"fail": func(message string) (string, error) { return "", errors.New(message) },
+		"int": func(value interface{}) int {
+			number, _ := value.(float64) // as JSON has all numbers
+			return int(number)
+		},
 		"list":           func(each ...interface{}) []interface{} { return each },
 		"mergeOverwrite": merge,
 		"nindent":        func(spaces int, text string) string { return "\n" + indent(spaces, text) },
 		"quote":          func(value interface{}) string { return fmt.Sprintf("%q", fmt.Sprint(value)) },
 		"sha256sum":      func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) },
-		"upper":          strings.ToUpper,
+		"trimSuffix":     func(end, text string) string { return strings.TrimSuffix(text, end) },
+		"trunc": func(most int, text string) string {
+			if len(text) > most {
+				return text[:most]
+			}
+			return text
+		},
+		"upper": strings.ToUpper,
 		"fromJson": func(text string) (object, error) {
 			found := object{}
 			return found, json.Unmarshal([]byte(text), &found)

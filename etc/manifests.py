@@ -38,13 +38,21 @@ def overlaid(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, An
 
 
 def rendered(
-    values: Mapping[str, Any] | None = None, *, release: str = "notary", namespace: str = "notary"
+    values: Mapping[str, Any] | None = None,
+    *,
+    release: str = "notary",
+    namespace: str = "notary",
+    manager: str = "",
+    suffix: str = ".yaml",
 ) -> dict[str, str]:
-    """What each template of the chart renders to, those that render to nothing left out."""
+    """What each template of that suffix renders to, those that render to nothing left out.
+
+    ``manager`` is "Helm" where Helm manages the objects: their labels say so then.
+    """
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     given = {
         "Values": overlaid(yaml.safe_load((CHART / "values.yaml").read_text()), values or {}),
-        "Release": {"Name": release, "Namespace": namespace},
+        "Release": {"Name": release, "Namespace": namespace, "Service": manager},
         "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
     }
     done = subprocess.run(
@@ -57,7 +65,7 @@ def rendered(
     if done.returncode:
         raise SystemExit(f"error: the chart does not render: {done.stderr}")
     found: dict[str, str] = json.loads(done.stdout)
-    return {name: f"{text.strip()}\n" for name, text in found.items() if text.strip()}
+    return {name: f"{text.strip()}\n" for name, text in found.items() if name.endswith(suffix) and text.strip()}
 
 
 def manifests() -> dict[Path, str]:

@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -28,17 +29,55 @@ OLDEST = "1.30"
 FOREIGN = {"cert-manager.io/v1", "monitoring.coreos.com/v1"}
 """Kinds of other operators, which Kubernetes has no schemas of."""
 EVERYTHING = {
-    "certManager": {"enabled": True, "serverIssuer": {"name": "public", "kind": "ClusterIssuer"}},
-    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "certManager": {
+        "enabled": True,
+        "serverNames": ["notary.example.com"],
+        "serverIssuer": {"name": "public", "kind": "ClusterIssuer"},
+    },
+    "migrations": {"podAnnotations": {"sidecar.istio.io/inject": "false"}},
+    "monitoring": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "serverTLS": {"serverName": "notary.example.com"},
+    },
     "server": {
+        "digest": f"sha256:{64 * 'a'}",
         "autoscaling": {"enabled": True},
         "moreSecrets": ["token-authority"],
-        "config": {"lifetimes": {"timestamp": 3600}, "logging": {"level": "debug"}},
-        "service": {"type": "LoadBalancer", "annotations": {"example.com/name": "yes"}},
+        "config": {
+            "lifetimes": {"timestamp": 3600},
+            "logging": {"level": "debug"},
+            "server": {"drain_timeout": 40},
+        },
+        "env": [{"name": "SSL_CERT_DIR", "value": "/run/notary/more/token-authority/certificates"}],
+        "service": {
+            "type": "LoadBalancer",
+            "annotations": {"example.com/name": "yes"},
+            "spec": {"externalTrafficPolicy": "Local"},
+        },
+        "terminationGracePeriodSeconds": 60,
+        "serviceAccountName": "servers",
+        "podLabels": {"example.com/team": "trust"},
+        "podAnnotations": {"example.com/reviewed": "yes"},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "affinity": {
+            "nodeAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}
+                ]
+            }
+        },
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "priorityClassName": "high",
     },
-    "signer": {"aliases": ["passphrase_2", "passphrase_1"], "moreSecrets": ["kek"]},
+    "signer": {
+        "aliases": ["passphrase_2", "passphrase_1"],
+        "moreSecrets": ["kek"],
+        "moreVolumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
+        "moreVolumeMounts": [{"name": "token", "mountPath": "/run/notary/token", "readOnly": True}],
+    },
     "env": [{"name": "SSL_CERT_FILE", "value": "/run/notary/database/ca.crt"}],
-    "image": {"registry": "registry.example.com/notary/", "tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
+    "image": {"registry": "registry.example.com/notary", "tag": "1.2.3", "pullSecrets": [{"name": "registry"}]},
     "database": "postgres",
 }
 """Values that turn everything on, and give all lists members."""
@@ -57,7 +96,7 @@ def plain() -> list[Object]:
 @pytest.fixture(scope="module")
 def full() -> list[Object]:
     """The chart with everything turned on, for a release of another name."""
-    texts = manifests.rendered(EVERYTHING, release="trust", namespace="signing")
+    texts = manifests.rendered(EVERYTHING, release="trust", namespace="signing", manager="Helm")
     return [each for text in texts.values() for each in documents(text)]
 
 
@@ -100,6 +139,7 @@ def test_the_chart_is_of_this_version_and_has_the_alerts(full: list[Object]) -> 
     chart = yaml.safe_load((manifests.CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == notary.__version__
     assert chart["kubeVersion"] == f">={OLDEST}.0-0"
+    assert {(each["metadata"]["labels"]["helm.sh/chart"]) for each in full} == {f"notary-{notary.__version__}"}
     (rules,) = of_kind(full, "PrometheusRule").values()
     assert rules["spec"] == yaml.safe_load((ROOT / "etc/prometheus/notary.rules.yml").read_text())
 
@@ -147,7 +187,7 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
-        assert {kind for volume in spec["volumes"] for kind in volume} == {"name", "configMap", "secret"}
+        assert {kind for volume in spec["volumes"] for kind in volume} <= {"name", "configMap", "secret", "projected"}
         for container in spec["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -296,16 +336,36 @@ def test_values_reach_what_they_are_for(full: list[Object]) -> None:
     server, signer = load(full, "server"), load(full, "signer")
     assert isinstance(server, ServerConfig)
     assert isinstance(signer, SignerConfig)
-    assert (server.lifetimes.timestamp, server.trust_service.hostname) == (3600, "trust-signer")
+    assert (server.lifetimes.timestamp, server.trust_service.hostname) == (3600, "trust-notary-signer")
     assert signer.storage.default_alias == "passphrase_2"
     images = {container["image"] for pod in templates(full) for container in pod["spec"]["containers"]}
-    assert images == {f"registry.example.com/notary/notary-{daemon}:1.2.3" for daemon in ("server", "signer")}
+    registry = "registry.example.com/notary"
+    assert images == {f"{registry}/notary-server@sha256:{64 * 'a'}", f"{registry}/notary-signer:1.2.3"}
     for pod in templates(full):
         assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
         assert {"name": "SSL_CERT_FILE", "value": "/run/notary/database/ca.crt"} in pod["spec"]["containers"][0]["env"]
     assert "replicas" not in one(full, "Deployment", "-server")["spec"]
     assert one(full, "Service", "-server")["spec"]["type"] == "LoadBalancer"
-    assert one(full, "Certificate", "trust-server")["spec"]["issuerRef"]["name"] == "public"
+    assert one(full, "Service", "-server")["spec"]["externalTrafficPolicy"] == "Local"
+    public = one(full, "Certificate", "trust-notary-server")["spec"]
+    assert (public["issuerRef"]["name"], public["dnsNames"]) == ("public", ["notary.example.com"])
+    assert one(full, "ServiceMonitor", "-server")["spec"]["endpoints"][0]["tlsConfig"] == {
+        "serverName": "notary.example.com"
+    }
+    given: Object = EVERYTHING["server"]  # type: ignore[assignment]
+    pod = one(full, "Deployment", "-server")["spec"]["template"]
+    for name in ("nodeSelector", "affinity", "tolerations", "priorityClassName", "serviceAccountName"):
+        assert pod["spec"][name] == given[name]
+        assert name not in one(full, "Deployment", "-signer")["spec"]["template"]["spec"]
+    assert covers(given["podLabels"], pod["metadata"]["labels"])
+    assert covers(given["podAnnotations"], pod["metadata"]["annotations"])
+    assert given["env"][0] in pod["spec"]["containers"][0]["env"]
+    assert given["env"][0] not in one(full, "Deployment", "-signer")["spec"]["template"]["spec"]["containers"][0]["env"]
+    # A Job runs on the nodes of its daemon, but not in its name: it has no business with the keys of a cloud.
+    job = one(full, "Job", "-server")["spec"]["template"]
+    assert job["spec"]["nodeSelector"] == given["nodeSelector"]
+    assert "serviceAccountName" not in job["spec"]
+    assert job["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
     assert one(full, "ServiceMonitor", "-signer")["metadata"]["labels"]["release"] == "prometheus"
 
 
@@ -317,3 +377,95 @@ def test_a_change_of_the_configuration_starts_new_pods() -> None:
     before, after = sums({}), sums({"signer": {"config": {"logging": {"level": "error"}}}})
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+SCHEMA: Object = json.loads((manifests.CHART / "values.schema.json").read_text())
+VALUES: Object = yaml.safe_load((manifests.CHART / "values.yaml").read_text())
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_values_fit_the_schema(values: Mapping[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(manifests.overlaid(VALUES, values), SCHEMA)
+
+
+def test_the_schema_knows_the_values_and_no_others() -> None:
+    def compared(schema: Object, values: Object, place: str) -> None:
+        if "properties" in schema:
+            assert schema["additionalProperties"] is False, place
+            # Helm itself puts "global" into the values of a chart that another chart has.
+            assert set(schema["properties"]) - {"global"} == set(values), place
+            for name, below in values.items():
+                compared(schema["properties"][name], below, f"{place}.{name}")
+
+    compared(SCHEMA, VALUES, "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"server": {"replica": 3}}, id="a key that there is not"),
+        pytest.param({"image": {"tag": 1.2}}, id="a tag that YAML took for a number"),
+        pytest.param({"signer": {"aliases": ["a-b"]}}, id="an alias that no variable can have"),
+        pytest.param({"database": "sqlite3"}, id="a database of one process"),
+        pytest.param({"server": {"digest": "latest"}}, id="no digest"),
+        pytest.param({"fullnameOverride": 49 * "a"}, id="a long name"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(values: Mapping[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(manifests.overlaid(VALUES, values), SCHEMA)
+
+
+def test_signers_need_a_passphrase_or_what_keys_are_under() -> None:
+    with pytest.raises(SystemExit, match=r"storage\.keys\.wrap"):
+        manifests.rendered({"signer": {"aliases": []}})
+    wrap = "vault:https://vault.example.com:8200/transit/notary?kubernetes-role=signer&jwt-file=/run/notary/token/token"
+    values = {"signer": {"aliases": [], "config": {"storage": {"keys": {"wrap": wrap}}}}}
+    objects = [each for text in manifests.rendered(values).values() for each in documents(text)]
+    config = load(objects, "signer")
+    assert isinstance(config, SignerConfig)
+    assert (config.storage.default_alias, bool(config.storage.keys.wrap)) == ("", True)
+    assert "passphrase" not in json.dumps(one(objects, "Deployment", "-signer"))
+    assert "passphrase" not in manifests.rendered(values, suffix=".txt")["NOTES.txt"]
+
+
+def test_a_public_authority_is_asked_for_names_that_were_given() -> None:
+    with pytest.raises(SystemExit, match=r"certManager\.serverNames"):
+        manifests.rendered({"certManager": {"enabled": True, "serverIssuer": {"name": "public"}}})
+
+
+@pytest.mark.parametrize(
+    ("release", "values", "name"),
+    [
+        pytest.param("notary", {}, "notary", id="called like the chart"),
+        pytest.param("team-notary", {}, "team-notary", id="has the chart's name in it"),
+        pytest.param("trust", {}, "trust-notary", id="another name"),
+        pytest.param("trust", {"fullnameOverride": "signing"}, "signing", id="override"),
+        pytest.param(f"{47 * 'a'}-b", {}, 47 * "a", id="long"),
+    ],
+)
+def test_names_begin_as_with_other_charts(release: str, values: Mapping[str, Any], name: str) -> None:
+    texts = manifests.rendered(values, release=release)
+    (service,) = of_kind(documents(texts["signer.yaml"]), "Service")
+    assert service == f"{name}-signer"
+    # The longest name is that of a Job, and of a label then.
+    assert max(len(each) for text in texts.values() for each in re.findall(r"^  name: (.*)", text, re.MULTILINE)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        pytest.param({}, "at https://notary-server.notary.svc:4443", id="inside"),
+        pytest.param({"server": {"service": {"type": "LoadBalancer"}}}, "address of the load balancer", id="balancer"),
+        pytest.param({"signer": {"aliases": ["new", "old"]}}, "notary-signer-passphrases (new, old)", id="aliases"),
+        pytest.param({"certManager": {"enabled": True}}, "which cert-manager makes", id="cert-manager"),
+        pytest.param({"signer": {"replicas": 1}}, "WARNING: one daemon has one replica", id="one"),
+        pytest.param({"networkPolicy": {"enabled": False}}, "WARNING: networkPolicy", id="open"),
+        pytest.param({"migrations": {"enabled": False}}, "WARNING: migrations", id="by hand"),
+    ],
+)
+def test_the_notes_say_what_is_next(values: Mapping[str, Any], said: str) -> None:
+    notes = manifests.rendered(values, suffix=".txt")["NOTES.txt"]
+    assert said in notes
+    assert ("WARNING" in notes) is said.startswith("WARNING")

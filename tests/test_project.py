@@ -43,6 +43,7 @@ def loaded(path: Path) -> dict[str, Any]:
             for path in WORKFLOWS
             for schema in ("vendor.github-workflows", "custom.github-workflows-require-timeout")
         ),
+        pytest.param("vendor.dependabot", ROOT / ".github/dependabot.yml", id="dependabot"),
         pytest.param("vendor.readthedocs", ROOT / ".readthedocs.yaml", id="readthedocs"),
         pytest.param("vendor.citation-file-format", ROOT / "CITATION.cff", id="citation"),
     ],

@@ -1,19 +1,44 @@
 {{- /* What several templates share. Functions beyond Go's own are few: etc/chart.go has them too, for tests. */ -}}
 
-{{- define "notary.labels" -}}
+{{- /* How the names of all objects begin: the release, and the chart unless the release is called like it. */ -}}
+{{- define "notary.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{ .Release.Name | trunc 48 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 48 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* What selectors look for: these never change while a release lives. */ -}}
+{{- define "notary.selectors" -}}
 app.kubernetes.io/name: notary
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* The plain manifests, which nobody manages, have only those. */ -}}
+{{- define "notary.labels" -}}
+{{ include "notary.selectors" . }}
+{{- with .Release.Service }}
+app.kubernetes.io/managed-by: {{ . }}
+helm.sh/chart: {{ $.Chart.Name }}-{{ $.Chart.Version }}
+{{- end }}
 {{- end }}
 
 {{- define "notary.version" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
-{{- define "notary.tag" -}}
-{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- /* The image of a daemon; the argument is (dict "root" $ "daemon" "server"), as that of all below. */ -}}
+{{- define "notary.image" -}}
+{{- $own := index .root.Values .daemon -}}
+{{- with .root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end }}{{ $own.image }}
+{{- if $own.digest }}@{{ $own.digest }}{{ else }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "notary.pod" -}}
+{{- $own := index .root.Values .daemon -}}
 automountServiceAccountToken: false
 # Else Kubernetes describes the Services notary-server and notary-signer in variables that begin as ours do.
 enableServiceLinks: false
@@ -24,8 +49,16 @@ securityContext:
   fsGroup: 10001
   seccompProfile:
     type: RuntimeDefault
-{{- with .Values.image.pullSecrets }}
+{{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $own.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- range $member := list "nodeSelector" "affinity" "tolerations" }}
+{{- with index $own $member }}
+{{ $member }}: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -46,7 +79,7 @@ securityContext:
   },
   "trust_service": {
     "type": "remote",
-    "hostname": "{{ .Release.Name }}-signer",
+    "hostname": "{{ include "notary.fullname" . }}-signer",
     "port": 7899,
     "key_algorithm": "ecdsa",
     "tls_ca_file": "/run/notary/client/ca.crt",
@@ -65,11 +98,15 @@ securityContext:
     "tls_cert_file": "/run/notary/tls/tls.crt",
     "tls_key_file": "/run/notary/tls/tls.key",
     "client_ca_file": "/run/notary/tls/ca.crt",
-    "client_names": ["{{ .Release.Name }}-server"]
+    "client_names": ["{{ include "notary.fullname" . }}-server"]
   },
   "storage": {
-    "backend": "{{ .Values.database }}",
-    "default_alias": "{{ index .Values.signer.aliases 0 }}"
+    {{- if .Values.signer.aliases }}
+    "default_alias": "{{ index .Values.signer.aliases 0 }}",
+    {{- else if not (dig "storage" "keys" "wrap" "" .Values.signer.config) }}
+    {{- fail "signer.aliases is empty: name a passphrase there, or what encrypts keys in signer.config.storage.keys.wrap" }}
+    {{- end }}
+    "backend": "{{ .Values.database }}"
   },
   "debug": {"address": ":8081", "unsafe_any_interface": true},
   "logging": {"level": "info"}
