@@ -104,8 +104,14 @@ def hunt(bug: Bug, seeds: int | None = None) -> tuple[Bug, str, float]:
 
 
 def main(names: Sequence[str]) -> int:
-    """Hunt all bugs, or those of some names; return 1 if more than a tenth of those that can be found were not."""
+    """Hunt all bugs, or those of some names; return 1 if more than a tenth of those that can be found were not.
+
+    A name that no bug has is refused with 2.
+    """
     bugs = [bug for bug in BUGS if not names or bug.name in names]
+    if unknown := set(names) - {bug.name for bug in bugs}:
+        print(f"no such bugs: {', '.join(sorted(unknown))}; the names are those of the files in {FOLDER}")
+        return 2
     missed = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for bug, found, seconds in pool.map(hunt, bugs):
