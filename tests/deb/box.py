@@ -49,6 +49,8 @@ class Box:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # systemd 258 and later boots with cgroup v2 only, also where the host still has v1.
+                env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 start_new_session=True,
             )
         deadline = time.monotonic() + BOOT_SECONDS
