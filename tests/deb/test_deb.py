@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 from tests.deb.box import ROOT, Box
+from tests.support.goclient import Machine, live
 
 PASSPHRASES = {f"NOTARY_{role}_PASSPHRASE": "correct-horse" for role in ("ROOT", "TARGETS", "SNAPSHOT")}
 README = (ROOT / "debian/notary-service.README.Debian").read_text()
-CLIENT = "notary -s https://localhost:4443 --tlscacert /etc/notary/root-ca.crt"
+URL = "https://localhost:4443"
+CLIENT = f"notary -s {URL} --tlscacert /etc/notary/root-ca.crt"
 UNITS = ("notary-signer.service", "notary-server.service", "notary-server.socket", "notary-signer.socket")
 UPDATE = "/v2/example.com/first/_trust/tuf/timestamp.json"
 DATA = ("/var/lib/notary-server/notary.sqlite3", "/var/lib/notary-signer/notary.sqlite3")
@@ -150,12 +152,12 @@ def test_from_the_installation_to_the_purge(package: Path, box: Box, tmp_path: P
     assert "Successfully published changes" in box.sh(publish, **PASSPHRASES)
     assert re.search(r"^v1 +[0-9a-f]{64} ", box.sh(f"{CLIENT} list example.com/first"), re.MULTILINE)
     assert box.run("systemctl", "is-active", *UNITS[:3]).stdout.split() == ["active"] * 3
-    assert "0 errors" in box.sh(
-        "/opt/notary/bin/notary-run server notary-admin fsck --config /etc/notary/server-config.json"
-    )
-    assert "0 do not open" in box.sh(
-        "/opt/notary/bin/notary-run signer notary-admin keys verify --config /etc/notary/signer-config.json"
-    )
+
+    # The same client life as through the compose files and the pods, on the database that the package made.
+    authority, enter = box.root / "etc/notary/root-ca.crt", box.enter("--net")
+    live(lambda name: Machine(tmp_path / "life" / name, URL, authority, enter), "example.com/team/app")
+    assert "0 errors" in admin(box, "server", "fsck")
+    assert "0 do not open" in admin(box, "signer", "keys verify")
     before, pids = state(box), main_pids(box)
     box.sh(start)
     assert (state(box), main_pids(box)) == (before, pids), "the second time it changes nothing"
