@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,23 @@ def commands() -> list[str]:
     return found
 
 
+class Stopwatch:
+    """How long steps take, for people: nothing is asserted about it."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, float] = {}
+
+    def __call__(self, name: str, step: Callable[[], str]) -> str:
+        began = time.monotonic()
+        said = step()
+        self.steps[name] = time.monotonic() - began
+        return said
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.steps.items())
+        return f"{each}: {sum(self.steps.values()):.1f} s in all"
+
+
 def main_pids(box: Box) -> list[str]:
     return [box.sh(f"systemctl show --property=MainPID --value {unit}").strip() for unit in UNITS[:2]]
 
@@ -122,9 +140,12 @@ class Load:
         return int(reads[1])
 
 
-def test_from_the_installation_to_the_purge(package: Path, box: Box, tmp_path: Path) -> None:
+def test_from_the_installation_to_the_purge(
+    package: Path, box: Box, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Installed: all in its place, and nothing runs.
-    said = install(box, package)
+    timed = Stopwatch()
+    said = timed("apt-get install", lambda: install(box, package))
     assert "rror" not in said, said
     assert box.sh("dpkg --verify notary-service") == ""
     enabled = box.run("systemctl", "is-enabled", *UNITS, check=False).stdout.split()
@@ -148,8 +169,10 @@ def test_from_the_installation_to_the_purge(package: Path, box: Box, tmp_path: P
 
     # The two commands.
     start, publish = commands()
-    assert publish in box.sh(start), "it says what the second one is"
-    assert "Successfully published changes" in box.sh(publish, **PASSPHRASES)
+    assert publish in timed("notary-new-pair", lambda: box.sh(start)), "it says what the second one is"
+    assert "Successfully published changes" in timed("signed publish", lambda: box.sh(publish, **PASSPHRASES))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{SUITE}: {timed}\n")
     assert re.search(r"^v1 +[0-9a-f]{64} ", box.sh(f"{CLIENT} list example.com/first"), re.MULTILINE)
     assert box.run("systemctl", "is-active", *UNITS[:3]).stdout.split() == ["active"] * 3
 
