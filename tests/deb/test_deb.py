@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deb.box import ROOT, Box
+from tests.deb.box import ROOT, Box, lintian
 from tests.support.goclient import Machine, live
 
 PASSPHRASES = {f"NOTARY_{role}_PASSPHRASE": "correct-horse" for role in ("ROOT", "TARGETS", "SNAPSHOT")}
@@ -76,7 +76,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 def test_lintian_finds_no_error(package: Path) -> None:
-    done = subprocess.run(("lintian", "--fail-on=error", package), capture_output=True, text=True, check=False)
+    done = lintian(SUITE, package)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
