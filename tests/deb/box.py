@@ -44,10 +44,10 @@ def base(suite: str) -> Path:
 def lintian(suite: str, package: Path) -> subprocess.CompletedProcess[str]:
     """A release's own lintian, which knows what packages of its release look like; its status is 0 without an error."""
     root = made("lintian", suite, LINTIAN)
-    shutil.copy(package, root / "root/package.deb")
+    shutil.copy(package, root / "var/tmp/package.deb")
     enter = ("chroot", root, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8")
     return subprocess.run(
-        (*enter, "lintian", "--fail-on=error", "/root/package.deb"),
+        (*enter, "lintian", "--fail-on=error", "/var/tmp/package.deb"),
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,
