@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,27 @@ async def test_a_server_that_works(server: Daemon, tmp_path: Path) -> None:
     outcome = await admin("health", "--config", tmp_path / "server.json")
     assert outcome.status == 1
     assert f"the server at 127.0.0.1:{server.port} does not answer: [Errno 111] Connection refused" in outcome.err
+
+
+def old_fashioned(folder: Path) -> Certificates:
+    """A leaf, then an authority that does not say what its key is for; ``openssl req -x509`` makes such ones."""
+    ca, ca_key, server, key = (folder / name for name in ("ca.crt", "ca.key", "server.crt", "server.key"))
+    new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
+    for command in (
+        (*new, "-subj", "/CN=CA", "-out", ca, "-keyout", ca_key),
+        (*new, "-subj", "/CN=localhost", "-out", server, "-keyout", key, "-CA", ca, "-CAkey", ca_key),
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    server.write_text(server.read_text() + ca.read_text())
+    return Certificates(ca, server, key)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_whose_authority_python_does_not_like(tmp_path: Path) -> None:
+    """Python 3.13 and later, and no client of Notary, refuse what RFC 5280 does not allow."""
+    with daemon("server", OUR_SERVER, tmp_path, tls=old_fashioned(tmp_path)):
+        outcome = await admin("health", "--config", tmp_path / "server.json")
+    assert (outcome.status, outcome.err) == (0, "healthy\n")
 
 
 @pytest_twisted.ensureDeferred

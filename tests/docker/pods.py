@@ -149,7 +149,8 @@ class Pod:
             with urllib.request.urlopen(url, context=trust if scheme == "HTTPS" else None, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
         except OSError as error:
             return 0, str(error)
 

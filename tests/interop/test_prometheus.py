@@ -41,7 +41,8 @@ class Prometheus(Daemon):
         """Whether it answers questions: its port is open before that."""
         try:
             self.ask("alerts")
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
+            error.close()
             return False
         return True
 

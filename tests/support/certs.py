@@ -29,6 +29,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from notary.certs import Certificate
 
 DAY = timedelta(days=1)
+KEYS_OF_AUTHORITIES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def pem(certificates: Iterable[x509.Certificate]) -> bytes:
@@ -134,7 +145,10 @@ def _certificate(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
-    if not authority:
+    if authority:
+        # By default, Python 3.13 and later trust no authority without it.
+        builder = builder.add_extension(KEYS_OF_AUTHORITIES, critical=True)
+    else:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(usage, critical=False)
         if names := [_alternative(name) for name in alternatives]:
