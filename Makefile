@@ -111,11 +111,11 @@ docs: dev ## the documentation as a site: build/site/index.html; a broken link i
 dist: dev ## the source archive and the wheel, the same in every byte for one commit: dist/
 	$(BIN)/python etc/dist.py
 
-deb: deb-packages dist ## the Debian package, of this release or of SUITE=trixie (wants root): dist/
+deb: deb-packages dist ## the Debian package, of this release or of SUITE=noble (wants root): dist/
 	etc/deb.sh $(SUITE)
 
-test-deb: packages deb-packages dev ## the Debian package: installed, upgraded under load, removed, purged; takes minutes
-	$(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/deb
+test-deb: packages deb-packages dev ## the Debian package, of this release or of SUITE=noble: its whole life; takes minutes
+	SUITE=$(SUITE) $(BIN)/pytest --override-ini=addopts='-ra --import-mode=importlib' -p no:randomly -v tests/deb
 
 # The release before, or what stands for it until there is one.
 OLDER ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo 55faafa)

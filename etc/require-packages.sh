@@ -75,7 +75,6 @@ missing_packages() {
         command -v dpkg-buildpackage >/dev/null || echo dpkg-dev
         command -v dh >/dev/null || echo debhelper
         command -v fakeroot >/dev/null || echo fakeroot
-        command -v lintian >/dev/null || echo lintian
         command -v debootstrap >/dev/null || echo debootstrap
         command -v systemd-nspawn >/dev/null || echo systemd-container # boots what the package is installed in
         # The package is built on the distribution's Python, not on the one that make uses.

@@ -1,6 +1,6 @@
 """A machine for a test: a root of debootstrap in which systemd runs, in namespaces of its own.
 
-Rules of this module: root only. The roots are in ``build/deb``, made once and copied for each test. A box has a network
+Rules of this module: root only. The roots are in ``build/deb``, made once; each box is a copy. A box has a network
 of its own with nothing but loopback, so what is installed in it must come with it.
 """
 
@@ -19,17 +19,40 @@ ROOTS = ROOT / "build/deb"
 PACKAGES = "systemd,systemd-sysv,dbus,iproute2,ca-certificates,notary,openssl,libmariadb3,libstdc++6,python3"
 """What the package depends on, and the stock client."""
 
+LINTIAN = "lintian,perl-openssl-defaults"
+"""debootstrap does not find by itself which package provides lintian's ABI of OpenSSL."""
+
 BOOT_SECONDS = 120.0
 COMMAND_SECONDS = 300.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def made(purpose: str, suite: str, packages: str) -> Path:
+    """A root of a release, with packages of that release."""
+    root = ROOTS / f"{purpose}-{suite}"
+    subprocess.run((ROOT / "etc/debootstrap.sh", suite, root, packages), check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
 def base(suite: str) -> Path:
     """A root of a release, for :class:`Box`."""
-    root = ROOTS / f"box-{suite}"
-    subprocess.run((ROOT / "etc/debootstrap.sh", suite, root, PACKAGES), check=True, stdout=subprocess.DEVNULL)
+    root = made("box", suite, PACKAGES)
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     return root
+
+
+def lintian(suite: str, package: Path) -> subprocess.CompletedProcess[str]:
+    """A release's own lintian, which knows what packages of its release look like; its status is 0 without an error."""
+    root = made("lintian", suite, LINTIAN)
+    shutil.copy(package, root / "var/tmp/package.deb")
+    enter = ("chroot", root, "env", "-i", f"PATH={PATH}", "LC_ALL=C.UTF-8")
+    return subprocess.run(
+        (*enter, "lintian", "--fail-on=error", "/var/tmp/package.deb"),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
 
 
 class Box:
@@ -49,6 +72,8 @@ class Box:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # systemd 258 and later boots with cgroup v2 only, also where the host still has v1.
+                env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 start_new_session=True,
             )
         deadline = time.monotonic() + BOOT_SECONDS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,12 +23,12 @@ COMMAND_SECONDS = 60.0
 
 
 class Machine:
-    """One user of the stock client: a trust directory and a server."""
+    """One user of the stock client: a trust directory and a server. ``enter`` begins a command in another network."""
 
-    def __init__(self, directory: Path, url: str, ca: Path) -> None:
+    def __init__(self, directory: Path, url: str, ca: Path, enter: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._base = (CLIENT, "-s", url, "--tlscacert", str(ca), "-d", str(directory / "trust"))
+        self._base = (*enter, CLIENT, "-s", url, "--tlscacert", str(ca), "-d", str(directory / "trust"))
         roles = ("ROOT", "TARGETS", "SNAPSHOT", "DELEGATION")
         self._environment = clean_environment({f"NOTARY_{role}_PASSPHRASE": PASSPHRASE for role in roles})
 
