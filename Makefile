@@ -6,6 +6,9 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13 /usr/bin/python3.14) python3)
 BIN := .venv/bin
 export PYTHON
+# Images of containers often forbid Python to keep what it has compiled. The tests start daemons some hundred times: each
+# start would compile the program anew, which takes longer than all else that a start does.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for servers half of the time: one process more than there are cores, and four at most.
 PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 # One lock for all platforms that an image may be built for.
