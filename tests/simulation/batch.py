@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tests.simulation import run
 from tests.simulation.actors import FAULTS
 
-CHUNK = 5
+CHUNK = 10
 """How many seeds a worker runs at a time."""
 
 

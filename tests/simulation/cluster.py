@@ -14,6 +14,8 @@ from random import Random
 from typing import Any
 
 import nacl.signing
+from hpack import hpack
+from hpack.huffman import HuffmanEncoder
 from hyperframe.frame import Frame
 
 from notary import certs
@@ -360,4 +362,8 @@ def install() -> None:
     public._identity = remembering_verification(public._identity)
     certs.all_in_pem = functools.lru_cache(REMEMBERED)(certs.all_in_pem)
     certs.first_in_pem = functools.lru_cache(REMEMBERED)(certs.first_in_pem)
+    decode = functools.lru_cache(REMEMBERED)(hpack.decode_huffman)  # type: ignore[attr-defined]
+    encode = functools.lru_cache(REMEMBERED)(hpack.Encoder().huffman_coder.encode)
+    hpack.decode_huffman = lambda text: decode(bytes(text))  # type: ignore[attr-defined]
+    HuffmanEncoder.encode = lambda _encoder, text: encode(text)  # type: ignore[method-assign]
     Frame.__repr__ = object.__repr__  # type: ignore[method-assign]  # h2 asks for it at each frame, for a log

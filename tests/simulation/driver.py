@@ -178,11 +178,6 @@ class Connection:
     def commit(self) -> None:
         self.cursor().execute("COMMIT") if self.real is not None and self.real.in_transaction else None
 
-    @property
-    def in_transaction(self) -> bool:
-        """True between the begin of a transaction and its end."""
-        return self.real is not None and self.real.in_transaction
-
     def rollback(self) -> None:
         if self.real is not None and self.real.in_transaction:
             self.real.rollback()

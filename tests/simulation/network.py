@@ -92,7 +92,7 @@ class Network:
         return None if found is None or found.host.dead else found
 
     def is_parted(self, one: str, other: str) -> bool:
-        return frozenset((one, other)) in self.parted
+        return bool(self.parted) and frozenset((one, other)) in self.parted
 
     def delay(self) -> float:
         return self._random.expovariate(1 / self.faults.latency)
@@ -281,6 +281,7 @@ class End:
 
     def __init__(self, link: Link, host: Host) -> None:
         self.link = link
+        self.world: World = link.network.world
         self.host = host
         self.protocol: Any = None
         self.connector: Connector | None = None
@@ -298,10 +299,6 @@ class End:
         self.producer_paused = False
         self._delivery: Event | None = None
         self._next_at = 0.0
-
-    @property
-    def world(self) -> World:
-        return self.link.network.world
 
     def begin(self) -> None:
         if self.is_lost:

@@ -35,11 +35,34 @@ from tests.simulation.stage import EVERYWHERE, GUNS, RETRY_SECONDS, Stage
 ACTING_SECONDS = 400.0
 """How long the actors may take on the virtual clock."""
 
+REQUESTS = {
+    "publisher": 4.0,
+    "reader": 1.8,
+    "newcomer": 2.4,
+    "follower": 1.0,
+    "watcher": 1.0,
+    "deleter": 5.1,
+    "rotator": 1.9,
+    "key-maker": 1.0,
+    "intruder": 2.6,
+}
+"""How many requests an act of an actor is, on the average of many seeds; faults and the operator send none."""
+
+REQUESTS_AT_END = (15.4, 21.3, 25.9)
+"""How many requests the last look at one, two or three collections is, on the average."""
+
+LEAST_REQUESTS = 74.0
+MOST_REQUESTS = (76.0, 98.0)
+"""How many requests a plan may be expected to be; the most is drawn for each seed."""
+
 RECOVERY_SECONDS = 40.0
 """How long a cluster may take to recover from all faults: the longest pause between two tries is 30 seconds."""
 
 IDLE_SECONDS = 9.0
 """How long a cluster is left alone: a server ends connections on which nothing has come for 8 seconds."""
+
+IDLE_SHARE = 0.4
+"""The share of seeds that leave the cluster alone, in which the others would only wait."""
 
 END_SECONDS = 60.0 + 2 * RETRY_SECONDS
 """How long the last look at everything may take."""
@@ -56,6 +79,8 @@ class Plan:
     pace: float
     knobs: Mapping[str, Any]
     guns: int
+    is_idle: bool
+    """True if the cluster is left alone before the last look."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -94,7 +119,22 @@ def plan_of(seed: int) -> Plan:
         "SMALL_BYTES": random.choice((8_192, 100)),
         "LARGE_BYTES": random.choice((2_000_000, 2_000_000, 2_000_000, 3_000)),
     }
-    return Plan(acts, random.choice((0.003, 0.03, 0.3)), knobs, random.choice((1, 1, 2, 3)))
+    pace, guns = random.choice((0.003, 0.03, 0.3)), random.choice((1, 1, 2, 3))
+    fit(acts, guns, random.uniform(*MOST_REQUESTS))
+    return Plan(acts, pace, knobs, guns, random.random() < IDLE_SHARE)
+
+
+def fit(acts: dict[str, int], guns: int, most_requests: float) -> None:
+    """Let the actors that act most act less often, or the first reader more often, until the plan has a fit length."""
+    per_act = {name: REQUESTS.get(name.rpartition("-")[0], 0.0) for name in acts}
+
+    def expected() -> float:
+        return REQUESTS_AT_END[guns - 1] + sum(per_act[name] * count for name, count in acts.items())
+
+    while expected() > most_requests:
+        acts[max(acts, key=lambda name: acts[name] if per_act[name] else 0)] -= 1
+    while expected() < LEAST_REQUESTS:
+        acts["reader-1"] += 1
 
 
 @dataclass
@@ -236,8 +276,9 @@ class Run:
         self._until(lambda: not self._unfinished, ACTING_SECONDS, "actors")
         self._heal()
         self._until(lambda: all(process.state == "up" for process in cluster.processes.values()), 30, "the recovery")
-        self._wait(IDLE_SECONDS)
-        self._until(self._has_recovered, RECOVERY_SECONDS - IDLE_SECONDS, "the recovery of the servers")
+        if self.plan.is_idle:
+            self._wait(IDLE_SECONDS)
+        self._until(self._has_recovered, RECOVERY_SECONDS, "the recovery of the servers")
         self._start("the end", self._settle(self.stage("the end", outside, 1)))
         self._until(lambda: not self._unfinished, END_SECONDS, "the end")
         for client in self._clients:
