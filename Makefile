@@ -6,8 +6,13 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13 /usr/bin/python3.14) python3)
 BIN := .venv/bin
 export PYTHON
+# Images of containers often forbid Python to keep what it has compiled. The tests start daemons some hundred times: each
+# start would compile the program anew, which takes longer than all else that a start does.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for servers half of the time: one process more than there are cores, and four at most.
 PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+# In the order of tests/conftest.py. That of xdist ends with the files of the fewest tests, which are those that take longest.
+PARALLEL = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # One lock for all platforms that an image may be built for.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--upgrade --generate-hashes --custom-compile-command 'make lock'
@@ -35,7 +40,7 @@ test-cluster: packages cluster-packages dev ## clusters of databases with kills 
 
 # make test has the contracts of the stores with PyMySQL. This is the rest; the directory hides mysqlclient from all processes.
 test-pymysql: packages dev ## the tests of databases with PyMySQL in place of mysqlclient; takes minutes
-	PYTHONPATH=tests/support/pymysql_only $(BIN)/pytest -n $(PROCESSES) --dist loadfile -k "not mysqlclient" \
+	PYTHONPATH=tests/support/pymysql_only $(BIN)/pytest $(PARALLEL) -k "not mysqlclient" \
 		$(addprefix tests/,$(PYMYSQL))
 
 PYMYSQL ?= storage interop/test_client_life.py interop/test_database_start.py interop/test_switchover.py \
@@ -49,7 +54,7 @@ test-oldest: packages dev ## the quick tests with the oldest releases that pypro
 	$(BIN)/python etc/audit.py --floors >build/oldest.txt
 	$(BIN)/uv venv --quiet --clear --python "$(PYTHON)" build/oldest
 	$(BIN)/uv pip install --quiet --python build/oldest --constraint build/oldest.txt --editable '.[all,dev]'
-	build/oldest/bin/pytest -n $(PROCESSES) --dist loadfile $(addprefix tests/,$(OLDEST))
+	build/oldest/bin/pytest $(PARALLEL) $(addprefix tests/,$(OLDEST))
 
 OLDEST ?= tuf config storage work net observe envelope daemon peer server signer admin test_certs.py test_packaging.py \
 	interop/test_client_life.py interop/test_pairings.py interop/test_life.py
@@ -60,7 +65,7 @@ lint: dev ## ruff and mypy only
 	$(BIN)/mypy
 
 pytest: packages dev ## the tests only, in random order, in parallel, with branch coverage of notary/
-	$(BIN)/pytest -n $(PROCESSES) --dist loadfile --cov --cov-branch --cov-fail-under=90
+	$(BIN)/pytest $(PARALLEL) --cov --cov-branch --cov-fail-under=90
 
 simulate: dev ## a whole cluster from each seed: SEEDS=1000 new ones, or SEED=7 with its trace, WITHOUT=killer-1
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000)) \
@@ -72,7 +77,7 @@ simulate-bugs: dev ## show which planted bugs (tests/simulation/bugs) the simula
 mutate: dev ## change notary/tuf in small ways and list the changes that tests/tuf does not notice. MUTANTS="names" for some
 	@etc/venv.sh dev mutate
 	$(BIN)/mutmut run --max-children $$(nproc) $(MUTANTS)
-	$(BIN)/mutmut results
+	$(BIN)/mutmut results | sed '/: not checked$$/d'
 
 fuzz: dev ## feed every parser by a fuzzer: FUZZ_SECONDS=30 each, FUZZ="json http" for some only
 	@etc/venv.sh dev fuzz

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -31,8 +32,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ours")
 
+LONG = Path(__file__).with_name("interop")
+"""A file in this folder has few tests, which take seconds each."""
 GRACE_SECONDS = 5.0
 TICK_SECONDS = 0.02
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, in random order: of several processes, none is left alone with them."""
+    items.sort(key=lambda item: LONG not in item.path.parents)
 
 
 def what_is_running(reactor) -> Counter[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -117,6 +118,14 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
     entries = [hook["entry"].replace(".venv/bin", "$(BIN)").replace(" --force-exclude", "") for hook in local["hooks"]]
     lint = MAKEFILE.partition("\nlint:")[2].partition("\n\n")[0]
     assert entries == re.findall(r"^\t(.+)$", lint, re.MULTILINE)
+
+
+def test_bytecode_is_kept_where_the_environment_forbids_it() -> None:
+    command = ("make", "--silent", "--eval=shown: ; @env", "shown")
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "\nPYTHON=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout
 
 
 def test_the_site_is_built_as_make_docs_builds_it() -> None:

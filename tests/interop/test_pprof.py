@@ -7,6 +7,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.support.pprof import go_tool_pprof
 from tests.support.signer import OUR_SIGNER, Client, Pair, signer_daemon
 
 GUN = "example.com/profiled"
+MOST_PROFILES = 10
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -47,6 +49,18 @@ class Load:
         self._thread.join()
 
 
+def processor_time(directory: Path, url: str, *functions: str) -> str:
+    """What a profile of the processor says; a new one as long as it lacks one of these ``functions``.
+
+    A daemon that gets little of a busy processor gets few samples too, and a function that is short is in none of them.
+    """
+    for _ in range(MOST_PROFILES):
+        printed = go_tool_pprof(directory, f"{url}/debug/pprof/profile?seconds=2", "-cum")
+        if all(function in printed for function in functions):
+            break
+    return printed
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     directory = tmp_path_factory.mktemp("profiled")
@@ -59,11 +73,11 @@ def server(tmp_path_factory):
 
 def test_processor_time_of_a_server_under_load(server, tmp_path):
     running, debug = server
+    functions = ("notary.server.api.Api.__call__", "notary.server.repository.Repository.current")
     with Load(lambda: get(f"{running.url}/v2/{GUN}/_trust/tuf/root.json")):
-        printed = go_tool_pprof(tmp_path, f"{debug}/debug/pprof/profile?seconds=3", "-cum")
+        printed = processor_time(tmp_path, debug, *functions)
     assert "Type: cpu" in printed
-    assert "notary.server.api.Api.__call__" in printed
-    assert "notary.server.repository.Repository.current" in printed
+    assert all(function in printed for function in functions), printed
 
 
 def test_memory_of_a_server_under_load(server, tmp_path):
@@ -113,7 +127,7 @@ def test_the_signer(tmp_path):
         key_id = client.create(GUN, "timestamp", "ed25519").keyInfo.keyID.ID
         message = signer_pb2.SignatureRequest(keyID=signer_pb2.KeyID(ID=key_id), content=b"x" * 1000)
         with Load(lambda: client.send("Sign", message.SerializeToString())):
-            printed = go_tool_pprof(tmp_path, f"{debug}/debug/pprof/profile?seconds=2", "-cum")
+            printed = processor_time(tmp_path, debug, "notary.signer.keyring.Keyring.sign")
         assert "notary.signer.keyring.Keyring.sign" in printed
         assert get(f"{debug}/livez") == (200, b'{"status": "alive"}')
         assert json.loads(get(f"{debug}/readyz")[1]) == {"status": "ok", "failures": {}}

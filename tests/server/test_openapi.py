@@ -44,9 +44,9 @@ def described() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / "docs/openapi.yaml").read_text()))
 
 
-def resolved(value: dict[str, Any]) -> dict[str, Any]:
+def resolved(description: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
     """What a reference leads to."""
-    found = described()
+    found = description
     for part in value["$ref"].removeprefix("#/").split("/"):
         found = found[part]
     return found
@@ -54,10 +54,11 @@ def resolved(value: dict[str, Any]) -> dict[str, Any]:
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any], list[dict[str, Any]]]]:
     """Path template, method, operation and parameters of all that is described."""
-    for template, item in described()["paths"].items():
+    description = described()
+    for template, item in description["paths"].items():
         shared = item.get("parameters", [])
         for method in METHODS & set(item):
-            parameters = [resolved(each) for each in [*shared, *item[method].get("parameters", [])]]
+            parameters = [resolved(description, each) for each in [*shared, *item[method].get("parameters", [])]]
             yield template, method.upper(), item[method], parameters
 
 
