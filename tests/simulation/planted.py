@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "bugs"
 
-SEEDS = 150
+SEEDS = 500
 """How many seeds may be tried for a bug."""
 
 FEW_SEEDS = 20
