@@ -59,10 +59,10 @@ RECOVERY_SECONDS = 40.0
 """How long a cluster may take to recover from all faults: the longest pause between two tries is 30 seconds."""
 
 IDLE_SECONDS = 9.0
-"""How long a cluster is left alone: a server ends connections on which nothing has come for 8 seconds."""
+"""How long a cluster is left alone: a server ends connections on which nothing has come for 8 seconds.
 
-IDLE_SHARE = 0.4
-"""The share of seeds that leave the cluster alone, in which the others would only wait."""
+By then it has also ended the requests of clients that have left, and looked at its health again.
+"""
 
 END_SECONDS = 60.0 + 2 * RETRY_SECONDS
 """How long the last look at everything may take."""
@@ -79,8 +79,6 @@ class Plan:
     pace: float
     knobs: Mapping[str, Any]
     guns: int
-    is_idle: bool
-    """True if the cluster is left alone before the last look."""
 
 
 def plan_of(seed: int) -> Plan:
@@ -121,7 +119,7 @@ def plan_of(seed: int) -> Plan:
     }
     pace, guns = random.choice((0.003, 0.03, 0.3)), random.choice((1, 1, 2, 3))
     fit(acts, guns, random.uniform(*MOST_REQUESTS))
-    return Plan(acts, pace, knobs, guns, random.random() < IDLE_SHARE)
+    return Plan(acts, pace, knobs, guns)
 
 
 def fit(acts: dict[str, int], guns: int, most_requests: float) -> None:
@@ -276,9 +274,8 @@ class Run:
         self._until(lambda: not self._unfinished, ACTING_SECONDS, "actors")
         self._heal()
         self._until(lambda: all(process.state == "up" for process in cluster.processes.values()), 30, "the recovery")
-        if self.plan.is_idle:
-            self._wait(IDLE_SECONDS)
-        self._until(self._has_recovered, RECOVERY_SECONDS, "the recovery of the servers")
+        self._wait(IDLE_SECONDS)
+        self._until(self._has_recovered, RECOVERY_SECONDS - IDLE_SECONDS, "the recovery of the servers")
         self._start("the end", self._settle(self.stage("the end", outside, 1)))
         self._until(lambda: not self._unfinished, END_SECONDS, "the end")
         for client in self._clients:
