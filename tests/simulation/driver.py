@@ -176,7 +176,13 @@ class Connection:
         return Cursor(self)
 
     def commit(self) -> None:
-        self.cursor().execute("COMMIT") if self.real is not None and self.real.in_transaction else None
+        if self.in_transaction:
+            self.cursor().execute("COMMIT")
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between the begin of a transaction and its end."""
+        return self.real is not None and self.real.in_transaction
 
     def rollback(self) -> None:
         if self.real is not None and self.real.in_transaction:

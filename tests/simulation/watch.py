@@ -28,7 +28,7 @@ class PoolWatch:
             if usage.waiting > 0:
                 raise Violation(f"{self._host.name}: {usage.waiting} calls wait for a connection, and none is in use")
             for connection in self._host.connections:
-                if connection.real is not None and connection.real.in_transaction:
+                if connection.in_transaction:
                     raise Violation(f"{self._host.name}: a connection that nobody uses is in a transaction")
         elif not 0 < usage.used <= usage.size or usage.waiting < 0:
             raise Violation(f"{self._host.name}: {usage}")
